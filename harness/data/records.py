@@ -1,0 +1,97 @@
+"""One question about one video, in VSI-Bench's own schema."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NUMERIC_TYPES: tuple[str, ...] = (
+    "object_counting",
+    "object_abs_distance",
+    "object_size_estimation",
+    "room_size_estimation",
+)
+"""Question types answered by a number and scored by mean relative accuracy."""
+
+DIRECTION_TYPES: tuple[str, ...] = (
+    "object_rel_direction_easy",
+    "object_rel_direction_medium",
+    "object_rel_direction_hard",
+)
+
+CHOICE_TYPES: tuple[str, ...] = (
+    "object_rel_distance",
+    *DIRECTION_TYPES,
+    "route_planning",
+    "obj_appearance_order",
+)
+"""Question types answered by an option letter (or, in free form, by the option's words)."""
+
+QUESTION_TYPES: tuple[str, ...] = NUMERIC_TYPES + CHOICE_TYPES
+"""The ten raw question types of VSI-Bench."""
+
+TASKS: tuple[str, ...] = (
+    "object_counting",
+    "object_abs_distance",
+    "object_size_estimation",
+    "room_size_estimation",
+    "object_rel_distance",
+    "object_rel_direction",
+    "route_planning",
+    "obj_appearance_order",
+)
+"""The eight tasks of VSI-Bench in the order of its tables; the three direction levels are one task."""
+
+LETTERS = "ABCDEFGH"
+
+
+def task_of(question_type: str) -> str:
+    """The task a raw question type belongs to (the three direction levels share one)."""
+    return "object_rel_direction" if question_type in DIRECTION_TYPES else question_type
+
+
+class Record(BaseModel):
+    """One question about one video.
+
+    Field names are those of VSI-Bench. ``options`` is ``None`` for numeric questions and for
+    training questions in free form (answered by words, as in VSI-100k).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    id: int | str
+    dataset: str = Field(min_length=1)
+    scene_name: str = Field(min_length=1)
+    question_type: str
+    question: str = Field(min_length=1)
+    options: tuple[str, ...] | None = None
+    ground_truth: str = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """The id as text, unique inside a file."""
+        return str(self.id)
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.question_type in NUMERIC_TYPES
+
+    @property
+    def task(self) -> str:
+        return task_of(self.question_type)
+
+    @property
+    def room(self) -> str:
+        """The physical room, the cluster of every statistic.
+
+        ScanNet's ``sceneXXXX_YY`` are scans of the room ``sceneXXXX``; elsewhere one scene is one room.
+        """
+        scene = self.scene_name[:9] if self.dataset == "scannet" else self.scene_name
+        return f"{self.dataset}/{scene}"
+
+    @property
+    def answer_words(self) -> str:
+        """The correct answer in words: the option's text for a lettered question, else the ground truth."""
+        if self.options is None:
+            return self.ground_truth
+        option = self.options[LETTERS.index(self.ground_truth)]
+        return option.split(". ", 1)[-1]

@@ -1,0 +1,28 @@
+"""The one exception that means "the user can mend this"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake or a missing thing that the user can mend.
+
+    The command line prints its message without a traceback and exits with code 2.
+    The message names the key or option, the file if there is one, and the fix.
+    """
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that is not known, with the nearest known one.
+
+    Args:
+        what: Where the name came from, as the user wrote it, for example ``--methods gpro``.
+        name: The unknown name.
+        known: All names that would have been accepted.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return UserError(f"`{what}`: no such name{hint} Known: {', '.join(names) or 'none'}")
