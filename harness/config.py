@@ -1,0 +1,295 @@
+"""The study: every choice that is not a method's own, as one strict, documented, resolved document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from harness import registry
+from harness.algorithm import StrictConfig
+from harness.errors import UserError, unknown_name
+
+BASE = "base"
+"""The name under which the untrained model appears beside the methods."""
+
+
+class ModelSection(StrictConfig):
+    """Which model is trained, and how."""
+
+    name: str = Field("tiny", description="A registered model name, a local folder or a hub id.")
+    tuning: Literal["full", "lora"] = Field("lora", description="Train all weights, or LoRA adapters.")
+    freeze_vision: bool = Field(True, description="Keep the vision tower as it is.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, else fp32."
+    )
+    lora_rank: int = Field(16, ge=1, description="LoRA rank. The paper does not give it; ours.")
+    lora_alpha: int = Field(32, ge=1, description="LoRA alpha. The paper does not give it; ours.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
+
+
+class DataSection(StrictConfig):
+    """What is trained on and what is evaluated on."""
+
+    train: str = Field("world:train", description="Training records: world:SPLIT[@SCENES], a folder or a file.")
+    benchmark: str = Field("world:test", description="Evaluation records, in VSI-Bench's layout.")
+    limit: int | None = Field(None, ge=1, description="Use only the first this many training records.")
+    skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
+    drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")
+    frames: int = Field(16, ge=2, description="Frames sampled evenly from each video.")
+    min_pixels: int = Field(
+        28 * 28, ge=1, description="Least pixels of a whole video (frames x height x width), as Qwen2-VL counts."
+    )
+    max_pixels: int = Field(
+        16 * 256 * 28 * 28, ge=1, description="Most pixels of a whole video (frames x height x width)."
+    )
+
+
+class PromptSection(StrictConfig):
+    """Wordings: the paper's training modes and the benchmark's official one."""
+
+    train: Literal["official", "vanilla", "think", "observe"] = Field(
+        "vanilla", description="Wording of training prompts (arXiv 2504.00883, section 3.2)."
+    )
+    evaluation: Literal["official", "vanilla", "think", "observe"] = Field(
+        "official", description="Wording of evaluation prompts; official is VSI-Bench's own."
+    )
+
+
+class RewardSection(StrictConfig):
+    """How a sampled answer is scored; shared by every method that samples."""
+
+    weights: dict[str, float] = Field(
+        default_factory=lambda: {"distance": 1.0, "choice": 1.0, "format": 1.0},
+        description="Weight of each registered reward; those that do not apply to a record are left out.",
+    )
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Options by reward name.")
+
+
+class RolloutSection(StrictConfig):
+    """How answers are sampled in training."""
+
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper: 1).")
+    max_new_tokens: int = Field(16, ge=1, description="Token limit of a sampled answer.")
+    batch: int = Field(64, ge=1, description="Completions sampled at once.")
+
+
+class BudgetSection(StrictConfig):
+    """What every method may consume. Evaluation is not counted."""
+
+    kind: Literal["examples", "steps", "seconds"] = Field(
+        "examples", description="Prompts seen, optimiser steps, or seconds of device time."
+    )
+    amount: float = Field(gt=0, description="How much of it.")
+
+
+class TrainSection(StrictConfig):
+    """The optimisation loop that all methods share."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for 2B, 5e-6 for 7B).")
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, then constant; the paper gives none; ours.")
+    prompts_per_step: int = Field(16, ge=1, description="Prompts per optimiser step; not given by the paper.")
+    micro_batch: int = Field(16, ge=1, description="Completions in one forward and backward pass.")
+    updates_per_batch: int = Field(1, ge=1, description="Optimiser steps on one set of rollouts.")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="torch AdamW, or bitsandbytes' 8-bit.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW beta 1.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW beta 2.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    checkpoints: int = Field(1, ge=1, description="Checkpoints, evenly spaced over the budget; the last is reported.")
+    report_to: tuple[str, ...] = Field((), description="Trackers known to transformers, such as tensorboard.")
+
+
+class EvaluationSection(StrictConfig):
+    """How every checkpoint, the base included, is evaluated."""
+
+    benchmark: str = Field("vsibench", description="A registered benchmark.")
+    scorer: str = Field("official", description="The scorer of the headline.")
+    max_new_tokens: int = Field(16, ge=1, description="Token limit; 16 is VSI-Bench's own.")
+    batch: int = Field(32, ge=1, description="Questions per batch; fixed, since greedy answers may move with it.")
+
+
+class RuntimeSection(StrictConfig):
+    """How the machine is used; no influence on what is computed, so not part of a cell's identity."""
+
+    workers: int = Field(1, ge=1, description="Cells that run at the same time.")
+    threads: int = Field(0, ge=0, description="CPU threads of a cell; 0 leaves torch's own choice.")
+    cache: Path = Field(Path("cache"), description="Folder for generated data and decoded frames.")
+
+
+class StudyConfig(StrictConfig):
+    """A study: methods x seeds on one model, one data set and one budget."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.+-]+$", description="Name of the run directory.")
+    methods: tuple[str, ...] = Field(("sft", "dpo", "grpo"), description="Registered methods, in table order.")
+    seeds: int = Field(1, ge=1, description="Repetitions; each varies data order and sampling, never by method.")
+    first_seed: int = Field(0, ge=0, description="Seeds are first_seed, first_seed + 1, ...")
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    prompt: PromptSection = PromptSection()
+    reward: RewardSection = RewardSection()
+    rollout: RolloutSection = RolloutSection()
+    budget: BudgetSection
+    train: TrainSection = TrainSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    runtime: RuntimeSection = RuntimeSection()
+    method: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Hyper-parameters by method; the sub-table `train` overrides [train] for it.",
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if not methods or len(set(methods)) != len(methods):
+            raise ValueError("name at least one method, each once")
+        if BASE in methods:
+            raise ValueError(f"`{BASE}` is always part of the comparison; leave it out")
+        return methods
+
+    def hyper_parameters(self, method: str) -> dict[str, Any]:
+        """The options of a method's own Config."""
+        return {key: value for key, value in self.method.get(method, {}).items() if key != "train"}
+
+    def train_for(self, method: str) -> TrainSection:
+        """The shared optimisation settings with this method's overrides."""
+        merged = self.train.model_dump() | self.method.get(method, {}).get("train", {})
+        try:
+            return TrainSection(**merged)
+        except ValidationError as error:
+            raise UserError(registry.describe_validation(error, f"method.{method}.train", TrainSection)) from error
+
+
+def preset_names() -> list[str]:
+    """Names of the studies shipped with the package."""
+    folder = resources.files("harness.presets")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_study(
+    source: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> StudyConfig:
+    """Read a study file or preset, apply overrides, validate.
+
+    Args:
+        source: A preset's name or a path to a TOML file; the file may say ``extends = "tiny"``.
+        overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
+            or a method (``grpo.beta=0.01``). Values are TOML, else text.
+        methods: Replaces the study's methods.
+        changes: Further top-level or dotted keys set by command-line options.
+
+    Raises:
+        UserError: The file is missing or unreadable, or a key or value is wrong.
+    """
+    document, where = _read(source)
+    if methods is not None:
+        document["methods"] = list(methods)
+    for key, value in (changes or {}).items():
+        _put(document, key, value)
+    known_methods = registry.names("algorithms")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"`-s {override}`: write key=value, for example -s grpo.beta=0.01")
+        head = key.split(".")[0]
+        if head not in StudyConfig.model_fields and head in known_methods:
+            key = f"method.{key}"
+        elif head not in StudyConfig.model_fields:
+            raise unknown_name(f"-s {key}", head, [*StudyConfig.model_fields, *known_methods])
+        _put(document, key, _toml_value(text))
+    try:
+        study = StudyConfig(**document)
+    except ValidationError as error:
+        raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
+    _check_names(study, asked_methods=methods)
+    return study
+
+
+def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> None:
+    """Refuse unknown plugins and wrong options before anything is computed."""
+    for method in study.methods:
+        asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
+        registry.create("algorithms", method, study.hyper_parameters(method), asked=asked)
+        study.train_for(method)
+    for method in study.method:
+        if method not in registry.names("algorithms"):
+            raise unknown_name(f"method.{method}", method, registry.names("algorithms"))
+    for reward in study.reward.weights:
+        registry.create("rewards", reward, study.reward.options.get(reward), asked=f"reward.weights.{reward}")
+    for reward in study.reward.options:
+        if reward not in study.reward.weights:
+            raise unknown_name(f"reward.options.{reward}", reward, study.reward.weights)
+    registry.load("benchmarks", study.evaluation.benchmark)
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 of a JSON-serialisable document in canonical form."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(source: str | Path) -> tuple[dict[str, Any], str]:
+    text, where = _read_text(source)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"`{where}`: not valid TOML: {error}") from error
+    parent = document.pop("extends", None)
+    if parent is not None:
+        if not isinstance(parent, str):
+            raise UserError(f"`{where}`: `extends` must be a preset's name or a path")
+        base_path = Path(where).parent / parent
+        base, _ = _read(base_path if base_path.is_file() else parent)
+        document = _merge(base, document)
+    return document, where
+
+
+def _read_text(source: str | Path) -> tuple[str, str]:
+    if str(source) in preset_names():
+        return resources.files("harness.presets").joinpath(f"{source}.toml").read_text(), f"{source}.toml"
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"`{source}`: no such study file, and no such preset. Presets: {', '.join(preset_names())}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"`{source}`: cannot be read as a study file: {error}") from error
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "weights":
+            value = _merge(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    node = document
+    for part in path:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"`{key}`: `{part}` is a value, not a table")
+        node = child
+    node[last] = value
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
