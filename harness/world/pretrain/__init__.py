@@ -1,0 +1,1 @@
+"""Pre-training of the embedded tiny base model: a staged, resumable recipe."""
