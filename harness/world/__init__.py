@@ -1,0 +1,1 @@
+"""The embedded world: seeded furnished rooms, their videos, and questions with exact answers."""

@@ -1,0 +1,264 @@
+"""Furnished rooms from a seed: sizes, furniture without overlaps, and where the camera stands."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from harness.world.catalogue import CATALOGUE, CATEGORIES, FLOOR_COLOUR, WALL_COLOURS, Colour
+from harness.world.geometry import Floats, footprint, quad_distance, signed_angle
+
+WORLD_VERSION = "1"
+"""Changes whenever the same seed may give another scene, frame or question; caches of another version are rebuilt."""
+
+STOPS = 8
+"""Views of a walkthrough: the camera turns in eight steps of 45 degrees."""
+
+AREA_RANGE = (12.0, 50.0)
+"""Square metres, log-uniform, so that a constant guess of the room size is a poor one."""
+SIZE_RANGE = (0.5, 1.8)
+"""Longest side in metres, log-uniform for every category alike."""
+DUPLICATE_SIZE_RANGE = (0.5, 1.0)
+"""Longest side of pieces of which the room holds several; larger ones would not fit. Never asked about."""
+ROOM_HEIGHT = 2.6
+CAMERA_HEIGHT = 1.5
+CAMERA_PITCH = -0.38
+"""Radians; looking down puts the furniture, not the bare upper walls, into the middle of the frame."""
+FIELD_OF_VIEW = math.radians(72)
+
+_CAMERA_GAP = 0.6
+"""Nothing stands nearer to the camera than this, or it would fill whole frames."""
+_MIN_APPARENT_SIZE = 0.19
+"""Longest side over distance to the camera: smaller pieces cover too few pixels to be recognised."""
+_AZIMUTH_GAP = 16.0
+"""Degrees between two pieces as the camera sees them: pieces in one line of sight hide each other."""
+_SHARED_AZIMUTH = 150.0
+"""Degrees that all gaps together may take, so that a full room can still be furnished."""
+_OBJECT_GAP = 0.12
+_WALL_GAP = 0.02
+_PLACING_TRIES = 80
+MIN_UNIQUE = 4
+"""Directions and routes need four categories of which the room has exactly one piece."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """A piece of furniture: a box on the floor.
+
+    Attributes:
+        category: One of ``CATEGORIES``.
+        x: Centre, metres east of the room's south-west corner.
+        y: Centre, metres north of it.
+        width: Side along the piece's own x axis in metres.
+        depth: Side along its own y axis, whose positive end is the piece's back.
+        height: Metres.
+        yaw: Rotation in radians, counter-clockwise from above.
+        colour: RGB of 0 to 255.
+    """
+
+    category: str
+    x: float
+    y: float
+    width: float
+    depth: float
+    height: float
+    yaw: float
+    colour: Colour
+
+    @property
+    def longest(self) -> float:
+        """Longest of width, depth and height in metres."""
+        return max(self.width, self.depth, self.height)
+
+    @cached_property
+    def corners(self) -> Floats:
+        """(4, 2) corners of the footprint."""
+        return footprint(self.x, self.y, self.width, self.depth, self.yaw)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A furnished rectangular room and the camera's eight headings.
+
+    Attributes:
+        seed: The seed it was drawn from.
+        width: East-west extent in metres.
+        depth: North-south extent in metres.
+        objects: The furniture.
+        camera: (x, y) of the camera; it stands at ``CAMERA_HEIGHT``.
+        headings: ``STOPS`` directions in radians, counter-clockwise from east.
+        walls: RGB of the east, west, north and south wall.
+        floor: RGB of the floor.
+    """
+
+    seed: int
+    width: float
+    depth: float
+    objects: tuple[Object, ...]
+    camera: tuple[float, float]
+    headings: tuple[float, ...]
+    walls: tuple[Colour, ...] = field(default=WALL_COLOURS)
+    floor: Colour = field(default=FLOOR_COLOUR)
+
+    @property
+    def area(self) -> float:
+        """Floor area in square metres."""
+        return self.width * self.depth
+
+    @cached_property
+    def by_category(self) -> dict[str, tuple[int, ...]]:
+        """Indices of the objects of each category present."""
+        found: dict[str, list[int]] = {}
+        for i, thing in enumerate(self.objects):
+            found.setdefault(thing.category, []).append(i)
+        return {name: tuple(indices) for name, indices in found.items()}
+
+    @cached_property
+    def unique(self) -> tuple[str, ...]:
+        """Categories of which the room has exactly one piece."""
+        return tuple(name for name, indices in self.by_category.items() if len(indices) == 1)
+
+    @cached_property
+    def distances(self) -> Floats:
+        """(n, n) smallest distances between the objects' boxes in metres."""
+        corners = np.stack([thing.corners for thing in self.objects])
+        return quad_distance(corners[:, None], corners[None])
+
+    @property
+    def digest(self) -> str:
+        """Hash of the geometry without the seed: equal for equal rooms only."""
+        geometry = (self.width, self.depth, self.camera, self.headings, self.objects)
+        return hashlib.sha256(repr(geometry).encode()).hexdigest()
+
+
+def lay_out(seed: int) -> Scene | None:
+    """Draw the room of a seed.
+
+    Returns:
+        The scene, or None if too few pieces could be placed. It is not yet known whether the camera
+        sees everything: see ``harness.world.renderer.sample_scene``.
+    """
+    rng = np.random.default_rng(seed)
+    area, aspect = _log_uniform(rng, AREA_RANGE), rng.uniform(1.0, 1.5)
+    sides = (math.sqrt(area * aspect), math.sqrt(area / aspect))
+    width, depth = sides if rng.random() < 0.5 else sides[::-1]
+    camera = (width * rng.uniform(0.45, 0.55), depth * rng.uniform(0.45, 0.55))
+    start = rng.uniform(0.0, 2 * math.pi)
+    wanted = _draw_furniture(rng)
+    azimuth_gap = min(_AZIMUTH_GAP, _SHARED_AZIMUTH / len(wanted))
+    objects: list[Object] = []
+    for category, longest in wanted:
+        placed = _place(rng, category, longest, (width, depth), camera, objects, azimuth_gap)
+        if placed is not None:
+            objects.append(placed)
+    scene = Scene(
+        seed=seed,
+        width=width,
+        depth=depth,
+        objects=tuple(objects),
+        camera=camera,
+        headings=tuple(start + k * 2 * math.pi / STOPS for k in range(STOPS)),
+        walls=tuple(_jitter(rng, wall, 7.0) for wall in WALL_COLOURS),
+        floor=_jitter(rng, FLOOR_COLOUR, 10.0),
+    )
+    return scene if len(scene.unique) >= MIN_UNIQUE else None
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
+
+
+def _jitter(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
+    red, green, blue = np.clip(np.asarray(colour) + rng.normal(0.0, spread, 3), 0, 255).tolist()
+    return (red, green, blue)
+
+
+def _draw_furniture(rng: np.random.Generator) -> list[tuple[str, float]]:
+    """Categories and longest sides, large pieces first: 4 to 6 single ones, 1 or 2 kinds of 2 to 6."""
+    singles = int(rng.integers(4, 7))
+    kinds = 2 if rng.random() < 0.35 else 1
+    names = [str(name) for name in rng.permutation(CATEGORIES)[: singles + kinds]]
+    wanted = [(name, _log_uniform(rng, SIZE_RANGE)) for name in names[:singles]]
+    for k, name in enumerate(names[singles:]):
+        copies = int(rng.integers(2, 7 if k == 0 else 4))
+        wanted += [(name, _log_uniform(rng, DUPLICATE_SIZE_RANGE)) for _ in range(copies)]
+    return sorted(wanted, key=lambda item: -item[1])
+
+
+def _place(
+    rng: np.random.Generator,
+    category: str,
+    longest: float,
+    room: tuple[float, float],
+    camera: tuple[float, float],
+    others: Sequence[Object],
+    azimuth_gap: float,
+) -> Object | None:
+    """A free spot for one piece, by rejection; None after ``_PLACING_TRIES`` tries."""
+    base = np.array(CATALOGUE[category].proportions)
+    jittered = np.where(base < 1.0, base * rng.uniform(0.85, 1.15, 3), 1.0)
+    width, depth, height = (np.minimum(jittered, 1.0) * longest).tolist()
+    tint = np.clip(np.array(CATALOGUE[category].colour) * rng.uniform(0.88, 1.1) + rng.normal(0, 6, 3), 0, 255)
+    for _ in range(_PLACING_TRIES):
+        spot = _propose(rng, (width, depth), room)
+        if spot is None:
+            continue
+        x, y, yaw = spot
+        range_ = math.hypot(x - camera[0], y - camera[1])
+        if range_ < _CAMERA_GAP + max(width, depth) / 2 or longest < _MIN_APPARENT_SIZE * range_:
+            continue
+        colour = (float(tint[0]), float(tint[1]), float(tint[2]))
+        candidate = Object(category, x, y, width, depth, height, yaw, colour)
+        if _fits(candidate, room, camera, others, azimuth_gap):
+            return candidate
+    return None
+
+
+def _propose(
+    rng: np.random.Generator, size: tuple[float, float], room: tuple[float, float]
+) -> tuple[float, float, float] | None:
+    """A random (x, y, yaw), six times in ten with the back to a wall; None if the piece is too big."""
+    side = int(rng.integers(4))
+    against_wall = rng.random() < 0.6
+    yaw = side * math.pi / 2 + rng.normal(0.0, 0.08)
+    east_west, north_south = size if side % 2 == 0 else size[::-1]
+    if east_west > room[0] - 0.4 or north_south > room[1] - 0.4:
+        return None
+    low_x, low_y = east_west / 2 + 0.12, north_south / 2 + 0.12
+    x, y = rng.uniform(low_x, room[0] - low_x), rng.uniform(low_y, room[1] - low_y)
+    if against_wall:
+        if side == 0:
+            y = room[1] - north_south / 2 - 0.1
+        elif side == 1:
+            x = east_west / 2 + 0.1
+        elif side == 2:
+            y = north_south / 2 + 0.1
+        else:
+            x = room[0] - east_west / 2 - 0.1
+    return x, y, yaw
+
+
+def _fits(
+    candidate: Object,
+    room: tuple[float, float],
+    camera: tuple[float, float],
+    others: Sequence[Object],
+    azimuth_gap: float,
+) -> bool:
+    """Whether a piece stands inside the room, apart from the others and from their lines of sight."""
+    here = (candidate.x, candidate.y)
+    for other in others:  # the cheap test first: most candidates fail it
+        if abs(float(signed_angle(camera, (other.x, other.y), here))) < azimuth_gap:
+            return False
+    corners = candidate.corners
+    low, high = corners.min(0), corners.max(0)
+    if (low < _WALL_GAP).any() or (high > np.array(room) - _WALL_GAP).any():
+        return False
+    if not others:
+        return True
+    return bool((quad_distance(corners, np.stack([o.corners for o in others])) >= _OBJECT_GAP).all())
