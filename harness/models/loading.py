@@ -1,0 +1,114 @@
+"""Loading a model and its tokenizer: full fine-tuning or LoRA, frozen or trained vision tower."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from harness import registry
+from harness.config import ModelSection, digest_of
+from harness.errors import UserError, unknown_name
+from harness.io import sha256_file
+from harness.models.presets import ModelPreset
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""LoRA goes on every linear layer of the language model; the paper does not say where. Ours."""
+
+
+class LoadedModel(NamedTuple):
+    """A model ready to train, and its tokenizer."""
+
+    model: nn.Module
+    tokenizer: Any
+    device: torch.device
+    precision: str
+
+
+def locate(name: str) -> str:
+    """The folder or hub id a model name stands for.
+
+    Raises:
+        UserError: The name is neither registered, nor a model folder, nor a hub id.
+    """
+    if name in registry.names("models"):
+        preset: ModelPreset = registry.load("models", name)
+        return preset.location
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"`model.name` = {name}: the folder has no config.json, so it is not a model")
+        return str(path)
+    if name.count("/") == 1 and not path.is_absolute() and not name.startswith("."):
+        return name
+    raise unknown_name(f"--model {name}", name, registry.names("models"))
+
+
+def model_digest(name: str) -> str:
+    """What identifies the weights: the SHA-256 of a local folder's weight files, else the hub id."""
+    location = Path(locate(name))
+    if not location.is_dir():
+        return f"hub:{location}"
+    files = sorted(location.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"`model.name` = {name}: {location} has no .safetensors file; only safetensors are loaded")
+    return digest_of({file.name: sha256_file(file) for file in files})
+
+
+def choose_precision(section: ModelSection, device: torch.device) -> str:
+    """Resolve ``auto``: bf16 on a GPU that has it, else fp32."""
+    if section.precision != "auto":
+        return section.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def load_model(section: ModelSection, device: torch.device) -> LoadedModel:
+    """Load a model by name for training or evaluation.
+
+    With full fine-tuning the weights are fp32 (autocast does the rest); with LoRA the frozen
+    weights take the computing precision and the adapters stay fp32.
+
+    Raises:
+        UserError: The model cannot be found or read; the message says which and how to get it.
+    """
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    location = locate(section.name)
+    precision = choose_precision(section, device)
+    dtype = torch.bfloat16 if precision == "bf16" and section.tuning == "lora" else torch.float32
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        model = AutoModelForImageTextToText.from_pretrained(
+            location, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"`--model {section.name}`: cannot load {location}: {error}\n"
+            "Give a local folder with --model FOLDER, or fetch the model first where the hub can be reached."
+        ) from error
+    model.to(device)
+    if section.freeze_vision:
+        model.model.visual.requires_grad_(False)
+    if section.tuning == "lora":
+        model = _with_lora(model, section)
+    model.eval()
+    return LoadedModel(model, tokenizer, device, precision)
+
+
+def _with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=section.lora_rank,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
+    )
+    vision_trained = not section.freeze_vision
+    wrapped = get_peft_model(model, config)
+    if vision_trained:
+        wrapped.get_base_model().model.visual.requires_grad_(True)
+    return wrapped

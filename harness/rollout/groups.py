@@ -1,0 +1,119 @@
+"""From prompts to scored groups: rollouts, gold and altered answers, rewards, reference log-probabilities."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+
+from harness.config import RolloutSection
+from harness.data.altered import altered_answer
+from harness.data.encode import EncodedPrompt
+from harness.data.prompts import answer_text
+from harness.models.policy import Policy
+from harness.reward import WeightedRewards
+from harness.rollout.sampler import Sampler
+from harness.train.seeds import seed_for
+from harness.types import Completion, Group, Needs, Source
+
+
+@dataclass
+class GroupBuilder:
+    """Builds one group a prompt, with what a method needs and nothing else.
+
+    Attributes:
+        policy: The model being trained.
+        reference: The frozen one (the policy itself when adapters can be switched off).
+        sampler: Answers prompts.
+        rewards: The study's weighted rewards.
+        needs: What the method asks for.
+        rollout: Temperature, token limit.
+        mode: The training prompt mode.
+        seed: The repetition's seed.
+        micro_batch: Completions in one reference pass.
+    """
+
+    policy: Policy
+    reference: Policy
+    sampler: Sampler
+    rewards: WeightedRewards
+    needs: Needs
+    rollout: RolloutSection
+    mode: str
+    seed: int
+    micro_batch: int
+
+    def build(self, prompts: Sequence[EncodedPrompt], step: int) -> list[Group]:
+        """Score every completion; draws depend on the seed and the step only."""
+        sampled = self._sample(prompts, step)
+        rows = [
+            [*sampled[index], *self._given(prompt, step, index)] for index, prompt in enumerate(prompts)
+        ]
+        scored = [[self._score(one, prompt) for one in row] for row, prompt in zip(rows, prompts, strict=True)]
+        if self.needs.reference:
+            scored = self._with_reference(prompts, scored)
+        return [
+            Group(prompt.id, tuple(row), prompt.record.question_type)
+            for prompt, row in zip(prompts, scored, strict=True)
+        ]
+
+    def _sample(self, prompts: Sequence[EncodedPrompt], step: int) -> list[list[Completion]]:
+        if not self.needs.rollouts:
+            return [[] for _ in prompts]
+        answers = self.sampler.sample(
+            prompts,
+            self.needs.rollouts,
+            temperature=self.rollout.temperature,
+            max_new_tokens=self.rollout.max_new_tokens,
+            seed=seed_for(self.seed, "rollout", step),
+        )
+        return [
+            [
+                Completion(prompt.id, one.tokens, one.text, behaviour=one.log_probs, truncated=one.truncated)
+                for one in group
+            ]
+            for prompt, group in zip(prompts, answers, strict=True)
+        ]
+
+    def _given(self, prompt: EncodedPrompt, step: int, index: int) -> list[Completion]:
+        """The gold answer and altered ones, as far as the method needs them."""
+        given: list[Completion] = []
+        if self.needs.gold:
+            given.append(self._written(prompt, prompt.record.ground_truth, "gold"))
+        for number in range(self.needs.altered):
+            rng = random.Random(seed_for(self.seed, "altered", step, index, number))
+            given.append(self._written(prompt, altered_answer(prompt.record, rng), "altered"))
+        return given
+
+    def _written(self, prompt: EncodedPrompt, words: str, source: Source) -> Completion:
+        text = answer_text(words, self.mode)
+        tokens = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Completion(prompt.id, (*tokens, self.policy.end_tokens[0]), text, source=source)
+
+    def _score(self, completion: Completion, prompt: EncodedPrompt) -> Completion:
+        total, parts = self.rewards.score(completion.text, prompt.record, self.mode)
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"record {prompt.record.key}: the reward is {total} (parts {parts}); a reward must be finite"
+            )
+        return replace(completion, reward=total, parts=parts)
+
+    def _with_reference(
+        self, prompts: Sequence[EncodedPrompt], rows: list[list[Completion]]
+    ) -> list[list[Completion]]:
+        flat = [(prompt, one) for prompt, row in zip(prompts, rows, strict=True) for one in row]
+        done: list[Completion] = []
+        with self.reference.as_reference():
+            for start in range(0, len(flat), self.micro_batch):
+                part = flat[start : start + self.micro_batch]
+                values, _ = self.reference.log_probs(
+                    [prompt for prompt, _ in part], [one.tokens for _, one in part], self.rollout.temperature
+                )
+                done += [
+                    replace(one, reference=tuple(row[: len(one.tokens)].tolist()))
+                    for (_, one), row in zip(part, values, strict=True)
+                ]
+        remaining = iter(done)
+        return [[next(remaining) for _ in row] for row in rows]

@@ -1,0 +1,176 @@
+"""One cell of the matrix: train a method on a seed, evaluate every checkpoint. Runs as its own process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from harness.errors import UserError
+from harness.io import read_json, write_json
+
+EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended."""
+    from harness.study.locks import hold
+    from harness.study.process import die_with_parent
+    from harness.study.status import State, write_status
+
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _interrupt)
+    cell_dir = Path(arguments[0]) / "cells" / arguments[1]
+    try:
+        with hold(cell_dir / ".lock", f"cell {arguments[1]}"):
+            run_cell(cell_dir)
+        write_status(cell_dir, State.DONE)
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        write_status(cell_dir, State.INTERRUPTED, reason="stopped by the user; run again to go on")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"failed: {reason}", file=sys.stderr, flush=True)
+        write_status(cell_dir, State.FAILED, reason=reason)
+        return EXIT_FAILED
+
+
+def run_cell(cell_dir: Path) -> None:
+    """Train what is not trained, evaluate what is not evaluated.
+
+    Raises:
+        UserError: Data, model or a checkpoint cannot be used.
+        TrainingFailed: Training cannot go on; earlier checkpoints stay and are evaluated on the next run.
+    """
+    from harness.config import BASE
+    from harness.study.setup import environment, prepare, study_from
+
+    document = read_json(cell_dir / "config.json")
+    study = study_from(document)
+    _report(cell_dir, "load", 0, 0, {})
+    bench = prepare(study, with_train=document["method"] != BASE)
+    write_json(cell_dir / "env.json", environment(study))
+    if document["method"] == BASE:
+        _evaluate(bench, cell_dir, "step-000000", document["identity"]["model"]["digest"])
+        return
+    folders = _train(bench, document, cell_dir)
+    from harness.train.checkpoint import read_checkpoint, restore_weights
+
+    for folder in folders:
+        checkpoint = read_checkpoint(folder)
+        restore_weights(bench.policy.model, checkpoint)
+        _evaluate(bench, cell_dir, folder.name, checkpoint.digest)
+
+
+def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | None = None) -> dict[str, float]:
+    """Evaluate one checkpoint folder on a study's benchmark; answers go to ``out``.
+
+    Args:
+        checkpoint: A checkpoint written by a cell, or a plain model folder.
+        study: The resolved :class:`~harness.config.StudyConfig`.
+        out: Folder for ``samples.jsonl`` and ``manifest.json``.
+        limit: Only the first this many questions.
+    """
+    from harness.models.loading import model_digest
+    from harness.study.setup import prepare
+    from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
+
+    if not checkpoint.is_dir():
+        raise UserError(f"`{checkpoint}`: no such checkpoint folder")
+    ours = (checkpoint / MANIFEST).is_file()
+    if not ours:
+        study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
+    bench = prepare(study, with_train=False)
+    if limit:
+        bench = type(bench)(bench.study, bench.policy, bench.encoder, None, bench.benchmark.first(limit))
+    digest = model_digest(study.model.name)
+    if ours:
+        opened = read_checkpoint(checkpoint)
+        restore_weights(bench.policy.model, opened)
+        digest = opened.digest
+    return _run_benchmark(bench, out, digest, lambda done, total: None)
+
+
+def _train(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
+    from harness import registry
+    from harness.rollout.groups import GroupBuilder
+    from harness.rollout.sampler import TransformersSampler
+    from harness.study.setup import build_rewards
+    from harness.train.trainer import Trainer
+
+    study, method, seed = bench.study, document["method"], int(document["seed"])
+    algorithm = registry.create("algorithms", method, study.hyper_parameters(method))
+    settings = study.train_for(method)
+    groups = GroupBuilder(
+        bench.policy,
+        bench.policy.reference() if algorithm.needs.reference else bench.policy,
+        TransformersSampler(bench.policy, study.rollout.batch),
+        build_rewards(study),
+        algorithm.needs,
+        study.rollout,
+        study.prompt.train,
+        seed,
+        settings.micro_batch,
+    )
+    trainer = Trainer(
+        algorithm,
+        bench.policy,
+        groups,
+        bench.training_prompt,
+        len(bench.train.records),
+        settings,
+        study.budget,
+        seed,
+        cell_dir,
+        {"cell": document["cell"], "method": method, "seed": seed, "model": study.model.model_dump()},
+        lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
+    )
+    return trainer.train()
+
+
+def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
+    def progress(done: int, total: int) -> None:
+        _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, {"done": done, "of": total})
+
+    _run_benchmark(bench, cell_dir / bench.study.evaluation.benchmark / name, digest, progress)
+
+
+def _run_benchmark(bench: Any, folder: Path, digest: str, progress: Any) -> dict[str, float]:
+    from harness import registry
+    from harness.benchmark import EvaluationJob
+
+    study = bench.study
+    numbers: dict[str, float] = registry.load("benchmarks", study.evaluation.benchmark)().evaluate(
+        EvaluationJob(
+            bench.policy,
+            bench.benchmark,
+            bench.encoder,
+            study.prompt.evaluation,
+            study.evaluation,
+            bench.evaluation_identity(digest),
+            folder,
+            progress,
+        )
+    )
+    return numbers
+
+
+def _report(cell_dir: Path, phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
+    from harness.study.status import State, write_status
+
+    write_status(cell_dir, State.RUNNING, phase=phase, step=step, steps=steps, numbers=numbers, pid=os.getpid())
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

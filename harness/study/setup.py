@@ -1,0 +1,141 @@
+"""From a resolved study to the objects a cell works with: model, data, encoder, rewards."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import registry
+from harness.config import StudyConfig, digest_of
+from harness.data.encode import EncodedPrompt, PromptEncoder
+from harness.data.frames import FrameCache
+from harness.data.leakage import check_leakage
+from harness.data.prompts import prompts_digest
+from harness.data.reader import Dataset, read_dataset
+from harness.data.sources import resolve_source
+from harness.data.video import VideoSettings
+from harness.models.loading import load_model
+from harness.models.policy import Policy
+from harness.reward import WeightedRewards
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "av", "numpy", "scipy", "statsmodels")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A model and its data, ready for training and evaluation.
+
+    Attributes:
+        study: The resolved study.
+        policy: The model as loaded, before any training.
+        encoder: Turns records into prompts.
+        train: Training records, or None for an evaluation alone.
+        benchmark: Evaluation records.
+    """
+
+    study: StudyConfig
+    policy: Policy
+    encoder: PromptEncoder
+    train: Dataset | None
+    benchmark: Dataset
+
+    def training_prompt(self, index: int) -> EncodedPrompt:
+        """Encode the index-th training record in the study's training mode."""
+        if self.train is None:
+            raise ValueError("no training data was loaded")
+        record = self.train.records[index]
+        return self.encoder.encode(record, self.study.prompt.train, self.train.video_path(record))
+
+    def evaluation_identity(self, weights: str) -> dict[str, str]:
+        """What the answers of a checkpoint depend on. All but ``weights`` must agree between compared answers."""
+        settings, policy = self.study.evaluation, self.policy
+        return {
+            "weights": weights,
+            "benchmark": self.benchmark.digest,
+            "prompts": f"{self.study.prompt.evaluation}/{prompts_digest()}",
+            "frames": video_settings(self.study, policy).digest,
+            "decoding": f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}",
+            "engine": f"transformers {version('transformers')}, torch {torch.__version__}, "
+            f"{policy.device.type}, {policy.precision}",
+        }
+
+
+def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset | None, Dataset]:
+    """Read the training and the benchmark records and check them for leaking rooms."""
+    benchmark = _read(study.data.benchmark, study)
+    if not with_train:
+        return None, benchmark
+    train = check_leakage(_read(study.data.train, study), benchmark, study.data.drop_leaking)
+    return (train.first(study.data.limit) if study.data.limit else train), benchmark
+
+
+def _read(source: str, study: StudyConfig) -> Dataset:
+    root, split = resolve_source(source, study.runtime.cache)
+    return read_dataset(root, split, skip_bad=study.data.skip_bad)
+
+
+def video_settings(study: StudyConfig, policy: Policy) -> VideoSettings:
+    """The study's frames and pixels with the model's patch geometry."""
+    vision = policy.base.config.vision_config
+    return VideoSettings(
+        frames=study.data.frames,
+        min_pixels=study.data.min_pixels,
+        max_pixels=study.data.max_pixels,
+        patch_size=vision.patch_size,
+        temporal_patch_size=vision.temporal_patch_size,
+        merge_size=vision.spatial_merge_size,
+    )
+
+
+def prepare(study: StudyConfig, *, with_train: bool = True) -> Workbench:
+    """Load data and model on the best device of this machine."""
+    if study.runtime.threads:
+        torch.set_num_threads(study.runtime.threads)
+    train, benchmark = load_data(study, with_train=with_train)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_model(study.model, device)
+    policy = Policy(loaded.model, loaded.tokenizer, loaded.device, loaded.precision)
+    settings = video_settings(study, policy)
+    frames = FrameCache(study.runtime.cache / "frames", settings)
+    encoder = PromptEncoder(loaded.tokenizer, policy.base.config.video_token_id, frames, settings.merge_size)
+    return Workbench(study, policy, encoder, train, benchmark)
+
+
+def build_rewards(study: StudyConfig) -> WeightedRewards:
+    """The study's weighted rewards, from the registry."""
+    weights = study.reward.weights
+    rewards = {name: registry.create("rewards", name, study.reward.options.get(name)) for name in weights}
+    return WeightedRewards(rewards, weights)
+
+
+def environment(study: StudyConfig) -> dict[str, Any]:
+    """Versions and machine, for ``env.json``."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "argv": sys.argv,
+        "study_digest": digest_of(study.model_dump(mode="json")),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def study_from(document: dict[str, Any]) -> StudyConfig:
+    """The study of a cell's ``config.json``."""
+    return StudyConfig(**document["study"])
+
+

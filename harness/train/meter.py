@@ -1,0 +1,105 @@
+"""The budget meter: counts everything a method consumes, evaluation excepted."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from harness.config import BudgetSection
+
+
+@dataclass
+class Consumption:
+    """What a method has consumed so far.
+
+    Attributes:
+        steps: Optimiser steps, or attempts at one when no sample was left to train on.
+        examples: Prompts taken from the training data.
+        seconds: Device seconds in rollouts, reference passes and updates.
+        tokens_sampled: Tokens of sampled completions.
+        tokens_trained: Completion tokens in the loss.
+        forward_passes: Calls of the language model or the vision tower.
+        updates: Optimiser steps that changed weights.
+        peak_memory: Bytes; resident on a CPU, allocated on a GPU.
+    """
+
+    steps: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    tokens_sampled: int = 0
+    tokens_trained: int = 0
+    forward_passes: int = 0
+    updates: int = 0
+    peak_memory: int = 0
+
+
+class BudgetMeter:
+    """Adds up consumption and says when the budget is spent.
+
+    Args:
+        budget: Kind and amount.
+        consumed: Where an interrupted run stopped.
+        device: Whose clock and memory count.
+    """
+
+    def __init__(self, budget: BudgetSection, device: torch.device, consumed: dict[str, Any] | None = None) -> None:
+        self._budget = budget
+        self._device = device
+        self.consumed = Consumption(**(consumed or {}))
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget consumed, from 0 up."""
+        return float(getattr(self.consumed, self._budget.kind)) / self._budget.amount
+
+    @property
+    def spent(self) -> bool:
+        return self.progress >= 1
+
+    @property
+    def remaining_examples(self) -> int | None:
+        """Prompts left when examples are the budget, else None."""
+        if self._budget.kind != "examples":
+            return None
+        return max(0, int(self._budget.amount) - self.consumed.examples)
+
+    def expected_steps(self, prompts_per_step: int) -> int:
+        """Steps the budget allows, or 0 when that cannot be known beforehand."""
+        if self._budget.kind == "steps":
+            return int(self._budget.amount)
+        if self._budget.kind == "examples":
+            return -(-int(self._budget.amount) // prompts_per_step)
+        return 0
+
+    @contextlib.contextmanager
+    def clock(self) -> Iterator[None]:
+        """Count the time inside as device seconds."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.consumed.seconds += self._now() - start
+            self.consumed.peak_memory = max(self.consumed.peak_memory, peak_memory(self._device))
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self.consumed)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: most ever allocated on a GPU, or most ever resident in this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

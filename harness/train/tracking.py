@@ -1,0 +1,72 @@
+"""Metrics: one JSON line a step, and any experiment tracker that transformers knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.errors import UserError
+from harness.io import append_lines, whole_lines, write_text
+
+
+class Metrics:
+    """Writes ``metrics.jsonl`` and forwards to trackers.
+
+    Args:
+        path: The JSONL file.
+        resume_step: Lines after this step are dropped: the run that wrote them was interrupted and repeats them.
+        report_to: Tracker names, as in transformers' ``report_to``.
+        model: Handed to trackers.
+        config: Handed to trackers as the run's configuration.
+    """
+
+    def __init__(
+        self, path: Path, resume_step: int, report_to: Sequence[str], model: nn.Module, config: dict[str, Any]
+    ) -> None:
+        self._path = path
+        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= resume_step]
+        write_text(path, "".join(line + "\n" for line in kept))
+        self._trackers = _Trackers(report_to, path.parent / "trackers", model, config) if report_to else None
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        append_lines(self._path, [json.dumps({"step": step, **numbers})])
+        if self._trackers:
+            self._trackers.log(step, numbers)
+
+    def close(self) -> None:
+        if self._trackers:
+            self._trackers.close()
+
+
+class _Trackers:
+    """transformers' own reporting callbacks, driven from our loop."""
+
+    def __init__(self, names: Sequence[str], folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+        from transformers import TrainerControl, TrainerState, TrainingArguments
+        from transformers.integrations import get_reporting_integration_callbacks
+
+        try:
+            callbacks = get_reporting_integration_callbacks(list(names))
+            self._callbacks = [callback() for callback in callbacks]
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(f"`train.report_to` = {', '.join(names)}: {error}") from error
+        self._args = TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True, disable_tqdm=True)
+        self._state = TrainerState(is_world_process_zero=True, is_local_process_zero=True)
+        self._control = TrainerControl()
+        self._model = model
+        self._send("on_train_begin")
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        self._state.global_step = step
+        self._send("on_log", logs=dict(numbers))
+
+    def close(self) -> None:
+        self._send("on_train_end")
+
+    def _send(self, event: str, **values: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, event)(self._args, self._state, self._control, model=self._model, **values)
