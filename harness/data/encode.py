@@ -1,0 +1,126 @@
+"""A record and its video as the token ids and vision input of one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data.frames import FrameCache
+from harness.data.prompts import PROMPTS_VERSION, SYSTEM, prompt_text
+from harness.data.records import Record
+from harness.data.video import ProcessedVideo
+from harness.errors import UserError
+
+VIDEO_TOKEN_TYPE = 2
+"""What ``mm_token_type_ids`` holds on video tokens (0 on text), as Qwen2-VL's forward expects."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPrompt:
+    """One prompt, ready for the model.
+
+    Attributes:
+        id: 16 hex digits over the words, the frames and :data:`~harness.data.prompts.PROMPTS_VERSION`.
+        record: The question.
+        mode: The prompt mode.
+        input_ids: (P,) int64, up to and with the generation prompt.
+        mm_token_type_ids: (P,) int64, 2 on video tokens and 0 elsewhere.
+        video: The vision input; as many merged patches as there are video tokens.
+        text_digest: SHA-256 of the whole chat text, with one placeholder for the video.
+    """
+
+    id: str
+    record: Record
+    mode: str
+    input_ids: Tensor
+    mm_token_type_ids: Tensor
+    video: ProcessedVideo
+    text_digest: str
+
+
+class PromptEncoder:
+    """Encodes prompts with a model's own tokenizer and chat template: system, video, question."""
+
+    def __init__(self, tokenizer: Any, video_token_id: int, frames: FrameCache, merge_size: int) -> None:
+        """Bind a tokenizer of transformers, the id of its video token, and the video loader.
+
+        Raises:
+            ValueError: ``merge_size`` is not the one the frames are cut for, or the id is not a special token.
+        """
+        if merge_size != frames.settings.merge_size:
+            raise ValueError(f"the model merges {merge_size} patches, the frames {frames.settings.merge_size}")
+        self._special = _special_tokens(tokenizer)
+        if tokenizer.convert_ids_to_tokens(video_token_id) not in self._special:
+            raise ValueError(f"token {video_token_id} is not a special token of the tokenizer")
+        self._tokenizer = tokenizer
+        self._video_token_id = video_token_id
+        self._frames = frames
+        self._merged = merge_size**2
+
+    def encode(self, record: Record, mode: str, video_path: Path) -> EncodedPrompt:
+        """The prompt of a record in a mode.
+
+        Raises:
+            UserError: The video cannot be read, the mode is unknown, the record's words contain a
+                special token, or the chat template has no single place for the video.
+        """
+        words = prompt_text(record, mode)
+        self._refuse_special_tokens(record, words)
+        chat = self._tokenizer.apply_chat_template(
+            [
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": words}]},
+            ],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        video = self._frames.load(video_path)
+        input_ids = self._expand(self._tokenizer(chat, add_special_tokens=False)["input_ids"], video)
+        return EncodedPrompt(
+            id=_sha256(f"{chat}\0{video.digest}\0{PROMPTS_VERSION}")[:16],
+            record=record,
+            mode=mode,
+            input_ids=input_ids,
+            mm_token_type_ids=(input_ids == self._video_token_id).long() * VIDEO_TOKEN_TYPE,
+            video=video,
+            text_digest=_sha256(chat),
+        )
+
+    def _expand(self, ids: list[int], video: ProcessedVideo) -> Tensor:
+        """Repeat the one video token once for every merged patch, the vision tower's output rows."""
+        patches = int(video.grid_thw.prod())
+        tokens, rest = divmod(patches, self._merged)
+        if tokens == 0 or rest or len(video.pixel_values) != patches:
+            raise ValueError(
+                f"{len(video.pixel_values)} patches in a grid {video.grid_thw.tolist()} do not make whole tokens"
+            )
+        places = [place for place, token in enumerate(ids) if token == self._video_token_id]
+        if len(places) != 1:
+            raise UserError(
+                f"the tokenizer's chat template gives a prompt with one video {len(places)} video tokens "
+                f"(id {self._video_token_id}) instead of 1; use the chat template of a Qwen2-VL model"
+            )
+        at = places[0]
+        return torch.tensor(ids[:at] + [self._video_token_id] * tokens + ids[at + 1 :], dtype=torch.long)
+
+    def _refuse_special_tokens(self, record: Record, words: str) -> None:
+        found = sorted(token for token in self._special if token in words)
+        if found:
+            raise UserError(
+                f"record {record.key} ({record.dataset}/{record.scene_name}): its words contain "
+                f"{', '.join(map(repr, found))}, special tokens of the model; remove them from the data"
+            )
+
+
+def _special_tokens(tokenizer: Any) -> frozenset[str]:
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset({*added, *tokenizer.all_special_tokens} - {""})
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,128 @@
+"""Resized frames, cached by the content of the video file and the settings."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.video import (
+    ProcessedVideo,
+    VideoSettings,
+    decode_frames,
+    frames_digest,
+    patchify,
+    resize_frames,
+)
+from harness.errors import UserError
+from harness.io import sha256_file, write_bytes
+
+_CHECKSUM_BYTES = 64
+_MEMORY_BYTES = 256 << 20
+
+
+class FrameCache:
+    """Loads videos as vision input and decodes none twice.
+
+    On disk and in memory stand the resized uint8 frames, a twelfth of the patches' size (which
+    are float32); patches are cut on load. An entry's name is the video's SHA-256 below the
+    settings' digest, so a changed file or setting can never meet an old entry. Safe to use from
+    several threads and processes.
+    """
+
+    def __init__(self, root: Path, settings: VideoSettings, memory_bytes: int = _MEMORY_BYTES) -> None:
+        """Use ``root`` as the cache's folder and at most ``memory_bytes`` of memory for recent frames."""
+        self.settings = settings
+        self._folder = Path(root) / settings.digest[:16]
+        self._memory_bytes = memory_bytes
+        self._recent: OrderedDict[str, Tensor] = OrderedDict()
+        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def load(self, path: Path) -> ProcessedVideo:
+        """A video as vision input.
+
+        Raises:
+            UserError: The video is missing, damaged, too short or too narrow.
+        """
+        digest = self.video_digest(path)
+        with self._lock:
+            frames = self._recent.get(digest)
+            if frames is not None:
+                self._recent.move_to_end(digest)
+        if frames is None:
+            frames = self._read(digest)
+            if frames is None:
+                frames = self._build(path)
+                self._write(digest, frames)
+            self._remember(digest, frames)
+        return patchify(frames, self.settings)
+
+    def video_digest(self, path: Path) -> str:
+        """SHA-256 of a file's bytes, remembered until the file changes.
+
+        Raises:
+            UserError: The file is missing or unreadable.
+        """
+        try:
+            status = path.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+            known = self._digests.get(path)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            digest = sha256_file(path)
+        except OSError as error:
+            raise UserError(f"{path}: the video cannot be opened: {error.strerror or error}") from error
+        self._digests[path] = (stamp, digest)
+        return digest
+
+    def _build(self, path: Path) -> Tensor:
+        frames = decode_frames(path, self.settings.frames)
+        try:
+            return resize_frames(frames, self.settings)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def _entry(self, digest: str) -> Path:
+        return self._folder / f"{digest}.npy"
+
+    def _read(self, digest: str) -> Tensor | None:
+        """The stored frames, or None when there are none or they are not what was stored."""
+        try:
+            with self._entry(digest).open("rb") as file:
+                frames = torch.from_numpy(np.load(file, allow_pickle=False))
+                checksum = file.read(_CHECKSUM_BYTES + 1).decode()
+            return frames if checksum == frames_digest(frames, self.settings) else None
+        except (OSError, ValueError, TypeError, EOFError):
+            return None
+
+    def _write(self, digest: str, frames: Tensor) -> None:
+        """Store frames and, behind the array, their checksum; a cache that cannot be written only warns."""
+        content = io.BytesIO()
+        np.save(content, frames.numpy())
+        content.write(frames_digest(frames, self.settings).encode())
+        try:
+            write_bytes(self._entry(digest), content.getvalue())
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"frames are not cached, so videos will be decoded again: {self._folder}: {error}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+
+    def _remember(self, digest: str, frames: Tensor) -> None:
+        with self._lock:
+            self._recent[digest] = frames
+            held = sum(kept.numel() for kept in self._recent.values())
+            while held > self._memory_bytes:
+                _, dropped = self._recent.popitem(last=False)
+                held -= dropped.numel()

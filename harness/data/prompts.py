@@ -1,0 +1,85 @@
+"""The words of every prompt: the benchmark's official wording and the paper's three training wordings.
+
+Official: VSI-Bench section 4.1 and its evaluation code. Vanilla, think and observe: arXiv 2504.00883
+section 3.2, word for word. A change of any wording must change :data:`PROMPTS_VERSION`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from harness.data.records import Record
+from harness.errors import unknown_name
+
+PROMPTS_VERSION = "1"
+"""Part of every prompt's id, so that answers to other words are never mixed."""
+
+MODES: tuple[str, ...] = ("official", "vanilla", "think", "observe")
+"""Ways to put a question."""
+
+MODE_LETTER: dict[str, str] = {"official": "V", "vanilla": "V", "think": "T", "observe": "O"}
+"""The mode in the paper's "Eval mode" column; the official wording asks for the bare answer, as vanilla."""
+
+SYSTEM = "You are a helpful assistant."
+"""Qwen2-VL's system message."""
+
+_PREFIX = "These are frames of a video.\n"
+_OPTIONS = "Options:\n"
+_OFFICIAL_CHOICE = "Answer with the option's letter from the given choices directly."
+_OFFICIAL_WORDS = "Please answer the question using a single word or phrase."
+_TRAINING: dict[str, str] = {
+    "vanilla": "Please provide the short answer with one or two words or a number.",
+    "think": "Please think step by step and enclose your thinking process in <think> </think> tags and then "
+    "provide the short answer with one or two words or a number in <answer> </answer>.",
+    "observe": "Please observe carefully and analyze what you see that helps you to solve the question in the "
+    "video and enclose it in <observe> </observe> tag, and then provide the short answer with one or two "
+    "words or a number in <answer> </answer>.",
+}
+_TAGGED_ANSWER = "<answer>{}</answer>"
+
+
+def prompt_text(record: Record, mode: str) -> str:
+    """The user's words after the video.
+
+    Raises:
+        UserError: The mode is unknown.
+    """
+    _check(mode)
+    options = "" if record.options is None else _OPTIONS + "\n".join(record.options) + "\n"
+    if mode != "official":
+        return f"{record.question}\n{options}{_TRAINING[mode]}"
+    ask = _OFFICIAL_WORDS if record.options is None else _OFFICIAL_CHOICE
+    return f"{_PREFIX}{record.question}\n{options}{ask}"
+
+
+def answer_text(words: str, mode: str) -> str:
+    """The supervised answer: bare, or inside answer tags where the mode asks for tags.
+
+    Data sets have no reasoning to imitate, so a think or observe block is never invented.
+
+    Raises:
+        UserError: The mode is unknown.
+    """
+    _check(mode)
+    return _TAGGED_ANSWER.format(words) if mode in ("think", "observe") else words
+
+
+def prompts_digest() -> str:
+    """SHA-256 over every wording, for the fairness card and for comparisons between runs."""
+    wordings = [
+        PROMPTS_VERSION,
+        SYSTEM,
+        _PREFIX,
+        _OPTIONS,
+        _OFFICIAL_CHOICE,
+        _OFFICIAL_WORDS,
+        _TRAINING,
+        _TAGGED_ANSWER,
+    ]
+    return hashlib.sha256(json.dumps(wordings, sort_keys=True).encode()).hexdigest()
+
+
+def _check(mode: str) -> None:
+    if mode not in MODES:
+        raise unknown_name(f"prompt mode {mode}", mode, MODES)
