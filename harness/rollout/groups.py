@@ -48,9 +48,7 @@ class GroupBuilder:
     def build(self, prompts: Sequence[EncodedPrompt], step: int) -> list[Group]:
         """Score every completion; draws depend on the seed and the step only."""
         sampled = self._sample(prompts, step)
-        rows = [
-            [*sampled[index], *self._given(prompt, step, index)] for index, prompt in enumerate(prompts)
-        ]
+        rows = [[*sampled[index], *self._given(prompt, step, index)] for index, prompt in enumerate(prompts)]
         scored = [[self._score(one, prompt) for one in row] for row, prompt in zip(rows, prompts, strict=True)]
         if self.needs.reference:
             scored = self._with_reference(prompts, scored)
@@ -100,9 +98,7 @@ class GroupBuilder:
             )
         return replace(completion, reward=total, parts=parts)
 
-    def _with_reference(
-        self, prompts: Sequence[EncodedPrompt], rows: list[list[Completion]]
-    ) -> list[list[Completion]]:
+    def _with_reference(self, prompts: Sequence[EncodedPrompt], rows: list[list[Completion]]) -> list[list[Completion]]:
         flat = [(prompt, one) for prompt, row in zip(prompts, rows, strict=True) for one in row]
         done: list[Completion] = []
         with self.reference.as_reference():

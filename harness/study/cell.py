@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UserError
 from harness.io import read_json, write_json
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended."""
     from harness.study.locks import hold
     from harness.study.process import die_with_parent
-    from harness.study.status import State, write_status
+    from harness.study.status import State
 
     die_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -28,17 +28,17 @@ def main(arguments: list[str]) -> int:
     try:
         with hold(cell_dir / ".lock", f"cell {arguments[1]}"):
             run_cell(cell_dir)
-        write_status(cell_dir, State.DONE)
+        _end(cell_dir, State.DONE)
         return EXIT_DONE
     except KeyboardInterrupt:
-        write_status(cell_dir, State.INTERRUPTED, reason="stopped by the user; run again to go on")
+        _end(cell_dir, State.INTERRUPTED, "stopped by the user; run again to go on")
         return EXIT_INTERRUPTED
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         print(f"failed: {reason}", file=sys.stderr, flush=True)
-        write_status(cell_dir, State.FAILED, reason=reason)
+        _end(cell_dir, State.FAILED, reason)
         return EXIT_FAILED
 
 
@@ -54,7 +54,7 @@ def run_cell(cell_dir: Path) -> None:
 
     document = read_json(cell_dir / "config.json")
     study = study_from(document)
-    _report(cell_dir, "load", 0, 0, {})
+    _report(cell_dir, "", 0, 0, {})
     bench = prepare(study, with_train=document["method"] != BASE)
     write_json(cell_dir / "env.json", environment(study))
     if document["method"] == BASE:
@@ -79,7 +79,7 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | No
         limit: Only the first this many questions.
     """
     from harness.models.loading import model_digest
-    from harness.study.setup import prepare
+    from harness.study.setup import first_records, prepare
     from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
 
     if not checkpoint.is_dir():
@@ -89,7 +89,7 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | No
         study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
     bench = prepare(study, with_train=False)
     if limit:
-        bench = type(bench)(bench.study, bench.policy, bench.encoder, None, bench.benchmark.first(limit))
+        bench = replace(bench, benchmark=first_records(bench.benchmark, limit))
     digest = model_digest(study.model.name)
     if ours:
         opened = read_checkpoint(checkpoint)
@@ -162,10 +162,22 @@ def _run_benchmark(bench: Any, folder: Path, digest: str, progress: Any) -> dict
     return numbers
 
 
-def _report(cell_dir: Path, phase: str, step: int, steps: int, numbers: dict[str, float]) -> None:
-    from harness.study.status import State, write_status
+def _report(
+    cell_dir: Path, phase: Literal["", "train", "evaluate"], step: int, steps: int, numbers: dict[str, float]
+) -> None:
+    from harness.study.status import State, Status, write_status
 
-    write_status(cell_dir, State.RUNNING, phase=phase, step=step, steps=steps, numbers=numbers, pid=os.getpid())
+    shown = {key: numbers[key] for key in ("loss", "reward", "done", "of") if key in numbers}
+    if numbers.get("seconds"):
+        shown["examples_per_second"] = numbers["examples"] / step / numbers["seconds"]
+    write_status(cell_dir, Status(state=State.RUNNING, phase=phase, step=step, steps=steps, numbers=shown))
+
+
+def _end(cell_dir: Path, state: Any, reason: str = "") -> None:
+    """Record how the cell ended; step and phase stay as they were."""
+    from harness.study.status import recorded_status, write_status
+
+    write_status(cell_dir, recorded_status(cell_dir).model_copy(update={"state": state, "reason": reason}))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.frames import FrameCache
 from harness.data.leakage import check_leakage
 from harness.data.prompts import prompts_digest
-from harness.data.reader import Dataset, read_dataset
+from harness.data.reader import Dataset, read_dataset, records_digest
 from harness.data.sources import resolve_source
 from harness.data.video import VideoSettings
 from harness.models.loading import load_model
@@ -72,7 +71,13 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
     if not with_train:
         return None, benchmark
     train = check_leakage(_read(study.data.train, study), benchmark, study.data.drop_leaking)
-    return (train.first(study.data.limit) if study.data.limit else train), benchmark
+    return (first_records(train, study.data.limit) if study.data.limit else train), benchmark
+
+
+def first_records(dataset: Dataset, count: int) -> Dataset:
+    """The first records of a data set, as a data set with its own digest."""
+    records = dataset.records[:count]
+    return replace(dataset, records=records, digest=records_digest(records))
 
 
 def _read(source: str, study: StudyConfig) -> Dataset:
@@ -137,5 +142,3 @@ def _version(name: str) -> str:
 def study_from(document: dict[str, Any]) -> StudyConfig:
     """The study of a cell's ``config.json``."""
     return StudyConfig(**document["study"])
-
-
