@@ -1,0 +1,187 @@
+"""Running cells as processes: a few at a time, each on its own, none able to stop its neighbours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from harness.study.matrix import Cell
+from harness.study.process import cell_command, cell_environment
+from harness.study.status import State, Status, recorded_status, write_status
+
+LOG_FILE = "log.txt"
+
+OnChange = Callable[[Cell, Status], None]
+Command = Callable[[Path, str], list[str]]
+
+
+@dataclass
+class _Running:
+    cell: Cell
+    folder: Path
+    process: subprocess.Popen[bytes]
+    seen: Status
+
+
+def run_cells(
+    run_dir: Path,
+    cells: Sequence[Cell],
+    *,
+    workers: int,
+    on_change: OnChange = lambda cell, status: None,
+    threads: int = 0,
+    command: Command = cell_command,
+    poll: float = 0.1,
+    grace: float = 20.0,
+) -> dict[str, State]:
+    """Run cells in the given order, each as a process whose output goes to its ``log.txt``.
+
+    A cell that fails, or is killed before it can say why, is recorded as ``failed`` with a
+    reason, and the others go on.
+
+    Args:
+        run_dir: The run directory, with the cells' folders prepared.
+        cells: In the order in which they start.
+        workers: Processes at the same time.
+        on_change: Called, in this thread, whenever a cell's status changed.
+        threads: CPU threads of a cell; 0 leaves torch's own choice.
+        command: Gives the command line of a cell.
+        poll: Seconds between looks at the processes.
+        grace: Seconds that cells get to stop after an interruption.
+
+    Returns:
+        The final state of each cell by its id.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, when all cells have stopped and are recorded.
+    """
+    waiting = list(cells)
+    running: list[_Running] = []
+    final: dict[str, State] = {}
+    with _signals_as_interrupt():
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    started = _start(run_dir, waiting.pop(0), threads, command, on_change)
+                    if isinstance(started, _Running):
+                        running.append(started)
+                    else:
+                        final[started[0]] = started[1]
+                for item in list(running):
+                    if item.process.poll() is None:
+                        _watch(item, on_change)
+                    else:
+                        running.remove(item)
+                        final[item.cell.id] = _finish(item, on_change).state
+                if running:
+                    time.sleep(poll)
+        except BaseException:
+            _stop(running, grace, on_change)
+            raise
+    return final
+
+
+def _start(
+    run_dir: Path, cell: Cell, threads: int, command: Command, on_change: OnChange
+) -> _Running | tuple[str, State]:
+    """Start a cell, or record why it cannot be started."""
+    folder = cell.folder(run_dir)
+    before = recorded_status(folder).model_copy(update={"state": State.RUNNING, "reason": ""})
+    try:
+        # Written before the start: afterwards the file is the cell's own.
+        status = write_status(folder, before)
+        with (folder / LOG_FILE).open("ab") as log:
+            process = subprocess.Popen(
+                command(run_dir, cell.id),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=cell_environment(threads),
+                start_new_session=True,
+            )
+    except OSError as error:
+        failed = _record(folder, before, State.FAILED, f"cannot be started: {error}")
+        on_change(cell, failed)
+        return cell.id, State.FAILED
+    on_change(cell, status)
+    return _Running(cell, folder, process, status)
+
+
+def _watch(item: _Running, on_change: OnChange) -> None:
+    status = recorded_status(item.folder)
+    if status != item.seen:
+        item.seen = status
+        on_change(item.cell, status)
+
+
+def _finish(item: _Running, on_change: OnChange, *, stopped: bool = False) -> Status:
+    """Take the word of a process that ended, or find one for it."""
+    status = recorded_status(item.folder)
+    code = item.process.returncode
+    if status.state not in (State.DONE, State.FAILED, State.INTERRUPTED, State.SKIPPED):
+        if stopped or code in (130, -signal.SIGINT):
+            status = _record(item.folder, status, State.INTERRUPTED, "stopped by the user")
+        else:
+            reason = f"{_how_it_ended(code)}; see {LOG_FILE}"
+            status = _record(item.folder, status, State.FAILED, reason)
+    on_change(item.cell, status)
+    return status
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with exit code {code} and recorded no result"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hint = " (out of memory, or killed by hand)" if -code == signal.SIGKILL else ""
+    return f"its process was killed by {name}{hint}"
+
+
+def _record(folder: Path, status: Status, state: State, reason: str) -> Status:
+    status = status.model_copy(update={"state": state, "reason": reason})
+    # On a full disk the state is still reported, and the stale file reads as `interrupted` later.
+    with suppress(OSError):
+        return write_status(folder, status)
+    return status
+
+
+def _stop(running: list[_Running], grace: float, on_change: OnChange) -> None:
+    """Ask the cells to stop, wait, then kill; a second Ctrl-C kills at once. Each is recorded."""
+    for item in running:
+        with suppress(ProcessLookupError):
+            item.process.terminate()
+    deadline = time.monotonic() + grace
+    with suppress(KeyboardInterrupt):
+        while time.monotonic() < deadline and any(item.process.poll() is None for item in running):
+            time.sleep(0.05)
+    for item in running:
+        # The whole session: a cell may have started processes of its own.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(item.process.pid, signal.SIGKILL)
+        item.process.wait()
+        _finish(item, on_change, stopped=True)
+
+
+@contextmanager
+def _signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a scheduler) and SIGHUP (a closed terminal) end a study as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

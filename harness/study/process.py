@@ -1,0 +1,51 @@
+"""A cell as a process of its own: how it is started, and how it ends with the process that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+PARENT_VARIABLE = "HARNESS_PARENT_PID"
+_PR_SET_PDEATHSIG = 1
+
+
+def cell_command(run_dir: Path, cell_id: str) -> list[str]:
+    """The command line that computes one cell; exit code 0 done, 1 failed, 130 interrupted."""
+    return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id]
+
+
+def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a cell.
+
+    Args:
+        threads: CPU threads; 0 leaves the choice to torch.
+        inherited: The launcher's environment, kept otherwise (``HF_HUB_OFFLINE``, ``CUDA_VISIBLE_DEVICES``).
+    """
+    environment = dict(inherited)
+    environment |= {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+    if threads > 0:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when the launcher that started it dies; elsewhere do nothing.
+
+    A cell calls it first thing. SIGKILL, because a cell loses nothing by it and an orphan that
+    lingers would hold the cell against the next run. Linux ties it to the *thread* that
+    started the process, so cells are started from the launcher's main thread.
+    """
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if str(os.getppid()) != parent:
+        os._exit(130)

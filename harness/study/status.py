@@ -1,0 +1,105 @@
+"""What a cell is doing: one small file that the cell writes and everybody else reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UserError
+from harness.io import read_json, write_json
+
+STATUS_FILE = "status.json"
+
+
+class State(StrEnum):
+    """The closed set of what a cell can be."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    SKIPPED = "skipped"
+
+
+class Status(BaseModel):
+    """A cell's state, and how far it is.
+
+    Attributes:
+        state: One of the closed set.
+        reason: Why it failed, was interrupted or was skipped; empty otherwise.
+        phase: What it works on, or worked on last.
+        step: Optimiser steps done.
+        steps: Optimiser steps in all; 0 if unknown (a budget in seconds).
+        numbers: For display: ``loss``, ``reward``, ``examples_per_second``, ``done`` and ``of``
+            (questions of the evaluation), ``seconds_left``, ``overall`` (the headline score when done).
+        pid: The process that wrote it.
+        updated: When it was written, in Unix time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State = State.PENDING
+    reason: str = ""
+    phase: Literal["", "train", "evaluate"] = ""
+    step: int = 0
+    steps: int = 0
+    numbers: dict[str, float] = Field(default_factory=dict)
+    pid: int = 0
+    updated: float = 0.0
+
+
+def write_status(cell_dir: Path, status: Status) -> Status:
+    """Write a cell's status atomically, stamped with this process and the time.
+
+    Numbers that are not finite are left out, since JSON has none.
+
+    Returns:
+        The status as written.
+    """
+    finite = {name: value for name, value in status.numbers.items() if abs(value) < float("inf")}
+    stamped = status.model_copy(update={"numbers": finite, "pid": os.getpid(), "updated": time.time()})
+    write_json(cell_dir / STATUS_FILE, stamped.model_dump(mode="json"))
+    return stamped
+
+
+def read_status(cell_dir: Path) -> Status:
+    """A cell's status; ``pending`` when it has none yet.
+
+    ``running`` is believed only while the process that wrote it lives; otherwise the
+    cell reads as ``interrupted``.
+    """
+    status = recorded_status(cell_dir)
+    if status.state is State.RUNNING and not _is_alive(status):
+        return status.model_copy(
+            update={"state": State.INTERRUPTED, "reason": f"process {status.pid} ended without a word"}
+        )
+    return status
+
+
+def recorded_status(cell_dir: Path) -> Status:
+    """A cell's status as it was last written, whether or not its process lives."""
+    path = cell_dir / STATUS_FILE
+    if not path.exists():
+        return Status()
+    try:
+        return Status.model_validate(read_json(path))
+    except (UserError, ValidationError) as error:
+        return Status(state=State.INTERRUPTED, reason=f"{path} is not a status: {error}")
+
+
+def _is_alive(status: Status) -> bool:
+    """Whether the writer lives; a process that began after the writing has only taken over its number."""
+    try:
+        process = psutil.Process(status.pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.updated + 1.0
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+    except psutil.AccessDenied:
+        return True
