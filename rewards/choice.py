@@ -1,0 +1,22 @@
+"""The reward of a question that is answered by an option or a word."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from harness.data.records import Record
+from harness.reward import Reward
+from rewards.answers import matches, parse_answer
+
+
+class Choice(Reward):
+    """1 for the right option letter (or that option's exact words), or the right free word; else 0.
+
+    Does not apply to numeric questions. Source: arXiv 2504.00883, section 3.2, the accuracy reward
+    of non-numeric questions (character matching). The paper trains without options.
+    """
+
+    summary: ClassVar[str] = "lettered and free-word answers: 1 if right, else 0"
+
+    def score(self, text: str, record: Record, mode: str) -> float | None:
+        return None if record.is_numeric else float(matches(parse_answer(text, record), record))
