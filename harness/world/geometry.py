@@ -6,6 +6,8 @@ equals the smallest distance between their footprints. All lengths are metres, a
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,9 +18,9 @@ _UNIT_SQUARE = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
 
 def footprint(x: float, y: float, width: float, depth: float, yaw: float) -> Floats:
     """Corners (4, 2) of a rectangle with its centre at (x, y), turned by ``yaw`` radians, counter-clockwise."""
-    cos, sin = np.cos(yaw), np.sin(yaw)
-    local = _UNIT_SQUARE * (width, depth)
-    return local @ np.array([[cos, sin], [-sin, cos]]) + (x, y)
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    across, along = (_UNIT_SQUARE * (width, depth)).T
+    return np.stack([x + cos * across - sin * along, y + sin * across + cos * along], -1)
 
 
 def quad_distance(a: ArrayLike, b: ArrayLike) -> Floats:

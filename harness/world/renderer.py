@@ -139,8 +139,8 @@ def _pinhole(size: int) -> tuple[Array, Array]:
 
 
 def _views(scene: Scene, size: int) -> _Views:
-    yaw = np.array(scene.headings)
-    cos, sin, flat = np.cos(yaw), np.sin(yaw), np.zeros(STOPS)
+    cos, sin = np.array([(math.cos(yaw), math.sin(yaw)) for yaw in scene.headings]).T
+    flat = np.zeros(STOPS)
     level, slope = math.cos(CAMERA_PITCH), math.sin(CAMERA_PITCH)
     forward = np.stack([cos * level, sin * level, flat + slope], -1).astype(F32)
     right = np.stack([sin, -cos, flat], -1).astype(F32)
@@ -252,7 +252,7 @@ def _hit_ellipsoid(eye: Array, rays: _Rays, depth: Array, turn: Array) -> _Hit:
     x, y, z = rays
     a = x * x + y * y + z * z
     b = eye[0] * x + eye[1] * y + eye[2] * z
-    root = b * b - a * (float(eye @ eye) - 1)
+    root = b * b - a * (sum(float(e) ** 2 for e in eye) - 1)
     near = (-b - np.sqrt(np.maximum(root, 0))) / a
     hit = (root > 0) & (near > _NEAR) & (near < depth)
     distance = near[hit]

@@ -1,0 +1,300 @@
+"""Splits of the embedded world on disk: questions, videos and a manifest, in VSI-Bench's own layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from harness.errors import UserError, unknown_name
+from harness.world.questions import DATASET, Raw, free_form, make_questions
+from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
+from harness.world.scenes import STOPS, WORLD_VERSION, Scene
+from harness.world.video import HOLD, is_whole, write_video
+
+Progress = Callable[[int, int], None]
+"""Called with scenes done and scenes in all."""
+
+CANDIDATES = 32
+"""Seeds that belong to each scene; the first that is accepted is used. About one in seven is rejected."""
+
+MIN_FRAME_SIZE = 56
+"""Pixels per side below which furniture is no longer recognisable."""
+_FRAME_SIZE_STEP = 28
+"""One merged vision token of Qwen2-VL."""
+
+_QUESTION_SALT = 1
+"""Keeps the questions' random stream apart from the layout's."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of the world with seeds of its own.
+
+    Attributes:
+        name: Name of the split and of its files.
+        first_seed: Scene i draws from the seeds ``first_seed + i * CANDIDATES`` onwards.
+        scenes: Scenes unless told otherwise.
+        capacity: Most scenes it can have, so that no split reaches into the next one's seeds.
+    """
+
+    name: str
+    first_seed: int
+    scenes: int
+    capacity: int = 100_000
+
+    @property
+    def seeds(self) -> range:
+        """All seeds that belong to the split."""
+        return range(self.first_seed, self.first_seed + self.capacity * CANDIDATES)
+
+    def candidates(self, index: int) -> range:
+        """The seeds from which scene ``index`` is drawn."""
+        if not 0 <= index < self.capacity:
+            raise UserError(f"split {self.name}: scene {index} is outside 0 to {self.capacity - 1}")
+        start = self.first_seed + index * CANDIDATES
+        return range(start, start + CANDIDATES)
+
+    def scene(self, index: int) -> Scene:
+        """Scene ``index``: the first accepted one of its candidates."""
+        for seed in self.candidates(index):
+            scene = sample_scene(seed)
+            if scene is not None:
+                return scene
+        raise RuntimeError(f"split {self.name}: none of the {CANDIDATES} seeds of scene {index} was accepted")
+
+    def questions(self, index: int, scene: Scene | None = None) -> list[Raw]:
+        """The questions about scene ``index`` (given, if it is at hand), as they stand in the split's file."""
+        scene = scene or self.scene(index)
+        rng = np.random.default_rng([scene.seed, _QUESTION_SALT])
+        return make_questions(scene, rng, scene_name=f"{self.name}_{index:06d}")
+
+
+SPLITS: dict[str, Split] = {
+    split.name: split
+    for split in (
+        Split("test", first_seed=10_000_000, scenes=200),
+        Split("dev", first_seed=20_000_000, scenes=100),
+        Split("train", first_seed=30_000_000, scenes=500),
+        Split("pretrain", first_seed=1_000_000_000, scenes=2_000, capacity=30_000_000),
+    )
+}
+"""Test gives some 2,500 questions, train some 6,200; pre-training has as many scenes as anyone can use."""
+
+
+def build_split(
+    split: str,
+    root: Path,
+    scenes: int | None = None,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+    size: int = FRAME_SIZE,
+) -> Path:
+    """Generate a split, or find it already generated.
+
+    Writes ``ROOT/{split}.jsonl`` (options and letters), ``ROOT/{split}_free.jsonl`` (the same questions
+    answered by words), ``ROOT/world/{split}_{index:06d}.mp4`` and last ``ROOT/{split}.manifest.json``.
+    A killed build goes on where it stopped, a second process waits for the first, and files of another
+    world version or frame size are announced by a warning and made anew.
+
+    Args:
+        split: A name in ``SPLITS``, or that of its file in words, such as ``train_free``.
+        root: The data set's folder; made if missing.
+        scenes: Number of scenes, by default the split's.
+        workers: Processes that generate scenes.
+        progress: Told how far it is.
+        size: Pixels per side of the frames, a multiple of 28.
+
+    Returns:
+        ``root``.
+
+    Raises:
+        UserError: Unknown split, impossible number of scenes or size, or a folder that cannot be written.
+    """
+    known = _known(split)
+    job = _Job(known, Path(root), *_checked(known, scenes, size))
+    if job.is_done():
+        return job.root
+    try:
+        (job.root / DATASET).mkdir(parents=True, exist_ok=True)
+        with FileLock(job.root / f".{job.split.name}.lock"):
+            if not job.is_done():
+                job.build(max(1, workers), progress)
+    except OSError as error:
+        raise UserError(
+            f"`{root}`: the world cannot be written there ({error}); free some space or name another folder"
+        ) from error
+    return job.root
+
+
+def _known(name: str) -> Split:
+    split = SPLITS.get(name.removesuffix("_free"))
+    if split is None:
+        raise unknown_name(f"world split {name}", name, SPLITS)
+    return split
+
+
+def _checked(split: Split, scenes: int | None, size: int) -> tuple[int, int]:
+    count = split.scenes if scenes is None else scenes
+    if not 1 <= count <= split.capacity:
+        raise UserError(f"`scenes = {count}`: split {split.name} can have 1 to {split.capacity:,} scenes")
+    if size < MIN_FRAME_SIZE or size % _FRAME_SIZE_STEP:
+        raise UserError(
+            f"`size = {size}`: frames must measure a multiple of {_FRAME_SIZE_STEP} pixels, at least {MIN_FRAME_SIZE}"
+        )
+    return count, size
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One split in one folder."""
+
+    split: Split
+    root: Path
+    scenes: int
+    size: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What all files of a split in a folder must agree on."""
+        return {"world_version": WORLD_VERSION, "size": self.size}
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / f"{self.split.name}.manifest.json"
+
+    @property
+    def marker(self) -> Path:
+        """Says of which identity the videos are while there is no manifest yet."""
+        return self.root / f".{self.split.name}.building.json"
+
+    def records(self, suffix: str = "") -> Path:
+        return self.root / f"{self.split.name}{suffix}.jsonl"
+
+    def video(self, index: int) -> Path:
+        return self.root / DATASET / f"{self.split.name}_{index:06d}.mp4"
+
+    def is_done(self) -> bool:
+        """Whether the manifest is of this job and every file is as it says."""
+        found = _read_json(self.manifest)
+        if found is None or found.get("scenes") != self.scenes or not self.identity.items() <= found.items():
+            return False
+        try:
+            sizes = [self.video(i).stat().st_size for i in range(self.scenes)]
+            hashes = {name: _sha256((self.root / name).read_bytes()) for name in found["files"]}
+        except OSError:
+            return False
+        return bool(sizes == found["videos"]["bytes"] and hashes == found["files"])
+
+    def build(self, workers: int, progress: Progress | None) -> None:
+        self._discard_stale()
+        _write(self.marker, json.dumps(self.identity))
+        self.manifest.unlink(missing_ok=True)
+        made: list[_Made] = []
+        with closing(self._make_all(workers)) as results:
+            for result in results:
+                made.append(result)
+                if progress is not None:
+                    progress(len(made), self.scenes)
+        questions = [record for result in made for record in result.questions]
+        _write(self.records(), _jsonl(questions))
+        _write(self.records("_free"), _jsonl([free_form(record) for record in questions]))
+        files = [self.records(), self.records("_free")]
+        content = {
+            **self.identity,
+            "split": self.split.name,
+            "scenes": self.scenes,
+            "questions": len(questions),
+            "seeds": [result.seed for result in made],
+            "files": {path.name: _sha256(path.read_bytes()) for path in files},
+            "videos": {
+                "sha256": _sha256("".join(result.sha256 for result in made).encode()),
+                "bytes": [result.bytes for result in made],
+            },
+        }
+        _write(self.manifest, json.dumps(content, indent=1))
+        self.marker.unlink()
+
+    def make(self, index: int) -> _Made:
+        """Generate one scene; its video only if there is no whole one yet."""
+        scene, path = self.split.scene(index), self.video(index)
+        questions = self.split.questions(index, scene)
+        if not is_whole(path, STOPS * HOLD):
+            write_video(path, render_scene(scene, self.size)[0])
+        content = path.read_bytes()
+        return _Made(scene.seed, questions, _sha256(content), len(content))
+
+    def _make_all(self, workers: int) -> Generator[_Made, None, None]:
+        workers = min(workers, math.ceil(self.scenes / 8))  # a process takes as long to start as 8 scenes
+        if workers == 1:
+            yield from map(self.make, range(self.scenes))
+            return
+        # Spawned, because a fork of a process with running torch threads can hang.
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from pool.map(self.make, range(self.scenes), chunksize=4)
+
+    def _discard_stale(self) -> None:
+        """Remove what a killed build or another version left; whole videos of this identity stay."""
+        left = [self.root.glob(f".{self.split.name}.*.tmp"), (self.root / DATASET).glob(f".{self.split.name}_*.tmp")]
+        for path in (path for paths in left for path in paths):
+            path.unlink(missing_ok=True)
+        videos = list((self.root / DATASET).glob(f"{self.split.name}_*.mp4"))
+        found = _read_json(self.manifest) or _read_json(self.marker) or {}
+        of = {key: found.get(key) for key in self.identity}
+        if videos and of != self.identity:
+            warnings.warn(
+                f"{self.root}: split {self.split.name} was made as {of}, now {self.identity}; making it anew",
+                stacklevel=4,
+            )
+            for path in videos:
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """One finished scene."""
+
+    seed: int
+    questions: list[Raw]
+    sha256: str
+    bytes: int
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _jsonl(records: list[Raw]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is either whole or not there."""
+    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
