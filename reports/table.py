@@ -1,0 +1,329 @@
+"""One table, written as Markdown, LaTeX (booktabs), CSV, JSON or for the terminal.
+
+Every string of a table is plain text: it may come from data, so each writer escapes it. Emphasis
+is said by fields (``bold``, ``mark``, ``light``), never by markup inside the text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import rich.table
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.text import Text
+from tabulate import tabulate
+
+from reports.escape import clean, escape_latex, escape_markdown
+
+Value = float | int | str | None
+Align = Literal["left", "center", "right"]
+
+MISSING = "-"
+"""What stands for a missing value where people read; CSV leaves it empty and JSON says null."""
+
+
+_PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{\usepackage{mathptmx}}
+\usepackage[margin=1.5cm]{geometry}
+\usepackage{booktabs}
+\usepackage{graphicx}
+\usepackage{xcolor}
+\pagestyle{empty}
+\begin{document}
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, which may show several values in one cell (an interval, a mean and its deviation).
+
+    Attributes:
+        header: Shown head; a line break in it is kept in LaTeX and the terminal.
+        names: Names of the values in CSV and JSON, unique in the table; by default the header.
+        format: Format string for the values, for example ``{:+.1f} [{:.1f}, {:.1f}]``.
+        align: Alignment of its cells.
+        span: Head shared with the neighbours of the same span (LaTeX only).
+        light: Shown in a weaker tone, for what is only exploratory (LaTeX and terminal).
+    """
+
+    header: str
+    names: tuple[str, ...] = ()
+    format: str = "{}"
+    align: Align = "right"
+    span: str = ""
+    light: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.names or (" ".join(self.header.split()),)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        values: As many values as the column has names, with full precision.
+        text: Shown instead of the formatted values.
+        bold: Emphasised, for example the best of its column.
+        mark: A sign after the text, raised: a dagger, a star.
+        note: A remark, shown below the table under a number.
+    """
+
+    values: tuple[Value, ...]
+    text: str | None = None
+    bold: bool = False
+    mark: str = ""
+    note: str = ""
+
+    def shown(self, column: Column) -> str:
+        """The text people read: ``text``, else the formatted values, else the missing sign."""
+        if self.text is not None:
+            return clean(self.text)
+        if any(_is_missing(v) for v in self.values):
+            return MISSING
+        return clean(column.format.format(*self.values))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row; where ``group`` changes a rule is drawn and, unless empty, the group's name is written."""
+
+    cells: tuple[Cell, ...]
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results with its caption and footnotes.
+
+    Raises:
+        ValueError: A row's cells or a cell's values do not fit the columns, or two names are equal.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    caption: str = ""
+    footnotes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [name for column in self.columns for name in column.keys]
+        if len(set(names)) < len(names):
+            raise ValueError(f"column names repeat: {names}")
+        for i, row in enumerate(self.rows):
+            if len(row.cells) != len(self.columns):
+                raise ValueError(f"row {i} has {len(row.cells)} cells for {len(self.columns)} columns")
+            for cell, column in zip(row.cells, self.columns, strict=True):
+                if len(cell.values) != len(column.keys):
+                    raise ValueError(f"row {i}: {cell.values!r} does not fit {column.keys}")
+
+    @property
+    def remarks(self) -> list[str]:
+        """The cells' distinct notes in reading order; a note's number is its place, from 1."""
+        return list(dict.fromkeys(cell.note for row in self.rows for cell in row.cells if cell.note))
+
+    def to_frame(self) -> pd.DataFrame:
+        """All values with full precision, one column for each name, missing ones as None."""
+        names = ["group"] * self._grouped + [name for column in self.columns for name in column.keys]
+        records: list[dict[str, Value]] = []
+        for row in self.rows:
+            values: list[Value] = [row.group] if self._grouped else []
+            values += [value for cell in row.cells for value in cell.values]
+            tidy = [clean(v) if isinstance(v, str) else None if _is_missing(v) else v for v in values]
+            records.append(dict(zip(names, tidy, strict=True)))
+        # Column by column: pandas would turn whole numbers beside a None into floats.
+        return pd.DataFrame({n: pd.Series([r[n] for r in records], dtype=object) for n in names}, columns=names)
+
+    def to_csv(self) -> str:
+        """Comma-separated values; text that a spreadsheet would run as a formula gets a leading quote."""
+        frame = self.to_frame()
+        for name, column in frame.items():
+            tame = [f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for v in column]
+            frame[name] = pd.Series(tame, dtype=object)
+        return frame.to_csv(index=False, lineterminator="\n")
+
+    def to_json(self) -> str:
+        """Title, caption, notes, and the rows as objects with full precision."""
+        content = {
+            "title": clean(self.title),
+            "caption": clean(self.caption),
+            "footnotes": [clean(note) for note in (*self.remarks, *self.footnotes)],
+            "rows": self.to_frame().to_dict(orient="records"),
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """A GitHub-flavoured Markdown table with title, caption and footnotes."""
+        lines = []
+        for row, _, group in self._with_groups():
+            if group:
+                lines.append([f"*{escape_markdown(group)}*"] + [""] * (len(self.columns) - 1))
+            shown = []
+            for cell, column in zip(row.cells, self.columns, strict=True):
+                text = escape_markdown(cell.shown(column))
+                text = f"**{text}**" if cell.bold else text
+                number = f"<sup>{self.remarks.index(cell.note) + 1}</sup>" if cell.note else ""
+                shown.append(text + escape_markdown(cell.mark) + number)
+            lines.append(shown)
+        grid = tabulate(
+            lines,
+            headers=[escape_markdown(c.header) for c in self.columns],
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=[c.align for c in self.columns] if lines else None,
+        )
+        notes = [f"<sup>{i}</sup> {escape_markdown(note)}" for i, note in enumerate(self.remarks, 1)]
+        notes += [escape_markdown(note) for note in self.footnotes]
+        parts = [f"### {escape_markdown(self.title)}", grid, escape_markdown(self.caption), *notes]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def to_latex(self, *, document: bool = False) -> str:
+        """A booktabs ``table*`` with caption and footnotes, shrunk only when wider than the page.
+
+        Needs the packages booktabs, graphicx, xcolor and the T1 font encoding; with ``document`` the
+        result is a complete document (:func:`latex_document`).
+        """
+        caption = " ".join(escape_latex(part) for part in (f"{self.title.rstrip('.')}.", self.caption) if part)
+        notes = [rf"\textsuperscript{{{i}}}\,{escape_latex(note)}" for i, note in enumerate(self.remarks, 1)]
+        notes += [escape_latex(note) for note in self.footnotes]
+        lines = [
+            r"\begin{table*}[t]",
+            r"\centering\footnotesize",
+            rf"\caption{{{caption}}}",
+            r"\setlength{\tabcolsep}{4pt}",
+            r"\sbox0{%",
+            *_latex_body(self),
+            "}",
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+        ]
+        lines += [r"\par\smallskip\raggedright " + note for note in notes]
+        fragment = "\n".join([*lines, r"\end{table*}"]) + "\n"
+        return latex_document([fragment]) if document else fragment
+
+    def to_rich(self, width: int = 120) -> Group:
+        """The table for a terminal; columns that do not fit go on below, after the first column again."""
+        blocks = list(self._blocks(width))
+        parts = [self._rich_block(columns, title=i == 0) for i, columns in enumerate(blocks)]
+        notes = [f"{i} {clean(note)}" for i, note in enumerate(self.remarks, 1)]
+        texts = [clean(self.caption), *notes, *(clean(note) for note in self.footnotes)]
+        return Group(*parts, *(Text(text, style="dim") for text in texts if text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.to_rich(options.max_width)
+
+    @property
+    def _grouped(self) -> bool:
+        return any(row.group for row in self.rows)
+
+    def _with_groups(self) -> Iterator[tuple[Row, bool, str]]:
+        """Rows, each with whether a rule precedes it and the name of the group that begins there."""
+        before: str | None = None
+        for row in self.rows:
+            begins = row.group != before
+            yield row, begins and before is not None, clean(row.group) if begins else ""
+            before = row.group
+
+    def _blocks(self, width: int) -> Iterator[list[int]]:
+        """Column indices that fit a terminal line together, the first column in each block."""
+        widths = []
+        for j, column in enumerate(self.columns):
+            cells = [self._terminal_text(row.cells[j], column).plain for row in self.rows]
+            widths.append(max(cell_len(t) for t in (*column.header.split("\n"), *cells)) + 3)
+        block, used = [0], widths[0] + 3
+        for j in range(1, len(self.columns)):
+            if used + widths[j] > width and len(block) > 1:
+                yield block
+                block, used = [0], widths[0] + 3
+            block.append(j)
+            used += widths[j]
+        yield block
+
+    def _rich_block(self, columns: Sequence[int], *, title: bool) -> rich.table.Table:
+        grid = rich.table.Table(box=box.SIMPLE_HEAD, title=Text(clean(self.title)) if title else None)
+        grid.title_justify = "left"
+        for j in columns:
+            column = self.columns[j]
+            head = Text("\n".join(clean(line) for line in column.header.split("\n")))
+            grid.add_column(head, justify=column.align, style="dim" if column.light else "")
+        for row, rule, group in self._with_groups():
+            if rule:
+                grid.add_section()
+            if group:
+                grid.add_row(Text(group, style="italic"))
+            grid.add_row(*(self._terminal_text(row.cells[j], self.columns[j]) for j in columns))
+        return grid
+
+    def _terminal_text(self, cell: Cell, column: Column) -> Text:
+        digits = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+        number = str(self.remarks.index(cell.note) + 1).translate(digits) if cell.note else ""
+        return Text(cell.shown(column) + clean(cell.mark) + number, style="bold" if cell.bold else "")
+
+
+def latex_document(fragments: Sequence[str]) -> str:
+    """A complete landscape A4 document around LaTeX tables, one page each, for pdflatex."""
+    return _PREAMBLE + "\\clearpage\n".join(fragments) + "\\end{document}\n"
+
+
+def _is_missing(value: Value) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _latex_body(table: Table) -> list[str]:
+    lines = [rf"\begin{{tabular}}{{{''.join(c.align[0] for c in table.columns)}}}", r"\toprule"]
+    lines += _latex_spans(table.columns)
+    lines += [" & ".join(_latex_head(c) for c in table.columns) + r" \\", r"\midrule"]
+    for row, rule, group in table._with_groups():
+        if rule:
+            lines.append(r"\midrule")
+        if group:
+            lines.append(rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\itshape {escape_latex(group)}}} \\")
+        shown = (_latex_cell(cell, column, table) for cell, column in zip(row.cells, table.columns, strict=True))
+        lines.append(" & ".join(shown) + r" \\")
+    # After a line's \\ and after a rule, "[" and "*" would be read as their argument.
+    lines = ["{}" + line if line[:1] in ("[", "*") else line for line in lines]
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _latex_spans(columns: Sequence[Column]) -> list[str]:
+    """The line of heads shared by several columns, with its rules; empty when there is none."""
+    if not any(c.span for c in columns):
+        return []
+    heads, rules, start = [], [], 1
+    for span, members in itertools.groupby(columns, key=lambda c: c.span):
+        count = len(list(members))
+        heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(span)}}}")
+        if span:
+            rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
+        start += count
+    return [" & ".join(heads) + r" \\", "".join(rules)]
+
+
+def _latex_head(column: Column) -> str:
+    lines = [escape_latex(line) for line in column.header.split("\n")]
+    # The braces keep a "[" that begins a line from being read as the line break's argument.
+    text = r"\\{}".join(lines)
+    return rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{text}\end{{tabular}}" if len(lines) > 1 else text
+
+
+def _latex_cell(cell: Cell, column: Column, table: Table) -> str:
+    text = escape_latex(cell.shown(column))
+    # Numbers: a real minus sign, an interval that stays small beside its estimate.
+    text = re.sub(r"(?<![\w.-])-(?=\d|$)", "$-$", text) if text != "-" else "--"
+    text = re.sub(r" \$\\pm\$ ([\d.]+)$", r"{\\scriptsize\\,$\\pm$\1}", text)
+    text = rf"\textbf{{{text}}}" if cell.bold else text
+    number = table.remarks.index(cell.note) + 1 if cell.note else ""
+    if cell.mark or number:
+        text += rf"\textsuperscript{{{escape_latex(cell.mark)}{number}}}"
+    return rf"\textcolor{{gray}}{{{text}}}" if column.light else text
