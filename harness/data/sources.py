@@ -66,16 +66,36 @@ def resolve_source(
     return path, found[0]
 
 
+def is_ready(name: str, cache: Path) -> bool:
+    """Whether :func:`resolve_source` has nothing to build; writes nothing. Other sources than the world are ready.
+
+    Raises:
+        UserError: The name of a world source is wrong.
+    """
+    if not name.startswith(_WORLD):
+        return True
+    from harness.world.build import is_built
+
+    split, root, scenes = _world_place(name, cache)
+    return is_built(split, root, scenes)
+
+
 def _world(name: str, cache: Path, workers: int, progress: Progress | None) -> tuple[Path, str]:
+    from harness.world.build import build_split
+
+    split, root, scenes = _world_place(name, cache)
+    return build_split(split, root, scenes=scenes, workers=workers, progress=progress), split
+
+
+def _world_place(name: str, cache: Path) -> tuple[str, Path, int | None]:
+    """Split, folder and number of scenes (None: the split's own) of a world source."""
     match = _WORLD_NAME.fullmatch(name.removeprefix(_WORLD))
     if match is None:
         raise UserError(f"`{name}`: write world:SPLIT or world:SPLIT@SCENES, for example world:test@50")
     split, scenes = match["split"], match["scenes"]
     if split not in WORLD_SPLITS:
         raise unknown_name(name, split, WORLD_SPLITS)
-    from harness.world.build import build_split
     from harness.world.scenes import WORLD_VERSION
 
     root = Path(cache) / "world" / (f"{WORLD_VERSION}-{scenes}-scenes" if scenes else WORLD_VERSION)
-    count = int(scenes) if scenes else None
-    return build_split(split, root, scenes=count, workers=workers, progress=progress), split
+    return split, root, int(scenes) if scenes else None

@@ -9,15 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from harness.errors import UserError
+from harness.io import read_json, write_json
 from harness.study.matrix import Cell
 from harness.study.process import cell_command, cell_environment
 from harness.study.status import State, Status, recorded_status, write_status
 
 LOG_FILE = "log.txt"
+TIMING_FILE = "timing.json"
 
 OnChange = Callable[[Cell, Status], None]
 Command = Callable[[Path, str], list[str]]
@@ -29,6 +32,8 @@ class _Running:
     folder: Path
     process: subprocess.Popen[bytes]
     seen: Status
+    looked: float
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def run_cells(
@@ -112,11 +117,14 @@ def _start(
         on_change(cell, failed)
         return cell.id, State.FAILED
     on_change(cell, status)
-    return _Running(cell, folder, process, status)
+    return _Running(cell, folder, process, status, time.monotonic())
 
 
 def _watch(item: _Running, on_change: OnChange) -> None:
     status = recorded_status(item.folder)
+    now, phase = time.monotonic(), status.phase or "start"
+    item.seconds[phase] = item.seconds.get(phase, 0.0) + now - item.looked
+    item.looked = now
     if status != item.seen:
         item.seen = status
         on_change(item.cell, status)
@@ -130,10 +138,27 @@ def _finish(item: _Running, on_change: OnChange, *, stopped: bool = False) -> St
         if stopped or code in (130, -signal.SIGINT):
             status = _record(item.folder, status, State.INTERRUPTED, "stopped by the user")
         else:
-            reason = f"{_how_it_ended(code)}; see {LOG_FILE}"
+            words = _last_words(item.folder) if code > 0 else ""
+            reason = f"{_how_it_ended(code)}; {LOG_FILE} ends with: {words}" if words else _how_it_ended(code)
             status = _record(item.folder, status, State.FAILED, reason)
+    _add_timing(item)
     on_change(item.cell, status)
     return status
+
+
+def _add_timing(item: _Running) -> None:
+    """Keep the wall time of each phase, over all attempts: what `--dry-run` estimates from."""
+    path = item.folder / TIMING_FILE
+    with suppress(OSError, UserError):
+        total = read_json(path) if path.exists() else {}
+        write_json(path, {p: round(total.get(p, 0.0) + item.seconds.get(p, 0.0), 1) for p in total | item.seconds})
+
+
+def _last_words(folder: Path) -> str:
+    with suppress(OSError):
+        lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 def _how_it_ended(code: int) -> str:

@@ -23,6 +23,7 @@ from harness.study.status import State, Status, read_status, recorded_status, wr
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
 CONFIG_FILE = "config.json"
+COMPUTE_FILE = "compute.json"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def missing_work(run_dir: Path, cells: Iterable[Cell], evaluation: dict[str, Any
         folder = cell.folder(run_dir)
         status = read_status(folder)
         done = status.state is State.DONE
-        trained = cell.is_base or done or status.phase == "evaluate"
+        trained = cell.is_base or done or _budget_spent(folder, cell)
         evaluated = done and _stored_evaluation(folder) == evaluation
         found.append(Work(cell, status, trained, evaluated))
     return found
@@ -215,6 +216,11 @@ def _without_none(document: dict[str, Any]) -> dict[str, Any]:
         for key, value in document.items()
         if value is not None
     }
+
+
+def _budget_spent(folder: Path, cell: Cell) -> bool:
+    path, budget = folder / COMPUTE_FILE, cell.identity["budget"]
+    return path.is_file() and float(read_json(path).get(budget["kind"], 0)) >= budget["amount"]
 
 
 def _stored_evaluation(folder: Path) -> Any:

@@ -140,6 +140,11 @@ def build_split(
     return job.root
 
 
+def is_built(split: str, root: Path, scenes: int | None = None, *, size: int = FRAME_SIZE) -> bool:
+    """Whether :func:`build_split` would find everything there; writes nothing."""
+    return _Job(_known(split), Path(root), *_checked(_known(split), scenes, size)).is_done()
+
+
 def _known(name: str) -> Split:
     split = SPLITS.get(name.removesuffix("_free"))
     if split is None:

@@ -1,0 +1,236 @@
+"""The study from its data to its report: plan, compute what is missing, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from harness import registry
+from harness.config import StudyConfig
+from harness.data.sources import is_ready, resolve_source
+from harness.models.loading import model_digest
+from harness.study import matrix
+from harness.study.display import STYLES, MatrixDisplay, duration
+from harness.study.estimate import Estimate, estimate, makespan
+from harness.study.launch import LOG_FILE, run_cells
+from harness.study.locks import hold
+from harness.study.matrix import Cell, Work
+from harness.study.setup import load_data
+from harness.study.status import State, read_status
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study consists of, once its data and model are found.
+
+    Attributes:
+        cells: In the order of the table.
+        evaluation: The evaluation's identity.
+        train_digest: Of the training records.
+        benchmark_digest: Of the benchmark's records.
+        questions: Number of the benchmark's records.
+    """
+
+    cells: list[Cell]
+    evaluation: dict[str, Any]
+    train_digest: str
+    benchmark_digest: str
+    questions: int
+
+
+def make_plan(study: StudyConfig, console: Console) -> Plan:
+    """Find the model, build or read the data, check for leaking rooms, and lay out the cells.
+
+    Raises:
+        UserError: The model or the data cannot be used.
+    """
+    weights = model_digest(study.model.name)
+    for source in (study.data.benchmark, study.data.train):
+        _build(source, study, console)
+    train, benchmark = load_data(study)
+    assert train is not None
+    for skipped in (train.skipped, benchmark.skipped):
+        _tell_skipped(skipped, console)
+    return Plan(
+        matrix.plan(study, model_digest=weights, train_digest=train.digest),
+        matrix.evaluation_identity(study, benchmark.digest),
+        train.digest,
+        benchmark.digest,
+        len(benchmark.records),
+    )
+
+
+def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
+    """Compute the cells of a study that are not complete, then report on all.
+
+    Args:
+        study: The resolved study.
+        run_dir: The run directory; cells it already holds are reused.
+        dry_run: Only print what is done and what would be computed; writes nothing.
+        console: Where the user looks.
+
+    Returns:
+        0 when all cells are done, 1 when some failed.
+
+    Raises:
+        UserError: Data or model cannot be used, or another process holds the run directory.
+        KeyboardInterrupt: Stopped by the user; what was computed is kept.
+    """
+    if dry_run:
+        show_plan(study, run_dir, console)
+        return 0
+    plan = make_plan(study, console)
+    with hold(run_dir, "run directory"):
+        digests = {"train_digest": plan.train_digest, "benchmark_digest": plan.benchmark_digest}
+        matrix.write_matrix(run_dir, study, plan.cells, **digests)
+        all_done = _compute(study, run_dir, plan, plan.cells, console)
+        write_report(run_dir, console)
+    return 0 if all_done else 1
+
+
+def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
+    """Compute the cells of a study's methods without the base model and without a report.
+
+    Returns, raises: As :func:`compare`.
+    """
+    plan = make_plan(study, console)
+    cells = [cell for cell in plan.cells if not cell.is_base]
+    with hold(run_dir, "run directory"):
+        all_done = _compute(study, run_dir, plan, cells, console)
+    for cell in cells:
+        console.print(str(cell.folder(run_dir)), soft_wrap=True, highlight=False)
+    return 0 if all_done else 1
+
+
+def write_report(run_dir: Path, console: Console) -> None:
+    """Rebuild the comparison from the run directory, show it, and say where it is written.
+
+    Raises:
+        UserError: The folder is not a run directory, or there is nothing to compare yet.
+    """
+    matrix.read_matrix(run_dir)
+    report = registry.load("reports", "comparison")()
+    paths: list[Path] = report.write(run_dir)
+    report.render(console, run_dir)
+    for path in paths:
+        console.print(str(path), soft_wrap=True, highlight=False)
+
+
+def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
+    """Print the matrix, what is done, what would be computed and about how long it takes; write nothing."""
+    absent = [s for s in (study.data.benchmark, study.data.train) if not is_ready(s, study.runtime.cache)]
+    if absent:
+        # Without the data a cell has no identity, so nothing in the run directory can be its result.
+        plan = None
+        cells = matrix.plan(study, model_digest=model_digest(study.model.name), train_digest="")
+        works = [Work(cell, read_status(Path()), cell.is_base, False) for cell in cells]
+        console.print(f"Data to be generated first: {', '.join(absent)}", highlight=False)
+    else:
+        plan = make_plan(study, console)
+        works = matrix.missing_work(run_dir, plan.cells, plan.evaluation)
+    order = [w for w in _in_launch_order(works) if not w.complete]
+    questions = plan.questions if plan else None
+    estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
+    console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
+    if not order:
+        console.print("All cells are done; the report would be rebuilt.")
+        return
+    total = makespan(estimates.values(), study.runtime.workers)
+    unknown = sorted({part for one in estimates.values() for part in one.unknown})
+    if unknown:
+        known = f"about {duration(total)} and " if total else ""
+        why = "no finished cell of the same kind to measure by"
+        console.print(f"Time: {known}an unknown time for {' and '.join(unknown)} ({why})", highlight=False)
+    else:
+        console.print(
+            f"Time: about {duration(total)} with {study.runtime.workers} at a time, "
+            "by the finished cells of the same kind",
+            highlight=False,
+        )
+
+
+def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:
+    """Run the cells that are not complete; say whether all are done."""
+    works = matrix.missing_work(run_dir, cells, plan.evaluation)
+    todo = [work.cell for work in _in_launch_order(works) if not work.complete]
+    if not todo:
+        console.print(f"All {len(cells)} cells are done already.", highlight=False)
+        return True
+    for cell in todo:
+        matrix.write_cell(run_dir, study, cell, plan.evaluation)
+    workers = min(study.runtime.workers, len(todo))
+    try:
+        with MatrixDisplay(console, _title(study), works) as display:
+            states = run_cells(run_dir, todo, workers=workers, threads=study.runtime.threads, on_change=display.update)
+    except KeyboardInterrupt:
+        console.print(Text("Interrupted. The same command goes on where it stopped.", style="yellow"))
+        raise
+    incomplete = [cell for cell in todo if states[cell.id] is not State.DONE]
+    for cell in incomplete:
+        status = read_status(cell.folder(run_dir))
+        console.print(
+            Text.assemble((f"{status.state.value} ", STYLES[status.state]), f"{cell.id}: {status.reason}"),
+            soft_wrap=True,
+        )
+        console.print(f"  log: {cell.folder(run_dir) / LOG_FILE}", soft_wrap=True, highlight=False)
+    return not incomplete
+
+
+def _in_launch_order(works: Sequence[Work]) -> list[Work]:
+    by_id = {work.cell.id: work for work in works}
+    return [by_id[cell.id] for cell in matrix.launch_order(work.cell for work in works)]
+
+
+def _title(study: StudyConfig) -> str:
+    budget = f"{study.budget.amount:g} {study.budget.kind}"
+    return f"study {study.name} · model {study.model.name} · {budget} · {study.runtime.workers} at a time"
+
+
+def _plan_table(
+    study: StudyConfig, run_dir: Path, works: Sequence[Work], estimates: dict[str, Estimate], *, named: bool
+) -> Table:
+    table = Table(title=f"{_title(study)}\n{run_dir}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("Method", "Seed", "Status", "To do", "About", "Cell"):
+        table.add_column(name, justify="right" if name in ("Seed", "About") else "left", overflow="fold")
+    for work in works:
+        cell, guess = work.cell, estimates.get(work.cell.id)
+        missing = [n for n, there in (("train", work.trained), ("evaluate", work.evaluated)) if not there]
+        about = "" if guess is None else duration(guess.seconds) if not guess.unknown else "unknown"
+        table.add_row(
+            cell.method,
+            "" if cell.is_base else str(cell.seed),
+            Text(work.status.state.value, style=STYLES[work.status.state]),
+            ", ".join(missing) or "nothing",
+            about,
+            Text(cell.id if named else "", style="dim"),
+        )
+    return table
+
+
+def _build(source: str, study: StudyConfig, console: Console) -> None:
+    """Build a generated source with a progress bar; any other is only looked up."""
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(f"data {source}", total=None, visible=False)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        resolve_source(source, study.runtime.cache, progress=show)
+
+
+def _tell_skipped(skipped: Sequence[str], console: Console) -> None:
+    if skipped:
+        console.print(Text(f"{len(skipped)} records are left out:", style="yellow"))
+    for line in skipped[:_SHOWN]:
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    if len(skipped) > _SHOWN:
+        console.print(f"  and {len(skipped) - _SHOWN} more", highlight=False)
