@@ -159,10 +159,11 @@ class Policy:
         return values, real.to(values.dtype)
 
     def _hidden(self, rows: Sequence[PromptState], suffixes: Sequence[Tensor]) -> Tensor:
-        inputs = [torch.cat([row.embeddings, suffix.to(row.embeddings.dtype)]) for row, suffix in zip(rows, suffixes, strict=True)]
+        pairs = list(zip(rows, suffixes, strict=True))
+        inputs = [torch.cat([row.embeddings, suffix.to(row.embeddings.dtype)]) for row, suffix in pairs]
         positions = [
             torch.cat([row.positions, self._text_positions(row.next_position, len(suffix))], dim=1).T
-            for row, suffix in zip(rows, suffixes, strict=True)
+            for row, suffix in pairs
         ]
         lengths = torch.tensor([len(item) for item in inputs], device=self.device)
         embeddings = pad_sequence(inputs, batch_first=True)

@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-
 from harness.config import RolloutSection
 from harness.data.altered import altered_answer
 from harness.data.encode import EncodedPrompt

@@ -47,7 +47,7 @@ def run_cell(cell_dir: Path) -> None:
 
     Raises:
         UserError: Data, model or a checkpoint cannot be used.
-        TrainingFailed: Training cannot go on; earlier checkpoints stay and are evaluated on the next run.
+        TrainingError: Training cannot go on; earlier checkpoints stay and are evaluated on the next run.
     """
     from harness.config import BASE
     from harness.study.setup import environment, prepare, study_from

@@ -40,6 +40,7 @@ class Checkpoint:
 
 
 def folder_name(step: int) -> str:
+    """The folder of a step's checkpoint."""
     return f"step-{step:06d}"
 
 

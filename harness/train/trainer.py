@@ -34,7 +34,7 @@ RESAMPLE_ROUNDS = 4
 """How often dropped prompts are replaced in one step before the step goes on with what it has."""
 
 
-class TrainingFailed(Exception):
+class TrainingError(Exception):
     """Training cannot go on; the last checkpoint stays."""
 
 
@@ -73,7 +73,7 @@ class Trainer:
         """Train to the end of the budget, resuming from the last whole checkpoint; return all checkpoints.
 
         Raises:
-            TrainingFailed: The loss or the gradient is not finite, or the method dropped everything.
+            TrainingError: The loss or the gradient is not finite, or the method dropped everything.
         """
         self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
         self.optimizer = build_optimizer(self.policy.model, self.settings)
@@ -166,7 +166,7 @@ class Trainer:
             unreduced, numbers = self.algorithm.loss(batch)
             loss = reduce_loss(unreduced, batch, needs, total)
             if not torch.isfinite(loss):
-                raise TrainingFailed(f"the loss is {loss.item()} at step {step + 1}")
+                raise TrainingError(f"the loss is {loss.item()} at step {step + 1}")
             self.accelerator.backward(loss)
             loss_sum += loss.item()
             for key, value in numbers.items():
@@ -175,7 +175,7 @@ class Trainer:
             [p for p in self.policy.model.parameters() if p.requires_grad], self.settings.max_grad_norm
         )
         if not torch.isfinite(norm):
-            raise TrainingFailed(f"the gradient norm is {norm.item()} at step {step + 1}")
+            raise TrainingError(f"the gradient norm is {norm.item()} at step {step + 1}")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.policy.model.eval()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.vision_utils import get_vision_position_ids
@@ -108,7 +108,8 @@ def vision_features(model: Qwen2VLForConditionalGeneration, patches: Tensor, gri
     """The vision tower on clips of one common `grid` (3,), frames attended in one batched call.
 
     Args:
-        patches: (clips * t * h * w, 1176) normalised patches in the processor's order.
+        patches: (clips * t * h * w, 1176) normalised patches in the processor's order, or (..., 588) when
+            the two frames of each temporal patch are the same.
         grid: (3,) temporal, vertical and horizontal patches of every clip.
 
     Returns:
@@ -116,7 +117,10 @@ def vision_features(model: Qwen2VLForConditionalGeneration, patches: Tensor, gri
     """
     tower = model.model.visual
     height, width = int(grid[1]), int(grid[2])
-    x = F.linear(patches, tower.patch_embed.proj.weight.flatten(1)).view(-1, height * width, tower.config.embed_dim)
+    kernel = tower.patch_embed.proj.weight
+    if patches.shape[1] * kernel.shape[2] == kernel[0].numel():
+        kernel = kernel.sum(2)
+    x = F.linear(patches, kernel.flatten(1)).view(-1, height * width, tower.config.embed_dim)
     where = get_vision_position_ids(torch.tensor([[1, height, width]]), tower.config.spatial_merge_size)
     cos, sin = tower.rotary_pos_emb(x, where)
     for block in tower.blocks:

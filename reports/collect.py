@@ -1,0 +1,160 @@
+"""Gathering a run directory into one table of answers; refuses to mix what must not be compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.config import BASE, StudyConfig
+from harness.data.reader import Dataset
+from harness.errors import UserError
+from harness.io import read_json
+from harness.study.matrix import CELLS, read_matrix
+from harness.study.setup import load_data
+from harness.study.status import read_status
+from reports.evaluate import MANIFEST, read_samples
+from reports.vsibench import score_answers
+
+STEP_FOLDER = re.compile(r"step-\d{6,}")
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell has to show.
+
+    Attributes:
+        cell: Its id.
+        method: ``base`` or a method.
+        seed: The repetition.
+        state: Its status.
+        reason: Why, when it is not done.
+        identity: The evaluation's identity of its last checkpoint, or empty.
+        consumed: What training consumed, or empty.
+        environment: Versions and machine, or empty.
+    """
+
+    cell: str
+    method: str
+    seed: int
+    state: str
+    reason: str
+    identity: dict[str, str]
+    consumed: dict[str, float]
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A study's results.
+
+    Attributes:
+        study: The resolved study.
+        train: Its training records.
+        benchmark: Its benchmark records.
+        cells: Every cell of the matrix, finished or not, in the matrix's order.
+        answers: One row an answer: method, model, seed, step, question, type, room, score, parsed, truncated;
+            ``last`` marks the reported checkpoint.
+    """
+
+    study: StudyConfig
+    train: Dataset
+    benchmark: Dataset
+    cells: list[CellResult]
+    answers: pd.DataFrame
+
+    @property
+    def reported(self) -> pd.DataFrame:
+        """The answers of the declared checkpoint: the last."""
+        return self.answers[self.answers["last"]]
+
+
+def collect(run_dir: Path) -> Collected:
+    """Read every finished cell of a run directory.
+
+    Raises:
+        UserError: It is no run directory, no cell has finished, or two evaluations differ in anything but
+            their weights (the differing part is named).
+    """
+    matrix = read_matrix(run_dir)
+    study = StudyConfig(**read_json(run_dir / "study.json"))
+    train, benchmark = load_data(study)
+    assert train is not None
+    found, frames = [], []
+    for entry in matrix["cells"]:
+        folder = run_dir / CELLS / entry["id"]
+        result, answers = _read_cell(folder, entry, study, benchmark)
+        found.append(result)
+        frames += answers
+    if not frames:
+        states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in found)
+        raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
+    _refuse_unequal(found)
+    return Collected(study, train, benchmark, found, pd.concat(frames, ignore_index=True))
+
+
+def _read_cell(
+    folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset
+) -> tuple[CellResult, list[pd.DataFrame]]:
+    status = read_status(folder)
+    evaluations = sorted(
+        path.parent
+        for path in (folder / study.evaluation.benchmark).glob(f"*/{MANIFEST}")
+        if STEP_FOLDER.fullmatch(path.parent.name) and read_json(path)["complete"]
+    )
+    done = status.state == "done" and bool(evaluations)
+    identity = read_json(evaluations[-1] / MANIFEST)["identity"] if done else {}
+    result = CellResult(
+        entry["id"],
+        entry["method"],
+        int(entry["seed"]),
+        str(status.state),
+        status.reason,
+        identity,
+        _optional(folder / "compute.json"),
+        _optional(folder / "env.json"),
+    )
+    if not done:
+        return result, []
+    return result, [_answers(one, entry, study, benchmark).assign(last=one == evaluations[-1]) for one in evaluations]
+
+
+def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset) -> pd.DataFrame:
+    samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
+    raw = dict(zip(samples["id"], samples["answer"], strict=True))
+    scored = score_answers(benchmark.records, raw, [study.evaluation.scorer])
+    merged = scored.merge(samples[["id", "truncated"]], on="id", how="left", validate="one_to_one")
+    return merged.rename(columns={"id": "question", "question_type": "type"}).assign(
+        method=entry["method"],
+        model=entry["model"],
+        seed=int(entry["seed"]),
+        step=int(folder.name.split("-")[1]),
+    )
+
+
+def _refuse_unequal(cells: list[CellResult]) -> None:
+    """Answers may be compared only if all they depend on, but the weights, is equal."""
+    evaluated = [cell for cell in cells if cell.identity]
+    first = evaluated[0]
+    for cell in evaluated[1:]:
+        for key in first.identity.keys() | cell.identity.keys():
+            ours, theirs = first.identity.get(key), cell.identity.get(key)
+            if key != "weights" and ours != theirs:
+                raise UserError(
+                    f"{first.cell} and {cell.cell} were evaluated differently and must not be compared: "
+                    f"{key} is {ours!r} and {theirs!r}. Run `harness compare` again to evaluate both alike"
+                )
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return document
+
+
+def methods_of(collected: Collected) -> list[str]:
+    """Base first, then the study's methods in their order."""
+    return [BASE, *collected.study.methods]

@@ -1,0 +1,118 @@
+"""The fairness card: what was the same for every method, what each consumed, and what differed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from harness import registry
+from harness.config import StudyConfig
+from reports.collect import Collected
+from reports.escape import escape_markdown
+
+CONSUMED = {
+    "updates": "Optimiser steps",
+    "examples": "Prompts",
+    "tokens_sampled": "Tokens sampled",
+    "tokens_trained": "Tokens trained",
+    "forward_passes": "Forward passes",
+    "seconds": "Device seconds",
+    "peak_memory": "Peak memory (MB)",
+}
+
+
+def fairness_card(collected: Collected) -> str:
+    """The card as Markdown. It holds timings, so it differs between runs; the score tables do not."""
+    study = collected.study
+    parts = [
+        f"# Fairness card: {escape_markdown(study.name)}",
+        "## The same for every method",
+        _shared(collected).to_markdown(index=False),
+        "## What each consumed (evaluation excepted)",
+        f"Budget: {study.budget.amount:g} {study.budget.kind}. Mean over finished seeds.",
+        _consumption(collected).to_markdown(index=False, floatfmt=",.0f"),
+        "## What differed between methods",
+        _differences(study).to_markdown(index=False),
+        "## Cells",
+        _cells(collected).to_markdown(index=False),
+    ]
+    if collected.train.skipped or collected.benchmark.skipped:
+        parts += ["## Records left out", *(f"- {escape_markdown(line)}" for line in _skipped(collected))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shared(collected: Collected) -> pd.DataFrame:
+    study = collected.study
+    identity = next(cell.identity for cell in collected.cells if cell.identity)
+    environment = next((cell.environment for cell in collected.cells if cell.environment), {})
+    rows = {
+        "Model": f"{study.model.name}, {study.model.tuning} tuning, "
+        f"vision tower {'frozen' if study.model.freeze_vision else 'trained'}",
+        "Training records": f"{study.data.train}: {len(collected.train.records)}, digest {collected.train.digest[:12]}",
+        "Benchmark": f"{study.data.benchmark}: {len(collected.benchmark.records)} questions, "
+        f"digest {collected.benchmark.digest[:12]}",
+        "Frames": f"{study.data.frames}, digest {identity['frames'][:12]}",
+        "Training prompt": study.prompt.train,
+        "Evaluation prompt": identity["prompts"][: len(study.prompt.evaluation) + 13],
+        "Decoding": identity["decoding"],
+        "Engine": identity["engine"],
+        "Data order": "by seed, the same for every method",
+        "Reported checkpoint": "the last, declared beforehand",
+        "Learning-rate schedule": "warm-up, then constant",
+        "Reward": ", ".join(f"{name} x {weight:g}" for name, weight in study.reward.weights.items()),
+        "Threads per cell": environment.get("threads", "unknown"),
+    }
+    return pd.DataFrame({"What": rows.keys(), "Value": [escape_markdown(str(value)) for value in rows.values()]})
+
+
+def _consumption(collected: Collected) -> pd.DataFrame:
+    rows = []
+    for method in collected.study.methods:
+        consumed = [cell.consumed for cell in collected.cells if cell.method == method and cell.consumed]
+        row: dict[str, Any] = {"Method": method, "Seeds": len(consumed)}
+        for key, head in CONSUMED.items():
+            scale = 2**20 if key == "peak_memory" else 1
+            row[head] = sum(one[key] for one in consumed) / len(consumed) / scale if consumed else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _differences(study: StudyConfig) -> pd.DataFrame:
+    """Hyper-parameters of each method, and shared settings that a method overrides."""
+    rows = []
+    for method in study.methods:
+        algorithm = registry.create("algorithms", method, study.hyper_parameters(method))
+        changed = {
+            f"train.{key}": value
+            for key, value in study.train_for(method).model_dump().items()
+            if value != getattr(study.train, key)
+        }
+        rows.append({"Method": method, "Values": _listed({**algorithm.config.model_dump(), **changed})})
+    return pd.DataFrame(rows)
+
+
+def _cells(collected: Collected) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "Cell": cell.cell,
+                "State": cell.state,
+                "Weights": cell.identity.get("weights", "")[:12],
+                "Reason": escape_markdown(cell.reason),
+            }
+            for cell in collected.cells
+        ]
+    )
+
+
+def _skipped(collected: Collected) -> list[str]:
+    lines = [*collected.train.skipped, *collected.benchmark.skipped]
+    counts = Counter(lines)
+    return [f"{line} ({count} times)" if count > 1 else line for line, count in counts.items()]
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return escape_markdown(", ".join(f"{key} = {value}" for key, value in values.items()))
