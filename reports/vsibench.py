@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 
 from harness.algorithm import StrictConfig
+from harness.benchmark import Benchmark, EvaluationJob
 from harness.data.records import CHOICE_TYPES, NUMERIC_TYPES, QUESTION_TYPES, TASKS, Record, task_of
 from harness.errors import UserError, unknown_name
+from reports.evaluate import answer_benchmark
 from reports.scorers import SCORERS, ItemScore
 
 NUMERIC_TASKS: tuple[str, ...] = NUMERIC_TYPES
@@ -53,8 +55,8 @@ class Aggregate(TypedDict):
     n: int
 
 
-class VSIBench:
-    """The benchmark's protocol for turning per-question scores into its figures."""
+class VSIBench(Benchmark):
+    """The benchmark's protocol: answering it, and turning per-question scores into its figures."""
 
     Config: ClassVar[type[StrictConfig]] = StrictConfig
     summary: ClassVar[str] = "VSI-Bench: ten question types, eight tasks, overall = mean of the tasks"
@@ -62,6 +64,17 @@ class VSIBench:
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = self.Config() if config is None else config
+
+    def evaluate(self, job: EvaluationJob) -> dict[str, float]:
+        """Answer every question with a checkpoint, storing raw answers; return the headline score."""
+        samples = answer_benchmark(job)
+        return {"overall": score_file(samples, job.dataset, [job.settings.scorer])[job.settings.scorer]["overall"]}
+
+    def score_file(
+        self, answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tuple(SCORERS)
+    ) -> dict[str, Any]:
+        """Score a file of answers; see :func:`score_file`."""
+        return score_file(answers, benchmark, scorers)
 
     def weights(self, question_types: Sequence[str]) -> np.ndarray:
         """Per-question weights w, so that ``sum(w * scores)`` is the overall score.
