@@ -1,0 +1,101 @@
+"""A contact sheet of one scene: what the camera sees, the floor plan, and the questions with their answers."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon, Rectangle
+
+from harness.errors import UserError
+from harness.world.questions import Raw, first_seen, make_questions
+from harness.world.renderer import render_scene, sample_scene
+from harness.world.scenes import FIELD_OF_VIEW, Scene
+
+MAX_SEED = 2**32
+_LINE_WIDTH = 96
+_QUESTION_SALT = 1
+
+
+def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
+    """Draw the scene of a seed as a picture.
+
+    Args:
+        seed: The scene's seed, 0 to 2**32 - 1.
+        path: The file to write; its ending (.png, .pdf, .svg) decides the format.
+        size: Pixels per side of the frames shown.
+
+    Raises:
+        UserError: The seed is outside the range or its scene is rejected, or the file cannot be written.
+    """
+    if not 0 <= seed < MAX_SEED:
+        raise UserError(f"`{seed}`: a seed is a whole number from 0 to {MAX_SEED - 1}")
+    scene = sample_scene(seed)
+    if scene is None:
+        following = next(s for s in range(seed + 1, seed + 1000) if sample_scene(s) is not None)
+        raise UserError(
+            f"`{seed}`: the room of this seed is rejected because the camera does not see all of its furniture;"
+            f" the next seed that works is {following}"
+        )
+    figure = Figure(figsize=(16, 11), layout="constrained")
+    grid = figure.add_gridspec(3, 4, height_ratios=[1, 1, 1.5])
+    for stop, frame in enumerate(render_scene(scene, size)[0]):
+        axes = figure.add_subplot(grid[stop // 4, stop % 4])
+        axes.imshow(frame)
+        axes.set_title(f"stop {stop + 1}", fontsize=9)
+        axes.set_axis_off()
+    _floor_plan(figure.add_subplot(grid[2, :2]), scene)
+    text = figure.add_subplot(grid[2, 2:])
+    text.set_axis_off()
+    questions = make_questions(scene, np.random.default_rng([seed, _QUESTION_SALT]))
+    lines = "\n".join(_as_text(record) for record in questions)
+    text.text(0, 1, lines, va="top", fontsize=6.6, family="monospace", parse_math=False)
+    figure.suptitle(f"seed {seed}: {scene.width:.1f} m x {scene.depth:.1f} m, {len(scene.objects)} objects")
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"`{path}`: the sheet cannot be written ({error}); name another file, such as sheet.png"
+        ) from error
+
+
+def _as_text(record: Raw) -> str:
+    options = f" [{' | '.join(record['options'])}]" if record["options"] else ""
+    question = f"{record['question']}{options} -> {record['ground_truth']}".replace("\n", " ")
+    return textwrap.fill(question, _LINE_WIDTH, initial_indent="- ", subsequent_indent="  ")
+
+
+def _floor_plan(axes: Axes, scene: Scene) -> None:
+    axes.add_patch(Rectangle((0, 0), scene.width, scene.depth, fill=False, lw=1.5))
+    first = first_seen(scene)
+    for thing in scene.objects:
+        colour = tuple(channel / 255 for channel in thing.colour)
+        axes.add_patch(Polygon(thing.corners, facecolor=colour, edgecolor="black", lw=0.8))
+        front = (thing.corners[0] + thing.corners[1]) / 2  # local -y
+        axes.plot([thing.x, front[0]], [thing.y, front[1]], color="black", lw=0.6)
+        stop = first[thing.category] + 1 if thing.category in first else "?"
+        label = f"{thing.category} {100 * thing.longest:.0f} cm\nfirst at stop {stop}"
+        axes.annotate(
+            label, (thing.x, thing.y), fontsize=6, ha="center", va="bottom", xytext=(0, 6), textcoords="offset points"
+        )
+    x, y = scene.camera
+    for stop, heading in enumerate(scene.headings):
+        dx, dy = 0.35 * math.cos(heading), 0.35 * math.sin(heading)
+        axes.annotate("", (x + dx, y + dy), (x, y), arrowprops={"arrowstyle": "->", "lw": 0.8})
+        axes.text(x + 1.4 * dx, y + 1.4 * dy, str(stop + 1), fontsize=6, ha="center", va="center")
+    for side in (-1, 1):
+        edge = scene.headings[0] + side * FIELD_OF_VIEW / 2
+        axes.plot([x, x + math.cos(edge)], [y, y + math.sin(edge)], color="grey", lw=0.6, ls="--")
+    walls = ((scene.width, 0), (0, 0), (0, scene.depth), (0, 0))
+    extents = ((0, scene.depth), (0, scene.depth), (scene.width, 0), (scene.width, 0))
+    for (x0, y0), (dx, dy), wall in zip(walls, extents, scene.walls, strict=True):
+        axes.plot([x0, x0 + dx], [y0, y0 + dy], color=tuple(c / 255 for c in wall), lw=5, zorder=0)
+    axes.set_xlim(-0.3, scene.width + 0.3)
+    axes.set_ylim(-0.3, scene.depth + 0.3)
+    axes.set_aspect("equal")
+    axes.set_xlabel("metres east")
+    axes.set_ylabel("metres north")
