@@ -9,9 +9,6 @@ from pathlib import Path
 from harness.data.reader import split_of, splits_in
 from harness.errors import UserError, unknown_name
 
-WORLD_SPLITS: tuple[str, ...] = ("train", "train_free", "dev", "test", "pretrain")
-"""Splits of the embedded world; ``train_free`` is ``train`` with answers in words and no options."""
-
 _WORLD = "world:"
 _WORLD_NAME = re.compile(r"(?P<split>[^@]+)(@(?P<scenes>[1-9]\d*))?")
 _EXPECTED = "Expected a folder with {split}.jsonl or {split}.parquet, such a file, or world:train, world:test, ..."
@@ -26,8 +23,9 @@ def resolve_source(
     """Find a data source, building the embedded world when it is asked for.
 
     Args:
-        name: ``world:SPLIT`` or ``world:SPLIT@SCENES``; a data set's folder, optionally with
-            ``#SPLIT``; or a ``.jsonl`` or ``.parquet`` file.
+        name: ``world:SPLIT`` or ``world:SPLIT@SCENES`` (``world:train_free`` is ``world:train`` with answers
+            in words and no options); a data set's folder, optionally with ``#SPLIT``; or a ``.jsonl`` or
+            ``.parquet`` file.
         cache: Folder for generated data.
         workers: Processes that render the world.
         progress: Told how far the rendering is.
@@ -92,10 +90,12 @@ def _world_place(name: str, cache: Path) -> tuple[str, Path, int | None]:
     match = _WORLD_NAME.fullmatch(name.removeprefix(_WORLD))
     if match is None:
         raise UserError(f"`{name}`: write world:SPLIT or world:SPLIT@SCENES, for example world:test@50")
-    split, scenes = match["split"], match["scenes"]
-    if split not in WORLD_SPLITS:
-        raise unknown_name(name, split, WORLD_SPLITS)
+    from harness.world.build import SPLITS
     from harness.world.scenes import WORLD_VERSION
 
+    split, scenes = match["split"], match["scenes"]
+    known = [f"{base}{form}" for base in SPLITS for form in ("", "_free")]
+    if split not in known:
+        raise unknown_name(name, split, known)
     root = Path(cache) / "world" / (f"{WORLD_VERSION}-{scenes}-scenes" if scenes else WORLD_VERSION)
     return split, root, int(scenes) if scenes else None
