@@ -16,10 +16,13 @@ import numpy as np
 
 from harness.data.records import LETTERS, Record
 from rewards.answers import normalise, option_words
-from rewards.mra import MRA_THRESHOLDS, numeric_truth
+from rewards.mra import MRA_THRESHOLDS, mean_relative_accuracy, numeric_truth
 
 _MIN_RECORDS = 8
 """Fewest training records of a category set for a constant of its own."""
+
+_CANDIDATES = 8
+"""How many places of best overlap are scored in the search for a constant."""
 
 _PRIOR_STRENGTH = 8.0
 """Pseudo-questions at chance level that every option feature starts with."""
@@ -125,8 +128,15 @@ def best_constant(truths: Sequence[float]) -> str:
     starts, ends = left[by_left], right[by_right]
     first_end = np.searchsorted(ends, starts, side="left")
     covered = begun[np.searchsorted(starts, starts, side="right") - 1] - ended[first_end]
-    best = int(np.argmax(covered))
-    return _short_number(float(starts[best]), float(ends[first_end[best]]))
+    # Intervals that touch in one point may miss each other by rounding, so the best few are scored.
+    best = np.argsort(-covered, kind="stable")[:_CANDIDATES]
+    candidates = dict.fromkeys(_short_number(float(starts[i]), float(ends[first_end[i]])) for i in best)
+    return max(candidates, key=lambda text: _mean_mra(float(text), values, counts))
+
+
+def _mean_mra(predicted: float, values: np.ndarray, counts: np.ndarray) -> float:
+    scores = np.array([mean_relative_accuracy(predicted, value) for value in values.tolist()])
+    return float(scores @ counts / counts.sum())
 
 
 def _short_number(low: float, high: float) -> str:

@@ -129,7 +129,7 @@ def parse_letter(text: str, options: Sequence[str]) -> str | None:
             return letter
     if found := re.match(rf"([{letters}])\s", answer, re.IGNORECASE):
         return found.group(1).upper()
-    alone = set(re.findall(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])(?!\s+[a-z])", answer))
+    alone = set(re.findall(rf"(?<![A-Za-z'])(?!A\s+[a-z])([{letters}])(?![A-Za-z'])", answer))
     return alone.pop() if len(alone) == 1 else None
 
 

@@ -1,0 +1,137 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.data.records import TASKS, Record
+from reports.vsibench import VSIBench, score_answers, score_file
+
+PUBLISHED = json.loads(Path(__file__).with_name("published_scores.json").read_text(encoding="utf-8"))
+QWEN3 = PUBLISHED["rows"][-1]
+
+# VSI-Bench: questions per type, and what Qwen3-VL-2B got in the published run, as whole questions or
+# tenths of MRA. Only the direction levels are not published: their counts are one of the few whole
+# solutions of the published direction score.
+LAYOUT = {
+    "object_counting": (565, 338.7),
+    "object_abs_distance": (834, 352.3),
+    "object_size_estimation": (953, 676.0),
+    "room_size_estimation": (288, 150.7),
+    "object_rel_distance": (710, 376),
+    "object_rel_direction_easy": (217, 110),
+    "object_rel_direction_medium": (378, 169),
+    "object_rel_direction_hard": (373, 123),
+    "route_planning": (194, 53),
+    "obj_appearance_order": (618, 367),
+}
+
+# Question type, ground truth, raw answer (None: none given).
+TWELVE = [
+    ("object_counting", "4", "3"),  # error .25: .6
+    ("object_counting", "4", "four"),  # a word: nothing by the official rule
+    ("object_abs_distance", "2.0", "2 meters away"),
+    ("object_size_estimation", "100", "90"),  # error .10: .9
+    ("room_size_estimation", "20", "25 m²"),  # .6
+    ("object_rel_distance", "B", "The answer is B"),  # only tolerant
+    ("object_rel_direction_easy", "A", "A"),
+    ("object_rel_direction_easy", "B", "b."),
+    ("object_rel_direction_medium", "C", "A"),
+    ("object_rel_direction_hard", "D", "D"),
+    ("route_planning", "A", None),
+    ("obj_appearance_order", "C", "C"),
+]
+TASK_SCORES = {
+    "official": [30, 100, 90, 60, 0, 200 / 3, 0, 100],
+    "lmms-eval": [80, 100, 90, 60, 0, 200 / 3, 0, 100],
+    "tolerant": [80, 100, 90, 60, 100, 200 / 3, 0, 100],
+}
+OVERALL = {"official": 55.8333333333, "lmms-eval": 62.0833333333, "tolerant": 74.5833333333}
+UNPARSABLE = {"official": 3, "lmms-eval": 2, "tolerant": 1}
+
+
+def twelve_records() -> list[Record]:
+    options = ("A. w", "B. x", "C. y", "D. z")
+    return [
+        Record(
+            id=i,
+            dataset="scannet",
+            scene_name=f"scene{i:04d}_01",
+            question_type=kind,
+            question="q",
+            ground_truth=truth,
+            options=options if truth.isalpha() else None,
+        )
+        for i, (kind, truth, _) in enumerate(TWELVE)
+    ]
+
+
+def answers_file(folder: Path) -> Path:
+    path = folder / "answers.jsonl"
+    lines = [json.dumps({"id": i, "answer": a}) for i, (_, _, a) in enumerate(TWELVE) if a is not None]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("row", PUBLISHED["rows"], ids=lambda row: row["name"])
+def test_published_averages_are_the_mean_of_their_tasks(row: dict) -> None:
+    average, *tasks = row["scores"]
+    kinds = [task + "_hard" if task == "object_rel_direction" else task for task in PUBLISHED["columns"][1:]]
+    assert PUBLISHED["columns"][1:] == list(TASKS)
+    figures = VSIBench().aggregate(pd.DataFrame({"question_type": kinds, "score": np.array(tasks) / 100}))
+    if row["name"].startswith("Frequency baseline"):
+        # The paper prints 34.0; its own eight numbers make 35.46.
+        assert figures["overall"] == pytest.approx(35.4625)
+        return
+    assert figures["overall"] == pytest.approx(average, abs=0.05 + 0.05 + 1e-9)
+    assert list(figures["tasks"].values()) == pytest.approx(tasks)
+
+
+def test_full_size_run_of_another_library_is_reproduced() -> None:
+    rows = []
+    for kind, (n, total) in LAYOUT.items():
+        scores = np.zeros(n)
+        scores[: int(total)] = 1.0
+        scores[int(total)] += round(total - int(total), 1)
+        rows.append(pd.DataFrame({"question_type": kind, "score": scores}))
+    frame = pd.concat(rows).sample(frac=1, random_state=0)
+    figures = VSIBench().aggregate(frame)
+    assert figures["n"] == 5130
+    assert figures["overall"] == pytest.approx(QWEN3["scores"][0], abs=1e-9)
+    assert figures["overall"] / 100 == pytest.approx(0.50988, abs=5e-6)
+    assert list(figures["tasks"].values()) == pytest.approx(QWEN3["scores"][1:], abs=1e-9)
+    weights = VSIBench().weights(list(frame["question_type"]))
+    assert 100 * weights @ frame["score"].to_numpy() == pytest.approx(figures["overall"], abs=1e-9)
+
+
+@pytest.mark.parametrize("name", list(OVERALL))
+def test_twelve_questions_by_hand(name: str, tmp_path: Path) -> None:
+    benchmark = SimpleNamespace(records=twelve_records())
+    result = score_file(answers_file(tmp_path), benchmark)
+    assert list(result) == ["official", "lmms-eval", "tolerant"]
+    assert set(result[name]) == {"overall", "tasks", "n", "unparsable"}
+    assert list(result[name]["tasks"]) == list(TASKS)
+    assert list(result[name]["tasks"].values()) == pytest.approx(TASK_SCORES[name])
+    assert result[name]["overall"] == pytest.approx(OVERALL[name])
+    assert result[name]["n"] == 12
+    assert result[name]["unparsable"] == UNPARSABLE[name]
+    assert json.loads(json.dumps(result)) == result
+    assert score_file(answers_file(tmp_path), benchmark, [name]) == {name: result[name]}
+
+
+def test_twelve_questions_means_and_table(tmp_path: Path) -> None:
+    records = twelve_records()
+    answers = {str(i): answer for i, (_, _, answer) in enumerate(TWELVE) if answer is not None}
+    frame = score_answers(records, answers)
+    assert list(frame.columns) == ["scorer", "id", "question_type", "task", "room", "score", "parsed", "missing"]
+    assert len(frame) == 36
+    official = frame[frame["scorer"] == "official"]
+    figures = VSIBench().aggregate(official)
+    assert figures["numeric_mean"] == pytest.approx(70)
+    assert figures["choice_mean"] == pytest.approx(500 / 12)
+    assert figures["overall_without_counting"] == pytest.approx(1250 / 21)
+    assert official["missing"].tolist() == [answer is None for _, _, answer in TWELVE]
+    assert official["room"].iloc[3] == "scannet/scene0003"
+    assert official["task"].iloc[8] == "object_rel_direction"

@@ -1,0 +1,125 @@
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import registry
+from harness.data.records import QUESTION_TYPES, Record
+from harness.errors import UserError
+from reports.vsibench import VSIBench, read_answers, score_answers, score_file
+
+
+def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> Record:
+    return Record(id=key, dataset="d", scene_name="s", question_type=kind, question="q", ground_truth=truth)
+
+
+def test_weights_make_the_overall_score() -> None:
+    bench = VSIBench()
+    rng = np.random.default_rng(0)
+    for kinds in (QUESTION_TYPES, QUESTION_TYPES[:4], QUESTION_TYPES[5:7], QUESTION_TYPES[3:6], QUESTION_TYPES[:1]):
+        types = [str(kind) for kind in rng.choice(kinds, 200)]
+        scores = rng.random(200)
+        weights = bench.weights(types)
+        overall = bench.aggregate(pd.DataFrame({"question_type": types, "score": scores}))["overall"]
+        assert weights.shape == (200,) and weights.sum() == pytest.approx(1)
+        assert 100 * weights @ scores == pytest.approx(overall)
+
+
+def test_weights_of_the_full_benchmark() -> None:
+    types = [*QUESTION_TYPES, "object_counting", "object_rel_direction_hard"]
+    weights = dict(zip(types, VSIBench().weights(types), strict=True))
+    assert weights["object_counting"] == pytest.approx(1 / 16)
+    assert weights["route_planning"] == pytest.approx(1 / 8)
+    assert weights["object_rel_direction_easy"] == pytest.approx(1 / 24)
+    assert weights["object_rel_direction_hard"] == pytest.approx(1 / 48)
+
+
+def test_subset_is_the_mean_of_what_is_there() -> None:
+    frame = pd.DataFrame(
+        {
+            "question_type": ["object_rel_direction_easy", "object_rel_direction_hard", "route_planning"],
+            "score": [1.0, 0.0, 0.25],
+        }
+    )
+    figures = VSIBench().aggregate(frame)
+    assert figures["tasks"] == pytest.approx({"object_rel_direction": 50.0, "route_planning": 25.0})
+    assert figures["overall"] == figures["choice_mean"] == figures["overall_without_counting"] == 37.5
+    assert math.isnan(figures["numeric_mean"])
+
+
+def test_order_of_rows_changes_nothing() -> None:
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"question_type": rng.choice(QUESTION_TYPES, 500), "score": rng.integers(0, 11, 500) / 10})
+    figures = VSIBench().aggregate(frame)
+    for seed in range(5):
+        assert VSIBench().aggregate(frame.sample(frac=1, random_state=seed)) == figures
+
+
+def test_unknown_types_and_empty_tables_are_refused() -> None:
+    with pytest.raises(UserError, match="did you mean object_counting"):
+        VSIBench().weights(["object_countin"])
+    with pytest.raises(UserError, match="did you mean route_planning"):
+        VSIBench().aggregate(pd.DataFrame({"question_type": ["route_plan"], "score": [1.0]}))
+    with pytest.raises(UserError, match="no scored questions"):
+        VSIBench().aggregate(pd.DataFrame({"question_type": [], "score": []}))
+
+
+def test_found_by_name() -> None:
+    assert isinstance(registry.create("benchmarks", "vsibench"), VSIBench)
+
+
+def test_answers_must_fit_the_benchmark() -> None:
+    records = [record(1), record("b")]
+    frame = score_answers(records, {"1": "4", "b": "3"}, ["official"])
+    assert frame["score"].tolist() == pytest.approx([1.0, 0.6])
+    with pytest.raises(UserError, match=r"2 answers are for ids .*: 2, x;"):
+        score_answers(records, {"1": "4", "x": "1", "2": "3"})
+    with pytest.raises(UserError, match=r"1 ids occur more than once in the benchmark: 1"):
+        score_answers([record(1), record("1")], {"1": "4"})
+    with pytest.raises(UserError, match="did you mean tolerant"):
+        score_answers(records, {}, ["tolerent"])
+
+
+def test_no_answers_is_all_zero() -> None:
+    frame = score_answers([record(1), record(2)], {})
+    assert frame["score"].sum() == 0 and frame["missing"].all() and not frame["parsed"].any()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": 1, "answer": "4"', r"answers.jsonl:2: not valid JSON"),
+        ('{"id": 1}', r"answers.jsonl:2: `id` or `answer` is missing"),
+        ("[1, 2]", r"answers.jsonl:2: `id` or `answer` is missing"),
+        ('{"id": 1, "answer": null}', r"answers.jsonl:2: `answer` must be text, is None"),
+        ('{"id": true, "answer": "4"}', r"answers.jsonl:2: `id` must be a number or text"),
+        ('{"id": "0", "answer": "4"}', r"answers.jsonl:2: id 0 was answered already in line 1"),
+    ],
+)
+def test_bad_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"id": 0, "answer": "4"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_answers(path)
+
+
+def test_reading_answers(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with pytest.raises(UserError, match="cannot read the answers file"):
+        read_answers(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read the answers file"):
+        read_answers(path)
+    lines = [{"id": 1, "answer": "a\u2028b"}, {"id": "x", "answer": 4, "more": [1]}]
+    path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
+    assert read_answers(path) == {"1": "a\u2028b", "x": "4"}
+    assert score_file(path, SimpleNamespace(records=[record(1), record("x")]), ["official"])["official"] == {
+        "overall": 50.0,
+        "tasks": {"object_counting": 50.0},
+        "n": 2,
+        "unparsable": 1,
+    }
