@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 
 from harness import registry
 from harness.algorithm import Algorithm
 from harness.config import BASE, StudyConfig, digest_of
+from harness.data.prompts import prompts_digest
 from harness.errors import UserError
 from harness.io import read_json, write_json, write_text
 from harness.study.status import State, Status, read_status, recorded_status, write_status
@@ -116,9 +118,11 @@ def launch_order(cells: Iterable[Cell]) -> list[Cell]:
 
 def evaluation_identity(study: StudyConfig, benchmark_digest: str) -> dict[str, Any]:
     """What the stored answers depend on beside the weights. The scorer is not part of it: answers are raw."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "settings": study.evaluation.model_dump(mode="json", exclude={"scorer"}),
-        "prompt": study.prompt.evaluation,
+        "prompt": f"{study.prompt.evaluation}/{prompts_digest()}",
+        "engine": f"transformers {version('transformers')}, torch {version('torch')}, {device}",
         "frames": study.data.model_dump(mode="json", include={"frames", "min_pixels", "max_pixels"}),
         "digest": benchmark_digest,
     }

@@ -1,0 +1,328 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from harness.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+_MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # else Typer would print "Aborted!" and exit with 1
+            sys.exit(EXIT_INTERRUPTED)
+
+
+app = typer.Typer(
+    name="harness",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which post-training method is better on my data and budget, and is the difference real?",
+)
+
+_WHAT, _DATA, _RUN = "What is compared", "Data", "Running"
+_COMPUTE, _READ, _MORE = "Compute", "Results", "Setup"
+
+StudyOption = Annotated[
+    str | None,
+    typer.Option("--study", metavar="FILE|PRESET", help="A study file (TOML) or preset.", rich_help_panel=_WHAT),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A registered model with its preset study (tiny, 2b, 7b), a model folder or a hub id. "
+        "\\[default: tiny, or the study's]",
+        rich_help_panel=_WHAT,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Change one setting: -s grpo.beta=0.01, -s train.learning_rate=1e-5, -s budget.amount=2000. Repeatable.",
+        rich_help_panel=_WHAT,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="Training records: world:SPLIT, a folder in VSI-Bench's layout (FOLDER#SPLIT) or a .jsonl or "
+        ".parquet file.",
+        rich_help_panel=_DATA,
+    ),
+]
+BenchmarkOption = Annotated[
+    str | None,
+    typer.Option("--benchmark-data", metavar="SOURCE", help="Evaluation records, likewise.", rich_help_panel=_DATA),
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Leave bad records out and count them, not stop.", rich_help_panel=_DATA),
+]
+DropLeakingOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop-leaking", help="Leave training records of benchmark rooms out, not stop.", rich_help_panel=_DATA
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Run directory. \\[default: runs/STUDY]", rich_help_panel=_RUN),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, metavar="N", help="Cells at the same time.", rich_help_panel=_RUN),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of("vlm-harness"))
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=_COMPUTE)
+def compare(
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods",
+            metavar="A,B,...",
+            help="Methods, separated by commas (see `harness list`). \\[default: the study's]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    model: ModelOption = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=1, metavar="N", help="Repetitions of every method.", rich_help_panel=_WHAT),
+    ] = None,
+    study: StudyOption = None,
+    settings: SetOption = None,
+    data: DataOption = None,
+    benchmark_data: BenchmarkOption = None,
+    skip_bad: SkipBadOption = False,
+    drop_leaking: DropLeakingOption = False,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show what is done, what would be computed and how long it takes; write nothing.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+) -> None:
+    """Train every method on equal terms, evaluate every checkpoint, and write the comparison.
+
+    What a run directory already holds is not computed again; an interrupted run goes on with the same command.
+
+    [bold]Examples[/bold]
+
+    harness compare --methods grpo,sft,dpo --model tiny
+
+    harness compare --methods sft,grpo --seeds 3 -s grpo.beta=0.01 --out runs/beta
+
+    harness compare --study my-study.toml --dry-run
+    """
+    from harness.commands import studies
+
+    options = studies.StudyOptions(
+        study=study,
+        model=model,
+        methods=methods,
+        seeds=seeds,
+        data=data,
+        benchmark_data=benchmark_data,
+        skip_bad=skip_bad,
+        drop_leaking=drop_leaking,
+        workers=workers,
+        settings=tuple(settings or ()),
+        out=out,
+    )
+    raise typer.Exit(studies.compare(options, dry_run=dry_run))
+
+
+@app.command(rich_help_panel=_COMPUTE)
+def train(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A registered method.")],
+    model: ModelOption = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, metavar="N", help="Seed of data order and sampling.", rich_help_panel=_WHAT),
+    ] = None,
+    study: StudyOption = None,
+    settings: SetOption = None,
+    data: DataOption = None,
+    benchmark_data: BenchmarkOption = None,
+    skip_bad: SkipBadOption = False,
+    drop_leaking: DropLeakingOption = False,
+    out: OutOption = None,
+) -> None:
+    """Train one method with one seed: one cell of a comparison, which a later `compare` reuses.
+
+    [bold]Example[/bold]
+
+    harness train grpo --model tiny --seed 1
+    """
+    from harness.commands import studies
+
+    options = studies.StudyOptions(
+        study=study,
+        model=model,
+        methods=method,
+        seeds=1,
+        first_seed=seed,
+        data=data,
+        benchmark_data=benchmark_data,
+        skip_bad=skip_bad,
+        drop_leaking=drop_leaking,
+        settings=tuple(settings or ()),
+        out=out,
+    )
+    raise typer.Exit(studies.train(options))
+
+
+@app.command(rich_help_panel=_COMPUTE)
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A cell's checkpoint or a model folder.")],
+    study: StudyOption = None,
+    benchmark_data: BenchmarkOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the answers. \\[default: evaluations/NAME]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N questions.")] = None,
+) -> None:
+    """Answer the benchmark with one checkpoint, by the settings of its own study unless --study names others.
+
+    [bold]Example[/bold]
+
+    harness evaluate runs/tiny/cells/sft-tiny-s0-1a2b3c4d/checkpoints/step-000060
+    """
+    from harness.commands import studies
+
+    code = studies.evaluate(checkpoint, study_source=study, benchmark_data=benchmark_data, out=out, limit=limit)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=_READ)
+def score(
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS.jsonl", help='Lines {"id": ..., "answer": "..."}.')],
+    benchmark: Annotated[
+        str, typer.Option("--benchmark", metavar="DIR", help="Benchmark in VSI-Bench's layout, or world:SPLIT.")
+    ],
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the benchmark. \\[default: test]")] = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option("--scorer", metavar="NAME", help="official, lmms-eval or tolerant; repeatable. \\[default: all]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for generated data.")] = Path("cache"),
+) -> None:
+    """Score raw answers of any tool by the benchmark's rules, on the 0-100 scale."""
+    from harness.commands import results
+
+    code = results.score(answers, benchmark=benchmark, split=split, scorers=scorer or (), as_json=as_json, cache=cache)
+    raise typer.Exit(code)
+
+
+@app.command(rich_help_panel=_READ)
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/tiny.")],
+) -> None:
+    """Rebuild and show the comparison of a run directory."""
+    from harness.commands import results
+
+    raise typer.Exit(results.report(run_dir))
+
+
+@app.command("list", rich_help_panel=_MORE)
+def list_() -> None:
+    """List methods, rewards, benchmarks, models and reports, with where each comes from."""
+    from harness.commands import results
+
+    raise typer.Exit(results.list_plugins())
+
+
+@app.command(rich_help_panel=_MORE)
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A registered method, yours or built in.")],
+) -> None:
+    """Run the conformance suite on a method."""
+    from harness.commands import results
+
+    raise typer.Exit(results.check(method))
+
+
+@app.command(rich_help_panel=_MORE)
+def doctor(
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Look at this model only.")] = None,
+) -> None:
+    """Say what this machine offers: versions, device, memory, disk, and which models and data can be reached."""
+    from harness.commands.doctor import examine
+
+    raise typer.Exit(examine(model))
+
+
+@app.command(
+    rich_help_panel=_MORE,
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def world(context: typer.Context) -> None:
+    """Generate, look at and audit the embedded world of rooms; pre-train its model."""
+    from harness.commands.world import run
+
+    raise typer.Exit(run(context.args))
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end with a message and exit code 2, never a traceback."""
+    try:
+        app(prog_name="harness")
+    except UserError as error:
+        _complain(str(error))
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        _complain(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _complain(message: str) -> None:
+    text = Text.assemble(("error: ", "bold red"), message)
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)

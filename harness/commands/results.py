@@ -1,0 +1,93 @@
+"""Commands that only read: score, report, list, check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness import registry
+from harness.errors import UserError
+
+
+def score(
+    answers: Path, *, benchmark: str, split: str | None, scorers: Sequence[str], as_json: bool, cache: Path
+) -> int:
+    """``harness score``: any tool's raw answers, scored by the named rules."""
+    from harness.data.reader import read_dataset
+    from harness.data.sources import resolve_source
+
+    if not answers.is_file():
+        raise UserError(f"`{answers}`: no such file of answers")
+    root, found = resolve_source(benchmark, cache, default=split or "test")
+    dataset = read_dataset(root, split or found, check_videos=False)
+    scorer = registry.load("benchmarks", "vsibench")()
+    result: dict[str, Any] = scorer.score_file(answers, dataset, *([list(scorers)] if scorers else []))
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        Console().print(_score_table(result))
+    return 0
+
+
+def _score_table(result: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in result:
+        table.add_column(name, justify="right")
+    tasks = list(dict.fromkeys(task for one in result.values() for task in one["tasks"]))
+    table.add_row("overall", *(f"{one['overall']:.2f}" for one in result.values()), style="bold")
+    for task in tasks:
+        table.add_row(task, *(f"{one['tasks'][task]:.2f}" for one in result.values()))
+    for key, label in (("n", "questions"), ("unparsable", "without a readable answer")):
+        table.add_row(label, *(f"{one[key]:g}" for one in result.values()), style="dim")
+    return table
+
+
+def report(run_dir: Path) -> int:
+    """``harness report``: the comparison again, from what the run directory holds."""
+    from harness.study.compare import write_report
+
+    if not run_dir.is_dir():
+        raise UserError(f"`{run_dir}`: no such run directory")
+    write_report(run_dir, Console())
+    return 0
+
+
+def list_plugins() -> int:
+    """``harness list``: every plugin and where it comes from; broken ones with their error."""
+    from harness.config import preset_names
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("Group", "Name", "From", "Summary"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("Group", "Name"))
+    for group in registry.GROUPS:
+        for index, row in enumerate(registry.listing(group)):
+            what = Text(f"broken: {row.error}", style="red") if row.error else Text(row.summary)
+            table.add_row(
+                Text(group if index == 0 else "", style="bold"), row.name, Text(row.package, style="dim"), what
+            )
+    for index, name in enumerate(preset_names()):
+        group = Text("studies" if index == 0 else "", style="bold")
+        table.add_row(group, name, "", Text(f"harness compare --study {name}"))
+    Console().print(table)
+    return 0
+
+
+def check(method: str) -> int:
+    """``harness check``: the conformance suite on one method; 1 when any check fails."""
+    from harness.testing import check_algorithm
+
+    results = check_algorithm(registry.load("algorithms", method, asked=f"harness check {method}"))
+    console = Console()
+    for one in results:
+        mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
+        console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""), soft_wrap=True)
+    failed = sum(not one.passed for one in results)
+    console.print(f"{method}: {len(results) - failed} of {len(results)} checks passed", highlight=False)
+    return 1 if failed else 0

@@ -1,0 +1,147 @@
+"""Commands that compute: compare, train, evaluate."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness import registry
+from harness.config import StudyConfig, load_study, preset_names
+from harness.errors import UserError
+from harness.io import read_json
+from harness.models.loading import locate
+
+RUNS = Path("runs")
+DEFAULT_MODEL = "tiny"
+LARGE_PRESET = "2b"
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What the command line says about a study; None and False leave the study's own value."""
+
+    study: str | None = None
+    model: str | None = None
+    methods: str | None = None
+    seeds: int | None = None
+    first_seed: int | None = None
+    data: str | None = None
+    benchmark_data: str | None = None
+    skip_bad: bool = False
+    drop_leaking: bool = False
+    workers: int | None = None
+    settings: tuple[str, ...] = ()
+    out: Path | None = None
+
+
+def resolve_study(options: StudyOptions) -> StudyConfig:
+    """The study that the options name, with their changes.
+
+    Raises:
+        UserError: A name, key or value is unknown or wrong.
+    """
+    source, changes = _source(options)
+    told = {
+        "seeds": options.seeds,
+        "first_seed": options.first_seed,
+        "data.train": options.data,
+        "data.benchmark": options.benchmark_data,
+        "data.skip_bad": options.skip_bad or None,
+        "data.drop_leaking": options.drop_leaking or None,
+        "runtime.workers": options.workers,
+    }
+    changes |= {key: value for key, value in told.items() if value is not None}
+    methods = None if options.methods is None else _method_names(options.methods)
+    study = load_study(source, overrides=options.settings, methods=methods, changes=changes)
+    locate(study.model.name)
+    return study
+
+
+def run_directory(study: StudyConfig, out: Path | None) -> Path:
+    """Where a study's run goes.
+
+    Raises:
+        UserError: There is a file of that name.
+    """
+    folder = out or RUNS / study.name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"`--out {folder}`: this is a file; name a folder")
+    return folder
+
+
+def compare(options: StudyOptions, *, dry_run: bool) -> int:
+    """``harness compare``."""
+    from harness.study.compare import compare as run
+
+    study = resolve_study(options)
+    return run(study, run_directory(study, options.out), dry_run=dry_run, console=Console())
+
+
+def train(options: StudyOptions) -> int:
+    """``harness train``."""
+    from harness.study.compare import train as run
+
+    study = resolve_study(options)
+    return run(study, run_directory(study, options.out), console=Console())
+
+
+def evaluate(
+    checkpoint: Path, *, study_source: str | None, benchmark_data: str | None, out: Path | None, limit: int | None
+) -> int:
+    """``harness evaluate``: one checkpoint, by the settings of its own study unless told otherwise."""
+    from harness.study.cell import evaluate_checkpoint
+
+    if not checkpoint.is_dir():
+        raise UserError(f"`{checkpoint}`: no such checkpoint folder")
+    study = _study_of(checkpoint) if study_source is None else resolve_study(StudyOptions(study=study_source))
+    if benchmark_data is not None:
+        data = study.data.model_copy(update={"benchmark": benchmark_data})
+        study = study.model_copy(update={"data": data})
+    console = Console()
+    place = checkpoint.resolve()
+    cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
+    folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)
+    numbers = evaluate_checkpoint(checkpoint, study, folder, limit)
+    for name, value in numbers.items():
+        console.print(f"{name}: {value:.2f}", highlight=False)
+    console.print(str(folder), soft_wrap=True, highlight=False)
+    return 0
+
+
+def _source(options: StudyOptions) -> tuple[str, dict[str, Any]]:
+    """The study file or preset to start from, and what ``--model`` changes in it."""
+    if options.study is not None:
+        return options.study, {} if options.model is None else {"model.name": options.model}
+    model = options.model or DEFAULT_MODEL
+    if model in preset_names():
+        return model, {}
+    location = locate(model)
+    preset = registry.load("models", model).study if model in registry.names("models") else LARGE_PRESET
+    name = re.sub(r"[^\w.+-]+", "_", Path(location).name)
+    return preset if preset in preset_names() else LARGE_PRESET, {"model.name": model, "name": name}
+
+
+def _method_names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if "" in names:
+        raise UserError(f"`--methods {text}`: write names separated by commas, for example --methods sft,dpo,grpo")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"`--methods {text}`: {', '.join(repeated)} is named twice; name each method once")
+    return names
+
+
+def _study_of(checkpoint: Path) -> StudyConfig:
+    config = checkpoint.resolve().parent.parent / "config.json"
+    if not config.is_file():
+        raise UserError(
+            f"`{checkpoint}`: this is no checkpoint of a run directory, so its settings are not known; "
+            f"name them with --study FILE or a preset ({', '.join(preset_names())})"
+        )
+    from harness.study.setup import study_from
+
+    return study_from(read_json(config))
