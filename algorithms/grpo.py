@@ -14,8 +14,7 @@ from harness.algorithm import Algorithm, StrictConfig
 from harness.experience import finite_rewards
 from harness.types import Batch, Completion, Group, Needs, Sample
 
-SCALE_EPSILON = 1e-4
-"""Added to the standard deviation of a group's rewards, as TRL and R1-V do."""
+SCALE_EPSILON = 1e-4  # added to the standard deviation of a group's rewards, as TRL and R1-V do
 
 
 class GRPOConfig(StrictConfig):
@@ -76,8 +75,7 @@ class GRPO(Algorithm):
         if len(set(rewards)) < 2:
             return [0.0] * len(rewards)
         scaled = self.config.scale == "group" or (self.config.scale == "auto" and self.config.loss_type != "dr_grpo")
-        divisor = statistics.stdev(rewards) + SCALE_EPSILON if scaled else 1.0
-        mean = statistics.fmean(rewards)
+        mean, divisor = statistics.fmean(rewards), statistics.stdev(rewards) + SCALE_EPSILON if scaled else 1.0
         return [(reward - mean) / divisor for reward in rewards]
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:
@@ -86,10 +84,8 @@ class GRPO(Algorithm):
             for answers in (group.by_source("policy") for group in groups)
             for pair in zip(answers, self.advantages(finite_rewards(answers)), strict=True)
         ]
-        kept = scored if self.config.beta > 0 else [pair for pair in scored if pair[1] != 0]
-        if not kept:
-            return []
-        share = self._size(kept) / self._size(scored)
+        kept = [pair for pair in scored if pair[1] != 0 or self.config.beta > 0]
+        share = self._size(kept) / max(1, self._size(scored))
         # Advantages are final here, so each sample is a unit of its own and a large group may be split.
         return [Sample(one, advantage * share, index) for index, (one, advantage) in enumerate(kept)]
 

@@ -1,0 +1,1 @@
+"""What the conformance suite (:mod:`harness.testing`) is made of."""

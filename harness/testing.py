@@ -1,0 +1,122 @@
+"""The conformance suite: does a method keep the contract that makes comparisons fair?
+
+In a test file::
+
+    from harness.testing import parametrize_with_checks
+
+    @parametrize_with_checks([MyMethod, MyMethod(MyMethod.Config(beta=0.0))])
+    def test_contract(check):
+        result = check.run()
+        assert result.passed, result.message
+
+On the command line: ``harness check NAME``. A method that breaks a check on purpose says so, with the reason::
+
+    class KTO(Algorithm):
+        exempt_checks = {"contrast": "an answer is good or bad by itself, not against the others"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.algorithm import Algorithm
+from harness.conformance.checks import CHECKS, ContractError, InapplicableError, Subject
+from harness.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found.
+
+    Attributes:
+        name: The check.
+        passed: Whether the method keeps this part of the contract, or is excused from it.
+        message: The likely mistake; or why the check did not apply; empty when it simply passed.
+    """
+
+    name: str
+    passed: bool
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one method."""
+
+    name: str
+    subject: Subject
+
+    def run(self) -> CheckResult:
+        """Run it; whatever the method raises is a failure with a message, never a traceback."""
+        exempt = _exemptions(self.subject.cls)
+        if self.name in exempt:
+            return CheckResult(self.name, True, f"exempt: {exempt[self.name]}")
+        try:
+            CHECKS[self.name](self.subject)
+        except InapplicableError as reason:
+            return CheckResult(self.name, True, f"not applicable: {reason}")
+        except (ContractError, UserError) as error:
+            return CheckResult(self.name, False, str(error))
+        except Exception as error:
+            return CheckResult(self.name, False, f"raises {type(error).__name__}: {error}{_hint(error)}")
+        return CheckResult(self.name, True)
+
+    def __str__(self) -> str:
+        return f"{self.subject.cls.__name__}-{self.name}"
+
+
+def checks_for(method: type[Algorithm] | Algorithm, config: Any = None) -> list[Check]:
+    """All checks of a method.
+
+    Args:
+        method: The class, or an instance whose configuration is then taken.
+        config: The configuration to check with; the default one if not given.
+
+    Raises:
+        UserError: It is no :class:`~harness.algorithm.Algorithm`, or it exempts itself from an unknown check.
+    """
+    cls = method if isinstance(method, type) else type(method)
+    if not issubclass(cls, Algorithm):
+        raise UserError(f"`{cls.__name__}` is not a subclass of harness.algorithm.Algorithm")
+    for name in _exemptions(cls):
+        if name not in CHECKS:
+            raise unknown_name(f"{cls.__name__}.exempt_checks: {name}", name, CHECKS)
+    if config is None and isinstance(method, Algorithm):
+        config = method.config
+    return [Check(name, Subject(cls, config)) for name in CHECKS]
+
+
+def check_algorithm(method: type[Algorithm] | Algorithm, config: Any = None) -> list[CheckResult]:
+    """Run all checks of a method; arguments and errors as :func:`checks_for`.
+
+    A method that cannot even be constructed gives one failed result.
+    """
+    checks = checks_for(method, config)
+    try:
+        checks[0].subject.new()
+    except Exception as error:
+        return [CheckResult("construction", False, f"raises {type(error).__name__}: {error}{_hint(error)}")]
+    return [check.run() for check in checks]
+
+
+def parametrize_with_checks(methods: Sequence[type[Algorithm] | Algorithm]) -> Any:
+    """A pytest decorator: one test, with the argument ``check``, for each check of each method."""
+    import pytest
+
+    return pytest.mark.parametrize("check", [check for method in methods for check in checks_for(method)], ids=str)
+
+
+def _exemptions(cls: type[Algorithm]) -> Mapping[str, str]:
+    exemptions: Mapping[str, str] = getattr(cls, "exempt_checks", {})
+    return exemptions
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    if "abstract" in text:
+        return " (a method defines `needs`, `experience` and `loss`)"
+    if "NoneType" in text:
+        return " (batch.reference and batch.behaviour are None unless `needs` asks for them)"
+    return ""
