@@ -16,10 +16,10 @@ import numpy as np
 
 from harness.data.records import LETTERS, Record
 from rewards.answers import normalise, option_words
-from rewards.mra import MRA_THRESHOLDS, mean_relative_accuracy, numeric_truth
+from rewards.mra import MRA_THRESHOLDS, numeric_truth
 
-_MIN_RECORDS = 8
-"""Fewest training records of a category set for a constant of its own."""
+_POOL_WEIGHT = 20.0
+"""How many records of the whole type stand beside those of one set of objects, against overfitting."""
 
 _CANDIDATES = 8
 """How many places of best overlap are scored in the search for a constant."""
@@ -82,19 +82,15 @@ def constant_answers(train: Sequence[Record], test: Sequence[Record]) -> dict[st
 def text_prior_answers(train: Sequence[Record], test: Sequence[Record]) -> dict[str, str]:
     """The best answers from the words of the question alone.
 
-    Numeric: a constant per set of named objects, where training has enough of them, else the
-    type's constant. Lettered: the option whose letter and words, also together with the objects
+    Numeric: a constant per set of named objects, drawn towards the type's constant where training
+    has few of them. Lettered: the option whose letter and words, also together with the objects
     named in the question, were right most often relative to chance in training.
 
     Returns:
         Answer by record id; questions that :func:`constant_answers` leaves unanswered stay so.
     """
     answers = constant_answers(train, test)
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in train:
-        if record.is_numeric and categories(record):
-            groups[_category_set(record)].append(record)
-    constants = {key: _constant(records) for key, records in groups.items() if len(records) >= _MIN_RECORDS}
+    constants = _object_constants(train)
     prior = _OptionPrior(train)
     for record in test:
         if record.is_numeric and (constant := constants.get(_category_set(record))):
@@ -113,13 +109,32 @@ def chance(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def best_constant(truths: Sequence[float]) -> str:
-    """The number of highest mean relative accuracy over positive truths, written as short as possible.
+def _object_constants(train: Sequence[Record]) -> dict[tuple[str, ...], str]:
+    """The best constant per type and set of named objects, drawn towards that of the type."""
+    constants = {}
+    for records in _by_type([record for record in train if record.is_numeric]).values():
+        groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for record in records:
+            groups[_category_set(record)].append(numeric_truth(record))
+        pool = Counter(truth for truths in groups.values() for truth in truths)
+        pool_weights = [_POOL_WEIGHT * n / len(records) for n in pool.values()]
+        for key, truths in groups.items():
+            constants[key] = best_constant([*truths, *pool], [1.0] * len(truths) + pool_weights)
+    return constants
+
+
+def best_constant(truths: Sequence[float], weights: Sequence[float] | None = None) -> str:
+    """The number of highest mean relative accuracy over truths (not negative), written short.
 
     Each truth y and threshold t is met by the closed interval y (1 - (1 - t)) ... y (1 + (1 - t)), so
     the best number lies where most intervals overlap; such a place begins at some interval's left end.
+
+    Args:
+        truths: At least one number.
+        weights: How much each truth counts; equal unless given.
     """
-    values, counts = np.unique(np.asarray(truths, dtype=float), return_counts=True)
+    values, place = np.unique(np.asarray(truths, dtype=float), return_inverse=True)
+    counts = np.bincount(place, weights)
     tolerances = 1 - np.array(MRA_THRESHOLDS)
     weight = np.repeat(counts, len(tolerances))
     left, right = np.outer(values, 1 - tolerances).ravel(), np.outer(values, 1 + tolerances).ravel()
@@ -131,12 +146,12 @@ def best_constant(truths: Sequence[float]) -> str:
     # Intervals that touch in one point may miss each other by rounding, so the best few are scored.
     best = np.argsort(-covered, kind="stable")[:_CANDIDATES]
     candidates = dict.fromkeys(_short_number(float(starts[i]), float(ends[first_end[i]])) for i in best)
-    return max(candidates, key=lambda text: _mean_mra(float(text), values, counts))
 
+    def accuracy(text: str) -> float:
+        error = np.abs(float(text) - values) / np.where(values == 0, np.finfo(float).tiny, values)
+        return float(counts @ (error[:, None] <= tolerances).sum(axis=1))
 
-def _mean_mra(predicted: float, values: np.ndarray, counts: np.ndarray) -> float:
-    scores = np.array([mean_relative_accuracy(predicted, value) for value in values.tolist()])
-    return float(scores @ counts / counts.sum())
+    return max(candidates, key=accuracy)
 
 
 def _short_number(low: float, high: float) -> str:

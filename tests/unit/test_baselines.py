@@ -142,9 +142,9 @@ def test_numeric_prior_uses_the_named_object_and_backs_off() -> None:
 def test_distance_prior_ignores_the_order_of_the_two_objects() -> None:
     ask = CLOSEST + "what is the distance between the {} and the {} (in meters)?"
     train = [
-        record(i, "object_abs_distance", "5", ask.format(*(("a", "b") if i % 2 else ("b", "a")))) for i in range(8)
+        record(i, "object_abs_distance", "5", ask.format(*(("a", "b") if i % 2 else ("b", "a")))) for i in range(30)
     ]
-    train += [record(20 + i, "object_abs_distance", "1", ask.format("c", "d")) for i in range(20)]
+    train += [record(50 + i, "object_abs_distance", "1", ask.format("c", "d")) for i in range(20)]
     assert text_prior_answers(train, [record(99, "object_abs_distance", "5", ask.format("b", "a"))]) == {"99": "5"}
 
 
