@@ -33,7 +33,7 @@ FRAMES: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "smaller than a token": ((2, 9, 20), SMALL),
     "very wide": ((2, 30, 2000), SMALL),
     "capped by the whole video": ((6, 280, 280), CAPPED),
-    "cap at its floor": ((16, 280, 280), {**CAPPED, "min_pixels": 40 * 28 * 28}),
+    "cap at its floor": ((16, 280, 280), {**CAPPED, "min_pixels": 37_000}),
     "other mean and deviation": ((2, 84, 84), {**SMALL, "image_mean": (0.5, 0.4, 0.3), "image_std": (0.2, 0.3, 0.4)}),
     "other patches": ((6, 90, 60), {**SMALL, "patch_size": 16, "temporal_patch_size": 3}),
 }

@@ -17,12 +17,12 @@ TINY = VideoSettings(frames=16, min_pixels=84 * 84, max_pixels=84 * 84)
 GREY_STEP = 7
 
 
-def film(path: Path, frames: int = 32, *, noise: bool = False, **options: str) -> Path:
-    """An H.264 film; frame i is a flat grey of 7 i, or moving noise, which makes large packets."""
+def film(path: Path, frames: int = 32, *, noise: bool = False, codec: str = "libx264", **options: str) -> Path:
+    """A film; frame i is a flat grey of 7 i, or moving noise, which makes large packets."""
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=8)
+        stream = container.add_stream(codec, rate=8)
         stream.width = stream.height = 64
         stream.pix_fmt, stream.options = "yuv420p", {"qp": "10"}
         for number in range(frames):
@@ -91,6 +91,27 @@ def test_a_video_cut_between_packets_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:end])
     with pytest.raises(UserError, match="truncated: its header declares 32 frames, it holds 20"):
         decode_frames(tmp_path / "cut.mp4", 4)
+
+
+def test_a_video_cut_inside_its_last_packet_is_refused(tmp_path: Path) -> None:
+    """MPEG-4 decoders conceal such a loss without an error."""
+    whole = film(tmp_path / "whole.mp4", noise=True, codec="mpeg4", movflags="faststart")
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:-50])
+    with pytest.raises(UserError, match="it ends inside frame 31"):
+        decode_frames(tmp_path / "cut.mp4", 4)
+
+
+def test_frames_that_the_decoder_drops_are_missed(tmp_path: Path) -> None:
+    """Without its first key frame an H.264 stream gives no frames, and no error."""
+    whole = film(tmp_path / "whole.mkv", 16, noise=True)
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "headless.mkv"), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in [packet for packet in source.demux(video=0) if packet.size][1:]:
+            packet.stream = stream
+            packet.dts = -125 if packet.dts is None else packet.dts
+            container.mux(packet)
+    with pytest.raises(UserError, match=r"headless\.mkv: .*only 0 of 15 frames can be decoded"):
+        decode_frames(tmp_path / "headless.mkv", 4)
 
 
 def test_no_file_no_video_stream_too_few_frames(tmp_path: Path) -> None:
