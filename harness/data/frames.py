@@ -43,16 +43,20 @@ class FrameCache:
         self._memory_bytes = memory_bytes
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
         self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._latest: tuple[str, ProcessedVideo] | None = None
         self._lock = threading.Lock()
         self._warned = False
 
     def load(self, path: Path) -> ProcessedVideo:
-        """A video as vision input.
+        """A video as vision input. Questions in a row about one video share its tensors: do not write into them.
 
         Raises:
             UserError: The video is missing, damaged, too short or too narrow.
         """
         digest = self.video_digest(path)
+        latest = self._latest
+        if latest is not None and latest[0] == digest:
+            return latest[1]
         with self._lock:
             frames = self._recent.get(digest)
             if frames is not None:
@@ -63,7 +67,9 @@ class FrameCache:
                 frames = self._build(path)
                 self._write(digest, frames)
             self._remember(digest, frames)
-        return patchify(frames, self.settings)
+        video = patchify(frames, self.settings)
+        self._latest = (digest, video)
+        return video
 
     def video_digest(self, path: Path) -> str:
         """SHA-256 of a file's bytes, remembered until the file changes.

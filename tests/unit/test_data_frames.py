@@ -53,6 +53,7 @@ def test_each_video_is_decoded_once_and_comes_back_the_same(tmp_path: Path, deco
         assert torch.equal(video.pixel_values, direct.pixel_values)
         assert torch.equal(video.grid_thw, direct.grid_thw)
         assert video.digest == direct.digest
+    assert loads[0] is loads[1]
     assert decoded == ["a.mp4"]
 
 
