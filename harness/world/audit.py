@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 _THRESHOLDS = np.array([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
 _NAMES = re.compile(rf"\b({'|'.join(CATEGORIES)})\b")
-_RIDGE = 10.0
+_RIDGE = 2.0
 _LOGIT_PENALTY = 3.0
 
 

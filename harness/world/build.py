@@ -7,6 +7,8 @@ import json
 import math
 import multiprocessing
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
 from harness.errors import UserError, unknown_name
-from harness.world.questions import DATASET, Raw, free_form, make_questions
+from harness.io import read_json, sha256_file, write_json, write_text
+from harness.world.questions import DATASET, Raw, free_form, make_questions, question_rng
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
 from harness.world.scenes import STOPS, WORLD_VERSION, Scene
 from harness.world.video import HOLD, is_whole, write_video
@@ -34,9 +36,6 @@ MIN_FRAME_SIZE = 56
 """Pixels per side below which furniture is no longer recognisable."""
 _FRAME_SIZE_STEP = 28
 """One merged vision token of Qwen2-VL."""
-
-_QUESTION_SALT = 1
-"""Keeps the questions' random stream apart from the layout's."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ class Split:
     def questions(self, index: int, scene: Scene | None = None) -> list[Raw]:
         """The questions about scene ``index`` (given, if it is at hand), as they stand in the split's file."""
         scene = scene or self.scene(index)
-        rng = np.random.default_rng([scene.seed, _QUESTION_SALT])
-        return make_questions(scene, rng, scene_name=f"{self.name}_{index:06d}")
+        return make_questions(scene, question_rng(scene), scene_name=f"{self.name}_{index:06d}")
 
 
 SPLITS: dict[str, Split] = {
@@ -184,7 +182,7 @@ class _Job:
     @property
     def marker(self) -> Path:
         """Says of which identity the videos are while there is no manifest yet."""
-        return self.root / f".{self.split.name}.building.json"
+        return self.root / f"{self.split.name}.building.json"
 
     def records(self, suffix: str = "") -> Path:
         return self.root / f"{self.split.name}{suffix}.jsonl"
@@ -194,19 +192,19 @@ class _Job:
 
     def is_done(self) -> bool:
         """Whether the manifest is of this job and every file is as it says."""
-        found = _read_json(self.manifest)
+        found = _read(self.manifest)
         if found is None or found.get("scenes") != self.scenes or not self.identity.items() <= found.items():
             return False
         try:
             sizes = [self.video(i).stat().st_size for i in range(self.scenes)]
-            hashes = {name: _sha256((self.root / name).read_bytes()) for name in found["files"]}
+            hashes = {name: sha256_file(self.root / name) for name in found["files"]}
         except OSError:
             return False
         return bool(sizes == found["videos"]["bytes"] and hashes == found["files"])
 
     def build(self, workers: int, progress: Progress | None) -> None:
         self._discard_stale()
-        _write(self.marker, json.dumps(self.identity))
+        write_json(self.marker, self.identity)
         self.manifest.unlink(missing_ok=True)
         made: list[_Made] = []
         with closing(self._make_all(workers)) as results:
@@ -215,8 +213,8 @@ class _Job:
                 if progress is not None:
                     progress(len(made), self.scenes)
         questions = [record for result in made for record in result.questions]
-        _write(self.records(), _jsonl(questions))
-        _write(self.records("_free"), _jsonl([free_form(record) for record in questions]))
+        write_text(self.records(), _jsonl(questions))
+        write_text(self.records("_free"), _jsonl([free_form(record) for record in questions]))
         files = [self.records(), self.records("_free")]
         content = {
             **self.identity,
@@ -224,13 +222,13 @@ class _Job:
             "scenes": self.scenes,
             "questions": len(questions),
             "seeds": [result.seed for result in made],
-            "files": {path.name: _sha256(path.read_bytes()) for path in files},
+            "files": {path.name: sha256_file(path) for path in files},
             "videos": {
                 "sha256": _sha256("".join(result.sha256 for result in made).encode()),
                 "bytes": [result.bytes for result in made],
             },
         }
-        _write(self.manifest, json.dumps(content, indent=1))
+        write_json(self.manifest, content)
         self.marker.unlink()
 
     def make(self, index: int) -> _Made:
@@ -248,16 +246,17 @@ class _Job:
             yield from map(self.make, range(self.scenes))
             return
         # Spawned, because a fork of a process with running torch threads can hang.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
             yield from pool.map(self.make, range(self.scenes), chunksize=4)
 
     def _discard_stale(self) -> None:
         """Remove what a killed build or another version left; whole videos of this identity stay."""
-        left = [self.root.glob(f".{self.split.name}.*.tmp"), (self.root / DATASET).glob(f".{self.split.name}_*.tmp")]
+        left = [self.root.glob(f".{self.split.name}[._]*.tmp"), (self.root / DATASET).glob(f".{self.split.name}_*.tmp")]
         for path in (path for paths in left for path in paths):
             path.unlink(missing_ok=True)
         videos = list((self.root / DATASET).glob(f"{self.split.name}_*.mp4"))
-        found = _read_json(self.manifest) or _read_json(self.marker) or {}
+        found = _read(self.manifest) or _read(self.marker) or {}
         of = {key: found.get(key) for key in self.identity}
         if videos and of != self.identity:
             warnings.warn(
@@ -278,6 +277,19 @@ class _Made:
     bytes: int
 
 
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed: a pool's workers would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -286,20 +298,10 @@ def _jsonl(records: list[Raw]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is none."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is none: what cannot be read is made again."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except UserError:
         return None
     return content if isinstance(content, dict) else None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is either whole or not there."""
-    temporary = path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -145,6 +145,11 @@ def make_questions(
     return records
 
 
+def question_rng(scene: Scene) -> np.random.Generator:
+    """The random stream of a scene's questions in the splits, apart from that of its layout."""
+    return np.random.default_rng([scene.seed, 1])
+
+
 def free_form(record: Raw) -> Raw:
     """The same question without options, answered by words instead of a letter (as in VSI-100k)."""
     words = record["ground_truth"]

@@ -125,7 +125,7 @@ def _solids(scene: Scene) -> _Solids:
                     i,
                 )
             )
-    table = np.array(rows, F32)
+    table = np.array(rows, F32).reshape(len(rows), 12)
     half = np.maximum(table[:, 3:6], 1e-3)
     return _Solids(shape, table[:, :3], half, table[:, 6:8], table[:, 8:11], table[:, 11].astype(np.int16))
 

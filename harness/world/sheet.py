@@ -6,19 +6,17 @@ import math
 import textwrap
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
 from harness.errors import UserError
-from harness.world.questions import Raw, first_seen, make_questions
+from harness.world.questions import Raw, first_seen, make_questions, question_rng
 from harness.world.renderer import render_scene, sample_scene
 from harness.world.scenes import FIELD_OF_VIEW, Scene
 
 MAX_SEED = 2**32
-_LINE_WIDTH = 96
-_QUESTION_SALT = 1
+_LINE_WIDTH = 104
 
 
 def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
@@ -51,10 +49,13 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
     _floor_plan(figure.add_subplot(grid[2, :2]), scene)
     text = figure.add_subplot(grid[2, 2:])
     text.set_axis_off()
-    questions = make_questions(scene, np.random.default_rng([seed, _QUESTION_SALT]))
+    questions = make_questions(scene, question_rng(scene))
     lines = "\n".join(_as_text(record) for record in questions)
-    text.text(0, 1, lines, va="top", fontsize=6.6, family="monospace", parse_math=False)
-    figure.suptitle(f"seed {seed}: {scene.width:.1f} m x {scene.depth:.1f} m, {len(scene.objects)} objects")
+    text.text(0, 1, lines, va="top", fontsize=7.6, family="monospace", parse_math=False)
+    figure.suptitle(
+        f"seed {seed}: {scene.width:.1f} m x {scene.depth:.1f} m, {len(scene.objects)} objects;"
+        " each label names the stop at which the category is first seen"
+    )
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
@@ -78,9 +79,14 @@ def _floor_plan(axes: Axes, scene: Scene) -> None:
         front = (thing.corners[0] + thing.corners[1]) / 2  # local -y
         axes.plot([thing.x, front[0]], [thing.y, front[1]], color="black", lw=0.6)
         stop = first[thing.category] + 1 if thing.category in first else "?"
-        label = f"{thing.category} {100 * thing.longest:.0f} cm\nfirst at stop {stop}"
+        label = f"{thing.category}\n{100 * thing.longest:.0f} cm, stop {stop}"
         axes.annotate(
-            label, (thing.x, thing.y), fontsize=6, ha="center", va="bottom", xytext=(0, 6), textcoords="offset points"
+            label,
+            (thing.x, thing.y),
+            fontsize=6,
+            ha="center",
+            va="center",
+            bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.6},
         )
     x, y = scene.camera
     for stop, heading in enumerate(scene.headings):

@@ -1,0 +1,248 @@
+"""Splits on disk: complete, reproducible, resumable, safe against a second process and against bad input."""
+
+import itertools
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from harness.data.records import Record
+from harness.errors import UserError
+from harness.world import build
+from harness.world.build import CANDIDATES, SPLITS, build_split
+from harness.world.cli import app
+from harness.world.renderer import render_scene
+from harness.world.sheet import contact_sheet
+from harness.world.video import HOLD, is_whole, read_video, write_video, yuv420
+
+SCENES = 5
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_split("dev", tmp_path_factory.mktemp("world"), SCENES, workers=1)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p.stat().st_size
+    }
+
+
+def building(root: Path, scenes: int, workers: int) -> list[str]:
+    """The command of another process that builds the dev split."""
+    script = (
+        "from pathlib import Path; from harness.world.build import build_split;"
+        f"build_split('dev', Path({str(root)!r}), {scenes}, workers={workers})"
+    )
+    return [sys.executable, "-c", script]
+
+
+def test_layout_and_records(built: Path) -> None:
+    expected = {"dev.jsonl", "dev_free.jsonl", "dev.manifest.json"}
+    assert set(contents(built)) == expected | {f"world/dev_{i:06d}.mp4" for i in range(SCENES)}
+    lettered, free = (
+        [Record(**json.loads(line)) for line in (built / name).read_text().splitlines()]
+        for name in ("dev.jsonl", "dev_free.jsonl")
+    )
+    assert {record.room for record in lettered} == {f"world/dev_{i:06d}" for i in range(SCENES)}
+    assert any(record.options for record in lettered) and not any(record.options for record in free)
+    assert [record.answer_words for record in lettered] == [record.ground_truth for record in free]
+    assert len({record.key for record in lettered + free}) == 2 * len(lettered)
+    manifest = json.loads((built / "dev.manifest.json").read_text())
+    assert manifest["questions"] == len(lettered) and manifest["scenes"] == SCENES
+    for index, seed in enumerate(manifest["seeds"]):
+        assert seed in SPLITS["dev"].candidates(index)
+
+
+def test_videos_show_every_stop(built: Path) -> None:
+    for index in range(2):
+        frames = read_video(built / f"world/dev_{index:06d}.mp4")
+        stops = render_scene(SPLITS["dev"].scene(index))[0]
+        assert frames.shape == (8 * HOLD, 84, 84, 3)
+        assert np.abs(frames.astype(int) - np.repeat(stops, HOLD, axis=0)).mean() < 4
+        sampled = frames[np.arange(0, 32, 2)]
+        assert np.abs(sampled.reshape(8, 2, 84, 84, 3).astype(int) - stops[:, None]).mean((1, 2, 3, 4)).max() < 5
+
+
+def test_encoding_is_reproducible_in_another_process(built: Path, tmp_path: Path) -> None:
+    stops = render_scene(SPLITS["dev"].scene(0))[0]
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / name, stops)
+    script = (
+        "import sys; from pathlib import Path; from harness.world.build import SPLITS;"
+        "from harness.world.renderer import render_scene; from harness.world.video import write_video;"
+        "write_video(Path(sys.argv[1]), render_scene(SPLITS['dev'].scene(0))[0])"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "c.mp4")], check=True)
+    decoded = [read_video(tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    decoded.append(read_video(built / "world/dev_000000.mp4"))
+    assert all(np.array_equal(decoded[0], other) for other in decoded[1:])
+
+
+def test_yuv_conversion_of_known_colours() -> None:
+    """Reference values of ITU-R BT.601 in limited range for the primaries."""
+    expected = {(255, 0, 0): (81, 90, 240), (0, 255, 0): (145, 54, 34), (0, 0, 255): (41, 240, 110)}
+    expected |= {(255, 255, 255): (235, 128, 128), (0, 0, 0): (16, 128, 128)}
+    for colour, (y, u, v) in expected.items():
+        planes = yuv420(np.full((1, 8, 8, 3), colour, np.uint8))[0]
+        assert (set(planes[:8].flat), set(planes[8:10].flat), set(planes[10:].flat)) == ({y}, {u}, {v})
+
+
+def test_second_build_does_nothing(built: Path) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in built.rglob("*.*4")}
+    calls: list[tuple[int, int]] = []
+    build_split("dev", built, SCENES, workers=1, progress=lambda *at: calls.append(at))
+    assert calls == [] and stamps == {path: path.stat().st_mtime_ns for path in built.rglob("*.*4")}
+
+
+def test_two_workers_write_what_one_writes(built: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    build_split("dev", tmp_path, 9, workers=2, progress=lambda *at: calls.append(at))
+    assert calls == [(i, 9) for i in range(1, 10)]
+    for index in range(SCENES):
+        name = f"world/dev_{index:06d}.mp4"
+        assert (tmp_path / name).read_bytes() == (built / name).read_bytes()
+    lines = (built / "dev.jsonl").read_text().splitlines()
+    assert (tmp_path / "dev.jsonl").read_text().splitlines()[: len(lines)] == lines
+
+
+def test_resumes_after_losses(built: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    (root / "dev.manifest.json").rename(root / "dev.building.json")  # killed before the manifest was written
+    (root / "dev_free.jsonl").unlink()
+    (root / "world/dev_000001.mp4").unlink()
+    half = root / "world/dev_000002.mp4"
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    (root / "world/.dev_000003.mp4.123.tmp").write_bytes(b"half a video")
+    kept = (root / "world/dev_000000.mp4").stat().st_mtime_ns
+    build_split("dev", root, SCENES, workers=1)
+    assert contents(root) == contents(built)
+    assert (root / "world/dev_000000.mp4").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("lost", ["dev.jsonl", "world/dev_000004.mp4"])
+def test_a_missing_or_altered_file_is_made_again(built: Path, tmp_path: Path, lost: str) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    (root / lost).write_bytes(b"altered")
+    build_split("dev", root, SCENES, workers=1)
+    assert contents(root) == contents(built)
+
+
+def test_killed_build_goes_on(built: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(building(tmp_path, 400, workers=2))
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("world/*.mp4"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]  # none is left behind
+    whole = list(tmp_path.glob("world/*.mp4"))
+    assert len(whole) >= 3 and not (tmp_path / "dev.manifest.json").exists()
+    assert all(is_whole(path, 8 * HOLD) for path in whole)
+    build_split("dev", tmp_path, SCENES, workers=1)
+    made, expected = contents(tmp_path), contents(built)
+    assert {name: made[name] for name in expected} == expected
+
+
+def test_two_processes_share_one_folder(built: Path, tmp_path: Path) -> None:
+    processes = [subprocess.Popen(building(tmp_path, SCENES, workers=1)) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert contents(tmp_path) == contents(built)
+
+
+def test_another_version_is_made_anew_and_said_so(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(built, root)
+    (root / "world/dev_000099.mp4").write_bytes(b"of the old version")
+    before = (root / "world/dev_000000.mp4").stat().st_mtime_ns
+    monkeypatch.setattr(build, "WORLD_VERSION", "next")
+    with pytest.warns(UserWarning, match=r"split dev was made as .*'next'.*making it anew"):
+        build_split("dev", root, SCENES, workers=1)
+    assert (root / "world/dev_000000.mp4").stat().st_mtime_ns > before
+    assert not (root / "world/dev_000099.mp4").exists()
+    assert json.loads((root / "dev.manifest.json").read_text())["world_version"] == "next"
+
+
+def test_larger_frames(tmp_path: Path) -> None:
+    build_split("dev", tmp_path, 1, workers=1, size=112)
+    assert read_video(tmp_path / "world/dev_000000.mp4").shape == (32, 112, 112, 3)
+
+
+def test_splits_are_disjoint_by_seed_and_by_scene() -> None:
+    for a, b in itertools.combinations(SPLITS.values(), 2):
+        assert a.seeds.stop <= b.seeds.start or b.seeds.stop <= a.seeds.start
+        assert a.scenes <= a.capacity and b.scenes <= b.capacity
+    for split in SPLITS.values():
+        last = split.candidates(split.capacity - 1)
+        assert last.stop == split.seeds.stop and len(last) == CANDIDATES
+    digests = [split.scene(index).digest for split in SPLITS.values() for index in range(15)]
+    assert len(set(digests)) == len(digests)
+    pictures = {render_scene(split.scene(i))[0].tobytes() for split in SPLITS.values() for i in range(15)}
+    assert len(pictures) == len(digests)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tset", 1), r"no such name; did you mean test\?"),
+        (("dev", 0), r"`scenes = 0`: split dev can have 1 to 100,000 scenes"),
+        (("test", 10**7), r"`scenes = 10000000`"),
+    ],
+)
+def test_bad_requests(tmp_path: Path, arguments: tuple[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_split(arguments[0], tmp_path, arguments[1])
+
+
+@pytest.mark.parametrize("size", [28, 90])
+def test_bad_frame_sizes(tmp_path: Path, size: int) -> None:
+    with pytest.raises(UserError, match=rf"`size = {size}`: frames must measure a multiple of 28"):
+        build_split("dev", tmp_path, 1, size=size)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot be written there .*name another folder"):
+        build_split("dev", tmp_path / "file", 1)
+
+
+def test_words_split_is_the_same_build(built: Path) -> None:
+    assert build_split("dev_free", built, SCENES) == built
+
+
+def test_contact_sheet(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    contact_sheet(SPLITS["dev"].scene(0).seed, path)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 50_000
+    with pytest.raises(UserError, match="a seed is a whole number"):
+        contact_sheet(-1, path)
+    with pytest.raises(UserError, match="cannot be written"):
+        contact_sheet(SPLITS["dev"].scene(0).seed, tmp_path / "none" / "sheet.png")
+    rejected = next(s for s in range(100) if build.sample_scene(s) is None)
+    with pytest.raises(UserError, match="the next seed that works is"):
+        contact_sheet(rejected, path)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    runner = CliRunner()
+    outcome = runner.invoke(
+        app, ["render", "--split", "dev", "--scenes", "2", "--out", str(tmp_path), "--workers", "1"]
+    )
+    assert outcome.exit_code == 0 and str(tmp_path / "dev.jsonl") in outcome.output
+    assert len(list((tmp_path / "world").glob("dev_*.mp4"))) == 2
+    outcome = runner.invoke(app, ["audit", "--train-scenes", "20", "--test-scenes", "5", "--json"])
+    scores = json.loads(re.search(r"\{.*\}", outcome.stdout, re.S)[0])  # type: ignore[index]
+    assert set(scores["room_size_estimation"]) == {"chance", "constant", "text_prior", "n"}
