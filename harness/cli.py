@@ -81,12 +81,17 @@ BenchmarkOption = Annotated[
 ]
 SkipBadOption = Annotated[
     bool,
-    typer.Option("--skip-bad", help="Leave bad records out and count them, not stop.", rich_help_panel=_DATA),
+    typer.Option(
+        "--skip-bad", metavar="", help="Leave bad records out and count them, not stop.", rich_help_panel=_DATA
+    ),
 ]
 DropLeakingOption = Annotated[
     bool,
     typer.Option(
-        "--drop-leaking", help="Leave training records of benchmark rooms out, not stop.", rich_help_panel=_DATA
+        "--drop-leaking",
+        metavar="",
+        help="Leave training records of benchmark rooms out, not stop.",
+        rich_help_panel=_DATA,
     ),
 ]
 OutOption = Annotated[
@@ -101,7 +106,7 @@ WorkersOption = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", metavar="", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         from importlib.metadata import version as version_of
@@ -138,6 +143,7 @@ def compare(
         bool,
         typer.Option(
             "--dry-run",
+            metavar="",
             help="Show what is done, what would be computed and how long it takes; write nothing.",
             rich_help_panel=_RUN,
         ),
@@ -149,10 +155,9 @@ def compare(
 
     [bold]Examples[/bold]
 
+    \b
     harness compare --methods grpo,sft,dpo --model tiny
-
     harness compare --methods sft,grpo --seeds 3 -s grpo.beta=0.01 --out runs/beta
-
     harness compare --study my-study.toml --dry-run
     """
     from harness.commands import studies
@@ -247,7 +252,7 @@ def score(
         list[str] | None,
         typer.Option("--scorer", metavar="NAME", help="official, lmms-eval or tolerant; repeatable. \\[default: all]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")] = False,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for generated data.")] = Path("cache"),
 ) -> None:
     """Score raw answers of any tool by the benchmark's rules, on the 0-100 scale."""

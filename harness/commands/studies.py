@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness import registry
 from harness.config import StudyConfig, load_study, preset_names
-from harness.errors import UserError
+from harness.errors import UserError, unknown_name
 from harness.io import read_json
 from harness.models.loading import locate
 
@@ -82,9 +82,12 @@ def compare(options: StudyOptions, *, dry_run: bool) -> int:
 
 
 def train(options: StudyOptions) -> int:
-    """``harness train``."""
+    """``harness train``; the options name one method."""
     from harness.study.compare import train as run
 
+    method = options.methods or ""
+    if method not in registry.names("algorithms"):
+        raise unknown_name(f"harness train {method}", method, registry.names("algorithms"))
     study = resolve_study(options)
     return run(study, run_directory(study, options.out), console=Console())
 

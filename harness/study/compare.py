@@ -163,7 +163,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     works = matrix.missing_work(run_dir, cells, plan.evaluation)
     todo = [work.cell for work in _in_launch_order(works) if not work.complete]
     if not todo:
-        console.print(f"All {len(cells)} cells are done already.", highlight=False)
+        console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
     for cell in todo:
         matrix.write_cell(run_dir, study, cell, plan.evaluation)
@@ -218,8 +218,10 @@ def _plan_table(
 
 def _build(source: str, study: StudyConfig, console: Console) -> None:
     """Build a generated source with a progress bar; any other is only looked up."""
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(f"data {source}", total=None, visible=False)
+    if not is_ready(source, study.runtime.cache):
+        console.print(f"Generating the data {source}", highlight=False)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(source, total=None, visible=False)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
