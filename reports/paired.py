@@ -13,17 +13,17 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from harness.data.records import QUESTION_TYPES, TASKS, task_of
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError
+from reports.answers import Answers, by_model, select
 
 BASE = "base"
 """The method name of the untrained model: one run, without training chance."""
@@ -33,9 +33,6 @@ OVERALL = "overall"
 
 SEEDS_FOR_METHODS = 3
 """Fewest seeds a side that allow a claim about methods instead of checkpoints."""
-
-COLUMNS = ("method", "model", "seed", "question", "type", "room", "score")
-"""Columns of the input: one row for one answer, ``score`` in [0, 1], ``type`` the raw question type."""
 
 Array = NDArray[np.float64]
 Claim = Literal["checkpoints", "methods"]
@@ -91,15 +88,6 @@ class Contrast:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class _Answers:
-    """Validated answers of one model: a question x (method, seed) table, and each question's type and room."""
-
-    model: str
-    scores: pd.DataFrame
-    questions: pd.DataFrame
-
-
 def compare_pair(frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05) -> list[Contrast]:
     """Compare two methods on every task present and on their mean.
 
@@ -109,7 +97,7 @@ def compare_pair(frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05) ->
     variance between runs is added and the degrees of freedom are Welch-Satterthwaite's.
 
     Args:
-        frame: Answers of one model, with columns :data:`COLUMNS`, in any order.
+        frame: Answers of one model, with columns :data:`reports.answers.COLUMNS`, in any order.
         a: The method to subtract.
         b: The method it is subtracted from.
         alpha: Two-sided level of interval and verdict.
@@ -122,7 +110,7 @@ def compare_pair(frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05) ->
         UserError: The frame lacks columns or rows, has missing, impossible or repeated scores,
             or the two methods (or two seeds of one) answered different questions.
     """
-    models = _by_model(frame)
+    models = by_model(frame)
     if len(models) > 1:
         raise UserError(f"answers of several models ({', '.join(m.model for m in models)}): compare one at a time")
     return _judge(_contrasts(models[0], a, b, alpha), alpha)
@@ -145,7 +133,7 @@ def compare_all(
         UserError: As :func:`compare_pair`; or a pair names a method without answers.
     """
     found: list[Contrast] = []
-    for answers in _by_model(frame):
+    for answers in by_model(frame):
         names = sorted(answers.scores.columns.unique("method"))
         for a, b in default_pairs(names) if pairs is None else pairs:
             found += _contrasts(answers, a, b, alpha)
@@ -169,9 +157,9 @@ def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
         UserError: As :func:`compare_pair`.
     """
     rows: dict[tuple[str, str, int], dict[str, float]] = {}
-    for answers in _by_model(frame):
+    for answers in by_model(frame):
         for method in answers.scores.columns.unique("method"):
-            wide, questions = _select(answers, method, method)
+            wide, questions = select(answers, method, method)
             types, onehot = _indicators(questions)
             names, weights = _contrast_matrix(types)
             values = weights @ _type_means(onehot, _points(wide, method))
@@ -182,9 +170,9 @@ def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return scores[[name for name in (*TASKS, OVERALL) if name in scores]]
 
 
-def _contrasts(answers: _Answers, a: str, b: str, alpha: float) -> list[Contrast]:
+def _contrasts(answers: Answers, a: str, b: str, alpha: float) -> list[Contrast]:
     """All contrasts of one pair, not yet corrected or judged."""
-    wide, questions = _select(answers, a, b)
+    wide, questions = select(answers, a, b)
     types, onehot = _indicators(questions)
     names, weights = _contrast_matrix(types)
     runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
@@ -294,7 +282,7 @@ def _judge(contrasts: list[Contrast], alpha: float) -> list[Contrast]:
     judged = list(contrasts)
     for members in families.values():
         raw = [1.0 if math.isnan(contrasts[i].p) else contrasts[i].p for i in members]
-        for i, corrected in zip(members, multipletests(raw, method="holm")[1], strict=True):
+        for i, corrected in zip(members, _holm(raw), strict=True):
             c = contrasts[i]
             p_holm = math.nan if math.isnan(c.p) else float(corrected)
             verdict: Verdict = "undecided"
@@ -302,6 +290,18 @@ def _judge(contrasts: list[Contrast], alpha: float) -> list[Contrast]:
                 verdict = "better" if c.difference > 0 else "worse"
             judged[i] = replace(c, p_holm=p_holm, verdict=verdict)
     return judged
+
+
+def _holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Holm 1979).
+
+    As ``statsmodels...multipletests``, which collects all garbage at each call: 0.1 s a family here.
+    """
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(stepped, 1.0)
+    return [float(c) for c in corrected]
 
 
 def _contrast_matrix(types: Sequence[str]) -> tuple[list[str], Array]:
@@ -327,68 +327,3 @@ def _points(wide: pd.DataFrame, method: str) -> Array:
 def _type_means(onehot: NDArray[np.bool_], scores: Array) -> Array:
     """Means (t, k) of (n, k) scores over the questions of each raw type."""
     return onehot.T.astype(float) @ scores / onehot.sum(0)[:, None]
-
-
-def _select(answers: _Answers, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The answers of two methods and their questions; refused unless all runs answered the same ones."""
-    known = list(answers.scores.columns.unique("method"))
-    for name in (a, b):
-        if name not in known:
-            raise unknown_name(f"pair {a}, {b}", name, known)
-    wide = answers.scores[list(dict.fromkeys([a, b]))].dropna(how="all")
-    gaps = wide.isna()
-    if gaps.to_numpy().any():
-        lines = []
-        for run in gaps.columns:
-            lacking = [str(q) for q in gaps.index[gaps[run]]]
-            if lacking:
-                method, seed = cast(tuple[str, int], run)
-                more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-                lines.append(f"  {method}, seed {seed}, lacks {len(lacking)}: {', '.join(lacking[:5])}{more}")
-        raise UserError(
-            f"{a} and {b} answered different questions; evaluate both on the same benchmark files:\n" + "\n".join(lines)
-        )
-    return wide, answers.questions.loc[wide.index]
-
-
-def _by_model(frame: pd.DataFrame) -> list[_Answers]:
-    """Validate the long table and lay each model's answers out as question x (method, seed)."""
-    _refuse_malformed(frame)
-    found = []
-    for model, rows in frame.groupby("model", sort=True):
-        questions = rows[["question", "type", "room"]].drop_duplicates().set_index("question").sort_index()
-        twice = questions.index[questions.index.duplicated()]
-        if len(twice):
-            raise UserError(f"question {twice[0]!r} has two rooms or two types: {_show(questions.loc[[twice[0]]])}")
-        scores = rows.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
-        found.append(_Answers(str(model), scores, questions))
-    return found
-
-
-def _refuse_malformed(frame: pd.DataFrame) -> None:
-    missing = [c for c in COLUMNS if c not in frame]
-    if missing:
-        raise UserError(f"answers lack the column(s) {', '.join(missing)}; needed: {', '.join(COLUMNS)}")
-    if frame.empty:
-        raise UserError("no answers to compare: the table has no rows")
-    keys = [c for c in COLUMNS if c != "score"]
-    score = pd.to_numeric(frame["score"], errors="coerce")
-    checks = {
-        "a missing value": frame[keys].isna().any(axis=1),
-        "a score that is NaN (an answer without a score counts as 0, write 0)": score.isna(),
-        "a score outside [0, 1]": ~score.between(0, 1),
-        f"an unknown question type (known: {', '.join(QUESTION_TYPES)})": ~frame["type"].isin(QUESTION_TYPES),
-        "a second answer of the same run to the same question": frame.duplicated(
-            ["model", "method", "seed", "question"]
-        ),
-    }
-    for what, bad in checks.items():
-        if bad.any():
-            more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
-            raise UserError(f"answers contain {what}: {_show(frame.loc[bad].head(1))}{more}")
-
-
-def _show(rows: pd.DataFrame) -> str:
-    return "; ".join(
-        ", ".join(f"{key} {value!r}" for key, value in row.items()) for row in rows.to_dict(orient="records")
-    )

@@ -201,7 +201,7 @@ class Table:
         lines = [
             r"\begin{table*}[t]",
             r"\centering\footnotesize",
-            rf"\caption{{{caption}}}",
+            rf"\caption{{{caption}}}\smallskip",
             r"\setlength{\tabcolsep}{4pt}",
             r"\sbox0{%",
             *_latex_body(self),
@@ -241,6 +241,7 @@ class Table:
         for j, column in enumerate(self.columns):
             cells = [self._terminal_text(row.cells[j], column).plain for row in self.rows]
             widths.append(max(cell_len(t) for t in (*column.header.split("\n"), *cells)) + 3)
+        widths[0] = max([widths[0], *(cell_len(clean(row.group)) + 3 for row in self.rows)])
         block, used = [0], widths[0] + 3
         for j in range(1, len(self.columns)):
             if used + widths[j] > width and len(block) > 1:

@@ -34,7 +34,7 @@ HEADS = {
 
 BASELINES = "Baselines, not tested"
 MARKS = {"methods": "*", "checkpoints": "†"}
-EXPLORATORY_MARK = "°"
+EXPLORATORY_MARK = "‡"
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def _test_caption(found: Sequence[dict[str, Any]], alpha: float) -> str:
     if "methods" in claims:
         error += " plus the variance between training runs (Welch-Satterthwaite degrees of freedom)"
     if len(claims) > 1:
-        error += f", the latter only where both sides have {SEEDS_FOR_METHODS} seeds"
+        error += f", the latter only where each method has at least {SEEDS_FOR_METHODS} seeds"
     seeds = [c[side] for c in found for side in ("seeds_a", "seeds_b") if c[side[-1]] != BASE]
     parts = [
         f"Differences: paired over the same questions, least squares on the question types, {error}, two-sided t-test;",
@@ -307,10 +307,10 @@ def _claim_footnotes(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     small = [c for c in found if c["claim"] == "checkpoints"]
     if not small:
         return ()
-    which = "These tests compare" if len(small) == len(found) else "Tests marked † or labelled “checkpoints” compare"
+    which = "The comparisons" if len(small) == len(found) else "Comparisons in which a method has fewer seeds"
     return (
-        f"{which} the trained checkpoints, not the methods: with fewer than {SEEDS_FOR_METHODS} seeds a method, "
-        "how much the result would change in another training run is unknown and not part of the error.",
+        f"{which} are between the trained checkpoints, not the methods: with fewer than {SEEDS_FOR_METHODS} seeds, "
+        "how much a result would change in another training run is unknown and not part of its error.",
     )
 
 

@@ -1,0 +1,132 @@
+"""The two tables of a comparison, on numbers whose answers are known."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.data.records import TASKS
+from reports.paired import Contrast
+from reports.tables import RunScore, ScoreRow, pairs_table, scores_table
+
+# Table 2 of arXiv 2504.00883 (2B, vanilla): the eight tasks; average; numeric and choice means by hand.
+PAPER = {
+    "base": ([21.4, 3.4, 32.3, 31.1, 26.7, 27.7, 24.7, 18.9], 23.3, 22.1, 24.5),
+    "sft": ([29.6, 23.5, 47.4, 33.5, 26.9, 28.3, 28.8, 18.6], 29.6, 33.5, 25.7),
+    "grpo": ([53.6, 29.0, 52.7, 43.4, 28.1, 30.9, 26.8, 18.9], 35.4, 44.7, 26.2),
+}
+
+
+def run(values: list[float], shift: float = 0.0) -> RunScore:
+    return RunScore({t: v + shift for t, v in zip(TASKS, values, strict=True)}, unparsable=3.0, truncated=0.25)
+
+
+def contrast(a: str, b: str, task: str = "overall", **changes: Any) -> dict[str, Any]:
+    family = "confirmatory" if task == "overall" else "exploratory"
+    values = asdict(
+        Contrast(a, b, task, "checkpoints", 6.3, 1.0, 287.0, 4.3, 8.3, 1e-6, 4e-6, family, 5130, 288, 1, 1, "better")
+    )
+    return values | changes
+
+
+def rows() -> list[ScoreRow]:
+    constant = ScoreRow("constant", "constant answer", "baseline", (run([62.1] * 8),))
+    base = ScoreRow("base", "Qwen2-VL-2B", "base", (run(PAPER["base"][0]),), "vanilla")
+    methods = [ScoreRow(m, f"+ {m.upper()}", "method", (run(PAPER[m][0]),), "vanilla") for m in ("sft", "grpo")]
+    return [constant, base, *methods]
+
+
+def frame(*contrasts: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(list(contrasts))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_means_reproduce_the_papers_table(name: str) -> None:
+    values, average, numeric, choice = PAPER[name]
+    score = run(values)
+    assert score.overall == pytest.approx(average, abs=0.06)
+    assert (score.numeric_mean, score.choice_mean) == pytest.approx((numeric, choice), abs=0.06)
+    assert score.without_counting == pytest.approx((8 * score.overall - values[0]) / 7)
+
+
+def test_best_is_bold_among_base_and_methods_only() -> None:
+    table = scores_table(rows())
+    bold = {
+        (row.cells[0].values[0], c.keys[0])
+        for row in table.rows
+        for c, cell in zip(table.columns, row.cells, strict=True)
+        if cell.bold
+    }
+    assert ("grpo", "overall") in bold and ("sft", "route_planning") in bold
+    assert {("base", "obj_appearance_order"), ("grpo", "obj_appearance_order")} <= bold  # a tie as printed
+    assert not any(name == "constant" for name, _ in bold)
+    assert [row.cells[0].values[0] for row in table.rows] == ["base", "sft", "grpo", "constant"]
+    assert table.rows[-1].group and not table.rows[0].group
+
+
+def test_one_seed_is_said_to_compare_checkpoints() -> None:
+    found = frame(contrast("base", "sft", verdict="undecided", p_holm=0.2), contrast("base", "grpo"))
+    text = scores_table(rows(), found).to_markdown()
+    assert "+6.3 [4.3, 8.3]†" in text and "+6.3 [4.3, 8.3] |" in text and "<0.001" in text and "0.200" in text
+    assert "checkpoints, not the methods" in text
+    for said in ("clustered by room", "Holm over 2 declared pairs", "5,130 questions", "288 rooms", "1 seed a method"):
+        assert said in text
+    assert "Welch" not in text
+
+
+def test_three_seeds_are_said_to_compare_methods() -> None:
+    found = frame(contrast("base", "grpo", claim="methods", seeds_b=3))
+    several = [ScoreRow("grpo", "+ GRPO", "method", [run(PAPER["grpo"][0], s) for s in (-1, 0, 1)], "vanilla", 3)]
+    table = scores_table([*rows()[:2], *several], found)
+    text = table.to_markdown()
+    assert "**35.4 ± 1.0**" in text and r"+6.3 [4.3, 8.3]\*" in text and "Welch-Satterthwaite" in text
+    assert "3 seeds a method" in text and "not the methods" not in text
+    back = pd.read_csv(io.StringIO(table.to_csv())).set_index("method").loc["grpo"]
+    assert back["overall"] == pytest.approx(35.425, abs=1e-9) and back["overall_sd"] == pytest.approx(1)
+    assert (back["seeds_done"], back["seeds_planned"]) == (3, 3)
+
+
+def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
+    two = [RunScore({"object_counting": v}) for v in (50.0, 52.0)]
+    lost = ScoreRow("dpo", "+ DPO", "method", two, "vanilla", 3, note="seed 2 failed: non-finite loss")
+    none = ScoreRow("sft", "+ SFT", "method", (), "vanilla", 3)
+    found = frame(
+        contrast(
+            "base",
+            "dpo",
+            ci_low=math.nan,
+            ci_high=math.nan,
+            p_holm=math.nan,
+            verdict="undecided",
+            note="no test: one room",
+        )
+    )
+    text = scores_table([lost, none], found).to_markdown()
+    assert "2 of 3<sup>1</sup>" in text and "seed 2 failed" in text and "0 of 3" in text
+    assert "51.0 ± 1.4" in text and "nan" not in text
+    assert "+6.3<sup>2</sup>" in text and "no test: one room" in text
+
+
+def test_pairs_table_has_all_pairs_and_exploratory_tasks() -> None:
+    found = frame(
+        contrast("base", "grpo"),
+        contrast("base", "grpo", "route_planning", difference=-0.04),
+        contrast("sft", "grpo", verdict="worse", difference=-6.3),
+        contrast("sft", "grpo", "route_planning", difference=2.0, verdict="undecided"),
+    )
+    table = pairs_table(found, labels={"sft": "SFT (lr 1e-5)"})
+    text = table.to_markdown()
+    assert "GRPO − base" in text and "GRPO − SFT (lr 1e-5)" in text and "SFT (lr 1e-5) better" in text
+    assert "+0.0‡" in text and "| +2.0 |" in " ".join(text.split()) and "exploratory" in text
+    back = pd.read_csv(io.StringIO(table.to_csv()))
+    assert back["route_planning"].tolist() == [-0.04, 2.0] and back["object_counting"].isna().all()
+
+
+def test_tables_of_several_models_are_refused() -> None:
+    with pytest.raises(ValueError, match="several models"):
+        pairs_table(frame(contrast("base", "grpo", model="2b"), contrast("base", "grpo", model="7b")))
