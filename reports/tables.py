@@ -304,13 +304,11 @@ def _test_caption(found: Sequence[dict[str, Any]], alpha: float) -> str:
 
 
 def _claim_footnotes(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    small = [c for c in found if c["claim"] == "checkpoints"]
-    if not small:
+    if all(c["claim"] == "methods" for c in found):
         return ()
-    which = "The comparisons" if len(small) == len(found) else "Comparisons in which a method has fewer seeds"
     return (
-        f"{which} are between the trained checkpoints, not the methods: with fewer than {SEEDS_FOR_METHODS} seeds, "
-        "how much a result would change in another training run is unknown and not part of its error.",
+        f"Comparisons with fewer than {SEEDS_FOR_METHODS} seeds a method are between the trained checkpoints, not the "
+        "methods: how much such a result would change in another training run is unknown and not part of its error.",
     )
 
 
