@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 
+from harness.io import sha256_file, write_json
 from harness.world.pretrain.network import save_processor_files
 from harness.world.pretrain.tokenizer import save_tokenizer
 
@@ -32,10 +31,6 @@ def prepare_folder(folder: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(folder)
 
 
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def save_model(model: Qwen2VLForConditionalGeneration, folder: Path, recipe: Mapping[str, Any]) -> str:
     """Write config, weights (bf16) and recipe; return the sha256 of the weights.
 
@@ -54,9 +49,6 @@ def save_model(model: Qwen2VLForConditionalGeneration, folder: Path, recipe: Map
     save_file(tensors, temporary, metadata={"format": "pt"})
     temporary.chmod(0o644)
     temporary.replace(folder / WEIGHTS)
-    digest = sha256_of(folder / WEIGHTS)
-    content = {**recipe, "weights_sha256": digest}
-    temporary = folder / f".{RECIPE}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RECIPE)
+    digest = sha256_file(folder / WEIGHTS)
+    write_json(folder / RECIPE, {**recipe, "weights_sha256": digest})
     return digest

@@ -85,6 +85,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2VLForCond
     projection = model.model.visual.patch_embed.proj
     nn.init.normal_(projection.weight, std=1 / math.sqrt(projection.weight[0].numel()))
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=1 / math.sqrt(HIDDEN))
+    match_like_with_like(model)
     model.tie_weights()
     model.generation_config.update(
         bos_token_id=model.config.text_config.bos_token_id,
@@ -94,6 +95,19 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2VLForCond
         max_new_tokens=16,
     )
     return model
+
+
+@torch.no_grad()
+def match_like_with_like(model: Qwen2VLForConditionalGeneration) -> None:
+    """Let half of the heads start with equal query and key projections.
+
+    Such a head attends to tokens similar to its own, which is the beginning of every look-up: the word
+    "chair" finds the video tokens that show one, an option finds its equal.
+    """
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
+        half = attention.k_proj.out_features // 2
+        attention.k_proj.weight[:half] = attention.q_proj.weight[:half]
 
 
 def save_processor_files(folder: Path) -> None:

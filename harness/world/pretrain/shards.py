@@ -1,0 +1,166 @@
+"""Scenes for pre-training: rendered in shards, kept on disk as frames, dense targets and tokenised questions."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from harness.world.catalogue import CATEGORIES
+from harness.world.pretrain.prompts import encode_forms
+from harness.world.questions import first_seen, make_questions
+from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
+from harness.world.scenes import STOPS, Scene
+
+CELLS = FRAME_SIZE // 28
+TOKENS = STOPS * CELLS * CELLS
+"""Video tokens of a scene: 8 stops of 3 by 3 merged patches."""
+
+_KIND = {name: k for k, name in enumerate(CATEGORIES)}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: its type and, per form (see ``prompts``), token ids and where the answer starts."""
+
+    type: str
+    forms: dict[str, tuple[NDArray[np.int16], int]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """What pre-training keeps of a scene.
+
+    Attributes:
+        seed: The scene's seed.
+        cells: (TOKENS, objects) pixels of each object in each video token's cell.
+        kind: (objects,) category index of each object.
+        where: (objects, 2) metres east and north of the camera.
+        longest: (objects,) longest side in metres.
+        room: (width, depth) in metres.
+        heading: (STOPS,) radians.
+        nearest: (categories, categories) smallest distance in metres, NaN where a category is absent.
+        first: (categories,) stop of first appearance, NaN where absent or uncertain.
+        questions: The tokenised questions.
+    """
+
+    seed: int
+    cells: NDArray[np.int16]
+    kind: NDArray[np.int64]
+    where: NDArray[np.float32]
+    longest: NDArray[np.float32]
+    room: tuple[float, float]
+    heading: NDArray[np.float32]
+    nearest: NDArray[np.float32]
+    first: NDArray[np.float32]
+    questions: tuple[Question, ...]
+
+
+def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int) -> Example:
+    """Dense targets and tokenised questions of one scene."""
+    things = scene.objects
+    ids = render_scene(scene)[1].reshape(STOPS, CELLS, 28, CELLS, 28).transpose(0, 1, 3, 2, 4)
+    ids = ids.reshape(TOKENS, -1)
+    cells = np.stack([(ids == i).sum(1) for i in range(len(things))], 1).astype(np.int16)
+    nearest = np.full((len(CATEGORIES), len(CATEGORIES)), np.nan, np.float32)
+    for a, first_group in scene.by_category.items():
+        for b, second_group in scene.by_category.items():
+            nearest[_KIND[a], _KIND[b]] = scene.distances[np.ix_(first_group, second_group)].min()
+    first = np.full(len(CATEGORIES), np.nan, np.float32)
+    for name, stop in first_seen(scene).items():
+        first[_KIND[name]] = stop
+    records = make_questions(scene, np.random.default_rng(scene.seed), per_type)
+    return Example(
+        seed=scene.seed,
+        cells=cells,
+        kind=np.array([_KIND[thing.category] for thing in things]),
+        where=np.array([(t.x - scene.camera[0], t.y - scene.camera[1]) for t in things], np.float32),
+        longest=np.array([thing.longest for thing in things], np.float32),
+        room=(scene.width, scene.depth),
+        heading=np.array(scene.headings, np.float32),
+        nearest=nearest,
+        first=first,
+        questions=tuple(Question(r["question_type"], encode_forms(r, tokenizer)) for r in records),
+    )
+
+
+def write_shard(
+    path: Path, seeds: Iterable[int], tokenizer: PreTrainedTokenizerBase, count: int, per_type: int = 4
+) -> None:
+    """Render scenes of consecutive accepted `seeds` until `count` and write `path`.npy and `path`.pkl."""
+    frames, examples = [], []
+    for seed in seeds:
+        scene = sample_scene(seed)
+        if scene is None:
+            continue
+        frames.append(subsample_chroma(render_scene(scene)[0]))
+        examples.append(make_example(scene, tokenizer, per_type))
+        if len(examples) == count:
+            break
+    temporary = path.with_suffix(".tmp.npy")
+    np.save(temporary, np.stack(frames))
+    with path.with_suffix(".pkl").open("wb") as file:
+        pickle.dump(examples, file, protocol=pickle.HIGHEST_PROTOCOL)
+    temporary.replace(path.with_suffix(".npy"))
+
+
+class Pool:
+    """All shards finished so far; scenes are drawn uniformly."""
+
+    def __init__(self, folder: Path, cap: int = 10_000_000) -> None:
+        self.folder, self.cap = folder, cap
+        self.frames: list[NDArray[np.uint8]] = []
+        self.examples: list[list[Example]] = []
+        self.names: list[str] = []
+
+    def refresh(self) -> int:
+        """Open shards that have appeared since; return the number of scenes."""
+        for path in sorted(self.folder.glob("shard_*.npy")):
+            if path.stem in self.names or path.name.endswith(".tmp.npy") or len(self.names) >= self.cap:
+                continue
+            with path.with_suffix(".pkl").open("rb") as file:
+                self.examples.append(pickle.load(file))
+            self.frames.append(np.load(path, mmap_mode="r"))
+            self.names.append(path.stem)
+        return sum(map(len, self.examples))
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.uint8], list[Example]]:
+        """Frames (count, STOPS, S, S, 3) and examples of `count` random scenes."""
+        frames, examples = [], []
+        for _ in range(count):
+            shard = int(rng.integers(len(self.examples)))
+            index = int(rng.integers(len(self.examples[shard])))
+            frames.append(self.frames[shard][index])
+            examples.append(self.examples[shard][index])
+        return np.stack(frames), examples
+
+
+def subsample_chroma(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What 4:2:0 video does to colour: chroma averaged over 2 by 2 pixels (BT.601 luma weights)."""
+    rgb = frames.astype(np.float32)
+    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    red, blue = (_pooled(rgb[..., channel] - luma) + luma for channel in (0, 2))
+    green = (luma - 0.299 * red - 0.114 * blue) / 0.587
+    return np.clip(np.stack([red, green, blue], -1) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _pooled(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+    *lead, height, width = channel.shape
+    mean = channel.reshape(*lead, height // 2, 2, width // 2, 2).mean((-3, -1))
+    return mean.repeat(2, -2).repeat(2, -1)
+
+
+def category_token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] = CATEGORIES) -> list[int]:
+    """The single token of each category; raises if a category is spelled by several tokens."""
+    ids = []
+    for name in names:
+        tokens = tokenizer.encode(name)
+        if len(tokens) != 1:
+            raise ValueError(f"category '{name}' is {len(tokens)} tokens, add it to vocabulary.THINGS")
+        ids.append(tokens[0])
+    return ids
