@@ -42,12 +42,10 @@ class DataSection(StrictConfig):
     limit: int | None = Field(None, ge=1, description="Use only the first this many training records.")
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
     drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")
-    frames: int = Field(16, ge=2, description="Frames sampled evenly from each video.")
-    min_pixels: int = Field(
-        28 * 28, ge=1, description="Least pixels of a whole video (frames x height x width), as Qwen2-VL counts."
-    )
+    frames: int = Field(16, ge=2, multiple_of=2, description="Frames sampled evenly from each video; even.")
+    min_pixels: int = Field(56 * 56, ge=1, description="Least pixels (height x width) of one frame.")
     max_pixels: int = Field(
-        16 * 256 * 28 * 28, ge=1, description="Most pixels of a whole video (frames x height x width)."
+        128 * 28 * 28, ge=1, description="Most pixels of one frame; 128 x 28 x 28 as Video-R1 trains (paper: not given)."
     )
 
 

@@ -103,7 +103,7 @@ def policy(tiny_tokenizer) -> Policy:
 
 @pytest.fixture
 def prompts(policy: Policy, small_dataset: Dataset, tmp_path: Path) -> list[EncodedPrompt]:
-    settings = VideoSettings(frames=8, min_pixels=8 * 56 * 56, max_pixels=8 * 56 * 56)
+    settings = VideoSettings(frames=8, min_pixels=56 * 56, max_pixels=56 * 56)
     encoder = PromptEncoder(
         policy.tokenizer, policy.base.config.video_token_id, FrameCache(tmp_path / "frames", settings), 2
     )

@@ -67,10 +67,10 @@ class Workbench:
 
 def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset | None, Dataset]:
     """Read the training and the benchmark records and check them for leaking rooms."""
-    benchmark = _read(study.data.benchmark, study)
+    benchmark = _read(study.data.benchmark, study, "test")
     if not with_train:
         return None, benchmark
-    train = check_leakage(_read(study.data.train, study), benchmark, study.data.drop_leaking)
+    train = check_leakage(_read(study.data.train, study, "train"), benchmark, study.data.drop_leaking)
     return (first_records(train, study.data.limit) if study.data.limit else train), benchmark
 
 
@@ -80,8 +80,8 @@ def first_records(dataset: Dataset, count: int) -> Dataset:
     return replace(dataset, records=records, digest=records_digest(records))
 
 
-def _read(source: str, study: StudyConfig) -> Dataset:
-    root, split = resolve_source(source, study.runtime.cache)
+def _read(source: str, study: StudyConfig, default: str) -> Dataset:
+    root, split = resolve_source(source, study.runtime.cache, default=default)
     return read_dataset(root, split, skip_bad=study.data.skip_bad)
 
 
