@@ -1,0 +1,67 @@
+"""One process at a time; the second is told who is the first."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UserError
+from harness.study.locks import LOCK_FILE, hold
+
+HOLDER = """
+import sys
+from pathlib import Path
+from harness.study.locks import hold
+with hold(Path(sys.argv[1]), "run directory"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_second_process_is_told_who_holds_it(tmp_path: Path, holder: subprocess.Popen) -> None:
+    with pytest.raises(UserError) as caught, hold(tmp_path, "run directory"):
+        pass
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert f"process {holder.pid} on " in message
+    assert "since 20" in message
+    assert f"-c {tmp_path}" in message
+    assert "--out" in message
+
+
+def test_a_killed_holder_holds_nothing(tmp_path: Path, holder: subprocess.Popen) -> None:
+    holder.kill()
+    holder.wait()
+    with hold(tmp_path, "run directory"):
+        assert (tmp_path / LOCK_FILE).is_file()
+
+
+def test_a_lock_is_free_after_use_and_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), hold(tmp_path / "new", "cell"):
+        raise ZeroDivisionError
+    with hold(tmp_path / "new" / LOCK_FILE, "cell"):
+        pass
+
+
+def test_a_holder_that_is_not_known_is_still_a_holder(tmp_path: Path, holder: subprocess.Popen) -> None:
+    (tmp_path / LOCK_FILE).write_text("")
+    with pytest.raises(UserError, match="another process"), hold(tmp_path, "cell"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file`: cannot be written.*--out"), hold(tmp_path / "file", "run directory"):
+        pass
