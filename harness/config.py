@@ -45,7 +45,9 @@ class DataSection(StrictConfig):
     frames: int = Field(16, ge=2, multiple_of=2, description="Frames sampled evenly from each video; even.")
     min_pixels: int = Field(56 * 56, ge=1, description="Least pixels (height x width) of one frame.")
     max_pixels: int = Field(
-        128 * 28 * 28, ge=1, description="Most pixels of one frame; 128 x 28 x 28 as Video-R1 trains (paper: not given)."
+        128 * 28 * 28,
+        ge=1,
+        description="Most pixels of one frame; 128 x 28 x 28 as Video-R1 trains (the paper is silent).",
     )
 
 
