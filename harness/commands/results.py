@@ -73,8 +73,8 @@ def list_plugins() -> int:
                 Text(group if index == 0 else "", style="bold"), row.name, Text(row.package, style="dim"), what
             )
     for index, name in enumerate(preset_names()):
-        group = Text("studies" if index == 0 else "", style="bold")
-        table.add_row(group, name, "", Text(f"harness compare --study {name}"))
+        heading = Text("studies" if index == 0 else "", style="bold")
+        table.add_row(heading, name, "", Text(f"harness compare --study {name}"))
     Console().print(table)
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from harness import registry
-from harness.config import StudyConfig, load_study, preset_names
+from harness.config import BASE, StudyConfig, load_study, preset_names
 from harness.errors import UserError, unknown_name
 from harness.io import read_json
 from harness.models.loading import locate
@@ -132,6 +132,8 @@ def _method_names(text: str) -> list[str]:
     names = [part.strip() for part in text.split(",")]
     if "" in names:
         raise UserError(f"`--methods {text}`: write names separated by commas, for example --methods sft,dpo,grpo")
+    if BASE in names:
+        raise UserError(f"`--methods {text}`: `{BASE}` is always part of the comparison; leave it out")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"`--methods {text}`: {', '.join(repeated)} is named twice; name each method once")

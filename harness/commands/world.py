@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import typer
 
 
 def world_app() -> typer.Typer:
-    """The world's commands; ``pretrain`` is among them where the package has it."""
+    """The world's commands and ``pretrain``."""
     from harness.world.cli import app
+    from harness.world.pretrain.cli import pretrain
 
     whole = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     whole.add_typer(app)
-    if importlib.util.find_spec("harness.world.pretrain.cli") is not None:
-        from harness.world.pretrain.cli import app as pretrain
-
-        whole.add_typer(pretrain, name="pretrain")
+    whole.command()(pretrain)
     return whole
 
 
