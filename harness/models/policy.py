@@ -59,7 +59,8 @@ class Policy:
     @property
     def base(self) -> Any:
         """The Qwen2-VL model itself, without a PEFT wrapper (adapters stay inside its layers)."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @property
     def language_model(self) -> Any:

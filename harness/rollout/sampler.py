@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -109,7 +109,7 @@ class TransformersSampler:
         flat = [self._finish(row, value) for row, value in zip(chosen, values, strict=True)]
         return [flat[index : index + n] for index in range(0, len(flat), n)]
 
-    def _prefill(self, rows: Sequence[PromptState]) -> tuple[Tensor, object, Tensor]:
+    def _prefill(self, rows: Sequence[PromptState]) -> tuple[Tensor, Any, Tensor]:
         """Left-pad, so that every row's next token stands in the same column."""
         from transformers import DynamicCache
 
@@ -128,11 +128,11 @@ class TransformersSampler:
         logits = self._forward(embeddings, positions, mask, cache)
         return logits, cache, mask
 
-    def _decode(self, token: Tensor, position: Tensor, mask: Tensor, cache: object) -> Tensor:
+    def _decode(self, token: Tensor, position: Tensor, mask: Tensor, cache: Any) -> Tensor:
         embeddings = self._policy.base.get_input_embeddings()(token[:, None])
         return self._forward(embeddings, position[None, :, None].expand(3, -1, -1), mask, cache)
 
-    def _forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: object) -> Tensor:
+    def _forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
         policy = self._policy
         policy.forward_passes += 1
         with policy.autocast():

@@ -167,7 +167,7 @@ def _report(
 ) -> None:
     from harness.study.status import State, Status, write_status
 
-    shown = {key: numbers[key] for key in ("loss", "reward", "done", "of") if key in numbers}
+    shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of")}
     if numbers.get("seconds"):
         shown["examples_per_second"] = numbers["examples"] / step / numbers["seconds"]
     write_status(cell_dir, Status(state=State.RUNNING, phase=phase, step=step, steps=steps, numbers=shown))

@@ -155,7 +155,8 @@ class Trainer:
         temperature = self.groups.rollout.temperature if needs.rollouts else 1.0
         rate = set_learning_rate(self.optimizer, self.settings, self.meter.consumed.updates)
         self.policy.model.train()
-        loss_sum, logged = 0.0, {}
+        loss_sum = 0.0
+        logged: dict[str, float] = {}
         for part in micro_batches(samples, self.settings.micro_batch):
             values, mask = self.policy.log_probs(
                 [prompts[one.completion.prompt_id] for one in part],
