@@ -15,6 +15,7 @@ from rich.text import Text
 from harness import registry
 from harness.config import StudyConfig
 from harness.data.sources import is_ready, resolve_source
+from harness.errors import UserError
 from harness.models.loading import model_digest
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration
@@ -93,7 +94,12 @@ def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Consol
         digests = {"train_digest": plan.train_digest, "benchmark_digest": plan.benchmark_digest}
         matrix.write_matrix(run_dir, study, plan.cells, **digests)
         all_done = _compute(study, run_dir, plan, plan.cells, console)
-        write_report(run_dir, console)
+        try:
+            write_report(run_dir, console)
+        except UserError as error:
+            if all_done:
+                raise
+            console.print(Text(f"There is no comparison yet: {error}", style="yellow"), soft_wrap=True)
     return 0 if all_done else 1
 
 

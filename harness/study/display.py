@@ -187,7 +187,9 @@ def _cells_of(row: _Row) -> list[Text | ProgressBar | str]:
     done, total = _progress(status)
     rate = status.numbers.get("examples_per_second") if running else None
     phase = "reused" if row.reused else status.phase or ("start" if running else "")
-    bar: ProgressBar | str = ProgressBar(total=total, completed=min(done, total)) if running and total else ""
+    bar: ProgressBar | str = ""
+    if running and total:
+        bar = ProgressBar(total=total, completed=min(done, total), complete_style="cyan", finished_style="cyan")
     return [
         cell.method,
         "" if cell.is_base else str(cell.seed),

@@ -326,6 +326,19 @@ def test_compare_computes_what_is_missing_and_nothing_twice(
     assert reported == ["base", "sft", "grpo"]
 
 
+def test_failed_cells_without_a_comparison_exit_1(
+    harness: Cli, train_and_test: list[str], fake_cells: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_yet(self: FakeReport, run_dir: Path) -> list[Path]:
+        raise UserError("the base model is not evaluated")
+
+    fake_cells(fails="base")
+    monkeypatch.setattr(FakeReport, "write", nothing_yet)
+    ended = harness("compare", "--methods", "sft", *train_and_test)
+    assert ended.code == 1
+    assert "loss is not finite" in ended.out and "the base model is not evaluated" in ended.out
+
+
 def test_train_computes_one_cell_that_compare_reuses(
     harness: Cli, tmp_path: Path, train_and_test: list[str], fake_cells: Callable[..., None]
 ) -> None:
