@@ -5,15 +5,23 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
 from harness.data.encode import EncodedPrompt
 from harness.errors import UserError
+from harness.models.attention import NAME
 from harness.models.features import VideoFeatures
+from harness.models.packing import pack
+
+Engine = Literal["shared", "naive"]
+
+LOGITS_AT_ONCE = 2**26
+"""Logits computed at once, rows x vocabulary (256 MB in fp32); more rows go in checkpointed chunks."""
 
 
 class PromptState(NamedTuple):
@@ -29,6 +37,11 @@ class PromptState(NamedTuple):
     positions: Tensor
     next_position: int
 
+    def following(self, count: int) -> Tensor:
+        """(3, count) positions of the tokens after the prompt."""
+        places = torch.arange(self.next_position, self.next_position + count, device=self.positions.device)
+        return places[None].expand(3, -1)
+
 
 class Policy:
     """Wraps a model with what every method shares: one way to embed a prompt, one log-probability function.
@@ -39,6 +52,7 @@ class Policy:
         device: Where it lives.
         precision: ``fp32`` or ``bf16`` (autocast).
         video: The vision tower's features, when shared with another policy.
+        engine: ``shared`` runs each prompt once for all its completions, ``naive`` once for each.
     """
 
     def __init__(
@@ -48,13 +62,18 @@ class Policy:
         device: torch.device,
         precision: str,
         video: VideoFeatures | None = None,
+        engine: Engine = "shared",
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.device = device
         self.precision = precision
         self.video = video or VideoFeatures(self.base, device, precision)
+        self.engine = engine
         self.forward_passes = 0
+        if engine == "shared":
+            # Without a shared prefix this is plain SDPA, so it may stay set for good (checkpointing needs that).
+            self.language_model.config._attn_implementation = NAME
 
     @property
     def base(self) -> Any:
@@ -129,8 +148,8 @@ class Policy:
     ) -> tuple[Tensor, Tensor]:
         """Per-token log-probabilities of completions, one row each, after their prompts.
 
-        The plain way: every row is [prompt; completion], right-padded. ``lm_head`` runs on the positions that
-        predict a completion token only.
+        Each distinct prompt is run once and its completions attend to it (or, with the ``naive`` engine, once a
+        completion). ``lm_head`` runs only on the positions that predict a completion token.
 
         Args:
             prompts: n prompts; equal ones are embedded once.
@@ -143,44 +162,84 @@ class Policy:
         if any(len(completion) == 0 for completion in completions):
             raise ValueError("an empty completion has no log-probability")
         states = self.prompt_states(prompts)
+        lengths = torch.tensor([len(completion) for completion in completions], device=self.device)
+        width = int(lengths.max())
+        real = torch.arange(width, device=self.device)[None] < lengths[:, None]
+        run = self._packed if self.engine == "shared" else self._repeated
+        hidden, labels, target = run(states, prompts, completions, width)
+        chosen = self._token_log_probs(hidden, labels, temperature)
+        values = chosen.new_zeros(real.numel()).index_put((target,), chosen).view(real.shape)
+        return values, real.to(values.dtype)
+
+    def _packed(
+        self, states: dict[str, PromptState], prompts: Sequence[EncodedPrompt], completions: Sequence[Any], width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Each distinct prompt once, with its completions behind it."""
+        owned: dict[str, list[tuple[int, Sequence[int]]]] = {key: [] for key in states}
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            owned[prompt.id].append((row, completion))
+        rows = pack(list(states.values()), list(owned.values()), width, self.base.get_input_embeddings())
+        unmasked = dict.fromkeys(self.base.config.text_config.layer_types)
+        hidden = self._forward(rows.embeddings, rows.positions, unmasked, shared_prefix=rows.prefix)
+        return hidden[:, rows.prefix.length :][rows.suffix], rows.labels, rows.target
+
+    def _repeated(
+        self, states: dict[str, PromptState], prompts: Sequence[EncodedPrompt], completions: Sequence[Any], width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The plain way, kept as the oracle: every row is [prompt; completion], right-padded."""
         rows = [states[prompt.id] for prompt in prompts]
         labels = [torch.tensor(completion, device=self.device) for completion in completions]
         embed = self.base.get_input_embeddings()
-        hidden = self._hidden(rows, [embed(label[:-1]) for label in labels])
-        starts = torch.tensor([len(row.embeddings) - 1 for row in rows], device=self.device)
-        target = pad_sequence(labels, batch_first=True)
-        lengths = torch.tensor([len(label) for label in labels], device=self.device)
-        columns = torch.arange(target.shape[1], device=self.device)[None]
-        real = columns < lengths[:, None]
-        at = (starts[:, None] + columns).clamp(max=hidden.shape[1] - 1)
-        with self.autocast():
-            logits = self.base.lm_head(hidden[torch.arange(len(rows), device=self.device)[:, None], at][real])
-        chosen = (logits.float() / temperature).log_softmax(-1).gather(-1, target[real][:, None])[:, 0]
-        values = torch.zeros(target.shape, dtype=chosen.dtype, device=self.device).masked_scatter(real, chosen)
-        return values, real.to(values.dtype)
-
-    def _hidden(self, rows: Sequence[PromptState], suffixes: Sequence[Tensor]) -> Tensor:
-        pairs = list(zip(rows, suffixes, strict=True))
-        inputs = [torch.cat([row.embeddings, suffix.to(row.embeddings.dtype)]) for row, suffix in pairs]
-        positions = [
-            torch.cat([row.positions, self._text_positions(row.next_position, len(suffix))], dim=1).T
-            for row, suffix in pairs
-        ]
-        lengths = torch.tensor([len(item) for item in inputs], device=self.device)
-        embeddings = pad_sequence(inputs, batch_first=True)
+        pairs = [(row, embed(label[:-1]).to(row.embeddings.dtype)) for row, label in zip(rows, labels, strict=True)]
+        embeddings = pad_sequence([torch.cat([row.embeddings, suffix]) for row, suffix in pairs], batch_first=True)
+        places = [torch.cat([row.positions, row.following(len(suffix))], dim=1).T for row, suffix in pairs]
+        lengths = torch.tensor([len(place) for place in places], device=self.device)
         mask = torch.arange(embeddings.shape[1], device=self.device)[None] < lengths[:, None]
+        positions = pad_sequence(places, batch_first=True).permute(2, 0, 1)
+        hidden = self._forward(embeddings, positions, mask.long())
+        first = [len(row.embeddings) - 1 for row in rows]
+        kept = [hidden[i, at : at + len(label)] for i, (at, label) in enumerate(zip(first, labels, strict=True))]
+        target = [i * width + torch.arange(len(label), device=self.device) for i, label in enumerate(labels)]
+        return torch.cat(kept), torch.cat(labels), torch.cat(target)
+
+    def _forward(self, embeddings: Tensor, positions: Tensor, mask: Any, **layout: Any) -> Tensor:
+        self.forward_passes += 1
+        with self.autocast():
+            output = self.language_model(
+                inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, use_cache=False, **layout
+            )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def next_logits(self, embeddings: Tensor, positions: Tensor, mask: Any, cache: Any, **layout: Any) -> Tensor:
+        """(rows, vocabulary) logits after the last column, in at least fp32; keys and values go into the cache."""
         self.forward_passes += 1
         with self.autocast():
             output = self.language_model(
                 inputs_embeds=embeddings,
-                position_ids=pad_sequence(positions, batch_first=True).permute(2, 0, 1),
-                attention_mask=mask.long(),
-                use_cache=False,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                **layout,
             )
-        return output.last_hidden_state
+            logits: Tensor = self.base.lm_head(output.last_hidden_state[:, -1])
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _text_positions(self, start: int, length: int) -> Tensor:
-        return torch.arange(start, start + length, device=self.device)[None].expand(3, -1)
+    def _token_log_probs(self, hidden: Tensor, labels: Tensor, temperature: float) -> Tensor:
+        """(m,) log-probabilities of labels; in row chunks, so that (m, vocabulary) logits never stand at once."""
+
+        def part(some: Tensor, wanted: Tensor) -> Tensor:
+            with self.autocast():
+                logits = self.base.lm_head(some)
+            precise = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+            return precise.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+
+        rows = max(1, LOGITS_AT_ONCE // self.base.config.text_config.vocab_size)
+        if len(hidden) <= rows:
+            return part(hidden, labels)
+        chunks = zip(hidden.split(rows), labels.split(rows), strict=True)
+        return torch.cat([checkpoint(part, some, wanted, use_reentrant=False) for some, wanted in chunks])
 
     # ------------------------------------------------------------------ the reference model
 
@@ -196,7 +255,7 @@ class Policy:
         frozen = copy.deepcopy(self.model, memo={} if self.video.trained else {id(tower): tower})
         frozen.requires_grad_(False)
         video = None if self.video.trained else self.video
-        return Policy(frozen, self.tokenizer, self.device, self.precision, video)
+        return Policy(frozen, self.tokenizer, self.device, self.precision, video, self.engine)
 
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from harness.data.encode import EncodedPrompt
 from harness.models.policy import Policy, PromptState
+from harness.rollout.decoding import Decoder, RepeatedDecoder, SharedDecoder
 
 
 class Sampled(NamedTuple):
@@ -39,7 +40,7 @@ class Sampler(Protocol):
 
 
 class TransformersSampler:
-    """Prefill each prompt once, expand its cache to n, decode with stock transformers modules.
+    """Prefill each prompt once, let its n answers attend to the one copy, decode with transformers' modules.
 
     Every row draws from its own random stream, derived from the seed and its place, so that the draw does not
     depend on how rows are batched. Special tokens other than the end of turn are never sampled. The model is in
@@ -88,9 +89,8 @@ class TransformersSampler:
         policy = self._policy
         states = policy.prompt_states(prompts)
         rows = [states[prompt.id] for prompt in prompts]
-        logits, cache, mask = self._prefill(rows)
-        cache.batch_repeat_interleave(n)
-        logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+        logits, decoder = self._prefill(rows, n, steps)
+        logits = logits.repeat_interleave(n, 0)
         position = torch.tensor([row.next_position for row in rows], device=policy.device).repeat_interleave(n)
         ends = torch.tensor(policy.end_tokens, device=policy.device)
         done = torch.zeros(len(logits), dtype=torch.bool, device=policy.device)
@@ -103,14 +103,13 @@ class TransformersSampler:
             done = done | torch.isin(token, ends)
             if step + 1 == steps or bool(done.all()):
                 break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            logits = self._decode(token, position + step, mask, cache)
+            logits = decoder.step(token, position + step)
         chosen, values = torch.stack(tokens, 1).tolist(), torch.stack(log_probs, 1).tolist()
         flat = [self._finish(row, value) for row, value in zip(chosen, values, strict=True)]
         return [flat[index : index + n] for index in range(0, len(flat), n)]
 
-    def _prefill(self, rows: Sequence[PromptState]) -> tuple[Tensor, Any, Tensor]:
-        """Left-pad, so that every row's next token stands in the same column."""
+    def _prefill(self, rows: Sequence[PromptState], n: int, steps: int) -> tuple[Tensor, Decoder]:
+        """Run each prompt once. Left-padded, so that every row's next token stands in the same column."""
         from transformers import DynamicCache
 
         policy = self._policy
@@ -125,25 +124,9 @@ class TransformersSampler:
             positions[:, index, at:] = row.positions
             mask[index, at:] = 1
         cache = DynamicCache(config=policy.base.config.text_config)
-        logits = self._forward(embeddings, positions, mask, cache)
-        return logits, cache, mask
-
-    def _decode(self, token: Tensor, position: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        embeddings = self._policy.base.get_input_embeddings()(token[:, None])
-        return self._forward(embeddings, position[None, :, None].expand(3, -1, -1), mask, cache)
-
-    def _forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        policy = self._policy
-        policy.forward_passes += 1
-        with policy.autocast():
-            output = policy.language_model(
-                inputs_embeds=embeddings,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            return policy.base.lm_head(output.last_hidden_state[:, -1]).float()
+        logits = policy.next_logits(embeddings, positions, mask, cache)
+        shared = policy.engine == "shared"
+        return logits, (SharedDecoder if shared else RepeatedDecoder)(policy, cache, mask, n, steps)
 
     def _choose(self, logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Pick a token a row: the best one, or the inverse of the cumulative distribution at the row's noise."""

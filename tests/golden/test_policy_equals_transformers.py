@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from harness.errors import UserError
+from harness.models.policy import Policy
 from harness.rollout.sampler import TransformersSampler
 
 COMPLETIONS = [[300, 301, 302], [95], [97, 98, 99, 90, 91], [40, 41], [60, 61], [55, 56], [212, 213, 214], [99], [70]]
+
+
+@pytest.fixture(params=["shared", "naive"])
+def policy(request, policy):
+    return Policy(policy.model, policy.tokenizer, policy.device, policy.precision, engine=request.param)
 
 
 def plain_log_probs(model, prompt, completion):
@@ -38,6 +44,7 @@ def first_logits(model, prompt):
 
 
 def test_log_probs_of_a_ragged_batch_equal_the_stock_forward(policy, prompts):
+    prompts = [prompts[index] for index in (0, 1, 0, 2, 1, 0, 5, 4, 0)]
     with torch.no_grad():
         values, mask = policy.log_probs(prompts, COMPLETIONS)
         for row, prompt, completion in zip(range(len(prompts)), prompts, COMPLETIONS, strict=True):
@@ -48,11 +55,12 @@ def test_log_probs_of_a_ragged_batch_equal_the_stock_forward(policy, prompts):
 
 
 def test_gradients_equal_the_stock_forward(policy, prompts):
-    values, _ = policy.log_probs(prompts[:3], COMPLETIONS[:3])
+    prompts = [prompts[0], prompts[1], prompts[0]]
+    values, _ = policy.log_probs(prompts, COMPLETIONS[:3])
     values.sum().backward()
     ours = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
     policy.model.zero_grad()
-    sum(plain_log_probs(policy.model, p, c).sum() for p, c in zip(prompts[:3], COMPLETIONS[:3], strict=True)).backward()
+    sum(plain_log_probs(policy.model, p, c).sum() for p, c in zip(prompts, COMPLETIONS[:3], strict=True)).backward()
     theirs = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
     assert ours.keys() == theirs.keys()
     for name, gradient in ours.items():
