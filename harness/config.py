@@ -29,6 +29,9 @@ class ModelSection(StrictConfig):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, else fp32."
     )
+    engine: Literal["shared", "naive"] = Field(
+        "shared", description="shared runs each prompt once for all its answers, exactly; naive once for each."
+    )
     lora_rank: int = Field(16, ge=1, description="LoRA rank. The paper does not give it; ours.")
     lora_alpha: int = Field(32, ge=1, description="LoRA alpha. The paper does not give it; ours.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")

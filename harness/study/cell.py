@@ -132,6 +132,7 @@ def _train(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
         {"cell": document["cell"], "method": method, "seed": seed, "model": study.model.model_dump()},
         lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
     )
+    _report(cell_dir, "train", 0, 0, {})
     return trainer.train()
 
 
@@ -139,7 +140,9 @@ def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
     def progress(done: int, total: int) -> None:
         _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, {"done": done, "of": total})
 
-    _run_benchmark(bench, cell_dir / bench.study.evaluation.benchmark / name, digest, progress)
+    progress(0, len(bench.benchmark.records))
+    numbers = _run_benchmark(bench, cell_dir / bench.study.evaluation.benchmark / name, digest, progress)
+    _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, numbers)
 
 
 def _run_benchmark(bench: Any, folder: Path, digest: str, progress: Any) -> dict[str, float]:
@@ -167,7 +170,7 @@ def _report(
 ) -> None:
     from harness.study.status import State, Status, write_status
 
-    shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of")}
+    shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of", "overall")}
     if numbers.get("seconds"):
         shown["examples_per_second"] = numbers["examples"] / step / numbers["seconds"]
     write_status(cell_dir, Status(state=State.RUNNING, phase=phase, step=step, steps=steps, numbers=shown))

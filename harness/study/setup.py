@@ -61,7 +61,7 @@ class Workbench:
             "frames": video_settings(self.study, policy).digest,
             "decoding": f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}",
             "engine": f"transformers {version('transformers')}, torch {torch.__version__}, "
-            f"{policy.device.type}, {policy.precision}",
+            f"{policy.device.type}, {policy.precision}, {policy.engine} prefix",
         }
 
 
@@ -105,7 +105,7 @@ def prepare(study: StudyConfig, *, with_train: bool = True) -> Workbench:
     train, benchmark = load_data(study, with_train=with_train)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(study.model, device)
-    policy = Policy(loaded.model, loaded.tokenizer, loaded.device, loaded.precision)
+    policy = Policy(*loaded, engine=study.model.engine)
     settings = video_settings(study, policy)
     frames = FrameCache(study.runtime.cache / "frames", settings)
     encoder = PromptEncoder(loaded.tokenizer, policy.base.config.video_token_id, frames, settings.merge_size)
