@@ -57,8 +57,8 @@ class Collected:
         train: Its training records.
         benchmark: Its benchmark records.
         cells: Every cell of the matrix, finished or not, in the matrix's order.
-        answers: One row an answer: method, model, seed, step, question, type, room, score, parsed, truncated;
-            ``last`` marks the reported checkpoint.
+        answers: One row an answer: method, model, seed, step, question, type, room, score, parsed, truncated,
+            prompt (its id); ``last`` marks the reported checkpoint.
     """
 
     study: StudyConfig
@@ -94,7 +94,9 @@ def collect(run_dir: Path) -> Collected:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in found)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
     _refuse_unequal(found)
-    return Collected(study, train, benchmark, found, pd.concat(frames, ignore_index=True))
+    answers = pd.concat(frames, ignore_index=True)
+    _refuse_other_prompts(answers)
+    return Collected(study, train, benchmark, found, answers)
 
 
 def _read_cell(
@@ -127,7 +129,10 @@ def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchma
     samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
     raw = dict(zip(samples["id"], samples["answer"], strict=True))
     scored = score_answers(benchmark.records, raw, [study.evaluation.scorer])
-    merged = scored.merge(samples[["id", "truncated"]], on="id", how="left", validate="one_to_one")
+    merged = scored.merge(samples[["id", "truncated", "prompt"]], on="id", how="left", validate="one_to_one")
+    if merged["missing"].any():
+        lacking = merged.loc[merged["missing"], "id"]
+        raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking.iloc[0]}")
     return merged.rename(columns={"id": "question", "question_type": "type"}).assign(
         method=entry["method"],
         model=entry["model"],
@@ -141,13 +146,23 @@ def _refuse_unequal(cells: list[CellResult]) -> None:
     evaluated = [cell for cell in cells if cell.identity]
     first = evaluated[0]
     for cell in evaluated[1:]:
-        for key in first.identity.keys() | cell.identity.keys():
+        for key in sorted(first.identity.keys() | cell.identity.keys()):
             ours, theirs = first.identity.get(key), cell.identity.get(key)
             if key != "weights" and ours != theirs:
                 raise UserError(
                     f"{first.cell} and {cell.cell} were evaluated differently and must not be compared: "
                     f"{key} is {ours!r} and {theirs!r}. Run `harness compare` again to evaluate both alike"
                 )
+
+
+def _refuse_other_prompts(answers: pd.DataFrame) -> None:
+    """One question must have been the same prompt, words and frames, for every checkpoint."""
+    different = answers.groupby("question", sort=False)["prompt"].nunique() > 1
+    if different.any():
+        raise UserError(
+            f"question {different.idxmax()} was not the same for all checkpoints: its video was changed between "
+            "two evaluations. Run into another folder with --out, to evaluate all alike"
+        )
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmark import EvaluationJob
+from harness.data.encode import EncodedPrompt
 from harness.data.records import Record
-from harness.io import append_lines, read_json, whole_lines, write_json, write_text
+from harness.errors import UserError
+from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
 from harness.rollout.sampler import TransformersSampler
 
 SAMPLES = "samples.jsonl"
@@ -21,20 +23,22 @@ def answer_benchmark(job: EvaluationJob) -> Path:
 
     Batches are fixed slices of the records in their order, and a batch is written in one synced append: an
     evaluation that goes on computes exactly the batches that an uninterrupted one would have. Answers of another
-    identity (other weights, wording, frames, versions) are set aside, never reused.
+    identity (other weights, wording, frames, versions) or changed since they were complete are set aside, never
+    reused.
 
     Returns:
-        The samples file. ``manifest.json`` beside it is marked complete.
+        The samples file. ``manifest.json`` beside it is marked complete and holds its digest.
+
+    Raises:
+        UserError: A video cannot be used (the record is named), or the manifest cannot be read.
     """
     samples, manifest = job.folder / SAMPLES, job.folder / MANIFEST
     records = job.dataset.records
-    if manifest.is_file():
-        found = read_json(manifest)
-        if found["identity"] == job.identity and found["complete"]:
-            job.progress(len(records), len(records))
-            return samples
-        if found["identity"] != job.identity:
-            _set_aside(job.folder)
+    if not _is_of(job):
+        _set_aside(job.folder)
+    if manifest.is_file() and read_json(manifest)["complete"]:
+        job.progress(len(records), len(records))
+        return samples
     write_json(manifest, {"identity": job.identity, "n": len(records), "complete": False})
     size = job.settings.batch
     done = len(whole_lines(samples)) // size * size
@@ -43,12 +47,26 @@ def answer_benchmark(job: EvaluationJob) -> Path:
     for start in range(done, len(records), size):
         append_lines(samples, list(_answer(job, sampler, records[start : start + size])))
         job.progress(min(start + size, len(records)), len(records))
-    write_json(manifest, {"identity": job.identity, "n": len(records), "complete": True})
+    document = {"identity": job.identity, "n": len(records), "complete": True, "samples": sha256_file(samples)}
+    write_json(manifest, document)
     return samples
 
 
+def _is_of(job: EvaluationJob) -> bool:
+    """Whether what the folder holds, if anything, is the beginning or the whole of this very evaluation."""
+    samples, manifest = job.folder / SAMPLES, job.folder / MANIFEST
+    if not manifest.is_file():
+        return not samples.exists()
+    found = read_json(manifest)
+    return found["identity"] == job.identity and (not found["complete"] or _is_whole(samples, found))
+
+
+def _is_whole(samples: Path, manifest: dict[str, Any]) -> bool:
+    return samples.is_file() and manifest.get("samples") == sha256_file(samples)
+
+
 def _answer(job: EvaluationJob, sampler: TransformersSampler, records: Sequence[Record]) -> Iterator[str]:
-    prompts = [job.encoder.encode(record, job.mode, job.dataset.video_path(record)) for record in records]
+    prompts = [_prompt(job, record) for record in records]
     answers = sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=job.settings.max_new_tokens, seed=0)
     for record, prompt, (answer,) in zip(records, prompts, answers, strict=True):
         line = {
@@ -61,8 +79,25 @@ def _answer(job: EvaluationJob, sampler: TransformersSampler, records: Sequence[
         yield json.dumps(line, ensure_ascii=False)
 
 
+def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:
+    try:
+        return job.encoder.encode(record, job.mode, job.dataset.video_path(record))
+    except UserError as error:
+        data = job.dataset
+        raise UserError(f"benchmark record {record.key} of {data.root} ({data.split}): {error}") from error
+
+
 def read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The raw answers of a complete evaluation."""
+    """The raw answers of a complete evaluation.
+
+    Raises:
+        UserError: They are not what the evaluation wrote.
+    """
+    if not _is_whole(folder / SAMPLES, read_json(folder / MANIFEST)):
+        raise UserError(
+            f"`{folder / SAMPLES}`: its content is not what the evaluation wrote (digest differs). "
+            f"To evaluate again, delete {folder.parent.parent / 'status.json'} and run the same command"
+        )
     return [json.loads(line) for line in whole_lines(folder / SAMPLES)]
 
 

@@ -12,6 +12,7 @@ from harness import registry
 from harness.config import StudyConfig
 from reports.collect import Collected
 from reports.escape import escape_markdown
+from reports.scorers import SCORERS
 
 CONSUMED = {
     "updates": "Optimiser steps",
@@ -58,6 +59,7 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Training prompt": study.prompt.train,
         "Evaluation prompt": identity["prompts"][: len(study.prompt.evaluation) + 13],
         "Decoding": identity["decoding"],
+        "Scorer": f"{study.evaluation.scorer}, {SCORERS[study.evaluation.scorer].version}",
         "Engine": identity["engine"],
         "Data order": "by seed, the same for every method",
         "Reported checkpoint": "the last, declared beforehand",
@@ -71,7 +73,8 @@ def _shared(collected: Collected) -> pd.DataFrame:
 def _consumption(collected: Collected) -> pd.DataFrame:
     rows = []
     for method in collected.study.methods:
-        consumed = [cell.consumed for cell in collected.cells if cell.method == method and cell.consumed]
+        cells = [cell for cell in collected.cells if cell.method == method and cell.state == "done"]
+        consumed = [cell.consumed for cell in cells if cell.consumed]
         row: dict[str, Any] = {"Method": method, "Seeds": len(consumed)}
         for key, head in CONSUMED.items():
             scale = 2**20 if key == "peak_memory" else 1

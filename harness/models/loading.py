@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from harness import registry
@@ -13,6 +14,7 @@ from harness.config import ModelSection, digest_of
 from harness.errors import UserError, unknown_name
 from harness.io import sha256_file
 from harness.models.presets import ModelPreset
+from harness.train.seeds import seed_for
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """LoRA goes on every linear layer of the language model; the paper does not say where. Ours."""
@@ -64,11 +66,16 @@ def choose_precision(section: ModelSection, device: torch.device) -> str:
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def load_model(section: ModelSection, device: torch.device) -> LoadedModel:
+def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> LoadedModel:
     """Load a model by name for training or evaluation.
 
     With full fine-tuning the weights are fp32 (autocast does the rest); with LoRA the frozen
-    weights take the computing precision and the adapters stay fp32.
+    weights take the computing precision, and what is trained stays fp32.
+
+    Args:
+        section: Which model, and how it is trained.
+        device: Where it goes.
+        seed: Of the adapters' first weights.
 
     Raises:
         UserError: The model cannot be found or read; the message says which and how to get it.
@@ -83,15 +90,18 @@ def load_model(section: ModelSection, device: torch.device) -> LoadedModel:
         model = AutoModelForImageTextToText.from_pretrained(
             location, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"`--model {section.name}`: cannot load {location}: {error}\n"
             "Give a local folder with --model FOLDER, or fetch the model first where the hub can be reached."
         ) from error
+    if not hasattr(getattr(model, "model", None), "visual"):
+        raise UserError(f"`--model {section.name}`: {type(model).__name__} is not of Qwen2-VL's architecture")
     model.to(device)
     if section.freeze_vision:
         model.model.visual.requires_grad_(False)
     if section.tuning == "lora":
+        torch.manual_seed(seed_for(seed, "adapters"))
         model = _with_lora(model, section)
     model.eval()
     return LoadedModel(model, tokenizer, device, precision)
@@ -110,5 +120,6 @@ def _with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
     vision_trained = not section.freeze_vision
     wrapped = get_peft_model(model, config)
     if vision_trained:
-        wrapped.get_base_model().model.visual.requires_grad_(True)
+        # In fp32 like the adapters: bf16 weights would round the updates of a small learning rate away.
+        wrapped.get_base_model().model.visual.float().requires_grad_(True)
     return wrapped

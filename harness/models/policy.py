@@ -246,10 +246,10 @@ class Policy:
     def reference(self) -> Policy:
         """A frozen view of this policy as it is now.
 
-        With adapters the same weights serve (see :meth:`as_reference`); otherwise the language model is copied and
-        a frozen vision tower is shared. Call it before any training or restoring.
+        With adapters and a frozen vision tower the same weights serve (see :meth:`as_reference`); otherwise the model
+        is copied, all but a frozen vision tower. Call it before any training or restoring.
         """
-        if hasattr(self.model, "disable_adapter"):
+        if hasattr(self.model, "disable_adapter") and not self.video.trained:
             return self
         tower = self.base.model.visual
         frozen = copy.deepcopy(self.model, memo={} if self.video.trained else {id(tower): tower})

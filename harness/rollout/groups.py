@@ -44,6 +44,11 @@ class GroupBuilder:
     seed: int
     micro_batch: int
 
+    @property
+    def temperature(self) -> float:
+        """What divides the logits of every log-probability: that of sampling, or 1 where nothing is sampled."""
+        return self.rollout.temperature if self.needs.rollouts else 1.0
+
     def build(self, prompts: Sequence[EncodedPrompt], step: int) -> list[Group]:
         """Score every completion; draws depend on the seed and the step only."""
         sampled = self._sample(prompts, step)
@@ -104,7 +109,7 @@ class GroupBuilder:
             for start in range(0, len(flat), self.micro_batch):
                 part = flat[start : start + self.micro_batch]
                 values, _ = self.reference.log_probs(
-                    [prompt for prompt, _ in part], [one.tokens for _, one in part], self.rollout.temperature
+                    [prompt for prompt, _ in part], [one.tokens for _, one in part], self.temperature
                 )
                 done += [
                     replace(one, reference=tuple(row[: len(one.tokens)].tolist()))

@@ -104,6 +104,8 @@ class TransformersSampler:
             if step + 1 == steps or bool(done.all()):
                 break
             logits = decoder.step(token, position + step)
+        if not torch.stack(log_probs).isfinite().all():
+            raise FloatingPointError("the model's log-probabilities are not finite: its weights are damaged")
         chosen, values = torch.stack(tokens, 1).tolist(), torch.stack(log_probs, 1).tolist()
         flat = [self._finish(row, value) for row, value in zip(chosen, values, strict=True)]
         return [flat[index : index + n] for index in range(0, len(flat), n)]

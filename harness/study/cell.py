@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -20,14 +21,23 @@ def main(arguments: list[str]) -> int:
     """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended."""
     from harness.study.locks import hold
     from harness.study.process import die_with_parent
-    from harness.study.status import State
 
     die_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     cell_dir = Path(arguments[0]) / "cells" / arguments[1]
     try:
-        with hold(cell_dir / ".lock", f"cell {arguments[1]}"):
-            run_cell(cell_dir)
+        with hold(cell_dir, "cell"):
+            return _run_and_record(cell_dir)
+    except UserError as error:  # another process holds the cell, so its status is not ours to write
+        print(f"failed: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
+
+
+def _run_and_record(cell_dir: Path) -> int:
+    from harness.study.status import State
+
+    try:
+        run_cell(cell_dir)
         _end(cell_dir, State.DONE)
         return EXIT_DONE
     except KeyboardInterrupt:
@@ -38,7 +48,8 @@ def main(arguments: list[str]) -> int:
             traceback.print_exc()
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         print(f"failed: {reason}", file=sys.stderr, flush=True)
-        _end(cell_dir, State.FAILED, reason)
+        with suppress(OSError):  # on a full disk the launcher finds the reason in the log
+            _end(cell_dir, State.FAILED, reason)
         return EXIT_FAILED
 
 
@@ -47,7 +58,7 @@ def run_cell(cell_dir: Path) -> None:
 
     Raises:
         UserError: Data, model or a checkpoint cannot be used.
-        TrainingError: Training cannot go on; earlier checkpoints stay and are evaluated on the next run.
+        TrainingError: Training cannot go on; earlier checkpoints stay.
     """
     from harness.config import BASE
     from harness.study.setup import environment, prepare, study_from
@@ -55,7 +66,7 @@ def run_cell(cell_dir: Path) -> None:
     document = read_json(cell_dir / "config.json")
     study = study_from(document)
     _report(cell_dir, "", 0, 0, {})
-    bench = prepare(study, with_train=document["method"] != BASE)
+    bench = prepare(study, with_train=document["method"] != BASE, seed=int(document["seed"]))
     write_json(cell_dir / "env.json", environment(study))
     if document["method"] == BASE:
         _evaluate(bench, cell_dir, "step-000000", document["identity"]["model"]["digest"])
@@ -93,6 +104,11 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | No
     digest = model_digest(study.model.name)
     if ours:
         opened = read_checkpoint(checkpoint)
+        if opened.manifest["adapter"] and opened.manifest["base"] != digest:
+            raise UserError(
+                f"`{checkpoint}`: its adapters were trained on other weights than those of the model "
+                f"{study.model.name} as it is now; name the right model in the study"
+            )
         restore_weights(bench.policy.model, opened)
         digest = opened.digest
     return _run_benchmark(bench, out, digest, lambda done, total: None)
@@ -107,6 +123,8 @@ def _train(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
 
     study, method, seed = bench.study, document["method"], int(document["seed"])
     algorithm = registry.create("algorithms", method, study.hyper_parameters(method))
+    if algorithm.needs.rollouts and not study.reward.weights:
+        raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
     settings = study.train_for(method)
     groups = GroupBuilder(
         bench.policy,
@@ -129,7 +147,13 @@ def _train(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
         study.budget,
         seed,
         cell_dir,
-        {"cell": document["cell"], "method": method, "seed": seed, "model": study.model.model_dump()},
+        {
+            "cell": document["cell"],
+            "method": method,
+            "seed": seed,
+            "model": study.model.model_dump(),
+            "base": document["identity"]["model"]["digest"],
+        },
         lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
     )
     _report(cell_dir, "train", 0, 0, {})

@@ -19,6 +19,7 @@ from harness.data.prompts import prompts_digest
 from harness.data.reader import Dataset, read_dataset, records_digest
 from harness.data.sources import resolve_source
 from harness.data.video import VideoSettings
+from harness.errors import UserError
 from harness.models.loading import load_model
 from harness.models.policy import Policy
 from harness.reward import WeightedRewards
@@ -48,8 +49,11 @@ class Workbench:
         """Encode the index-th training record in the study's training mode."""
         if self.train is None:
             raise ValueError("no training data was loaded")
-        record = self.train.records[index]
-        return self.encoder.encode(record, self.study.prompt.train, self.train.video_path(record))
+        data, record = self.train, self.train.records[index]
+        try:
+            return self.encoder.encode(record, self.study.prompt.train, data.video_path(record))
+        except UserError as error:
+            raise UserError(f"training record {record.key} of {data.root} ({data.split}): {error}") from error
 
     def evaluation_identity(self, weights: str) -> dict[str, str]:
         """What the answers of a checkpoint depend on. All but ``weights`` must agree between compared answers."""
@@ -98,13 +102,13 @@ def video_settings(study: StudyConfig, policy: Policy) -> VideoSettings:
     )
 
 
-def prepare(study: StudyConfig, *, with_train: bool = True) -> Workbench:
-    """Load data and model on the best device of this machine."""
+def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Workbench:
+    """Load data and model on the best device of this machine; the seed is that of adapters' first weights."""
     if study.runtime.threads:
         torch.set_num_threads(study.runtime.threads)
     train, benchmark = load_data(study, with_train=with_train)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_model(study.model, device)
+    loaded = load_model(study.model, device, seed)
     policy = Policy(*loaded, engine=study.model.engine)
     settings = video_settings(study, policy)
     frames = FrameCache(study.runtime.cache / "frames", settings)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -68,29 +70,56 @@ def save_checkpoint(
         about: What the manifest says about the cell.
     """
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(".step-*.tmp"):
-        shutil.rmtree(leftover)
+    _remove(root.glob(".step-*.tmp"))
     final, temporary = root / folder_name(step), root / f".{folder_name(step)}.tmp"
-    temporary.mkdir()
-    adapter = hasattr(model, "peft_config")
-    model.save_pretrained(temporary)  # type: ignore[operator]
-    if adapter and any(p.requires_grad for p in model.get_base_model().model.visual.parameters()):  # type: ignore[operator]
-        save_file(model.get_base_model().model.visual.state_dict(), temporary / VISION)  # type: ignore[operator]
-    tokenizer.save_pretrained(temporary)
-    weights = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
-    _save_state(temporary / STATE, optimizer, state)
-    files = {
-        str(file.relative_to(temporary)): sha256_file(file) for file in sorted(temporary.rglob("*")) if file.is_file()
-    }
-    manifest = {**about, "step": step, "adapter": adapter, "digest": digest_of(weights), "files": files}
-    write_json(temporary / MANIFEST, manifest)
-    _sync_folder(temporary)
-    temporary.rename(final)
+    try:
+        temporary.mkdir()
+        adapter = _save_weights(model, temporary)
+        tokenizer.save_pretrained(temporary)
+        weights = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
+        _save_state(temporary / STATE, optimizer, state)
+        files = {str(f.relative_to(temporary)): sha256_file(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
+        manifest = {**about, "step": step, "adapter": adapter, "digest": digest_of(weights), "files": files}
+        write_json(temporary / MANIFEST, manifest)
+        _sync_folder(temporary)
+        temporary.rename(final)
+    except BaseException:
+        # A full disk is the likely reason: give the space back.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     _sync(root)
-    for older in root.glob("step-*"):
-        if older != final and (older / STATE).exists():
-            shutil.rmtree(older / STATE)
+    drop_older_states(final)
     return Checkpoint(final, step, manifest["digest"], manifest)
+
+
+def drop_older_states(last: Path) -> None:
+    """Remove the optimiser states beside those of the last checkpoint: only it can be continued.
+
+    A state is renamed before it is removed, so that a kill leaves it whole or gone, never in parts.
+    """
+    for older in last.parent.glob("step-*"):
+        if older != last and (older / STATE).exists():
+            (older / STATE).rename(older / f".{STATE}.tmp")
+        _remove([older / f".{STATE}.tmp"])
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def _save_weights(model: Any, folder: Path) -> bool:
+    """Write the trained weights; say whether they are an adapter."""
+    if not hasattr(model, "peft_config"):
+        model.save_pretrained(folder)
+        return False
+    # Embeddings are never trained beside adapters; by default PEFT would ask the hub whether they were.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    vision = model.get_base_model().model.visual
+    if any(parameter.requires_grad for parameter in vision.parameters()):
+        save_file(vision.state_dict(), folder / VISION)
+    return True
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -105,18 +134,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         if name.startswith(f"{STATE}/") and not (folder / STATE).exists():
             continue
         if not path.is_file():
-            raise UserError(f"`{folder}`: the checkpoint lacks {name}; use another checkpoint, or train again")
+            raise UserError(
+                f"`{folder}`: the checkpoint lacks {name} and is refused. Use another checkpoint, or delete the "
+                f"folder {folder.parent} and train again"
+            )
         if sha256_file(path) != expected:
             raise UserError(
                 f"`{path}`: its content is not what was written (digest differs); "
-                "the checkpoint is refused. Use another checkpoint, or delete this one and run again"
+                f"the checkpoint is refused. Use another one, or delete the folder {folder.parent} and train again"
             )
     return Checkpoint(folder, int(manifest["step"]), str(manifest["digest"]), manifest)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
     """Whole checkpoints in ascending order of step."""
-    return sorted(folder for folder in root.glob("step-*") if (folder / MANIFEST).is_file())
+    found = [folder for folder in root.glob("step-*") if (folder / MANIFEST).is_file()]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
 
 
 def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -137,16 +170,21 @@ def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
                 checkpoint.folder, dtype=torch.float32, use_safetensors=True
             )
             model.load_state_dict(source.state_dict())
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"`{checkpoint.folder}`: does not fit this model: {error}") from error
 
 
 def _restore_adapter(model: Any, folder: Path) -> None:
     from peft import set_peft_model_state_dict
 
+    saved, mine = read_json(folder / "adapter_config.json"), model.peft_config[model.active_adapter]
+    for key in ("r", "lora_alpha"):
+        if saved[key] != getattr(mine, key):
+            raise ValueError(f"its adapters have {key} = {saved[key]}, the model section asks for {getattr(mine, key)}")
     result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-    if result.unexpected_keys:
-        raise ValueError(f"unknown adapter weights, for example {result.unexpected_keys[0]}")
+    wrong = [*result.unexpected_keys, *(key for key in result.missing_keys if "lora_" in key)]
+    if wrong:
+        raise ValueError(f"its adapters and the model's differ, for example in {wrong[0]}")
     if (folder / VISION).exists():
         model.get_base_model().model.visual.load_state_dict(load_file(folder / VISION))
 
@@ -159,7 +197,10 @@ def restore_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> d
     """
     folder = checkpoint.folder / STATE
     if not folder.is_dir():
-        raise UserError(f"`{checkpoint.folder}`: holds no optimiser state; only the last checkpoint can be continued")
+        raise UserError(
+            f"`{checkpoint.folder}`: holds no optimiser state, since it was not the last checkpoint; to train again "
+            f"from the start, delete the folder {checkpoint.folder.parent}"
+        )
     tensors = load_file(folder / "optimizer.safetensors")
     document = read_json(folder / "state.json")
     loaded: dict[str, Any] = {"param_groups": document["param_groups"], "state": {}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import sys
 import time
@@ -68,15 +69,14 @@ class BudgetMeter:
         """Prompts left when examples are the budget, else None."""
         if self._budget.kind != "examples":
             return None
-        return max(0, int(self._budget.amount) - self.consumed.examples)
+        return max(0, math.ceil(self._budget.amount) - self.consumed.examples)
 
     def expected_steps(self, prompts_per_step: int) -> int:
         """Steps the budget allows, or 0 when that cannot be known beforehand."""
-        if self._budget.kind == "steps":
-            return int(self._budget.amount)
-        if self._budget.kind == "examples":
-            return -(-int(self._budget.amount) // prompts_per_step)
-        return 0
+        if self._budget.kind == "seconds":
+            return 0
+        each = prompts_per_step if self._budget.kind == "examples" else 1
+        return math.ceil(math.ceil(self._budget.amount) / each)
 
     @contextlib.contextmanager
     def clock(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,20 @@ class Metrics:
         resume_step: Lines after this step are dropped: the run that wrote them was interrupted and repeats them.
         report_to: Tracker names, as in transformers' ``report_to``.
         model: Handed to trackers.
-        config: Handed to trackers as the run's configuration.
+
+    Raises:
+        UserError: A tracker is unknown or not installed.
     """
 
-    def __init__(
-        self, path: Path, resume_step: int, report_to: Sequence[str], model: nn.Module, config: dict[str, Any]
-    ) -> None:
+    def __init__(self, path: Path, resume_step: int, report_to: Sequence[str], model: nn.Module) -> None:
         self._path = path
         kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= resume_step]
         write_text(path, "".join(line + "\n" for line in kept))
-        self._trackers = _Trackers(report_to, path.parent / "trackers", model, config) if report_to else None
+        self._trackers = _Trackers(report_to, path.parent / "trackers", model) if report_to else None
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        append_lines(self._path, [json.dumps({"step": step, **numbers})])
+        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        append_lines(self._path, [json.dumps({"step": step, **finite})])
         if self._trackers:
             self._trackers.log(step, numbers)
 
@@ -45,7 +47,7 @@ class Metrics:
 class _Trackers:
     """transformers' own reporting callbacks, driven from our loop."""
 
-    def __init__(self, names: Sequence[str], folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, model: nn.Module) -> None:
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from transformers.integrations import get_reporting_integration_callbacks
 

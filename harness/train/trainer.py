@@ -73,13 +73,23 @@ class Trainer:
         """Train to the end of the budget, resuming from the last whole checkpoint; return all checkpoints.
 
         Raises:
-            TrainingError: The loss or the gradient is not finite, or the method dropped everything.
+            TrainingError: The loss or the gradient is not finite; the last checkpoint stays.
         """
-        self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
         self.optimizer = build_optimizer(self.policy.model, self.settings)
         self.meter = BudgetMeter(self.budget, self.policy.device)
         step = self._resume()
-        metrics = Metrics(self.folder / "metrics.jsonl", step, self.settings.report_to, self.policy.model, self.about)
+        metrics = Metrics(self.folder / "metrics.jsonl", step, self.settings.report_to, self.policy.model)
+        # After the trackers: building transformers' arguments for them resets accelerate's shared state.
+        self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
+        try:
+            self._loop(step, metrics)
+        finally:
+            metrics.close()
+        # Also when nothing was left to train: a kill may have come between the last checkpoint and this file.
+        write_json(self.folder / "compute.json", self.meter.state())
+        return ckpt.list_checkpoints(self.folder / "checkpoints")
+
+    def _loop(self, step: int, metrics: Metrics) -> None:
         expected = self.meter.expected_steps(self.settings.prompts_per_step)
         saved = math.floor(self.meter.progress * self.settings.checkpoints + 1e-9)
         while not self.meter.spent:
@@ -93,8 +103,6 @@ class Trainer:
                 self._save(step)
                 saved = due
             self.progress(step, expected, numbers)
-        metrics.close()
-        return ckpt.list_checkpoints(self.folder / "checkpoints")
 
     # ------------------------------------------------------------------ one step
 
@@ -133,7 +141,7 @@ class Trainer:
             groups += self.groups.build(drawn, step * RESAMPLE_ROUNDS + round_number)
             samples = list(self.algorithm.experience(groups))
             kept = {sample.completion.prompt_id for sample in samples}
-            wanted = self.settings.prompts_per_step - len(kept)
+            wanted = self.settings.prompts_per_step - sum(group.prompt_id in kept for group in groups)
             if wanted <= 0:
                 break
         return prompts, groups, samples
@@ -191,6 +199,7 @@ class Trainer:
         if not found:
             return 0
         last = ckpt.read_checkpoint(found[-1])
+        ckpt.drop_older_states(last.folder)
         ckpt.restore_weights(self.policy.model, last)
         state = ckpt.restore_state(last, self.optimizer)
         self.meter = BudgetMeter(self.budget, self.policy.device, state["consumed"])
