@@ -1,4 +1,4 @@
-"""``harness world pretrain``: make the tiny base model again, in stages, resumable."""
+"""``harness world pretrain`` and ``harness world score``: make the tiny base model again, and measure it."""
 
 from __future__ import annotations
 
@@ -36,3 +36,28 @@ def pretrain(
 
     complete = run_recipe(Run(seed, out, work, shards, scale, minutes, threads), show)
     console.print(f"{out} is written" if complete else f"stopped; the same command resumes from {work}")
+
+
+def score(
+    folder: Annotated[Path, typer.Option(help="Model folder.")] = Path("runs/tiny"),
+    world: Annotated[Path, typer.Option(help="Folder of the world's splits.")] = Path("cache/world"),
+    split: Annotated[str, typer.Option(help="Split to answer.")] = "test",
+    scenes: Annotated[int, typer.Option(min=5, help="Scenes of it.")] = 200,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+) -> None:
+    """Score a model folder on mp4 videos beside the best constant and the text-only prior."""
+    import torch
+
+    from harness.io import write_json
+    from harness.world.pretrain.measure import measure
+
+    torch.set_num_threads(threads)
+    table, checks = measure(folder, world, split, scenes)
+    for row in table.itertuples():
+        typer.echo(
+            f"| {row.Index} | {row.n} | {row.constant:.1f} | {row.text_prior:.1f} | {row.base:.1f} "
+            f"| {row.low:.1f} to {row.high:.1f} |"
+        )
+    typer.echo(f"{checks}")
+    scores = {"split": split, "scenes": scenes, "types": table.round(2).to_dict(orient="index"), **checks}
+    write_json(folder / "scores.json", scores)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from harness.world.catalogue import CATEGORIES
-from harness.world.pretrain.probes import Relation, relations_of
+from harness.world.pretrain.probes import Option, Relation, relations_of
 from harness.world.pretrain.prompts import END, TURN
 from harness.world.pretrain.shards import Example, category_token_ids
 from harness.world.questions import DIRECTIONS, TURNS
@@ -19,12 +19,13 @@ from harness.world.questions import DIRECTIONS, TURNS
 
 @dataclass(frozen=True)
 class TrainingText:
-    """Token ids after the video, which of them are supervised, and relations for the probes."""
+    """Token ids after the video, which of them are supervised, and what the probes should read."""
 
     kind: str
     ids: list[int]
     supervised: list[int]
     relations: list[Relation]
+    options: list[Option]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Curriculum:
         self.tokenizer = tokenizer
         self.category_ids = category_token_ids(tokenizer)
         self.kinds = {token: index for index, token in enumerate(self.category_ids)}
+        self._markers = {tokenizer.encode(f"\n{letter}. ")[0]: k for k, letter in enumerate("ABCD")}
+        self._letters = [tokenizer.encode(letter)[0] for letter in "ABCD"]
+        self._newlines = {i for token, i in tokenizer.get_vocab().items() if token.startswith("\u010a")}
+        self._newlines.add(tokenizer.encode(END)[0])
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -82,8 +87,25 @@ class Curriculum:
             form = forms[rng.choice(len(forms), p=odds / odds.sum())]
             ids, start = question.forms[form]
             relations = relations_of(question.type, ids[:start], self.kinds, example)
-            drawn.append(TrainingText(f"{question.type}/{form}", ids.tolist(), list(range(start, len(ids))), relations))
+            options = self._options(ids.tolist(), int(ids[start]))
+            asked = list(range(start, len(ids)))
+            drawn.append(TrainingText(f"{question.type}/{form}", ids.tolist(), asked, relations, options))
         return drawn
+
+    def _options(self, ids: Sequence[int], answer: int | None) -> list[Option]:
+        """The options in a text; `answer` is the token of the right letter."""
+        right = self._letters.index(answer) if answer in self._letters else None
+        options: list[Option] = []
+        spots: list[int] = []
+        letter: int | None = None
+        for i, token in enumerate(ids):
+            if letter is None or token not in self._newlines:
+                spots += [i] if letter is not None else []
+            else:
+                options.append(Option(tuple(spots), letter, None if right is None else letter == right))
+                spots, letter = [], None
+            letter = self._markers.get(token, letter)
+        return options
 
     def _values(self, head: str, pairs: Sequence[tuple[str, str]]) -> TrainingText:
         """`head` and then "key=value, ..." with the values supervised."""
@@ -94,7 +116,9 @@ class Curriculum:
             answer = self.encode(value)
             supervised += range(len(ids), len(ids) + len(answer))
             ids = ids + answer
-        return TrainingText(head.split(":")[0].split(" ")[0], ids + self.encode(END), supervised, [])
+        return TrainingText(
+            head.split(":")[0].split(" ")[0], ids + self.encode(END), supervised, [], self._options(ids, None)
+        )
 
     def _list(self, example: Example, rng: np.random.Generator) -> TrainingText:
         counts = np.bincount(example.kind, minlength=len(CATEGORIES))
@@ -116,7 +140,7 @@ class Curriculum:
         sequence = self._values(f"Distance from the {name[anchor]}", pairs)
         spots = [(i, self.kinds[t]) for i, t in enumerate(sequence.ids) if t in self.kinds][1:]
         gaps = [(i, 0, float(np.log(max(example.nearest[k, anchor], 0.1))) - 0.5) for i, k in spots]
-        return TrainingText(sequence.kind, sequence.ids, sequence.supervised, gaps)
+        return TrainingText(sequence.kind, sequence.ids, sequence.supervised, gaps, [])
 
     def _drill(self, rng: np.random.Generator) -> TrainingText:
         """Options, then several queries for the letter of a content: needs no video."""

@@ -18,8 +18,8 @@ from harness.world.pretrain.shards import CELLS, TOKENS, Example
 KINDS = len(CATEGORIES)
 MIN_PIXELS = 12
 """A token whose most visible object covers fewer pixels has no position or size to learn."""
-CODEC_NOISE = 2.0
-"""Standard deviation, of 255, of the noise that stands in for compression (measured error of a clip)."""
+PIXEL_NOISE = 2.0
+"""Standard deviation, of 255, of the noise added to training frames: about the error of the codec."""
 
 
 class VisionHeads(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,14 +24,23 @@ from harness.world.pretrain.network import HIDDEN
 from harness.world.pretrain.shards import CELLS, Example
 from harness.world.scenes import STOPS
 
-TAPS = (0, 1, 3)
-"""Layers after which the stop index, the states and the relations are read."""
+TAPS = (0, 1, 3, 4)
+"""Layers after which the stop index, the states and letters, the relations, and right options are read."""
 
 STATES = ("east", "north", "log_distance", "log_size", "count", "first")
 RELATIONS = ("log_gap", "side_cos", "side_sin", "turn_cos", "turn_sin", "later")
 
 Relation = tuple[int, int, float]
 """Token index in the question, index into RELATIONS, target."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option in a text: token indices of its content, its letter, and whether it is right (if known)."""
+
+    spots: tuple[int, ...]
+    letter: int
+    right: bool | None
 
 
 class Probes(nn.Module):
@@ -41,28 +51,46 @@ class Probes(nn.Module):
         self.stop = nn.Linear(HIDDEN, 1)
         self.state = nn.Linear(HIDDEN, len(STATES))
         self.relation = nn.Linear(HIDDEN, len(RELATIONS))
-        for layer in (self.stop, self.state, self.relation):
+        self.summary = nn.Linear(HIDDEN, 2 * len(CATEGORIES))
+        self.letter = nn.Linear(HIDDEN, 4)
+        self.right = nn.Linear(HIDDEN, 1)
+        for layer in self.children():
+            assert isinstance(layer, nn.Linear)
             nn.init.normal_(layer.weight, std=0.02)
 
     def losses(self, taps: Sequence[Tensor], targets: ProbeTargets) -> dict[str, Tensor]:
-        """Mean squared errors of the three probes.
+        """Mean losses: squared errors of values, cross-entropies of letters and of right options.
 
         Args:
             taps: Residual streams (T, hidden) after the layers in TAPS.
             targets: What to read where.
         """
-        first, second, fourth = taps
+        first, second, fourth, fifth = taps
         stop = self.stop(_normal(first[targets.video]))[:, 0]
         state = self.state(_normal(second[targets.mentions]))
         known = ~targets.states.isnan()
         state_error = (state - targets.states.nan_to_num())[known].square()
         relation = self.relation(_normal(fourth[targets.related]))
         guess = relation.gather(1, targets.channel[:, None])[:, 0]
+        summary = self.summary(_normal(second[targets.video_ends]))
+        told = ~targets.summaries.isnan()
         return {
+            "summary": (summary - targets.summaries.nan_to_num())[told].square().mean(),
             "stop": (stop - targets.stops).square().mean(),
             "state": state_error.mean(),
             "relation": (guess - targets.values).square().mean() if len(guess) else stop.sum() * 0,
+            **self._option_losses(second, fifth, targets),
         }
+
+    def _option_losses(self, second: Tensor, fifth: Tensor, targets: ProbeTargets) -> dict[str, Tensor]:
+        losses = {}
+        if len(targets.letters):
+            guess = self.letter(_normal(second[targets.contents]))
+            losses["letter"] = F.cross_entropy(guess, targets.letters)
+        if len(targets.right):
+            guess = self.right(_normal(fifth[targets.judged]))[:, 0]
+            losses["right"] = F.binary_cross_entropy_with_logits(guess, targets.right)
+        return losses
 
     @torch.no_grad()
     def r2(self, taps: Sequence[Tensor], targets: ProbeTargets) -> dict[str, float]:
@@ -70,6 +98,10 @@ class Probes(nn.Module):
         state = self.state(_normal(taps[1][targets.mentions]))
         relation = self.relation(_normal(taps[2][targets.related]))
         scores = {"stop": _r2(self.stop(_normal(taps[0][targets.video]))[:, 0], targets.stops)}
+        summary = self.summary(_normal(taps[1][targets.video_ends]))
+        for name, part in (("counts", slice(0, len(CATEGORIES))), ("firsts", slice(len(CATEGORIES), None))):
+            told = ~targets.summaries[:, part].isnan()
+            scores[name] = _r2(summary[:, part][told], targets.summaries[:, part][told])
         for k, name in enumerate(STATES):
             known = ~targets.states[:, k].isnan()
             scores[name] = _r2(state[known, k], targets.states[known, k])
@@ -96,6 +128,7 @@ class ProbeTargets:
         scene_of_token: Tensor,
         starts: Sequence[int],
         relations: Sequence[Sequence[Relation]],
+        options: Sequence[Sequence[Option]],
         examples: Sequence[Example],
         category_ids: Sequence[int],
         video_token: int,
@@ -110,11 +143,23 @@ class ProbeTargets:
         of_token = kind[ids]
         self.mentions = (of_token >= 0).nonzero()[:, 0]
         table = torch.from_numpy(np.stack([states_of(e) for e in examples]))
+        last = STOPS * CELLS * CELLS - 1
+        self.video_ends = self.video.view(len(examples), -1)[:, last] + 1
+        counts = torch.nan_to_num(table[..., 4], nan=-1.0)
+        self.summaries = torch.cat([counts, table[..., 5]], 1)
         self.states = table[scene_of_token[self.mentions], of_token[self.mentions]]
         flat = [(s + i, c, v) for s, items in zip(starts, relations, strict=True) for i, c, v in items]
         self.related = torch.tensor([i for i, _, _ in flat], dtype=torch.long)
         self.channel = torch.tensor([c for _, c, _ in flat], dtype=torch.long)
         self.values = torch.tensor([v for _, _, v in flat], dtype=torch.float32)
+        shown = [
+            (s + i, option) for s, items in zip(starts, options, strict=True) for option in items for i in option.spots
+        ]
+        self.contents = torch.tensor([i for i, _ in shown], dtype=torch.long)
+        self.letters = torch.tensor([option.letter for _, option in shown], dtype=torch.long)
+        judged = [(s + o.spots[-1], o.right) for s, items in zip(starts, options, strict=True) for o in items]
+        self.judged = torch.tensor([i for i, right in judged if right is not None], dtype=torch.long)
+        self.right = torch.tensor([float(right) for _, right in judged if right is not None])
 
 
 def states_of(example: Example) -> NDArray[np.float32]:

@@ -8,25 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-PREFIX_HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+from harness.data.prompts import SYSTEM, prompt_text
+from harness.data.records import Record
+
+PREFIX_HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 PREFIX_TAIL = "<|vision_end|>"
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
-
-OFFICIAL_START = "These are frames of a video.\n"
-OFFICIAL_LETTER = "\nAnswer with the option's letter from the given choices directly."
-OFFICIAL_SHORT = "\nPlease answer the question using a single word or phrase."
-VANILLA = "Please provide the short answer with one or two words or a number."
-THINK = (
-    "Please think step by step and enclose your thinking process in <think> </think> tags and then "
-    "provide the short answer with one or two words or a number in <answer> </answer>."
-)
-OBSERVE = (
-    "Please observe carefully and analyze what you see that helps you to solve the question in the video "
-    "and enclose it in <observe> </observe> tag, and then provide the short answer with one or two words "
-    "or a number in <answer> </answer>."
-)
-"""Wordings of VSI-Bench (arXiv 2412.14171) and of arXiv 2504.00883, section 3.2."""
 
 FORMS = ("official", "vanilla", "words", "think", "observe")
 """official: the benchmark's wording; vanilla: the training wording, with options if there are any; words:
@@ -35,19 +23,13 @@ the training wording without options, answered in words; think, observe: the tag
 
 def texts(record: dict[str, Any], form: str) -> tuple[str, str]:
     """The user's text and the answer of a record in a form."""
-    question, options = record["question"], record["options"]
-    listed = "" if options is None else "\nOptions:\n" + "\n".join(options)
-    answer = record["ground_truth"]
-    if form == "official":
-        ending = OFFICIAL_SHORT if options is None else OFFICIAL_LETTER
-        return f"{OFFICIAL_START}{question}{listed}{ending}", answer
-    if form == "vanilla":
-        return f"{question}{listed}\n{VANILLA}", answer
-    words = answer if options is None else options["ABCD".index(answer)][3:]
+    asked = Record(**record)
+    words, answer = asked.answer_words, asked.ground_truth
     if form == "words":
-        return f"{question}\n{VANILLA}", words
-    tag, wording = ("think", THINK) if form == "think" else ("observe", OBSERVE)
-    return f"{question}{listed}\n{wording}", f"<{tag}>{words}</{tag}><answer>{answer}</answer>"
+        return prompt_text(asked.model_copy(update={"options": None}), "vanilla"), words
+    if form in ("think", "observe"):
+        return prompt_text(asked, form), f"<{form}>{words}</{form}><answer>{answer}</answer>"
+    return prompt_text(asked, form), answer
 
 
 def encode_forms(

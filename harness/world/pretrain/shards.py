@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from harness.world.pretrain.prompts import encode_forms
 from harness.world.questions import first_seen, make_questions
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
 from harness.world.scenes import STOPS, Scene
+from harness.world.video import HOLD, read_video, write_video
 
 CELLS = FRAME_SIZE // 28
 TOKENS = STOPS * CELLS * CELLS
@@ -98,7 +100,8 @@ def write_shard(
         scene = sample_scene(seed)
         if scene is None:
             continue
-        frames.append(subsample_chroma(render_scene(scene)[0]))
+        with TemporaryDirectory() as folder:
+            frames.append(through_codec(render_scene(scene)[0], Path(folder)))
         examples.append(make_example(scene, tokenizer, per_type))
         if len(examples) == count:
             break
@@ -140,19 +143,11 @@ class Pool:
         return np.stack(frames), examples
 
 
-def subsample_chroma(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What 4:2:0 video does to colour: chroma averaged over 2 by 2 pixels (BT.601 luma weights)."""
-    rgb = frames.astype(np.float32)
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-    red, blue = (_pooled(rgb[..., channel] - luma) + luma for channel in (0, 2))
-    green = (luma - 0.299 * red - 0.114 * blue) / 0.587
-    return np.clip(np.stack([red, green, blue], -1) + 0.5, 0, 255).astype(np.uint8)
-
-
-def _pooled(channel: NDArray[np.float32]) -> NDArray[np.float32]:
-    *lead, height, width = channel.shape
-    mean = channel.reshape(*lead, height // 2, 2, width // 2, 2).mean((-3, -1))
-    return mean.repeat(2, -2).repeat(2, -1)
+def through_codec(stops: NDArray[np.uint8], folder: Path) -> NDArray[np.uint8]:
+    """The stops as a viewer of the mp4 gets them: written to a video in `folder` and decoded again."""
+    path = folder / "clip.mp4"
+    write_video(path, stops)
+    return read_video(path)[::HOLD]
 
 
 def category_token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] = CATEGORIES) -> list[int]:

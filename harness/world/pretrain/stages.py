@@ -38,18 +38,25 @@ LOOK = Mix(
     drills=3,
     types={"route_planning": 0, "obj_appearance_order": 0.3},
 )
-WORDS = Mix(questions=12, forms={"official": 0.5, "words": 1, "vanilla": 0.3}, lists=1, drills=1)
-FULL = Mix(
+QUESTIONS = Mix(questions=14, forms={"official": 1, "words": 0.7, "vanilla": 0.2}, lists=1, drills=2)
+LETTERS = Mix(
     questions=14,
-    forms={"official": 1, "words": 0.35, "vanilla": 0.35, "think": 0.05, "observe": 0.05},
+    forms={"official": 1, "words": 0.4, "vanilla": 0.4, "think": 0.05, "observe": 0.05},
+    lists=1,
+    drills=2,
+)
+FULL = Mix(
+    questions=15,
+    forms={"official": 1, "words": 0.35, "vanilla": 0.35, "think": 0.08, "observe": 0.08},
     drills=1,
 )
 
 RECIPE: tuple[Stage, ...] = (
-    Stage("vision", steps=1_000, scenes=6, mix=None, vision=1.0, rate=5e-3),
-    Stage("look-ups", steps=600, scenes=10, mix=LOOK),
-    Stage("words", steps=1_000, scenes=10, mix=WORDS, vision=0.3),
-    Stage("full", steps=3_000, scenes=10, mix=FULL, vision=0.3, decay=0.6),
+    Stage("vision", steps=1_050, scenes=6, mix=None, vision=1.0, rate=5e-3),
+    Stage("look-ups", steps=300, scenes=10, mix=LOOK),
+    Stage("questions", steps=600, scenes=8, mix=QUESTIONS),
+    Stage("letters", steps=400, scenes=8, mix=LETTERS),
+    Stage("full", steps=1_600, scenes=8, mix=FULL, vision=0.3, decay=0.7),
 )
 """The whole recipe; ``scale`` multiplies the steps."""
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.world.pretrain.curriculum import Curriculum, Mix, TrainingText
 from harness.world.pretrain.dense import (
-    CODEC_NOISE,
+    PIXEL_NOISE,
     VisionHeads,
     to_patches,
     vision_losses,
@@ -107,7 +107,7 @@ class Trainer:
         self.set_rates(stage)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(stage.vision > 0):
-                video = vision_features(self.model, to_patches(frames, CODEC_NOISE), GRID)
+                video = vision_features(self.model, to_patches(frames, PIXEL_NOISE), GRID)
             losses: dict[str, Tensor] = {}
             if stage.vision > 0:
                 read = self.heads(video.view(len(examples), TOKENS, -1), self.category_embeddings())
@@ -153,6 +153,7 @@ class Trainer:
             batch.scene_of_token,
             batch.starts.tolist(),
             [text.relations for text in texts],
+            [text.options for text in texts],
             examples,
             self.curriculum.category_ids,
             self.model.config.video_token_id,
