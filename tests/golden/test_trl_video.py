@@ -12,17 +12,26 @@ import torch
 pytest.importorskip("trl", minversion="1.16.0")
 pytest.importorskip("datasets")
 
+from conftest import random_tiny
 from peft import LoraConfig, get_peft_model
 from trl import GRPOTrainer
 
-from algorithms import trl_video
-from algorithms.trl_video import VIDEOS, grpo_trainer
+from algorithms.guests import trl_video
+from algorithms.guests.trl_video import VIDEOS, grpo_trainer
 from harness.data.encode import EncodedPrompt
 from harness.errors import UserError
 from harness.models.loading import LORA_TARGETS
 from harness.models.policy import Policy
 
 G = 4
+
+
+@pytest.fixture
+def policy(tiny_tokenizer) -> Policy:
+    """As in conftest, on stock attention."""
+    model = random_tiny()
+    model.model.visual.requires_grad_(False)
+    return Policy(model, tiny_tokenizer, torch.device("cpu"), "fp32", engine="naive")
 
 
 def trainer_of(policy: Policy, prompts: Sequence[EncodedPrompt], folder: Path, **settings: Any) -> Any:
