@@ -87,9 +87,9 @@ def collect(run_dir: Path) -> Collected:
     found, frames = [], []
     for entry in matrix["cells"]:
         folder = run_dir / CELLS / entry["id"]
-        result, answers = _read_cell(folder, entry, study, benchmark)
+        result, scored = _read_cell(folder, entry, study, benchmark)
         found.append(result)
-        frames += answers
+        frames += scored
     if not frames:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in found)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
