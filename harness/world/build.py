@@ -122,6 +122,9 @@ def build_split(
     Raises:
         UserError: Unknown split, impossible number of scenes or size, or a folder that cannot be written.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that imports an unguarded script runs it again, and would wait for its own parent's lock for ever.
+        raise RuntimeError("a script that builds the world must do so under `if __name__ == '__main__':`")
     known = _known(split)
     job = _Job(known, Path(root), *_checked(known, scenes, size))
     if job.is_done():
