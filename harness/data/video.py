@@ -85,11 +85,13 @@ class ProcessedVideo:
         pixel_values: (patches, 3 * temporal_patch_size * patch_size^2) float32, ``pixel_values_videos``.
         grid_thw: (1, 3) int64, patches in time, height and width, ``video_grid_thw``.
         digest: SHA-256 over the resized frames and the settings: equal exactly when the model sees the same.
+        seconds_per_patch: Time one temporal patch covers; Qwen2.5-VL's positions depend on it.
     """
 
     pixel_values: Tensor
     grid_thw: Tensor
     digest: str
+    seconds_per_patch: float | None = None
 
 
 def decode_frames(path: Path, n: int) -> NDArray[np.uint8]:

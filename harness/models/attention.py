@@ -1,8 +1,8 @@
 """Attention over a prompt that several completions share, through transformers' attention registry.
 
-Two layouts, both exact. Training and reference passes: a row is ``[prefix; s1; ...; sG]``; prefix rows attend
-causally, a suffix row attends to the whole prefix and to its own suffix. Decoding: each group keeps one copy of its
-prompt's keys and values, and a step's queries attend to that copy and to their own new tokens.
+Two layouts, both exact. A packed row ``[trunk; suffixes]`` (training, reference passes, prefill): the trunk attends
+causally and without a mask, a suffix token to the whole trunk and to what its mask shows of the suffixes. Decoding:
+each trunk keeps one copy of its keys and values, and a step's queries attend to that copy and to their own tokens.
 
 The idea is known for text (Hydragen, arXiv 2402.05099; prefix sharing for DPO; Prefix Grouper, arXiv 2506.05433).
 """
@@ -15,69 +15,98 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "harness_shared_prefix"
 """The registered attention; without a shared prefix it is plain SDPA, so it can stay set."""
 
 
+def register() -> bool:
+    """Make the attention known to transformers; False where this transformers has no attention registry."""
+    try:
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+    except ImportError:
+        return False
+    AttentionInterface.register(NAME, shared_prefix_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return True
+
+
 @dataclass(frozen=True)
 class PackedPrefix:
-    """The layout of packed rows.
+    """The layout of packed rows; the attention mask is that of the suffix part, (B, 1, S, length + S), additive.
 
     Attributes:
-        length: Columns of the prefix part, padding included.
-        mask: (B, 1, S, length + S) additive mask of the suffix rows.
+        length: Columns of the trunk part, padding included.
     """
 
     length: int
-    mask: Tensor
 
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """The prompts' keys and values of a decoding step, one copy a group.
+    """The trunks' keys and values in decoding; the attention mask is that of the rows' own tokens, (rows, 1, 1, own).
 
     Attributes:
-        layers: For each layer, keys and values of (B, kv heads, P, head size).
-        mask: (B, 1, 1, P) additive mask of the prompts' left padding.
-        group: Completions a prompt.
+        layers: For each layer, keys and values of (T, kv heads, P, head size), one copy a trunk.
+        mask: (T, 1, 1, P) additive mask of the trunks' padding.
+        slot: (rows,) where a row stands among T x ``width`` places: its trunk times ``width``, plus its number there.
+        width: Most rows of one trunk.
     """
 
     layers: list[tuple[Tensor, Tensor]]
     mask: Tensor
-    group: int
+    slot: Tensor
+    width: int
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(rows, kv heads, q, x) to (T, kv heads, width * q, x): what is asked of each trunk, together."""
+        trunks = len(self.mask)
+        placed = rows.new_zeros(trunks * self.width, *rows.shape[1:]).index_copy(0, self.slot, rows)
+        return placed.view(trunks, self.width, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+    def scatter(self, asked: Tensor) -> Tensor:
+        """The inverse of :meth:`gather`."""
+        placed = asked.unflatten(2, (self.width, -1)).transpose(1, 2)
+        return placed.flatten(0, 1).index_select(0, self.slot)
+
+    def keep(self, rows: Tensor) -> CachedPrefix:
+        """Only these rows, and only the trunks they stand on."""
+        trunk, place = self.slot[rows] // self.width, self.slot[rows] % self.width
+        kept, trunk = torch.unique(trunk, return_inverse=True)
+        if len(kept) == len(self.mask):
+            return CachedPrefix(self.layers, self.mask, self.slot[rows], self.width)
+        layers = [(keys[kept], values[kept]) for keys, values in self.layers]
+        return CachedPrefix(layers, self.mask[kept], trunk * self.width + place, self.width)
 
 
-class SuffixCache:
-    """Keys and values of the tokens decoded so far, preallocated; the prompt's stay in :class:`CachedPrefix`.
+class OwnCache:
+    """Keys and values of the rows' own tokens, preallocated; the trunks' stay in :class:`CachedPrefix`.
 
     Implements what transformers' attention layers call on a cache, ``update``, and nothing more.
+
+    Args:
+        layers: For each layer, keys and values of (rows, kv heads, L, head size) to begin with.
+        steps: Tokens to come.
     """
 
     is_compileable = False
 
-    def __init__(self, prefix: CachedPrefix, steps: int) -> None:
-        self._keys, self._values = (
-            [
-                layer[part].new_empty(
-                    len(layer[part]) * prefix.group, layer[part].shape[1], steps, layer[part].shape[3]
-                )
-                for layer in prefix.layers
-            ]
-            for part in (0, 1)
-        )
-        self.length = 0
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], steps: int) -> None:
+        self.layers = [(F.pad(keys, (0, 0, 0, steps)), F.pad(values, (0, 0, 0, steps))) for keys, values in layers]
+        self.length = layers[0][0].shape[2]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        at = self.length
-        self._keys[layer][:, :, at : at + 1], self._values[layer][:, :, at : at + 1] = keys, values
-        return self._keys[layer][:, :, : at + 1], self._values[layer][:, :, : at + 1]
+        end = self.length + keys.shape[2]
+        own_keys, own_values = self.layers[layer]
+        own_keys[:, :, self.length : end], own_values[:, :, self.length : end] = keys, values
+        return own_keys[:, :, :end], own_values[:, :, :end]
 
     def get_seq_length(self, *_: Any) -> int:
         return self.length
+
+    def keep(self, rows: Tensor) -> None:
+        self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
 
 
 def shared_prefix_attention(
@@ -97,52 +126,40 @@ def shared_prefix_attention(
         (B, tokens, heads, head size), and None for the weights.
     """
     if shared_prefix is None:
-        plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        output: tuple[Tensor, None] = plain(
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-        return output
+        return plain
+    assert attention_mask is not None
+    attention_mask = attention_mask.to(query.dtype)
     if isinstance(shared_prefix, CachedPrefix):
-        return _decode(query, key, value, shared_prefix, module.layer_idx, scaling), None
+        return _decode(query, key, value, attention_mask, shared_prefix, module.layer_idx, scaling), None
     repeat = query.shape[1] // key.shape[1]
     if repeat > 1:
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     at = shared_prefix.length
-    parts = []
-    if at:
-        parts.append(
-            F.scaled_dot_product_attention(
-                query[:, :, :at], key[:, :, :at], value[:, :, :at], is_causal=True, dropout_p=dropout, scale=scaling
-            )
-        )
-    mask = shared_prefix.mask.to(query.dtype)
-    parts.append(
-        F.scaled_dot_product_attention(query[:, :, at:], key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
-    )
+    trunk, suffix = query[:, :, :at], query[:, :, at:]
+    parts = [
+        F.scaled_dot_product_attention(
+            trunk, key[:, :, :at], value[:, :, :at], is_causal=True, dropout_p=dropout, scale=scaling
+        ),
+        F.scaled_dot_product_attention(suffix, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling),
+    ]
     return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
 
 
 def _decode(
-    query: Tensor, key: Tensor, value: Tensor, prefix: CachedPrefix, layer: int, scaling: float | None
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, prefix: CachedPrefix, layer: int, scaling: float | None
 ) -> Tensor:
-    """One new token a row: softmax over [prompt; own tokens] without copying the prompt's keys G times."""
-    prompt_keys, prompt_values = prefix.layers[layer]
+    """One new token a row: softmax over [trunk; own tokens] without copying the trunk's keys for each row."""
+    keys, values = prefix.layers[layer]
     rows, heads, _, size = query.shape
-    groups, kv_heads, length, _ = prompt_keys.shape
-    scaled = (query * (scaling or size**-0.5)).view(rows, kv_heads, heads // kv_heads, size)
-    grouped = scaled.view(groups, prefix.group, kv_heads, -1, size).transpose(1, 2).reshape(groups, kv_heads, -1, size)
-    to_prompt = torch.matmul(grouped, prompt_keys.transpose(2, 3)) + prefix.mask.to(query.dtype)
-    to_prompt = to_prompt.view(groups, kv_heads, prefix.group, -1, length).transpose(1, 2)
-    to_prompt = to_prompt.reshape(rows, kv_heads, -1, length)
-    to_own = torch.matmul(scaled, key.transpose(2, 3))
-    weights = torch.cat([to_prompt, to_own], -1).softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32))
-    weights = weights.to(query.dtype)
-    on_prompt = weights[..., :length].view(groups, prefix.group, kv_heads, -1, length).transpose(1, 2)
-    from_prompt = torch.matmul(on_prompt.reshape(groups, kv_heads, -1, length), prompt_values)
-    from_prompt = from_prompt.view(groups, kv_heads, prefix.group, -1, size).transpose(1, 2)
-    output = from_prompt.reshape(rows, kv_heads, -1, size) + torch.matmul(weights[..., length:], value)
+    scaled = (query * (scaling or size**-0.5)).view(rows, key.shape[1], -1, size)
+    to_trunk = prefix.scatter(torch.matmul(prefix.gather(scaled), keys.transpose(2, 3)) + prefix.mask.to(query.dtype))
+    to_own = torch.matmul(scaled, key.transpose(2, 3)) + mask
+    weights = torch.cat([to_trunk, to_own], -1).softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32))
+    on_trunk, on_own = weights.to(query.dtype).split([keys.shape[2], key.shape[2]], -1)
+    output = prefix.scatter(torch.matmul(prefix.gather(on_trunk), values)) + torch.matmul(on_own, value)
     return output.reshape(rows, 1, heads, size)
-
-
-AttentionInterface.register(NAME, shared_prefix_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)

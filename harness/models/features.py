@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.models.families import encode_video
+
 if TYPE_CHECKING:
     from harness.data.encode import EncodedPrompt
     from harness.data.video import ProcessedVideo
@@ -40,7 +42,7 @@ class VideoFeatures:
         return any(parameter.requires_grad for parameter in self._model.model.visual.parameters())
 
     def of(self, prompts: Iterable[EncodedPrompt]) -> dict[str, Tensor]:
-        """Features by video digest, each (tokens, hidden); with gradient if the tower is trained and grad is on."""
+        """Features by video digest, as :func:`encode_video` gives them; with gradient if the tower is trained."""
         videos = {prompt.video.digest: prompt.video for prompt in prompts}
         if self.trained:
             return {key: self._encode(video) for key, video in videos.items()}
@@ -62,7 +64,4 @@ class VideoFeatures:
     def _encode(self, video: ProcessedVideo) -> Tensor:
         self.passes += 1
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
-            output = self._model.get_video_features(
-                video.pixel_values.to(self._device), video.grid_thw.to(self._device), return_dict=True
-            )
-        return torch.cat(list(output.pooler_output), dim=0)
+            return encode_video(self._model, video, self._device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.data.encode import EncodedPrompt
 from harness.errors import UserError
-from harness.models.attention import NAME
+from harness.models.attention import NAME, register
+from harness.models.families import prompt_positions, vision_inputs
 from harness.models.features import VideoFeatures
 from harness.models.packing import pack
 
@@ -28,12 +30,20 @@ class PromptState(NamedTuple):
     """A prompt as the language model receives it.
 
     Attributes:
+        ids: (P,) token ids, on the CPU.
+        visual: (P,) bool, where video tokens stand, on the CPU.
+        video: The video's digest.
         embeddings: (P, hidden) token embeddings with the video's features in place.
+        deepstack: (levels, video tokens, hidden) features for the first language layers; most models have none.
         positions: (3, P) M-RoPE positions from the model's own rule.
         next_position: The position of the first completion token on all three axes.
     """
 
+    ids: Tensor
+    visual: Tensor
+    video: str
     embeddings: Tensor
+    deepstack: Tensor
     positions: Tensor
     next_position: int
 
@@ -69,11 +79,30 @@ class Policy:
         self.device = device
         self.precision = precision
         self.video = video or VideoFeatures(self.base, device, precision)
-        self.engine = engine
+        self.engine = self._usable(engine)
         self.forward_passes = 0
-        if engine == "shared":
+        if self.engine == "shared":
             # Without a shared prefix this is plain SDPA, so it may stay set for good (checkpointing needs that).
             self.language_model.config._attn_implementation = NAME
+
+    def _usable(self, engine: Engine) -> Engine:
+        """The naive engine, said so, where the shared one cannot run."""
+        layers = set(getattr(self.base.config.text_config, "layer_types", None) or ["full_attention"])
+        if engine == "naive":
+            return engine
+        if not register():
+            return self.fall_back("this transformers has no attention registry; install transformers>=5.17")
+        if layers != {"full_attention"}:
+            return self.fall_back(f"the model has other layers than full attention ({', '.join(sorted(layers))})")
+        return engine
+
+    def fall_back(self, reason: str) -> Engine:
+        """Go on with the naive engine and say why."""
+        logging.getLogger(__name__).warning(
+            "model.engine = shared is not used: %s. The naive engine gives the same results, more slowly.", reason
+        )
+        self.engine = "naive"
+        return self.engine
 
     @property
     def base(self) -> Any:
@@ -108,38 +137,50 @@ class Policy:
         """Embed each distinct prompt once; each distinct video passes the vision tower once.
 
         Raises:
-            UserError: A prompt's video tokens have no matching features. It is never trained on silently.
+            UserError: A prompt is too long, or its video tokens have no matching features. It is never trained on
+                silently.
         """
         distinct = {prompt.id: prompt for prompt in prompts}
+        for prompt in distinct.values():
+            self._check_length(prompt)
         features = self.video.of(distinct.values())
         return {key: self._prompt_state(prompt, features[prompt.video.digest]) for key, prompt in distinct.items()}
 
     def _prompt_state(self, prompt: EncodedPrompt, features: Tensor) -> PromptState:
-        core, config = self.base.model, self.base.config
-        ids = prompt.input_ids.to(self.device)
-        where = ids == config.video_token_id
-        if int(where.sum()) != len(features) or len(features) == 0:
+        visual = prompt.input_ids == self.base.config.video_token_id
+        count, given = int(visual.sum()), features.shape[1]
+        if count != given or given == 0:
             raise UserError(
                 f"record {prompt.record.key} ({prompt.record.dataset}/{prompt.record.scene_name}): the prompt has "
-                f"{int(where.sum())} video tokens but the video gives {len(features)} features; it is refused, since "
-                "a loss that does not see the video would be wrong without any error"
+                f"{count} video tokens but the video gives {given} features; it is refused, since a loss that does "
+                "not see the video would be wrong without any error"
             )
-        embeddings = core.get_input_embeddings()(ids)
-        embeddings = embeddings.masked_scatter(where.unsqueeze(-1), features.to(embeddings.dtype))
-        kinds = prompt.mm_token_type_ids.to(self.device)
-        positions, _ = core.get_rope_index(
-            ids[None], mm_token_type_ids=kinds[None], video_grid_thw=prompt.video.grid_thw.to(self.device)
+        embeddings = self.embed(prompt.input_ids.to(self.device))
+        where = visual.to(self.device).unsqueeze(-1)
+        embeddings = embeddings.masked_scatter(where, features[0].to(embeddings.dtype))
+        positions = prompt_positions(self.base, prompt, self.device)
+        return PromptState(
+            prompt.input_ids,
+            visual,
+            prompt.video.digest,
+            embeddings,
+            features[1:],
+            positions,
+            int(positions.max()) + 1,
         )
-        self._check_length(len(ids), prompt)
-        return PromptState(embeddings, positions[:, 0], int(positions.max()) + 1)
 
-    def _check_length(self, length: int, prompt: EncodedPrompt) -> None:
-        limit = self.base.config.text_config.max_position_embeddings
+    def _check_length(self, prompt: EncodedPrompt) -> None:
+        length, limit = len(prompt.input_ids), self.base.config.text_config.max_position_embeddings
         if length >= limit:
             raise UserError(
                 f"record {prompt.record.key}: the prompt has {length} tokens, the model takes {limit}; "
                 "lower data.frames or data.max_pixels"
             )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings."""
+        embeddings: Tensor = self.base.get_input_embeddings()(ids)
+        return embeddings
 
     # ------------------------------------------------------------------ log-probabilities
 
@@ -159,8 +200,7 @@ class Policy:
         Returns:
             (n, L) float32 log-probabilities, 0 on padding, and the (n, L) mask, 1.0 on real tokens.
         """
-        if any(len(completion) == 0 for completion in completions):
-            raise ValueError("an empty completion has no log-probability")
+        self._check_completions(prompts, completions)
         states = self.prompt_states(prompts)
         lengths = torch.tensor([len(completion) for completion in completions], device=self.device)
         width = int(lengths.max())
@@ -171,6 +211,17 @@ class Policy:
         values = chosen.new_zeros(real.numel()).index_put((target,), chosen).view(real.shape)
         return values, real.to(values.dtype)
 
+    def _check_completions(self, prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[int]]) -> None:
+        vision = {self.base.config.video_token_id, self.base.config.image_token_id}
+        for prompt, completion in zip(prompts, completions, strict=True):
+            if not len(completion):
+                raise ValueError(f"record {prompt.record.key}: an empty completion has no log-probability")
+            if vision & set(completion):
+                raise UserError(
+                    f"record {prompt.record.key}: a completion contains a vision token ({vision & set(completion)}), "
+                    "which would ask for features that it has not; remove it from the data"
+                )
+
     def _packed(
         self, states: dict[str, PromptState], prompts: Sequence[EncodedPrompt], completions: Sequence[Any], width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,10 +229,9 @@ class Policy:
         owned: dict[str, list[tuple[int, Sequence[int]]]] = {key: [] for key in states}
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             owned[prompt.id].append((row, completion))
-        rows = pack(list(states.values()), list(owned.values()), width, self.base.get_input_embeddings())
-        unmasked = dict.fromkeys(self.base.config.text_config.layer_types)
-        hidden = self._forward(rows.embeddings, rows.positions, unmasked, shared_prefix=rows.prefix)
-        return hidden[:, rows.prefix.length :][rows.suffix], rows.labels, rows.target
+        rows = pack(states, owned, width, self.embed)
+        hidden = self.forward(rows.embeddings, rows.positions, rows.mask, **rows.layout)
+        return hidden[:, rows.trunk :].flatten(0, 1)[rows.source], rows.labels, rows.target
 
     def _repeated(
         self, states: dict[str, PromptState], prompts: Sequence[EncodedPrompt], completions: Sequence[Any], width: int
@@ -189,30 +239,31 @@ class Policy:
         """The plain way, kept as the oracle: every row is [prompt; completion], right-padded."""
         rows = [states[prompt.id] for prompt in prompts]
         labels = [torch.tensor(completion, device=self.device) for completion in completions]
-        embed = self.base.get_input_embeddings()
-        pairs = [(row, embed(label[:-1]).to(row.embeddings.dtype)) for row, label in zip(rows, labels, strict=True)]
+        pairs = [
+            (row, self.embed(label[:-1]).to(row.embeddings.dtype)) for row, label in zip(rows, labels, strict=True)
+        ]
         embeddings = pad_sequence([torch.cat([row.embeddings, suffix]) for row, suffix in pairs], batch_first=True)
         places = [torch.cat([row.positions, row.following(len(suffix))], dim=1).T for row, suffix in pairs]
         lengths = torch.tensor([len(place) for place in places], device=self.device)
         mask = torch.arange(embeddings.shape[1], device=self.device)[None] < lengths[:, None]
         positions = pad_sequence(places, batch_first=True).permute(2, 0, 1)
-        hidden = self._forward(embeddings, positions, mask.long())
+        vision = vision_inputs(rows, [0] * len(rows), embeddings.shape[1])
+        hidden = self.forward(embeddings, positions, mask.long(), **vision)
         first = [len(row.embeddings) - 1 for row in rows]
         kept = [hidden[i, at : at + len(label)] for i, (at, label) in enumerate(zip(first, labels, strict=True))]
         target = [i * width + torch.arange(len(label), device=self.device) for i, label in enumerate(labels)]
         return torch.cat(kept), torch.cat(labels), torch.cat(target)
 
-    def _forward(self, embeddings: Tensor, positions: Tensor, mask: Any, **layout: Any) -> Tensor:
-        self.forward_passes += 1
-        with self.autocast():
-            output = self.language_model(
-                inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, use_cache=False, **layout
-            )
-        hidden: Tensor = output.last_hidden_state
-        return hidden
+    def forward(self, embeddings: Tensor, positions: Tensor, mask: Tensor, cache: Any = None, **inputs: Any) -> Tensor:
+        """(B, N, hidden) last hidden states of the language model; keys and values go into the cache, if any.
 
-    def next_logits(self, embeddings: Tensor, positions: Tensor, mask: Any, cache: Any, **layout: Any) -> Tensor:
-        """(rows, vocabulary) logits after the last column, in at least fp32; keys and values go into the cache."""
+        Args:
+            embeddings: (B, N, hidden).
+            positions: (3, B, N).
+            mask: (B, columns) padding mask for transformers to make causal, or an additive 4D mask taken as it is.
+            cache: What the attention layers update.
+            inputs: Further inputs of the language model and of the attention.
+        """
         self.forward_passes += 1
         with self.autocast():
             output = self.language_model(
@@ -220,20 +271,23 @@ class Policy:
                 position_ids=positions,
                 attention_mask=mask,
                 past_key_values=cache,
-                use_cache=True,
-                **layout,
+                use_cache=cache is not None,
+                **inputs,
             )
-            logits: Tensor = self.base.lm_head(output.last_hidden_state[:, -1])
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits in at least fp32."""
+        with self.autocast():
+            logits: Tensor = self.base.lm_head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _token_log_probs(self, hidden: Tensor, labels: Tensor, temperature: float) -> Tensor:
         """(m,) log-probabilities of labels; in row chunks, so that (m, vocabulary) logits never stand at once."""
 
         def part(some: Tensor, wanted: Tensor) -> Tensor:
-            with self.autocast():
-                logits = self.base.lm_head(some)
-            precise = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-            return precise.log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+            return (self.logits(some) / temperature).log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
 
         rows = max(1, LOGITS_AT_ONCE // self.base.config.text_config.vocab_size)
         if len(hidden) <= rows:

@@ -1,63 +1,142 @@
-"""One decoding step after a prefill: with one copy of each prompt's keys and values, or with n copies."""
+"""Prefill and decoding: with one copy of each trunk's keys and values, or with a copy for every row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from harness.models.attention import CachedPrefix, SuffixCache
-from harness.models.policy import Policy
+from harness.models.attention import CachedPrefix, OwnCache
+from harness.models.families import vision_inputs
+from harness.models.packing import PackedRows, pack
+from harness.models.policy import Policy, PromptState
 
 
 class Decoder(Protocol):
-    """Extends every row by one token."""
+    """Rows that grow by one token a step.
+
+    Attributes:
+        logits: (prompts, vocabulary) logits of the first token, from the prefill.
+    """
+
+    logits: Tensor
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         """Feed (rows,) tokens at (rows,) positions; return the next (rows, vocabulary) logits."""
         ...
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        ...
+
 
 class SharedDecoder:
-    """Each prompt's keys and values stay as prefilled; a row keeps only those of its own tokens.
+    """What prompts share is run once and kept once; a row keeps only its own tokens.
 
     Args:
         policy: The model.
-        cache: The prefilled cache of B prompts.
-        mask: (B, P), 1 on real prompt tokens (left-padded).
+        states: Distinct prompts by id.
+        keys: The prompts' ids in the order of the rows.
         n: Rows a prompt.
         steps: Most tokens a row will get.
     """
 
-    def __init__(self, policy: Policy, cache: Any, mask: Tensor, n: int, steps: int) -> None:
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        hidden = torch.zeros(mask.shape, dtype=layers[0][0].dtype, device=mask.device)
-        hidden = hidden.masked_fill(mask == 0, -torch.inf)[:, None, None]
+    def __init__(
+        self, policy: Policy, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
+    ) -> None:
+        from transformers import DynamicCache
+
         self._policy = policy
-        self._prefix = CachedPrefix(layers, hidden, n)
-        self._own = SuffixCache(self._prefix, steps)
+        rows = pack(states, {}, 0, policy.embed)
+        cache = DynamicCache(config=policy.base.config.text_config)
+        hidden = policy.forward(rows.embeddings, rows.positions, rows.mask, cache, **rows.layout)
+        rests = {key: (trunk, start, end) for trunk, one in enumerate(rows.rests) for key, start, end in one}
+        places = torch.tensor([rests[key] for key in keys], device=policy.device)
+        self.logits = policy.logits(hidden[places[:, 0], rows.trunk + places[:, 2] - 1])
+        layers = [(layer.keys, layer.values) for layer in cache.layers]
+        self._own, self._mask = self._own_tokens(rows, layers, places, n, steps)
+        self._prefix = _prefix(rows, layers, places[:, 0].repeat_interleave(n))
+
+    def _own_tokens(
+        self, rows: PackedRows, layers: list[tuple[Tensor, Tensor]], places: Tensor, n: int, steps: int
+    ) -> tuple[OwnCache, Tensor]:
+        """The rests' keys and values, left-padded, n copies of each."""
+        trunk, start, end = places.repeat_interleave(n, 0).T
+        longest = int((end - start).max())
+        column = end[:, None] - longest + torch.arange(longest, device=end.device)
+        real = column >= start[:, None]
+        column = (rows.trunk + column).clamp(min=0)
+        own = [
+            (keys[trunk[:, None], :, column].transpose(1, 2), values[trunk[:, None], :, column].transpose(1, 2))
+            for keys, values in layers
+        ]
+        mask = torch.zeros(len(real), 1, 1, longest + steps, dtype=rows.mask.dtype, device=end.device)
+        mask[:, 0, 0, :longest].masked_fill_(~real, -torch.inf)
+        return OwnCache(own, steps), mask
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
-        embeddings = self._policy.base.get_input_embeddings()(token[:, None])
+        embeddings = self._policy.embed(token[:, None])
         places = position[None, :, None].expand(3, -1, -1)
-        unmasked = dict.fromkeys(self._policy.base.config.text_config.layer_types)
-        logits = self._policy.next_logits(embeddings, places, unmasked, self._own, shared_prefix=self._prefix)
+        mask = self._mask[..., : self._own.length + 1]
+        hidden = self._policy.forward(embeddings, places, mask, self._own, shared_prefix=self._prefix)
         self._own.length += 1
-        return logits
+        return self._policy.logits(hidden[:, -1])
+
+    def keep(self, rows: Tensor) -> None:
+        self._prefix = self._prefix.keep(rows)
+        self._own.keep(rows)
+        self._mask = self._mask[rows]
+
+
+def _prefix(rows: PackedRows, layers: list[tuple[Tensor, Tensor]], trunk: Tensor) -> CachedPrefix:
+    """The trunks' part of a prefilled cache, and the place of each row in it."""
+    number = (trunk[None] == trunk[:, None]).tril(-1).sum(1)
+    width = int(number.max()) + 1
+    mask = torch.zeros(rows.real.shape, dtype=rows.mask.dtype, device=trunk.device).masked_fill(~rows.real, -torch.inf)
+    parts = [(keys[:, :, : rows.trunk], values[:, :, : rows.trunk]) for keys, values in layers]
+    return CachedPrefix(parts, mask[:, None, None], trunk * width + number, width)
 
 
 class RepeatedDecoder:
-    """The plain way, kept as the oracle: the prompt's cache is copied n times and grows by transformers' own means."""
+    """The plain way, kept as the oracle: each prompt is prefilled, its cache copied n times and grown by transformers.
 
-    def __init__(self, policy: Policy, cache: Any, mask: Tensor, n: int, steps: int) -> None:
+    Left-padded, so that every row's next token stands in the same column. The arguments are those of
+    :class:`SharedDecoder`.
+    """
+
+    def __init__(
+        self, policy: Policy, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
+    ) -> None:
+        from transformers import DynamicCache
+
+        rows = [states[key] for key in keys]
+        length = max(len(row.ids) for row in rows)
+        first = rows[0].embeddings
+        embeddings = first.new_zeros(len(rows), length, first.shape[1])
+        positions = torch.zeros(3, len(rows), length, dtype=torch.long, device=policy.device)
+        mask = torch.zeros(len(rows), length, dtype=torch.long, device=policy.device)
+        starts = [length - len(row.ids) for row in rows]
+        for index, (row, at) in enumerate(zip(rows, starts, strict=True)):
+            embeddings[index, at:] = row.embeddings
+            positions[:, index, at:] = row.positions
+            mask[index, at:] = 1
+        cache = DynamicCache(config=policy.base.config.text_config)
+        hidden = policy.forward(embeddings, positions, mask, cache, **vision_inputs(rows, starts, length))
+        self.logits = policy.logits(hidden[:, -1])
         cache.batch_repeat_interleave(n)
         self._policy = policy
-        self._cache = cache
+        self._cache: Any = cache
         self._mask = mask.repeat_interleave(n, 0)
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
-        embeddings = self._policy.base.get_input_embeddings()(token[:, None])
+        embeddings = self._policy.embed(token[:, None])
         places = position[None, :, None].expand(3, -1, -1)
-        return self._policy.next_logits(embeddings, places, self._mask, self._cache)
+        hidden = self._policy.forward(embeddings, places, self._mask, self._cache)
+        return self._policy.logits(hidden[:, -1])
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self._mask = self._mask[rows]

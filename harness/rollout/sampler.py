@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from harness.data.encode import EncodedPrompt
-from harness.models.policy import Policy, PromptState
-from harness.rollout.decoding import Decoder, RepeatedDecoder, SharedDecoder
+from harness.models.policy import Policy
+from harness.rollout.decoding import RepeatedDecoder, SharedDecoder
+
+KEEP_BELOW = 0.5
+"""Finished rows leave the batch when no more than this share of it goes on."""
 
 
 class Sampled(NamedTuple):
@@ -88,47 +91,32 @@ class TransformersSampler:
     ) -> list[list[Sampled]]:
         policy = self._policy
         states = policy.prompt_states(prompts)
-        rows = [states[prompt.id] for prompt in prompts]
-        logits, decoder = self._prefill(rows, n, steps)
-        logits = logits.repeat_interleave(n, 0)
-        position = torch.tensor([row.next_position for row in rows], device=policy.device).repeat_interleave(n)
+        keys = [prompt.id for prompt in prompts]
+        decoder = (SharedDecoder if policy.engine == "shared" else RepeatedDecoder)(policy, states, keys, n, steps)
+        logits = decoder.logits.repeat_interleave(n, 0)
+        position = torch.tensor([states[key].next_position for key in keys], device=policy.device).repeat_interleave(n)
         ends = torch.tensor(policy.end_tokens, device=policy.device)
+        tokens = torch.full((len(logits), steps), -1, device=policy.device)
+        log_probs = logits.new_zeros(len(logits), steps)
+        rows = torch.arange(len(logits), device=policy.device)
         done = torch.zeros(len(logits), dtype=torch.bool, device=policy.device)
-        tokens: list[Tensor] = []
-        log_probs: list[Tensor] = []
         for step in range(steps):
-            token, log_prob = self._choose(logits, temperature, None if noise is None else noise[:, step])
-            tokens.append(torch.where(done, -1, token))
-            log_probs.append(log_prob)
+            token, log_prob = self._choose(logits, temperature, None if noise is None else noise[rows, step])
+            tokens[rows, step] = torch.where(done, -1, token)
+            log_probs[rows, step] = log_prob
             done = done | torch.isin(token, ends)
-            if step + 1 == steps or bool(done.all()):
+            going = int((~done).sum())
+            if going == 0 or step + 1 == steps:
                 break
-            logits = decoder.step(token, position + step)
-        if not torch.stack(log_probs).isfinite().all():
+            if going <= KEEP_BELOW * len(done):
+                keep = (~done).nonzero()[:, 0]
+                decoder.keep(keep)
+                rows, token, done = rows[keep], token[keep], done[keep]
+            logits = decoder.step(token, position[rows] + step)
+        if not log_probs.isfinite().all():
             raise FloatingPointError("the model's log-probabilities are not finite: its weights are damaged")
-        chosen, values = torch.stack(tokens, 1).tolist(), torch.stack(log_probs, 1).tolist()
-        flat = [self._finish(row, value) for row, value in zip(chosen, values, strict=True)]
+        flat = [self._finish(row, value) for row, value in zip(tokens.tolist(), log_probs.tolist(), strict=True)]
         return [flat[index : index + n] for index in range(0, len(flat), n)]
-
-    def _prefill(self, rows: Sequence[PromptState], n: int, steps: int) -> tuple[Tensor, Decoder]:
-        """Run each prompt once. Left-padded, so that every row's next token stands in the same column."""
-        from transformers import DynamicCache
-
-        policy = self._policy
-        length = max(len(row.embeddings) for row in rows)
-        first = rows[0].embeddings
-        embeddings = first.new_zeros(len(rows), length, first.shape[1])
-        positions = torch.zeros(3, len(rows), length, dtype=torch.long, device=policy.device)
-        mask = torch.zeros(len(rows), length, dtype=torch.long, device=policy.device)
-        for index, row in enumerate(rows):
-            at = length - len(row.embeddings)
-            embeddings[index, at:] = row.embeddings
-            positions[:, index, at:] = row.positions
-            mask[index, at:] = 1
-        cache = DynamicCache(config=policy.base.config.text_config)
-        logits = policy.next_logits(embeddings, positions, mask, cache)
-        shared = policy.engine == "shared"
-        return logits, (SharedDecoder if shared else RepeatedDecoder)(policy, cache, mask, n, steps)
 
     def _choose(self, logits: Tensor, temperature: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Pick a token a row: the best one, or the inverse of the cumulative distribution at the row's noise."""

@@ -1,0 +1,56 @@
+"""What differs between Qwen2-VL, Qwen2.5-VL and Qwen3-VL; everything else treats them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from harness.data.encode import EncodedPrompt
+    from harness.data.video import ProcessedVideo
+    from harness.models.policy import PromptState
+
+SUPPORTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""transformers' ``model_type`` of the families that are tested."""
+
+
+def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Tensor:
+    """(1 + levels, tokens, hidden): what replaces the video tokens' embeddings, then Qwen3-VL's deepstack features.
+
+    DeepStack (arXiv 2406.04334) adds features of inner vision layers after each of the first language layers.
+    """
+    output = model.get_video_features(video.pixel_values.to(device), video.grid_thw.to(device), return_dict=True)
+    levels = getattr(output, "deepstack_features", None) or []
+    return torch.stack([torch.cat(list(level)) for level in (output.pooler_output, *levels)])
+
+
+def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) -> Tensor:
+    """(3, P) M-RoPE positions by the model's own rule; Qwen2.5-VL's also asks for the seconds of a temporal patch."""
+    seconds = prompt.video.seconds_per_patch
+    positions, _ = model.model.get_rope_index(
+        prompt.input_ids[None].to(device),
+        mm_token_type_ids=prompt.mm_token_type_ids[None].to(device),
+        video_grid_thw=prompt.video.grid_thw.to(device),
+        second_per_grid_ts=None if seconds is None else torch.tensor([seconds], device=device),
+    )
+    return positions[:, 0]
+
+
+def vision_inputs(states: Sequence[PromptState], starts: Sequence[int], width: int) -> dict[str, Any]:
+    """What Qwen3-VL's language model takes besides embeddings: deepstack features and where they go.
+
+    Args:
+        states: The prompt of each of B rows.
+        starts: The column where it starts.
+        width: Columns of a row.
+    """
+    if not any(len(state.deepstack) for state in states):
+        return {}
+    visual = torch.zeros(len(states), width, dtype=torch.bool)
+    for row, (state, start) in enumerate(zip(states, starts, strict=True)):
+        visual[row, start : start + len(state.visual)] = state.visual
+    features = torch.cat([state.deepstack for state in states], 1)
+    return {"visual_pos_masks": visual.to(features.device), "deepstack_visual_embeds": list(features)}
