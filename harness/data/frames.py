@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness.data.decode import decode_frames, frame_indices, still_files
 from harness.data.video import (
     ProcessedVideo,
     VideoSettings,
-    decode_frames,
     frames_digest,
     patchify,
     resize_frames,
@@ -42,7 +45,7 @@ class FrameCache:
         self._folder = Path(root) / settings.digest[:16]
         self._memory_bytes = memory_bytes
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
-        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
         self._latest: tuple[str, ProcessedVideo] | None = None
         self._lock = threading.Lock()
         self._warned = False
@@ -74,16 +77,21 @@ class FrameCache:
     def video_digest(self, path: Path) -> str:
         """SHA-256 of a file's bytes, remembered until the file changes.
 
+        Of a folder of stills: over the names of all of them and the bytes of those that are sampled.
+
         Raises:
             UserError: The file is missing or unreadable.
         """
         try:
-            status = path.stat()
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+            stills = still_files(path) if path.is_dir() else []
+            read = [stills[at] for at in frame_indices(len(stills), self.settings.frames)] if stills else [path]
+            if not stills and path.is_dir():
+                raise UserError(f"{path}: the folder holds no colour frames")
+            stamp = (len(stills), *(_stamp(file) for file in read))
             known = self._digests.get(path)
             if known is not None and known[0] == stamp:
                 return known[1]
-            digest = sha256_file(path)
+            digest = _folder_digest(stills, read) if stills else sha256_file(path)
         except OSError as error:
             raise UserError(f"{path}: the video cannot be opened: {error.strerror or error}") from error
         self._digests[path] = (stamp, digest)
@@ -91,6 +99,12 @@ class FrameCache:
 
     def _build(self, path: Path) -> Tensor:
         frames = decode_frames(path, self.settings.frames)
+        height, width = frames.shape[1:3]
+        if min(height, width) < (side := self.settings.patch_size):
+            raise UserError(
+                f"{path}: its frames of {height}x{width} pixels are smaller than one patch ({side}x{side}), so there "
+                "is nothing to see; replace the video by one of a higher resolution"
+            )
         try:
             return resize_frames(frames, self.settings)
         except UserError as error:
@@ -132,3 +146,16 @@ class FrameCache:
             while held > self._memory_bytes:
                 _, dropped = self._recent.popitem(last=False)
                 held -= dropped.numel()
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _folder_digest(stills: Sequence[Path], read: Sequence[Path]) -> str:
+    content = hashlib.sha256("\n".join(file.name for file in stills).encode())
+    for file in read:
+        content.update(sha256_file(file).encode())
+    return content.hexdigest()

@@ -1,7 +1,7 @@
 """Video files to Qwen2-VL's vision input, bit for bit as its own video processor, without torchvision.
 
-The steps are those of ``Qwen2VLVideoProcessor`` of transformers 5.23 (decode by PyAV, uniform
-sampling, ``smart_resize``, bicubic resize in uint8, fused rescale and normalisation, patches).
+The steps are those of ``Qwen2VLVideoProcessor`` of transformers 5.23 (decode by PyAV and uniform sampling, in
+:mod:`harness.data.decode`; ``smart_resize``, bicubic resize in uint8, fused rescale and normalisation, patches).
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-import av
 import numpy as np
 import torch
-from av.error import FFmpegError
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -62,6 +59,11 @@ class VideoSettings(StrictConfig):
             )
         if self.max_pixels < self.min_pixels:
             raise ValueError(f"max_pixels = {self.max_pixels} is below min_pixels = {self.min_pixels}")
+        if self.max_pixels < self.factor**2:
+            raise ValueError(
+                f"max_pixels = {self.max_pixels} is below one visual token of {self.factor} x {self.factor} = "
+                f"{self.factor**2} pixels"
+            )
         if min(self.image_std) <= 0:
             raise ValueError(f"image_std = {self.image_std} must be positive")
         return self
@@ -92,84 +94,6 @@ class ProcessedVideo:
     grid_thw: Tensor
     digest: str
     seconds_per_patch: float | None = None
-
-
-def decode_frames(path: Path, n: int) -> NDArray[np.uint8]:
-    """Decode a video and keep n frames at uniform distance, the first frame among them.
-
-    The whole file is decoded, so that damage behind the last sampled frame is noticed too.
-
-    Returns:
-        (n, H, W, 3) RGB.
-
-    Raises:
-        UserError: The file is missing, empty, not a video, truncated, damaged or shorter than n frames.
-    """
-    total = _count_frames(path)
-    if total < n:
-        raise UserError(
-            f"{path}: the video has {total} frames and {n} are asked for. Lower `frames` or replace the video."
-        )
-    wanted = set(frame_indices(total, n))
-    kept: list[NDArray[np.uint8]] = []
-    decoded = 0
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise _damaged(path, f"frame {decoded} of {total} is corrupt")
-                if decoded in wanted:
-                    kept.append(frame.to_ndarray(format="rgb24"))
-                decoded += 1
-    except (FFmpegError, OSError) as error:
-        raise _damaged(path, f"decoding stops after {decoded} of {total} frames ({_why(error)})") from error
-    if decoded < total:
-        raise _damaged(path, f"only {decoded} of {total} frames can be decoded")
-    if len({frame.shape for frame in kept}) != 1:
-        raise _damaged(path, "its frames change size")
-    return np.stack(kept)
-
-
-def frame_indices(total: int, n: int) -> list[int]:
-    """Which n of ``total`` frames are kept: ``arange(0, total, total / n)``, rounded down."""
-    return [int(i) for i in torch.arange(0, total, total / n).int()]
-
-
-def _count_frames(path: Path) -> int:
-    """Frames the container holds, without those its edit list hides; a cut file is refused."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such video file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the video file is empty. Fetch or make it again.")
-    packets = hidden = 0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path}: the file has no video stream")
-            stream = container.streams.video[0]
-            declared = stream.frames
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                if packet.is_corrupt:
-                    raise _damaged(path, f"it ends inside frame {packets}, so it is truncated")
-                packets += 1
-                hidden += packet.is_discard
-    except (FFmpegError, OSError) as error:
-        raise _damaged(path, _why(error)) from error
-    if packets < declared:
-        raise _damaged(path, f"it is truncated: its header declares {declared} frames, it holds {packets}")
-    return packets - hidden
-
-
-def _damaged(path: Path, problem: str) -> UserError:
-    return UserError(f"{path}: the video cannot be read whole: {problem}. Fetch or make it again.")
-
-
-def _why(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

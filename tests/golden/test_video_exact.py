@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.data.video import ProcessedVideo, VideoSettings, decode_frames, process_frames
+from harness.data.decode import decode_frames
+from harness.data.video import ProcessedVideo, VideoSettings, process_frames
 
 SCRIPT = Path(__file__).parent / "stock_video_processor.py"
 

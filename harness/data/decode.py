@@ -1,0 +1,163 @@
+"""Frames of a video file, or of a folder of still frames; everything that is not whole is refused.
+
+Without torch, so that the processes that check many videos start at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.errors import UserError
+
+_STILLS = (".jpg", ".jpeg", ".png")
+_NOT_COLOUR = re.compile(r"depth|label|instance|pose|intrinsic", re.IGNORECASE)
+
+
+class VideoFacts(NamedTuple):
+    """What a video was found to be.
+
+    Attributes:
+        frames: Frames that can be decoded; of a folder of stills, the files in it.
+        height: Pixels.
+        width: Pixels.
+    """
+
+    frames: int
+    height: int
+    width: int
+
+
+def decode_frames(path: Path, n: int) -> NDArray[np.uint8]:
+    """Decode a video and keep n frames at uniform distance, the first frame among them.
+
+    A video file is decoded to its end, so that damage behind the last sampled frame is noticed too. Of a folder of
+    stills only the n frames are read.
+
+    Args:
+        path: A video file, or a folder of colour frames whose names' numbers order them.
+        n: How many frames.
+
+    Returns:
+        (n, H, W, 3) RGB.
+
+    Raises:
+        UserError: The video is missing, empty, not a video, truncated, damaged or shorter than n frames.
+    """
+    stills = still_files(path) if path.is_dir() else []
+    total = len(stills) if path.is_dir() else _count_frames(path)
+    if total < n:
+        raise UserError(
+            f"{path}: the video has {total} frames and {n} are asked for. Lower `frames` or replace the video."
+        )
+    wanted = frame_indices(total, n)
+    if stills:
+        kept = [_read_still(stills[index]) for index in wanted]
+    else:
+        among = frozenset(wanted)
+        kept = [frame.to_ndarray(format="rgb24") for index, frame in enumerate(_decoded(path, total)) if index in among]
+    if len({frame.shape for frame in kept}) != 1:
+        raise _damaged(path, "its frames change size")
+    return np.stack(kept)
+
+
+def inspect_video(path: Path) -> VideoFacts:
+    """Decode a whole video file, or the first, the middle and the last frame of a folder of stills.
+
+    Raises:
+        UserError: As :func:`decode_frames`.
+    """
+    if path.is_dir():
+        stills = still_files(path)
+        if not stills:
+            raise UserError(f"{path}: the folder holds no colour frames ({', '.join(_STILLS)})")
+        total, shapes = len(stills), {_read_still(stills[at]).shape[:2] for at in (0, len(stills) // 2, -1)}
+    else:
+        total = _count_frames(path)
+        shapes = {(frame.height, frame.width) for frame in _decoded(path, total)}
+    if len(shapes) != 1:
+        raise _damaged(path, "its frames change size" if shapes else "it has no frames")
+    return VideoFacts(total, *shapes.pop())
+
+
+def frame_indices(total: int, n: int) -> list[int]:
+    """Which n of ``total`` frames are kept: ``torch.arange(0, total, total / n).int()[:n]``, as Qwen2-VL's processor.
+
+    The cut matters: for some lengths (60 frames, n 26) float rounding makes ``arange`` one too long.
+    """
+    return [int(place) for place in (np.arange(n) * (total / n)).astype(np.float32)]
+
+
+def still_files(folder: Path) -> list[Path]:
+    """The colour frames of a folder in the order of the numbers in their names: 2.jpg before 10.jpg."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in _STILLS and not _NOT_COLOUR.search(path.name)]
+    return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.stem)], path.name))
+
+
+def _read_still(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: the frame cannot be read: {error}. Fetch or make it again.") from error
+
+
+def _decoded(path: Path, total: int) -> Iterator[Any]:
+    """Every frame of a file that declares ``total``; fewer, or a damaged one, is refused."""
+    decoded = 0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise _damaged(path, f"frame {decoded} of {total} is corrupt")
+                yield frame
+                decoded += 1
+    except (FFmpegError, OSError) as error:
+        raise _damaged(path, f"decoding stops after {decoded} of {total} frames ({_why(error)})") from error
+    if decoded < total:
+        raise _damaged(path, f"only {decoded} of {total} frames can be decoded")
+
+
+def _count_frames(path: Path) -> int:
+    """Frames the container holds, without those its edit list hides; a cut file is refused."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such video file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the video file is empty. Fetch or make it again.")
+    packets = hidden = 0
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: the file has no video stream")
+            stream = container.streams.video[0]
+            declared = stream.frames
+            for packet in container.demux(stream):
+                if not packet.size:
+                    continue
+                if packet.is_corrupt:
+                    raise _damaged(path, f"it ends inside frame {packets}, so it is truncated")
+                packets += 1
+                hidden += packet.is_discard
+    except (FFmpegError, OSError) as error:
+        raise _damaged(path, _why(error)) from error
+    if packets < declared:
+        raise _damaged(path, f"it is truncated: its header declares {declared} frames, it holds {packets}")
+    return packets - hidden
+
+
+def _damaged(path: Path, problem: str) -> UserError:
+    return UserError(f"{path}: the video cannot be read whole: {problem}. Fetch or make it again.")
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
