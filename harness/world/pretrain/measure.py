@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForImageTextToText
 
+from harness.data.decode import decode_frames
 from harness.data.prompts import prompt_text
 from harness.data.records import Record
-from harness.data.video import VideoSettings, decode_frames, process_frames
+from harness.data.video import VideoSettings, process_frames
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS, build_split
 from harness.world.pretrain.evaluate import greedy, score
