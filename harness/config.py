@@ -126,6 +126,25 @@ class RuntimeSection(StrictConfig):
     cache: Path = Field(Path("cache"), description="Folder for generated data and decoded frames.")
 
 
+class ReportSection(StrictConfig):
+    """What is tested and how, declared before the results; no influence on what is computed."""
+
+    margin: float = Field(1.0, gt=0, description="Points from which on two methods are not equivalent.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Two-sided level of tests and intervals.")
+    pairs: tuple[tuple[str, str], ...] | None = Field(
+        None, description="Confirmatory pairs [A, B], tested as B minus A; unset: each method against base, all pairs."
+    )
+    with_published: bool = Field(False, description="Show published rows beside ours; they are never tested.")
+
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_once(cls, pairs: tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...] | None:
+        seen = [frozenset(pair) for pair in pairs or ()]
+        if pairs is not None and (not pairs or len(set(seen)) != len(seen) or any(len(pair) < 2 for pair in seen)):
+            raise ValueError("name at least one pair of two different methods, each pair once")
+        return pairs
+
+
 class StudyConfig(StrictConfig):
     """A study: methods x seeds on one model, one data set and one budget."""
 
@@ -142,6 +161,7 @@ class StudyConfig(StrictConfig):
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()
     runtime: RuntimeSection = RuntimeSection()
+    report: ReportSection = ReportSection()
     method: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Hyper-parameters by method; the sub-table `train` overrides [train] for it.",
@@ -233,6 +253,9 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
         if reward not in study.reward.weights:
             raise unknown_name(f"reward.options.{reward}", reward, study.reward.weights)
     registry.load("benchmarks", study.evaluation.benchmark)
+    for method in (name for pair in study.report.pairs or () for name in pair):
+        if method not in (BASE, *study.methods):
+            raise unknown_name(f"report.pairs: {method}", method, (BASE, *study.methods))
 
 
 def digest_of(document: Any) -> str:

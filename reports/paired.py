@@ -11,96 +11,42 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from numpy.typing import NDArray
-from scipy import stats
 
+from harness.config import BASE
 from harness.data.records import QUESTION_TYPES, TASKS, task_of
 from harness.errors import UserError
 from reports.answers import Answers, by_model, select
-
-BASE = "base"
-"""The method name of the untrained model: one run, without training chance."""
-
-OVERALL = "overall"
-"""The task name of the macro score: the plain mean of the tasks."""
-
-SEEDS_FOR_METHODS = 3
-"""Fewest seeds a side that allow a claim about methods instead of checkpoints."""
-
-Array = NDArray[np.float64]
-Claim = Literal["checkpoints", "methods"]
-Family = Literal["confirmatory", "exploratory"]
-Verdict = Literal["better", "worse", "undecided"]
+from reports.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge, to_frame
+from reports.inference import Inference, Part, infer, probability_better
+from reports.resampling import RESAMPLES, SEED, Array, bootstrap_interval, permutation_p, room_sums
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """One difference, B minus A, in points (0 to 100), with its uncertainty.
-
-    Attributes:
-        a: The method subtracted.
-        b: The method it is subtracted from.
-        task: One of the eight tasks, or ``overall`` for their mean.
-        claim: ``checkpoints``: these trained models, on rooms like these. ``methods``: the methods,
-            trained again and asked about new rooms.
-        difference: Mean of B minus mean of A, over seeds and questions.
-        standard_error: Its standard error; NaN when it cannot be estimated (``note`` says why).
-        df: Degrees of freedom of the t distribution.
-        ci_low: Lower end of the interval at level 1 - alpha, not corrected for multiplicity.
-        ci_high: Upper end.
-        p: Two-sided p-value.
-        p_holm: ``p`` after Holm's correction inside the family.
-        family: ``confirmatory`` for overall, ``exploratory`` for the tasks.
-        n_questions: Questions that enter this contrast.
-        n_rooms: Rooms (clusters) that enter it.
-        seeds_a: Runs of A.
-        seeds_b: Runs of B.
-        verdict: ``better`` or ``worse`` (B than A) where ``p_holm`` is below alpha, else ``undecided``.
-        model: The base model that both were trained from.
-        note: Why there is no test, or why it is not the usual one; empty otherwise.
-    """
-
-    a: str
-    b: str
-    task: str
-    claim: Claim
-    difference: float
-    standard_error: float
-    df: float
-    ci_low: float
-    ci_high: float
-    p: float
-    p_holm: float
-    family: Family
-    n_questions: int
-    n_rooms: int
-    seeds_a: int
-    seeds_b: int
-    verdict: Verdict = "undecided"
-    model: str = ""
-    note: str = ""
-
-
-def compare_pair(frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05) -> list[Contrast]:
+def compare_pair(
+    frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05, margin: float = MARGIN, resamples: int = RESAMPLES
+) -> list[Contrast]:
     """Compare two methods on every task present and on their mean.
 
     One ordinary least squares of the per-question differences (each side first averaged over its
     seeds) on indicators of the raw question types gives all contrasts and their room-clustered
-    covariance. With at least three seeds on both sides (``base`` needs one: it is not trained) the
-    variance between runs is added and the degrees of freedom are Welch-Satterthwaite's.
+    covariance. With at least three seeds on both sides (``base`` may have one: it is not trained) the
+    variance between runs is added and the degrees of freedom are Welch-Satterthwaite's. ``overall`` is
+    checked by a permutation and a bootstrap of the rooms.
 
     Args:
         frame: Answers of one model, with columns :data:`reports.answers.COLUMNS`, in any order.
         a: The method to subtract.
         b: The method it is subtracted from.
         alpha: Two-sided level of interval and verdict.
+        margin: Points from which on two methods are not equivalent, declared before the results are seen.
+        resamples: Draws of each cross-check; 0 for none.
 
     Returns:
         ``overall`` first, then the tasks in VSI-Bench's order; absent tasks give no contrast.
@@ -113,11 +59,16 @@ def compare_pair(frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05) ->
     models = by_model(frame)
     if len(models) > 1:
         raise UserError(f"answers of several models ({', '.join(m.model for m in models)}): compare one at a time")
-    return _judge(_contrasts(models[0], a, b, alpha), alpha)
+    return judge(_contrasts(models[0], a, b, alpha, margin, resamples), alpha)
 
 
 def compare_all(
-    frame: pd.DataFrame, pairs: Sequence[tuple[str, str]] | None = None, *, alpha: float = 0.05
+    frame: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    alpha: float = 0.05,
+    margin: float = MARGIN,
+    resamples: int = RESAMPLES,
 ) -> pd.DataFrame:
     """Compare every declared pair, correcting ``overall`` over all of them (Holm).
 
@@ -125,6 +76,8 @@ def compare_all(
         frame: As for :func:`compare_pair`; several models are compared each with itself, in one family.
         pairs: (A, B) names; by default :func:`default_pairs` of the methods in alphabetical order.
         alpha: Two-sided level.
+        margin: As for :func:`compare_pair`.
+        resamples: As for :func:`compare_pair`.
 
     Returns:
         One row for each :class:`Contrast`, its fields as columns, in the order of the pairs.
@@ -136,8 +89,8 @@ def compare_all(
     for answers in by_model(frame):
         names = sorted(answers.scores.columns.unique("method"))
         for a, b in default_pairs(names) if pairs is None else pairs:
-            found += _contrasts(answers, a, b, alpha)
-    return pd.DataFrame([asdict(c) for c in _judge(found, alpha)], columns=[f.name for f in fields(Contrast)])
+            found += _contrasts(answers, a, b, alpha, margin, resamples)
+    return to_frame(judge(found, alpha))
 
 
 def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -170,50 +123,114 @@ def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
     return scores[[name for name in (*TASKS, OVERALL) if name in scores]]
 
 
-def _contrasts(answers: Answers, a: str, b: str, alpha: float) -> list[Contrast]:
+def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, resamples: int) -> list[Contrast]:
     """All contrasts of one pair, not yet corrected or judged."""
     wide, questions = select(answers, a, b)
     types, onehot = _indicators(questions)
     names, weights = _contrast_matrix(types)
     runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
+    per_run = {side: weights @ _type_means(onehot, runs[side]) for side in (a, b)}
     rooms = pd.factorize(questions["room"], sort=True)[0]
-    difference, room_variance = _clustered(runs[b].mean(1) - runs[a].mean(1), onehot, weights, rooms)
-    claim: Claim = (
-        "methods" if all(side == BASE or runs[side].shape[1] >= SEEDS_FOR_METHODS for side in (a, b)) else "checkpoints"
-    )
-    seed_variances = []
-    for side in (a, b) if claim == "methods" else ():
-        k = runs[side].shape[1]
-        if side != BASE:
-            per_run = weights @ _type_means(onehot, runs[side])
-            seed_variances.append((per_run.var(axis=1, ddof=1) / k, k - 1))
-
+    per_question = _round(runs[b].mean(1) - runs[a].mean(1))
+    difference, room_variance = _clustered(per_question, onehot, weights, rooms)
+    claim = _claim(runs)
     rooms_of_type = [len(np.unique(rooms[onehot[:, j]])) for j in range(len(types))]
     found = []
     for i, task in enumerate(names):
         used = onehot[:, weights[i] > 0].any(1)
         n_rooms = len(np.unique(rooms[used]))
         lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and rooms_of_type[j] < 2]
-        parts = [(float(room_variance[i]), n_rooms - 1)]
-        parts += [(float(variance[i]), df) for variance, df in seed_variances]
-        found.append(
-            Contrast(
-                a=a,
-                b=b,
-                task=task,
-                claim=claim,
-                difference=float(difference[i]),
-                p_holm=math.nan,
-                family="confirmatory" if task == OVERALL else "exploratory",
-                n_questions=int(used.sum()),
-                n_rooms=n_rooms,
-                seeds_a=runs[a].shape[1],
-                seeds_b=runs[b].shape[1],
-                model=answers.model,
-                **_infer(float(difference[i]), parts, n_rooms, lonely, alpha),
-            )
+        parts: list[Part] = [(float(room_variance[i]), n_rooms - 1)]
+        if claim == "methods":
+            parts += [_run_variance(per_run[side][i]) for side in (a, b) if per_run[side].shape[1] > 1]
+        if lonely or math.isnan(room_variance[i]):
+            drawn = Inference(note=f"no test: questions of one room only ({', '.join(lonely) or 'all questions'})")
+        else:
+            drawn = infer(float(difference[i]), parts, n_rooms, alpha=alpha, margin=margin)
+        contrast = Contrast(
+            a=a,
+            b=b,
+            task=task,
+            claim=claim,
+            difference=float(difference[i]),
+            p_holm=math.nan,
+            family="confirmatory" if task == OVERALL else "exploratory",
+            n_questions=int(used.sum()),
+            n_rooms=n_rooms,
+            seeds_a=runs[a].shape[1],
+            seeds_b=runs[b].shape[1],
+            model=answers.model,
+            seeds=min([runs[side].shape[1] for side in (a, b) if side != BASE], default=1),
+            margin=margin,
+            **asdict(drawn),
+            **_run_pairs(wide, a, b, per_run[a][i], per_run[b][i]),
         )
+        found.append(_alike(contrast, per_question, used))
+    if resamples and not math.isnan(found[0].p):
+        found[0] = _cross_checked(found[0], per_question, onehot, weights[0], rooms, room_variance[0], alpha, resamples)
     return found
+
+
+def _claim(runs: Mapping[str, Array]) -> Claim:
+    """What a pair's runs allow; a single run of the base model is no sample: it is not trained."""
+    enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in runs.items()]
+    return "methods" if all(enough) else "checkpoints"
+
+
+def _run_variance(scores: Array) -> Part:
+    """Variance of the mean of a method's runs, and its degrees of freedom."""
+    return float(scores.var(ddof=1)) / len(scores), len(scores) - 1
+
+
+def _run_pairs(wide: pd.DataFrame, a: str, b: str, scores_a: Array, scores_b: Array) -> dict[str, Any]:
+    """P(B beats A) over the pairs of runs, and how the runs of equal seeds go together."""
+    if len(scores_a) == len(scores_b) == 1:
+        return {}
+    found: dict[str, Any] = {
+        "p_b_beats_a": probability_better(scores_a.tolist(), scores_b.tolist()),
+        "run_pairs": len(scores_a) * len(scores_b),
+    }
+    same_seeds = list(wide[a].columns) == list(wide[b].columns) and len(scores_a) >= SEEDS_FOR_METHODS
+    if same_seeds and scores_a.std() > 0 and scores_b.std() > 0:
+        found["seed_correlation"] = float(np.corrcoef(scores_a, scores_b)[0, 1])
+    return found
+
+
+def _alike(contrast: Contrast, per_question: Array, used: NDArray[np.bool_]) -> Contrast:
+    """Without any differing score there is no variance to test with: equal on the whole benchmark is equivalent."""
+    if math.isnan(contrast.p) or per_question[used].any():
+        return contrast
+    if per_question.any():
+        return replace(contrast, note="both sides score alike on every question of this task, so no test applies")
+    return replace(contrast, verdict="equivalent", note="both sides score alike on every question")
+
+
+def _cross_checked(
+    contrast: Contrast,
+    per_question: Array,
+    onehot: NDArray[np.bool_],
+    weights: Array,
+    rooms: NDArray[np.intp],
+    room_variance: float,
+    alpha: float,
+    resamples: int,
+) -> Contrast:
+    """Add the two checks of the t-test over rooms, and a note where they decide otherwise."""
+    rooms_only = infer(
+        contrast.difference, [(room_variance, contrast.n_rooms - 1)], contrast.n_rooms, alpha=alpha, margin=1.0
+    )
+    sums = room_sums(per_question, onehot, weights, rooms)
+    low, high = bootstrap_interval(sums, alpha, resamples) if room_variance else (math.nan, math.nan)
+    told = replace(
+        contrast,
+        p_rooms=rooms_only.p,
+        p_permutation=permutation_p(sums, resamples),
+        ci_boot_low=low,
+        ci_boot_high=high,
+        resamples=resamples,
+        resampling_seed=SEED,
+    )
+    return checked(told, alpha)
 
 
 def _clustered(
@@ -237,71 +254,6 @@ def _clustered(
 def _round(points: Array) -> Array:
     rounded: Array = np.round(points, 10) + 0.0  # turns -0.0 into 0.0
     return rounded
-
-
-def _infer(
-    difference: float, parts: list[tuple[float, int]], n_rooms: int, lonely: list[str], alpha: float
-) -> dict[str, Any]:
-    """Interval and p-value from independent variance components (variance, df), rooms first.
-
-    The variances add; the degrees of freedom are Welch-Satterthwaite's (Satterthwaite 1946, eq. 17).
-    """
-    total = sum(variance for variance, _ in parts)
-    if lonely or math.isnan(total):
-        where = ", ".join(lonely) or "all questions"
-        keys = ("standard_error", "df", "ci_low", "ci_high", "p")
-        return dict.fromkeys(keys, math.nan) | {"note": f"no test: questions of one room only ({where})"}
-    if total == 0:
-        # All rooms agree exactly: t has no scale, the sign-flip test over rooms still has a p-value.
-        p = 1.0 if difference == 0 else 2.0 ** (1 - n_rooms)
-        note = "" if difference == 0 else "same difference in every room: p from the sign test over rooms"
-        interval = {"ci_low": difference, "ci_high": difference}
-        return {"standard_error": 0.0, "df": float(n_rooms - 1), "p": p, "note": note} | interval
-    df = total**2 / sum(variance**2 / df for variance, df in parts)
-    error = math.sqrt(total)
-    half = float(stats.t.ppf(1 - alpha / 2, df)) * error
-    return {
-        "standard_error": error,
-        "df": df,
-        "ci_low": difference - half,
-        "ci_high": difference + half,
-        "p": float(2 * stats.t.sf(abs(difference) / error, df)),
-        "note": "",
-    }
-
-
-def _judge(contrasts: list[Contrast], alpha: float) -> list[Contrast]:
-    """Correct by Holm inside each family and give the verdicts.
-
-    One family holds ``overall`` of all pairs; each pair's tasks are a family of their own.
-    A contrast without a test counts as p = 1, so that it never makes the others easier.
-    """
-    families: dict[tuple[str, ...], list[int]] = {}
-    for i, c in enumerate(contrasts):
-        families.setdefault(() if c.task == OVERALL else (c.model, c.a, c.b), []).append(i)
-    judged = list(contrasts)
-    for members in families.values():
-        raw = [1.0 if math.isnan(contrasts[i].p) else contrasts[i].p for i in members]
-        for i, corrected in zip(members, _holm(raw), strict=True):
-            c = contrasts[i]
-            p_holm = math.nan if math.isnan(c.p) else float(corrected)
-            verdict: Verdict = "undecided"
-            if p_holm < alpha:
-                verdict = "better" if c.difference > 0 else "worse"
-            judged[i] = replace(c, p_holm=p_holm, verdict=verdict)
-    return judged
-
-
-def _holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979).
-
-    As ``statsmodels...multipletests``, which collects all garbage at each call: 0.1 s a family here.
-    """
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1.0)
-    return [float(c) for c in corrected]
 
 
 def _contrast_matrix(types: Sequence[str]) -> tuple[list[str], Array]:
