@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from harness.algorithm import Algorithm, StrictConfig
 from harness.experience import finite_rewards
+from harness.losses import pair_gaps
 from harness.types import Batch, Completion, Group, Needs, Sample
 
 
@@ -43,7 +43,7 @@ class DPO(Algorithm):
     A prompt whose answers do not differ in reward gives no pair. One pair is one unit.
     """
 
-    Config = DPOConfig
+    Config: ClassVar[type[StrictConfig]] = DPOConfig
     summary = "Direct preference optimisation on ranked or altered answers (arXiv 2305.18290)."
 
     @property
@@ -80,8 +80,6 @@ class DPO(Algorithm):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         assert batch.reference is not None  # needs.reference
-        signed = batch.weight * batch.seq(batch.policy - batch.reference)
-        units, index = torch.unique(batch.unit, return_inverse=True)
-        margin = self.config.beta * signed.new_zeros(len(units)).index_add(0, index, signed)
+        margin = self.config.beta * pair_gaps(batch, batch.seq(batch.policy - batch.reference))
         logged = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
         return -F.logsigmoid(margin), logged

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from harness.algorithm import Algorithm, StrictConfig
-from harness.experience import finite_rewards
-from harness.types import Batch, Completion, Group, Needs, Sample
+from harness.experience import advantage_samples, finite_rewards
+from harness.losses import clipped_surrogate, k3, token_mean
+from harness.types import Batch, Group, Needs, Sample
 
 SCALE_EPSILON = 1e-4  # added to the standard deviation of a group's rewards, as TRL and R1-V do
 
@@ -84,14 +84,7 @@ class GRPO(Algorithm):
             for answers in (group.by_source("policy") for group in groups)
             for pair in zip(answers, self.advantages(finite_rewards(answers)), strict=True)
         ]
-        kept = [pair for pair in scored if pair[1] != 0 or self.config.beta > 0]
-        share = self._size(kept) / max(1, self._size(scored))
-        # Advantages are final here, so each sample is a unit of its own and a large group may be split.
-        return [Sample(one, advantage * share, index) for index, (one, advantage) in enumerate(kept)]
-
-    def _size(self, scored: Sequence[tuple[Completion, float]]) -> int:
-        """What the engine's mean counts them as."""
-        return sum(len(one.tokens) for one, _ in scored) if self.needs.reduce == "token" else len(scored)
+        return advantage_samples(scored, by_token=self.needs.reduce == "token", keep_zero=self.config.beta > 0)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         per_token, logged = self.per_token(batch)
@@ -102,17 +95,18 @@ class GRPO(Algorithm):
 
     def per_token(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """(n, L) losses, and the clipped share and KL as means over samples of their token means."""
-        assert batch.behaviour is not None  # needs.behaviour
-        low, high = 1 - self.config.clip_low, 1 + self.config.clip_high
-        advantage = batch.weight[:, None]
-        ratio = (batch.policy - batch.behaviour).exp()
-        loss = -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)
-        clipped = ((ratio < low) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
-        logged = {"clip_fraction": (batch.seq(clipped.to(ratio.dtype)) / batch.lengths).mean().item()}
+        loss, stopped = clipped_surrogate(
+            self.log_ratio(batch), batch.weight[:, None], self.config.clip_low, self.config.clip_high
+        )
+        logged = {"clip_fraction": token_mean(batch, stopped).mean().item()}
         if self.config.beta > 0:
             assert batch.reference is not None  # needs.reference
-            difference = batch.reference - batch.policy
-            kl = difference.exp() - difference - 1
+            kl = k3(batch.policy, batch.reference)
             loss = loss + self.config.beta * kl
-            logged["kl"] = (batch.seq(kl) / batch.lengths).mean().item()
+            logged["kl"] = token_mean(batch, kl).mean().item()
         return loss, logged
+
+    def log_ratio(self, batch: Batch) -> Tensor:
+        """(n, L) log-ratios of the probability now to that at sampling."""
+        assert batch.behaviour is not None  # needs.behaviour
+        return batch.policy - batch.behaviour

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -29,10 +29,14 @@ class Algorithm(ABC):
 
     Attributes:
         Config: The method's hyper-parameters, a :class:`StrictConfig`.
+        title: What tables call it; its registered name in capitals if empty.
         summary: One line for ``harness list``.
+        exempt_checks: Checks of the conformance suite that it breaks on purpose, each with the reason.
     """
 
     Config: ClassVar[type[StrictConfig]] = StrictConfig
+    title: ClassVar[str] = ""
+    exempt_checks: ClassVar[Mapping[str, str]] = {}
     summary: ClassVar[str] = ""
 
     def __init__(self, config: Any = None) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from harness.errors import UserError
-from harness.types import Completion
+from harness.types import Completion, Sample
 
 
 def finite_rewards(completions: Sequence[Completion]) -> list[float]:
@@ -22,3 +22,25 @@ def finite_rewards(completions: Sequence[Completion]) -> list[float]:
                 f"(parts {dict(one.parts)}); mend the reward that gave it, or give the study one in [reward]"
             )
     return [one.reward for one in completions]
+
+
+def advantage_samples(
+    scored: Sequence[tuple[Completion, float]], *, by_token: bool = False, keep_zero: bool = False
+) -> list[Sample]:
+    """Samples weighted by final advantages, each a unit of its own so that a large group may be split.
+
+    The gradient of a policy-gradient loss at an advantage of 0 is exactly 0, so such answers are dropped before the
+    forward pass; the others' weights are scaled so that the step's mean still counts them.
+
+    Args:
+        scored: Completions with their advantages.
+        by_token: The engine's mean is over tokens, not over answers.
+        keep_zero: Answers of advantage 0 have a gradient all the same (of a KL term).
+    """
+
+    def size(pairs: Sequence[tuple[Completion, float]]) -> int:
+        return sum(len(one.tokens) for one, _ in pairs) if by_token else len(pairs)
+
+    kept = [pair for pair in scored if pair[1] != 0 or keep_zero]
+    share = size(kept) / max(1, size(scored))
+    return [Sample(one, advantage * share, index) for index, (one, advantage) in enumerate(kept)]
