@@ -17,6 +17,7 @@ def pretrain(
     scale: Annotated[float, typer.Option(min=0.001, help="Factor on the steps of every stage.")] = 1.0,
     shards: Annotated[int, typer.Option(min=1, max=900, help="Shards of 500 scenes to render.")] = 20,
     threads: Annotated[int, typer.Option(min=1, help="Training threads; rendering takes one process more.")] = 1,
+    ceiling: Annotated[bool, typer.Option("--ceiling", help="Go on to what the network can reach at most.")] = False,
 ) -> None:
     """Pre-train the tiny Qwen2-VL on the embedded world and write its folder."""
     from harness.world.pretrain.stages import Run
@@ -34,7 +35,7 @@ def pretrain(
         for name, (value, n) in point.get("answers", {}).items():
             console.print(f"  held-out {name}: {value:.1f} (n={n})", highlight=False)
 
-    complete = run_recipe(Run(seed, out, work, shards, scale, minutes, threads), show)
+    complete = run_recipe(Run(seed, out, work, shards, scale, minutes, threads, ceiling), show)
     console.print(f"{out} is written" if complete else f"stopped; the same command resumes from {work}")
 
 

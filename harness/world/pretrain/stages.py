@@ -8,7 +8,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,12 @@ RECIPE: tuple[Stage, ...] = (
     Stage("vision", steps=1_050, scenes=6, mix=None, vision=1.0, rate=5e-3),
     Stage("look-ups", steps=300, scenes=10, mix=LOOK),
     Stage("questions", steps=600, scenes=8, mix=QUESTIONS),
-    Stage("letters", steps=400, scenes=8, mix=LETTERS),
-    Stage("full", steps=1_600, scenes=8, mix=FULL, vision=0.3, decay=0.7),
+    Stage("letters", steps=300, scenes=8, mix=LETTERS, decay=0.8),
 )
-"""The whole recipe; ``scale`` multiplies the steps."""
+"""The shipped model: stopped early on purpose, so that post-training has something to improve."""
+
+CEILING = Stage("ceiling", steps=1_000, scenes=8, mix=FULL, vision=0.3, decay=0.7)
+"""What the same network reaches when pre-training goes on: the head-room of the shipped model."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -75,6 +77,8 @@ class Run:
         scale: Factor on every stage's steps.
         minutes: Stop after so many minutes, checkpointed; None for the whole recipe.
         threads: Threads of the training process; rendering uses one process more.
+        ceiling: Whether to go on after the shipped model's last stage.
+        shard_scenes: Scenes per shard.
     """
 
     seed: int
@@ -84,9 +88,13 @@ class Run:
     scale: float = 1.0
     minutes: float | None = None
     threads: int = 1
+    ceiling: bool = False
+    shard_scenes: int = SHARD
 
     def stages(self) -> list[Stage]:
-        return [Stage(**{**vars(s), "steps": max(1, round(s.steps * self.scale))}) for s in RECIPE]
+        """The stages with their steps scaled."""
+        stages = (*RECIPE, CEILING) if self.ceiling else RECIPE
+        return [replace(stage, steps=max(1, round(stage.steps * self.scale))) for stage in stages]
 
     def identity(self) -> dict[str, Any]:
         return {"seed": self.seed, "stages": [asdict(stage) for stage in self.stages()]}
@@ -100,7 +108,7 @@ def shard_seeds(index: int) -> range:
     return seeds[index * SEEDS_PER_SHARD : (index + 1) * SEEDS_PER_SHARD]
 
 
-def _render(out: Path, folder: Path, count: int) -> None:
+def _render(out: Path, folder: Path, count: int, scenes: int) -> None:
     """Process body: the held-out shard first, then the training shards; finished ones are kept."""
     os.nice(5)
     torch.set_num_threads(1)
@@ -109,7 +117,7 @@ def _render(out: Path, folder: Path, count: int) -> None:
         path = (folder / "held_out" if index < 0 else folder) / f"shard_{max(index, 0):04d}"
         if not path.with_suffix(".npy").exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_shard(path, shard_seeds(index), tokenizer, HELD_OUT if index < 0 else SHARD)
+            write_shard(path, shard_seeds(index), tokenizer, min(HELD_OUT, scenes) if index < 0 else scenes)
 
 
 def pretrain(run: Run, report: Report) -> bool:
@@ -135,7 +143,7 @@ def pretrain(run: Run, report: Report) -> bool:
     write_json(identity, wanted)
     tokenizer = prepare_folder(run.out)
     renderer = multiprocessing.get_context("spawn").Process(
-        target=_render, args=(run.out, run.work / "shards", run.shards), daemon=True
+        target=_render, args=(run.out, run.work / "shards", run.shards, run.shard_scenes), daemon=True
     )
     renderer.start()
     try:
@@ -155,7 +163,7 @@ def _data_ranges(run: Run) -> dict[str, Any]:
     return {
         "split": "pretrain",
         "seeds": [shard_seeds(0).start, last.stop - 1],
-        "scenes": run.shards * SHARD,
+        "scenes": run.shards * run.shard_scenes,
         "held_out_seeds": [held.start, held.stop - 1],
     }
 
@@ -184,7 +192,7 @@ class _Loop:
                 return False
             if stage.mix is None:
                 trainer.settle_video(np.asarray(self.held.frames[0][:20]))
-            trainer.stage, trainer.step = trainer.stage + 1, 0
+            trainer.next_stage()
             trainer.save(self.checkpoint)
         return True
 

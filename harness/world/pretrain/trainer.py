@@ -91,6 +91,11 @@ class Trainer:
         ]
         return muon, torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
 
+    def next_stage(self) -> None:
+        """Go to the next stage, with fresh optimisers and a warm-up of its own."""
+        self.stage, self.step = self.stage + 1, 0
+        self.muon, self.adam = self._optimisers()
+
     def set_rates(self, stage: Stage) -> None:
         """Warm up over 30 steps, hold, then decay linearly over the last part of the stage."""
         done = self.step / stage.steps

@@ -1,0 +1,45 @@
+"""The pre-training recipe: stops, resumes, refuses another run's folder, and writes a loadable model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForImageTextToText
+
+from harness.errors import UserError
+from harness.io import sha256_file
+from harness.world.build import SPLITS
+from harness.world.pretrain.stages import Run, pretrain, shard_seeds
+
+
+def test_seeds_stay_in_the_pretraining_split() -> None:
+    seeds = SPLITS["pretrain"].seeds
+    for index in (-1, 0, 899):
+        assert shard_seeds(index)[0] in seeds
+        assert shard_seeds(index)[-1] in seeds
+    assert shard_seeds(-1).start >= shard_seeds(899).stop
+    others = [split.seeds for name, split in SPLITS.items() if name != "pretrain"]
+    assert all(other.stop <= seeds.start or other.start >= seeds.stop for other in others)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
+    points: list[dict[str, Any]] = []
+    run = Run(0, tmp_path / "model", tmp_path / "work", shards=1, scale=0.002, minutes=0.0, shard_scenes=4)
+    assert not pretrain(run, points.append)
+    stopped_at = len(points)
+    assert pretrain(replace(run, minutes=None), points.append)
+    stages = [point["stage"] for point in points]
+    assert list(dict.fromkeys(stages)) == ["vision", "look-ups", "questions", "letters"]
+    assert stopped_at < len(points)
+    curves = (tmp_path / "work" / "curves.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in curves] == [point["step"] for point in points]
+    recipe = json.loads((tmp_path / "model" / "recipe.json").read_text())
+    assert recipe["weights_sha256"] == sha256_file(tmp_path / "model" / "model.safetensors")
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "model", local_files_only=True)
+    with pytest.raises(UserError, match="another seed"):
+        pretrain(replace(run, seed=1), points.append)
