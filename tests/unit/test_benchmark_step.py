@@ -1,0 +1,75 @@
+"""The step benchmark runs, at a size that says nothing about speed: its JSON, and that every contender takes a step."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+pytest.importorskip("datasets")
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "step.py"
+SMALL = ("--model", "tiny", "--device", "cpu", "--prompt", "64", "--completion", "3", "--group", "2", "--repeats", "1")
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, env=environment, timeout=200
+    )
+
+
+@pytest.fixture(scope="module")
+def finished() -> subprocess.CompletedProcess[str]:
+    done = run(*SMALL, "--json")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def report(finished):
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_the_last_line_holds_ratios_settings_and_machine(report):
+    for key in ("trl_over_engine", "naive_over_engine", "memory_trl_over_engine", "memory_naive_over_engine"):
+        assert report["ratio"][key] > 0
+    seconds = {name: row["seconds"]["step"] for name, row in report["contenders"].items()}
+    assert report["ratio"]["trl_over_engine"] == pytest.approx(seconds["trl"] / seconds["engine"])
+    assert report["settings"]["repeats"] == 1 and report["cell"] == {"prompt": 64, "completion": 3, "group": 2}
+    assert not report["machine"]["gpu"] and report["machine"]["teraflops"] > 0
+    assert 0 < report["floor"]["step"] < seconds["engine"]
+
+
+@pytest.mark.parametrize("name", ["trl", "naive", "engine"])
+def test_every_contender_takes_the_same_real_step(report, name):
+    row = report["contenders"][name]
+    assert row["parameters_changed"] and all(one["parameters_changed"] for one in row["tried"].values())
+    assert row["tokens"] == 2 * 3 and all(one["tokens"] == 2 * 3 for one in row["tried"].values())
+    assert set(row["tried"]) == ({"2"} if name == "engine" else {"1", "2"})
+    assert all(row["seconds"][phase] > 0 for phase in ("sampling", "reference", "update"))
+    assert sum(row["seconds"][phase] for phase in ("sampling", "reference", "update")) == pytest.approx(
+        row["seconds"]["step"]
+    )
+    assert row["saved_bytes_whole_group"] >= row["saved_bytes"] > 0
+
+
+def test_a_group_at_once_keeps_its_prompt_once(report):
+    """Half the prompts are kept, so less than what the plain way keeps; and that is about twice one completion's."""
+    kept = {name: row["saved_bytes_whole_group"] for name, row in report["contenders"].items()}
+    one = report["contenders"]["naive"]["tried"]["1"]["saved_bytes"]
+    assert kept["engine"] < 0.75 * kept["naive"]
+    assert kept["naive"] == pytest.approx(2 * one, rel=0.05)
+
+
+def test_it_prints_a_table_and_says_that_there_is_no_gpu(finished):
+    assert "| engine | 2 |" in finished.stdout
+    assert "no GPU" in finished.stderr
+
+
+def test_the_large_shape_is_refused_without_a_gpu():
+    done = run("--model", "qwen2-vl-2b")
+    assert done.returncode != 0 and "no CUDA device" in done.stderr and "Traceback" not in done.stderr
