@@ -32,6 +32,9 @@ class ModelSection(StrictConfig):
     engine: Literal["shared", "naive"] = Field(
         "shared", description="shared runs each prompt once for all its answers, exactly; naive once for each."
     )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about a third slower."
+    )
     lora_rank: int = Field(16, ge=1, description="LoRA rank. The paper does not give it; ours.")
     lora_alpha: int = Field(32, ge=1, description="LoRA alpha. The paper does not give it; ours.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")

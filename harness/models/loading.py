@@ -103,8 +103,16 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     if section.tuning == "lora":
         torch.manual_seed(seed_for(seed, "adapters"))
         model = _with_lora(model, section)
+    if section.gradient_checkpointing:
+        recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
     model.eval()
     return LoadedModel(model, tokenizer, device, precision)
+
+
+def recompute_activations(model: Any, reentrant: bool = False) -> None:
+    """Switch gradient checkpointing on; transformers renamed the call in 5.23 and removes the old name in 6."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
 
 
 def _with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
