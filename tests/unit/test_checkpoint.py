@@ -248,7 +248,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_gives_its_space_back(
         elif where == "state":
             monkeypatch.setattr(ckpt, "save_file", refuse)
         else:
-            monkeypatch.setattr(ckpt.os, "fsync", refuse)
+            monkeypatch.setattr(ckpt, "_sync", refuse)
 
     with pytest.raises(OSError, match="No space left"):
         train(kit, tmp_path, policy, progress=progress)

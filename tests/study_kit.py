@@ -1,0 +1,86 @@
+"""Small studies on the packaged tiny model and a data set of random videos, for tests of cells and reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conftest import write_small_dataset
+from rich.console import Console
+
+from harness.config import StudyConfig
+from harness.io import sha256_file, write_json, write_text
+from harness.study import matrix
+from harness.study.compare import Plan, make_plan
+from harness.study.matrix import Cell
+from harness.study.status import State, Status, write_status
+from harness.train.meter import Consumption
+
+QUIET = Console(quiet=True)
+
+
+def small_study(root: Path, **changes: Any) -> StudyConfig:
+    """A study of a few steps; ``changes`` replace top-level sections or add to them."""
+    if not (root / "data").is_dir():
+        for split in ("train", "test"):
+            write_small_dataset(root / "data", split=split)
+    sections: dict[str, Any] = {
+        "name": "small",
+        "methods": ("sft",),
+        "model": {"name": "tiny", "tuning": "full", "precision": "fp32"},
+        "data": {
+            "train": f"{root / 'data'}#train",
+            "benchmark": f"{root / 'data'}#test",
+            "frames": 4,
+            "max_pixels": 56 * 56,
+        },
+        "rollout": {"max_new_tokens": 4},
+        "budget": {"kind": "steps", "amount": 2},
+        "train": {"prompts_per_step": 2, "checkpoints": 2},
+        "evaluation": {"max_new_tokens": 4, "batch": 4},
+        "runtime": {"threads": 1, "cache": root / "cache"},
+        "method": {"grpo": {"group_size": 2}, "dpo": {"rollouts": 2}},
+    }
+    for key, value in changes.items():
+        merges = isinstance(value, dict) and key != "reward"
+        sections[key] = {**sections.get(key, {}), **value} if merges else value
+    return StudyConfig(**sections)
+
+
+def prepare_cells(study: StudyConfig, run_dir: Path) -> tuple[Plan, dict[str, Cell]]:
+    """A run directory with its cells pending, as ``compare`` leaves it before the first process starts."""
+    plan = make_plan(study, QUIET)
+    matrix.write_matrix(
+        run_dir, study, plan.cells, train_digest=plan.train_digest, benchmark_digest=plan.benchmark_digest
+    )
+    for cell in plan.cells:
+        matrix.write_cell(run_dir, study, cell, plan.evaluation)
+    return plan, {f"{cell.method}-{cell.seed}": cell for cell in plan.cells}
+
+
+def finish_cell(
+    run_dir: Path, cell: Cell, answers: dict[str, str], *, step: int = 0, prompt: str = "p", **identity: str
+) -> Path:
+    """Give a cell the answers of one checkpoint, as if it had computed them."""
+    folder = cell.folder(run_dir) / "vsibench" / f"step-{step:06d}"
+    lines = [
+        {"id": int(key), "answer": answer, "truncated": False, "tokens": 2, "prompt": f"{prompt}{key}"}
+        for key, answer in answers.items()
+    ]
+    write_text(folder / "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    full = {
+        "weights": cell.id,
+        "benchmark": "b" * 64,
+        "prompts": "official/" + "c" * 64,
+        "frames": "d" * 64,
+        "decoding": "greedy",
+        "engine": "e",
+    } | identity
+    document = {"identity": full, "n": len(lines), "complete": True, "samples": sha256_file(folder / "samples.jsonl")}
+    write_json(folder / "manifest.json", document)
+    write_status(cell.folder(run_dir), Status(state=State.DONE))
+    if not cell.is_base:
+        names = list(Consumption.__annotations__)
+        write_json(cell.folder(run_dir) / "compute.json", dict.fromkeys(names, 4))
+    return folder

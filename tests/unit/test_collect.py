@@ -1,0 +1,133 @@
+"""From a run directory to one table of answers, and to a report: what is refused, what is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_kit import finish_cell, prepare_cells, small_study
+
+from harness.config import StudyConfig
+from harness.errors import UserError
+from harness.io import read_json
+from harness.study.matrix import Cell
+from harness.study.status import State, Status, write_status
+from reports.collect import collect
+from reports.comparison import Comparison, build_tables
+from reports.fairness import fairness_card
+
+RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
+WRONG = dict(zip(map(str, range(9)), ["9", "C", "99", "4", "B", "99", "x", "C", "23.5"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    return small_study(tmp_path_factory.mktemp("study"), seeds=2)
+
+
+@pytest.fixture
+def cells(study: StudyConfig, tmp_path: Path) -> dict[str, Cell]:
+    return prepare_cells(study, tmp_path)[1]
+
+
+def finish_all(run_dir: Path, cells: dict[str, Cell], **changes: dict[str, Any]) -> None:
+    for name, cell in cells.items():
+        answers = WRONG if cell.is_base else RIGHT
+        options = {"answers": answers, "step": 0 if cell.is_base else 2} | changes.get(name.replace("-", "_"), {})
+        finish_cell(run_dir, cell, **options)
+
+
+def test_answers_are_scored_and_the_last_checkpoint_is_reported(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    finish_cell(tmp_path, cells["sft-0"], WRONG, step=1)
+    collected = collect(tmp_path)
+    assert len(collected.answers) == 4 * 9 and len(collected.reported) == 3 * 9
+    reported = collected.reported
+    assert set(reported.loc[reported["method"] == "sft", "step"]) == {2}
+    assert (reported.loc[reported["method"] == "sft", "score"] == 1).all()
+    base = reported[reported["method"] == "base"].set_index("question")["score"]
+    # By hand: 9 for 4 is 125% off, 4 of 4 right; 99 for 23.5 far off; "x" no number.
+    assert base.tolist() == [0, 0, 0, 1, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("key", ["benchmark", "prompts", "frames", "decoding", "engine"])
+def test_unequal_evaluations_are_refused_and_the_part_named(tmp_path: Path, cells: dict[str, Cell], key: str) -> None:
+    finish_all(tmp_path, cells, sft_1={key: "something else"})
+    with pytest.raises(UserError, match=rf"must not be compared: {key} is .*something else") as caught:
+        collect(tmp_path)
+    assert cells["sft-1"].id in str(caught.value)
+
+
+def test_a_video_that_changed_between_two_evaluations_is_noticed(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells, sft_1={"prompt": "another"})
+    with pytest.raises(UserError, match="question 0 was not the same"):
+        collect(tmp_path)
+
+
+def test_a_question_without_an_answer_is_not_scored_zero(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells, sft_0={"answers": dict(list(RIGHT.items())[:-2])})
+    with pytest.raises(UserError, match="2 questions have no answer, the first is 7"):
+        collect(tmp_path)
+
+
+def test_changed_answers_are_refused(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    samples = cells["sft-0"].folder(tmp_path) / "vsibench" / "step-000002" / "samples.jsonl"
+    samples.write_text(samples.read_text().replace('"answer": "B"', '"answer": "C"', 1))
+    with pytest.raises(UserError, match=r"samples\.jsonl.*digest differs"):
+        collect(tmp_path)
+
+
+def test_nothing_finished_says_what_the_cells_are(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    write_status(cells["sft-0"].folder(tmp_path), Status(state=State.FAILED, reason="the loss is nan at step 1"))
+    with pytest.raises(UserError, match=r"no cell has finished.*failed the loss is nan at step 1"):
+        collect(tmp_path)
+    with pytest.raises(UserError, match="not a run directory"):
+        collect(tmp_path / "elsewhere")
+
+
+def test_missing_seeds_are_shown(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    for name in ("base-0", "sft-0"):
+        finish_cell(tmp_path, cells[name], RIGHT if name == "sft-0" else WRONG, step=2)
+    write_status(cells["sft-1"].folder(tmp_path), Status(state=State.FAILED, reason="the loss is nan at step 1"))
+    (cells["sft-1"].folder(tmp_path) / "compute.json").write_text(
+        json.dumps(read_json(cells["sft-0"].folder(tmp_path) / "compute.json") | {"updates": 1000})
+    )
+    paths = Comparison().write(tmp_path)
+    text = (tmp_path / "report" / "scores.md").read_text()
+    assert "seed 1 failed: the loss is nan at step 1" in text and "1 of 2" in text
+    card = (tmp_path / "report" / "fairness.md").read_text()
+    assert "the loss is nan at step 1" in card and "502" not in card  # what a broken cell consumed is no mean
+    assert all(path.is_file() for path in paths)
+
+
+def test_no_file_of_the_report_holds_a_nan(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    """Ties give tests without a variance: nothing in JSON may be NaN or Infinity."""
+    for base, method in ((WRONG, RIGHT), (RIGHT, RIGHT), (WRONG, WRONG)):
+        for cell in cells.values():
+            finish_cell(tmp_path, cell, base if cell.is_base else method, step=2)
+        paths = Comparison().write(tmp_path)
+        found = [path for path in paths if path.suffix == ".json"]
+        assert {path.name for path in found} >= {"scores.json", "pairs.json"}
+        for path in found:
+            json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_the_report_is_a_function_of_the_answers(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    first = {path.name: path.read_bytes() for path in Comparison().write(tmp_path)}
+    for cell in cells.values():
+        write_status(cell.folder(tmp_path), Status(state=State.DONE, step=7))
+    assert {path.name: path.read_bytes() for path in Comparison().write(tmp_path)} == first
+    scores, pairs, contrasts = build_tables(collect(tmp_path))
+    assert pairs is not None and len(contrasts)
+    assert first["scores.md"].decode() == scores.to_markdown()
+
+
+def test_the_card_names_what_was_shared(tmp_path: Path, study: StudyConfig, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    card = fairness_card(collect(tmp_path))
+    for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance x 1", "greedy"):
+        assert said in card
