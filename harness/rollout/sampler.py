@@ -114,7 +114,7 @@ class TransformersSampler:
                 rows, token, done = rows[keep], token[keep], done[keep]
             logits = decoder.step(token, position[rows] + step)
         if not log_probs.isfinite().all():
-            raise FloatingPointError("the model's log-probabilities are not finite: its weights are damaged")
+            raise FloatingPointError("the model's log-probabilities are not finite, so its weights are damaged")
         flat = [self._finish(row, value) for row, value in zip(tokens.tolist(), log_probs.tolist(), strict=True)]
         return [flat[index : index + n] for index in range(0, len(flat), n)]
 

@@ -73,7 +73,7 @@ class Trainer:
         """Train to the end of the budget, resuming from the last whole checkpoint; return all checkpoints.
 
         Raises:
-            TrainingError: The loss or the gradient is not finite; the last checkpoint stays.
+            TrainingError: A loss, gradient, reward or probability is not finite; the last checkpoint stays.
         """
         self.optimizer = build_optimizer(self.policy.model, self.settings)
         self.meter = BudgetMeter(self.budget, self.policy.device)
@@ -109,7 +109,10 @@ class Trainer:
     def _step(self, step: int) -> dict[str, float]:
         with self.meter.clock():
             passes, sampled = self._counts()
-            prompts, groups, samples = self._experience(step)
+            try:
+                prompts, groups, samples = self._experience(step)
+            except FloatingPointError as error:
+                raise TrainingError(f"{error} (at step {step + 1})") from error
             numbers = describe_groups(groups)
             for repeat in range(self.settings.updates_per_batch if samples else 0):
                 torch.manual_seed(seed_for(self.seed, "update", step, repeat))

@@ -86,8 +86,9 @@ def test_a_finished_cell_that_is_run_again_changes_nothing(data: Path, tmp_path:
         return {str(path): path.stat().st_mtime_ns for path in parts if path.is_file()}
 
     before = stamps()
+    (folder / ".status.json.abc.tmp").write_text("what a kill may leave")
     assert run(tmp_path, cells["sft-0"])[0] == 0
-    assert stamps() == before
+    assert stamps() == before and not list(folder.glob(".*.tmp"))
 
 
 def test_a_prompt_without_video_features_is_refused_and_never_trained(
@@ -229,8 +230,9 @@ def test_evaluate_gives_a_cells_own_answers_again(data: Path, tmp_path: Path) ->
     checkpoint = folder / "checkpoints" / "step-000002"
     evaluate_checkpoint(checkpoint, study, tmp_path / "again")
     assert read_samples(tmp_path / "again") == read_samples(folder / "vsibench" / "step-000002")
-    numbers = evaluate_checkpoint(checkpoint, study, tmp_path / "part", limit=4)
-    assert len(read_samples(tmp_path / "part")) == 4 and 0 <= numbers["overall"] <= 100
+    limited = study.model_copy(update={"data": study.data.model_copy(update={"benchmark_limit": 4})})
+    numbers = evaluate_checkpoint(checkpoint, limited, tmp_path / "part")
+    assert len(read_samples(tmp_path / "part")) == 3 and 0 <= numbers["overall"] <= 100, "rooms of three, whole"
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     from harness.models.presets import TINY
@@ -240,7 +242,7 @@ def test_evaluate_gives_a_cells_own_answers_again(data: Path, tmp_path: Path) ->
         plain.model.language_model.norm.weight.mul_(1.5)
     plain.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(TINY.location).save_pretrained(tmp_path / "other")
-    assert evaluate_checkpoint(tmp_path / "other", study, tmp_path / "plain", limit=4)
+    assert evaluate_checkpoint(tmp_path / "other", limited, tmp_path / "plain")
     moved = study.model_copy(update={"model": study.model.model_copy(update={"name": str(tmp_path / "other")})})
     with pytest.raises(UserError, match="trained on other weights"):
         evaluate_checkpoint(checkpoint, moved, tmp_path / "refused")
