@@ -10,6 +10,8 @@ and video, so that no feature cache spans steps. With --json the last line of st
 standard error. Memory ratios are between what is kept for one backward pass: `memory_*_over_engine` at the contender's
 fastest micro-batch size, `memory_*_whole_group_over_engine` where it takes the whole group at once, as the engine does.
 The plain engine gets the video's features from the same cache as the shared one; TRL runs the tower in every pass.
+On one CPU thread `seconds`, and so ratios, are processor seconds, which other programs on the machine hardly change;
+otherwise they are wall seconds (`basis` says which; both are in the JSON).
 """
 
 from __future__ import annotations
@@ -137,10 +139,12 @@ def run_cell(task: Task, options: argparse.Namespace) -> dict[str, Any]:
                 continue
             contender.move(task.device)
             steps[name].append(contender.step(prompt))
-            note(f"  {name}: {steps[name][-1].wall['step']:.3f} s")
+            taken = steps[name][-1]
+            note(f"  {name}: {taken.wall['step']:.3f} s, of the processor {taken.processor['step']:.3f} s")
             if task.device.type == "cuda":
                 contender.move(torch.device("cpu"))
-    contenders = {name: summary(tuned[name][1], taken) for name, taken in steps.items()}
+    basis = basis_of(task.device, options.threads)
+    contenders = {name: summary(tuned[name][1], taken, basis) for name, taken in steps.items()}
     cell = {"prompt": task.prompt, "completion": task.completion, "group": task.group}
     return {"cell": cell, "contenders": contenders}
 
@@ -154,6 +158,7 @@ def tune(
     name: str, task: Task, options: argparse.Namespace, prompt: Any
 ) -> tuple[Contender | None, dict[int, dict[str, Any]]]:
     """One step at each size; keep the fastest. The step is a warm-up too, and counts the bytes kept for backward."""
+    basis = basis_of(task.device, options.threads)
     tried: dict[int, dict[str, Any]] = {}
     best: tuple[float, Contender | None] = (float("inf"), None)
     for batch in batch_sizes(name, task.group, options.batch_sizes or [1, 2, 4, task.group]):
@@ -165,16 +170,17 @@ def tune(
             tried[batch] = {"out_of_memory": True}
             note(f"  {name}, micro-batch {batch}: out of memory")
         else:
+            seconds = (step.wall if basis == "wall" else step.processor)["step"]
             tried[batch] = {
-                "step": step.wall["step"],
+                "step": seconds,
                 "saved_bytes": step.saved,
                 "allocated_bytes": step.allocated,
                 "tokens": step.tokens,
                 "parameters_changed": step.changed,
             }
-            note(f"  {name}, micro-batch {batch}: {step.wall['step']:.3f} s, {step.saved / 2**20:.0f} MiB kept")
-            if step.wall["step"] < best[0]:
-                best = (step.wall["step"], contender)
+            note(f"  {name}, micro-batch {batch}: {seconds:.3f} s, {step.saved / 2**20:.0f} MiB kept")
+            if seconds < best[0]:
+                best = (seconds, contender)
         if best[1] is not None and task.device.type == "cuda":
             best[1].move(torch.device("cpu"))
         del contender
@@ -182,24 +188,33 @@ def tune(
     return best[1], tried
 
 
-def summary(tried: dict[int, dict[str, Any]], steps: list[Step]) -> dict[str, Any]:
+def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str) -> dict[str, Any]:
     """Medians of the measured steps; None where the contender could not take one."""
     fitting = {size: row for size, row in tried.items() if "step" in row}
     if not steps or not fitting:
         return {"tried": tried, "seconds": None}
     batch = min(fitting, key=lambda size: fitting[size]["step"])
+    wall, processor = (
+        {phase: statistics.median(seconds[phase] for seconds in taken) for phase in PHASES}
+        for taken in ([step.wall for step in steps], [step.processor for step in steps])
+    )
     return {
         "micro_batch": batch,
         "tried": tried,
-        "seconds": {phase: statistics.median(step.wall[phase] for step in steps) for phase in PHASES},
-        "processor_seconds": {phase: statistics.median(step.processor[phase] for step in steps) for phase in PHASES},
-        "every_step": [step.wall["step"] for step in steps],
+        "seconds": wall if basis == "wall" else processor,
+        "wall_seconds": wall,
+        "processor_seconds": processor,
+        "every_step": [{"wall": step.wall["step"], "processor": step.processor["step"]} for step in steps],
         "saved_bytes": fitting[batch]["saved_bytes"],
         "saved_bytes_whole_group": fitting[max(fitting)]["saved_bytes"] if max(fitting) == max(tried) else None,
         "allocated_bytes": max(step.allocated for step in steps),
         "tokens": steps[-1].tokens,
         "parameters_changed": all(step.changed for step in steps),
     }
+
+
+def basis_of(device: torch.device, threads: int) -> str:
+    return "processor" if device.type == "cpu" and threads == 1 else "wall"
 
 
 def floors(task: Task, options: argparse.Namespace, rates: Any) -> dict[str, Any]:
@@ -219,8 +234,8 @@ def add_ratios(result: dict[str, Any]) -> None:
         row = rows.get(name)
         pair = row is not None and engine is not None
         ratio[f"{name}_over_engine"] = row["seconds"]["step"] / engine["seconds"]["step"] if pair else None
-        ratio[f"processor_{name}_over_engine"] = (
-            row["processor_seconds"]["step"] / engine["processor_seconds"]["step"] if pair else None
+        ratio[f"wall_{name}_over_engine"] = (
+            row["wall_seconds"]["step"] / engine["wall_seconds"]["step"] if pair else None
         )
         ratio[f"memory_{name}_over_engine"] = row["saved_bytes"] / engine["saved_bytes"] if pair else None
         whole = pair and row["saved_bytes_whole_group"]
@@ -259,6 +274,7 @@ def machine(device: torch.device, precision: str, options: argparse.Namespace, r
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "threads": options.threads,
+        "basis": basis_of(device, options.threads),
         "precision": precision,
         "teraflops": rates.operations / 1e12,
         "gigabytes_per_second": rates.bytes / 1e9,
