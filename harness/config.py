@@ -8,13 +8,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
 from harness import registry
 from harness.algorithm import StrictConfig
 from harness.errors import UserError, unknown_name
+from harness.variants import SECTIONS, Variant, merge, parse_variant, put, toml_value
+
+Section = TypeVar("Section", bound=StrictConfig)
 
 BASE = "base"
 """The name under which the untrained model appears beside the methods."""
@@ -45,6 +48,16 @@ class DataSection(StrictConfig):
 
     train: str = Field("world:train", description="Training records: world:SPLIT[@SCENES], a folder or a file.")
     benchmark: str = Field("world:test", description="Evaluation records, in VSI-Bench's layout.")
+    split: str | None = Field(
+        None, description="Split of the benchmark where its source names none: full, debiased, pruned, ..."
+    )
+    benchmark_limit: int | None = Field(
+        None, ge=1, description="At most this many benchmark questions: whole rooms, question types in proportion."
+    )
+    videos: Path | None = Field(None, description="Folder of the training videos, when it is not that of the records.")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="Field names of the training file, by ours, where they differ."
+    )
     limit: int | None = Field(None, ge=1, description="Use only the first this many training records.")
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
     drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")
@@ -152,7 +165,10 @@ class StudyConfig(StrictConfig):
     """A study: methods x seeds on one model, one data set and one budget."""
 
     name: str = Field(min_length=1, pattern=r"^[\w.+-]+$", description="Name of the run directory.")
-    methods: tuple[str, ...] = Field(("sft", "dpo", "grpo"), description="Registered methods, in table order.")
+    methods: tuple[str, ...] = Field(
+        ("sft", "dpo", "grpo"),
+        description="Registered methods in table order, or variants of them such as grpo:beta=0 and grpo:think.",
+    )
     seeds: int = Field(1, ge=1, description="Repetitions; each varies data order and sampling, never by method.")
     first_seed: int = Field(0, ge=0, description="Seeds are first_seed, first_seed + 1, ...")
     model: ModelSection = ModelSection()
@@ -167,29 +183,84 @@ class StudyConfig(StrictConfig):
     report: ReportSection = ReportSection()
     method: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Hyper-parameters by method; the sub-table `train` overrides [train] for it.",
+        description="Hyper-parameters by method; its sub-tables `train`, `prompt`, `rollout` and `evaluation` (only "
+        "max_new_tokens) override those sections for it.",
     )
 
     @field_validator("methods")
     @classmethod
     def _methods_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        if not methods or len(set(methods)) != len(methods):
+        variants = [parse_variant(method) for method in methods]
+        names = tuple(variant.name for variant in variants)
+        if not names or len(set(names)) != len(names):
             raise ValueError("name at least one method, each once")
-        if BASE in methods:
+        if BASE in {variant.method for variant in variants}:
             raise ValueError(f"`{BASE}` is always part of the comparison; leave it out")
-        return methods
+        return names
+
+    def algorithm(self, method: str, *, asked: str | None = None) -> Any:
+        """The method, or variant of one, with its hyper-parameters.
+
+        Raises:
+            UserError: It is unknown, cannot be imported, or an option is unknown or out of range.
+        """
+        return registry.create("algorithms", parse_variant(method).method, self.hyper_parameters(method), asked=asked)
 
     def hyper_parameters(self, method: str) -> dict[str, Any]:
-        """The options of a method's own Config."""
-        return {key: value for key, value in self.method.get(method, {}).items() if key != "train"}
+        """The options of a method's own Config, a variant's changes included."""
+        return {key: value for key, value in self._settings(method)[1].items() if key not in SECTIONS}
 
     def train_for(self, method: str) -> TrainSection:
         """The shared optimisation settings with this method's overrides."""
-        merged = self.train.model_dump() | self.method.get(method, {}).get("train", {})
+        return self._section_for(method, "train", self.train)
+
+    def for_method(self, method: str) -> StudyConfig:
+        """This study as one method or variant sees it: prompts, sampling and token limits with its overrides.
+
+        A variant that is evaluated in think or observe mode may answer at least as long as it may in training, unless
+        it says otherwise.
+
+        Raises:
+            UserError: An override's key or value is wrong.
+        """
+        rollout = self._section_for(method, "rollout", self.rollout)
+        prompt = self._section_for(method, "prompt", self.prompt)
+        told = self._settings(method)[1].get("evaluation", {})
+        evaluation = self._section_for(method, "evaluation", self.evaluation)
+        if prompt.evaluation in ("think", "observe") and prompt != self.prompt and "max_new_tokens" not in told:
+            longest = max(evaluation.max_new_tokens, rollout.max_new_tokens)
+            evaluation = evaluation.model_copy(update={"max_new_tokens": longest})
+        return self.model_copy(update={"rollout": rollout, "prompt": prompt, "evaluation": evaluation})
+
+    def label(self, method: str) -> str:
+        """What tables call a method: its title, and in brackets what a variant changes."""
+        variant = parse_variant(method)
+        known = variant.method in registry.names("algorithms")
+        title = getattr(registry.load("algorithms", variant.method), "title", "") if known else ""
+        changes = f" ({', '.join(variant.changes)})" if variant.changes else ""
+        return f"{title or variant.method.upper()}{changes}"
+
+    def _settings(self, method: str) -> tuple[Variant, dict[str, Any]]:
+        variant = parse_variant(method)
+        return variant, merge(self.method.get(variant.method, {}), variant.settings)
+
+    def _section_for(self, method: str, name: str, shared: Section) -> Section:
+        variant, settings = self._settings(method)
+        changes = settings.get(name, {})
+        where = f"{variant.name}.{name}" if variant.changes else f"method.{method}.{name}"
+        if not isinstance(changes, dict):
+            raise UserError(f"`{where}` = {changes!r}: write one of its keys, as {name}.KEY=VALUE")
+        allowed = SECTIONS[name]
+        for key in changes:
+            if allowed is not None and key not in allowed:
+                raise UserError(
+                    f"`{where}.{key}`: of this section a method may change only {', '.join(allowed)} for itself; "
+                    "the rest is the same for all"
+                )
         try:
-            return TrainSection(**merged)
+            return type(shared)(**shared.model_dump() | changes)
         except ValidationError as error:
-            raise UserError(registry.describe_validation(error, f"method.{method}.train", TrainSection)) from error
+            raise UserError(registry.describe_validation(error, where, type(shared))) from error
 
 
 def preset_names() -> list[str]:
@@ -221,7 +292,7 @@ def load_study(
     if methods is not None:
         document["methods"] = list(methods)
     for key, value in (changes or {}).items():
-        _put(document, key, value)
+        put(document, key, value)
     known_methods = registry.names("algorithms")
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -232,7 +303,7 @@ def load_study(
             key = f"method.{key}"
         elif head not in StudyConfig.model_fields:
             raise unknown_name(f"-s {key}", head, [*StudyConfig.model_fields, *known_methods])
-        _put(document, key, _toml_value(text))
+        put(document, key, toml_value(text))
     try:
         study = StudyConfig(**document)
     except ValidationError as error:
@@ -245,8 +316,10 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
     """Refuse unknown plugins and wrong options before anything is computed."""
     for method in study.methods:
         asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
-        registry.create("algorithms", method, study.hyper_parameters(method), asked=asked)
+        study.algorithm(method, asked=asked)
         study.train_for(method)
+        study.for_method(method)
+    _refuse_the_same_twice(study)
     for method in study.method:
         if method not in registry.names("algorithms"):
             raise unknown_name(f"method.{method}", method, registry.names("algorithms"))
@@ -259,6 +332,18 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
     for method in (name for pair in study.report.pairs or () for name in pair):
         if method not in (BASE, *study.methods):
             raise unknown_name(f"report.pairs: {method}", method, (BASE, *study.methods))
+
+
+def _refuse_the_same_twice(study: StudyConfig) -> None:
+    """Two names for one training and one evaluation would be two rows of the same numbers."""
+    seen: dict[str, str] = {}
+    for method in study.methods:
+        own = study.for_method(method)
+        parts = (study.algorithm(method).config, study.train_for(method), own.prompt, own.rollout, own.evaluation)
+        key = digest_of([parse_variant(method).method, *(part.model_dump(mode="json") for part in parts)])
+        if key in seen:
+            raise UserError(f"`{method}` is the same as `{seen[key]}`: no setting differs; leave one out")
+        seen[key] = method
 
 
 def digest_of(document: Any) -> str:
@@ -279,7 +364,7 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
             raise UserError(f"`{where}`: `extends` must be a preset's name or a path")
         base_path = Path(where).parent / parent
         base, _ = _read(base_path if base_path.is_file() else parent)
-        document = _merge(base, document)
+        document = merge(base, document)
     return document, where
 
 
@@ -295,30 +380,3 @@ def _read_text(source: str | Path) -> tuple[str, str]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"`{source}`: cannot be read as a study file: {error}") from error
-
-
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in top.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "weights":
-            value = _merge(merged[key], value)
-        merged[key] = value
-    return merged
-
-
-def _put(document: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    node = document
-    for part in path:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
-            raise UserError(f"`{key}`: `{part}` is a value, not a table")
-        node = child
-    node[last] = value
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

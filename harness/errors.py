@@ -23,6 +23,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
         known: All names that would have been accepted.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    close.sort(key=lambda one: sorted(one) != sorted(name))  # swapped letters are the likeliest slip
     hint = f"; did you mean {close[0]}?" if close else ""
     return UserError(f"`{what}`: no such name{hint} Known: {', '.join(names) or 'none'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from harness.config import BASE, StudyConfig, load_study, preset_names
 from harness.errors import UserError, unknown_name
 from harness.io import read_json
 from harness.models.loading import locate
+from harness.variants import parse_variant
 
 RUNS = Path("runs")
 DEFAULT_MODEL = "tiny"
@@ -31,9 +33,12 @@ class StudyOptions:
     first_seed: int | None = None
     data: str | None = None
     benchmark_data: str | None = None
+    split: str | None = None
+    limit: int | None = None
     skip_bad: bool = False
     drop_leaking: bool = False
     workers: int | None = None
+    with_published: bool = False
     settings: tuple[str, ...] = ()
     out: Path | None = None
 
@@ -50,9 +55,12 @@ def resolve_study(options: StudyOptions) -> StudyConfig:
         "first_seed": options.first_seed,
         "data.train": options.data,
         "data.benchmark": options.benchmark_data,
+        "data.split": options.split,
+        "data.benchmark_limit": options.limit,
         "data.skip_bad": options.skip_bad or None,
         "data.drop_leaking": options.drop_leaking or None,
         "runtime.workers": options.workers,
+        "report.with_published": options.with_published or None,
     }
     changes |= {key: value for key, value in told.items() if value is not None}
     methods = None if options.methods is None else _method_names(options.methods)
@@ -81,34 +89,50 @@ def compare(options: StudyOptions, *, dry_run: bool) -> int:
     return run(study, run_directory(study, options.out), dry_run=dry_run, console=Console())
 
 
+def plan(options: StudyOptions, *, pilot: Path | None) -> int:
+    """``harness plan``: what a study could find and what it costs; writes nothing."""
+    from harness.study.foresee import foresee
+
+    study = resolve_study(options)
+    foresee(study, run_directory(study, options.out), pilot=pilot, console=Console())
+    return 0
+
+
 def train(options: StudyOptions) -> int:
     """``harness train``; the options name one method."""
     from harness.study.compare import train as run
 
-    method = options.methods or ""
-    if method not in registry.names("algorithms"):
-        raise unknown_name(f"harness train {method}", method, registry.names("algorithms"))
+    names = _method_names(options.methods or "")
+    if len(names) != 1:
+        raise UserError(f"`harness train {options.methods}`: name one method; `harness compare` takes several")
+    method, known = parse_variant(names[0]).method, registry.names("algorithms")
+    if method not in known:
+        raise unknown_name(f"harness train {names[0]}", method, known)
     study = resolve_study(options)
     return run(study, run_directory(study, options.out), console=Console())
 
 
-def evaluate(
-    checkpoint: Path, *, study_source: str | None, benchmark_data: str | None, out: Path | None, limit: int | None
-) -> int:
-    """``harness evaluate``: one checkpoint, by the settings of its own study unless told otherwise."""
+def evaluate(checkpoint: Path, *, study_source: str | None, data: Mapping[str, Any], out: Path | None) -> int:
+    """``harness evaluate``: one checkpoint, by the settings of its own study unless told otherwise.
+
+    Args:
+        checkpoint: A cell's checkpoint or a model folder.
+        study_source: A study file or preset, instead of the checkpoint's own study.
+        data: Changes of the study's data section; None leaves a value as it is.
+        out: Folder for the answers.
+    """
     from harness.study.cell import evaluate_checkpoint
 
     if not checkpoint.is_dir():
         raise UserError(f"`{checkpoint}`: no such checkpoint folder")
     study = _study_of(checkpoint) if study_source is None else resolve_study(StudyOptions(study=study_source))
-    if benchmark_data is not None:
-        data = study.data.model_copy(update={"benchmark": benchmark_data})
-        study = study.model_copy(update={"data": data})
+    told = {key: value for key, value in data.items() if value is not None}
+    study = study.model_copy(update={"data": study.data.model_copy(update=told)})
     console = Console()
     place = checkpoint.resolve()
     cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
     folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)
-    numbers = evaluate_checkpoint(checkpoint, study, folder, limit)
+    numbers = evaluate_checkpoint(checkpoint, study, folder)
     for name, value in numbers.items():
         console.print(f"{name}: {value:.2f}", highlight=False)
     console.print(str(folder), soft_wrap=True, highlight=False)
@@ -129,10 +153,15 @@ def _source(options: StudyOptions) -> tuple[str, dict[str, Any]]:
 
 
 def _method_names(text: str) -> list[str]:
-    names = [part.strip() for part in text.split(",")]
-    if "" in names:
+    """Methods and variants of methods: ``sft,grpo,grpo:beta=0``."""
+    if "" in [part.strip() for part in text.split(",")]:
         raise UserError(f"`--methods {text}`: write names separated by commas, for example --methods sft,dpo,grpo")
-    if BASE in names:
+    try:
+        variants = [parse_variant(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"`--methods {text}`: {error}") from error
+    names = [variant.name for variant in variants]
+    if BASE in [variant.method for variant in variants]:
         raise UserError(f"`--methods {text}`: `{BASE}` is always part of the comparison; leave it out")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

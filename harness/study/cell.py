@@ -6,7 +6,6 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -83,17 +82,16 @@ def run_cell(cell_dir: Path) -> None:
         _evaluate(bench, cell_dir, folder.name, checkpoint.digest)
 
 
-def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | None = None) -> dict[str, float]:
+def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, float]:
     """Evaluate one checkpoint folder on a study's benchmark; answers go to ``out``.
 
     Args:
         checkpoint: A checkpoint written by a cell, or a plain model folder.
         study: The resolved :class:`~harness.config.StudyConfig`.
         out: Folder for ``samples.jsonl`` and ``manifest.json``.
-        limit: Only the first this many questions.
     """
     from harness.models.loading import model_digest
-    from harness.study.setup import first_records, prepare
+    from harness.study.setup import prepare
     from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
 
     if not checkpoint.is_dir():
@@ -102,8 +100,6 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | No
     if not ours:
         study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
     bench = prepare(study, with_train=False)
-    if limit:
-        bench = replace(bench, benchmark=first_records(bench.benchmark, limit))
     digest = model_digest(study.model.name)
     if ours:
         opened = read_checkpoint(checkpoint)
@@ -118,14 +114,13 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path, limit: int | No
 
 
 def _train(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
-    from harness import registry
     from harness.rollout.groups import GroupBuilder
     from harness.rollout.sampler import TransformersSampler
     from harness.study.setup import build_rewards
     from harness.train.trainer import Trainer
 
     study, method, seed = bench.study, document["method"], int(document["seed"])
-    algorithm = registry.create("algorithms", method, study.hyper_parameters(method))
+    algorithm = study.algorithm(method)
     if algorithm.needs.rollouts and not study.reward.weights:
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
     settings = study.train_for(method)

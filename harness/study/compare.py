@@ -23,8 +23,9 @@ from harness.study.estimate import Estimate, estimate, makespan
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
 from harness.study.matrix import Cell, Work
-from harness.study.setup import load_data
+from harness.study.setup import benchmark_source, load_data
 from harness.study.status import State, read_status
+from harness.study.twins import take_over, waves
 
 _SHOWN = 5
 
@@ -55,7 +56,7 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
         UserError: The model or the data cannot be used.
     """
     weights = model_digest(study.model.name)
-    for source in (study.data.benchmark, study.data.train):
+    for source in (benchmark_source(study.data), study.data.train):
         _build(source, study, console)
     train, benchmark = load_data(study)
     assert train is not None
@@ -117,23 +118,28 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
     return 0 if all_done else 1
 
 
-def write_report(run_dir: Path, console: Console) -> None:
+def write_report(run_dir: Path, console: Console, *, with_published: bool = False) -> None:
     """Rebuild the comparison from the run directory, show it, and say where it is written.
+
+    Args:
+        run_dir: The run directory.
+        console: Where the user looks.
+        with_published: Show published rows beside ours, also where the study does not say so.
 
     Raises:
         UserError: The folder is not a run directory, or there is nothing to compare yet.
     """
     matrix.read_matrix(run_dir)
     report = registry.load("reports", "comparison")()
-    paths: list[Path] = report.write(run_dir)
-    report.render(console, run_dir)
+    paths: list[Path] = report.write(run_dir, with_published=with_published)
+    report.render(console, run_dir, with_published=with_published)
     for path in paths:
         console.print(str(path), soft_wrap=True, highlight=False)
 
 
 def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
     """Print the matrix, what is done, what would be computed and about how long it takes; write nothing."""
-    absent = [s for s in (study.data.benchmark, study.data.train) if not is_ready(s, study.runtime.cache)]
+    absent = [s for s in (benchmark_source(study.data), study.data.train) if not is_ready(s, study.runtime.cache)]
     if absent:
         # Without the data a cell has no identity, so nothing in the run directory can be its result.
         plan = None
@@ -176,7 +182,12 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     workers = min(study.runtime.workers, len(todo))
     try:
         with MatrixDisplay(console, _title(study), works) as display:
-            states = run_cells(run_dir, todo, workers=workers, threads=study.runtime.threads, on_change=display.update)
+            states: dict[str, State] = {}
+            for wave in waves(todo):
+                for cell in wave:
+                    take_over(run_dir, cell, plan.cells)
+                threads = study.runtime.threads
+                states |= run_cells(run_dir, wave, workers=workers, threads=threads, on_change=display.update)
     except KeyboardInterrupt:
         console.print(Text("Interrupted. The same command goes on where it stopped.", style="yellow"))
         raise

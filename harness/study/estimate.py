@@ -44,7 +44,7 @@ def estimate(work: Work, study: StudyConfig, run_dir: Path, questions: int | Non
     checkpoints; the median over finished cells of the same method and model in this run
     directory and its neighbours. Numbers from other settings are rough.
     """
-    measured = [_measure(folder, study.budget.kind) for folder in _finished(work, run_dir)]
+    measured = [_measure(folder, study.budget.kind) for folder in finished(work, run_dir)]
     seconds, unknown = median(m.start for m in measured) if measured else 0.0, []
     if not work.trained:
         rates = [m.per_unit for m in measured if m.per_unit is not None]
@@ -72,8 +72,9 @@ def makespan(estimates: Iterable[Estimate], workers: int) -> float:
     return max(free)
 
 
-def _finished(work: Work, run_dir: Path) -> Sequence[Path]:
-    pattern = f"*/{CELLS}/{work.cell.method}-{work.cell.model}-s*/{TIMING_FILE}"
+def finished(work: Work, run_dir: Path) -> Sequence[Path]:
+    """Folders of finished cells of the same method and model, in this run directory and its neighbours."""
+    pattern = f"*/{CELLS}/{work.cell.algorithm}-{work.cell.model}-s*/{TIMING_FILE}"
     folders = [path.parent for path in sorted(run_dir.absolute().parent.glob(pattern))]
     return [folder for folder in folders if read_status(folder).state is State.DONE]
 

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from typing import Any
 import tomli_w
 import torch
 
-from harness import registry
 from harness.algorithm import Algorithm
 from harness.config import BASE, StudyConfig, digest_of
 from harness.data.prompts import prompts_digest
 from harness.errors import UserError
 from harness.io import read_json, write_json, write_text
 from harness.study.status import State, Status, read_status, recorded_status, write_status
+from harness.variants import parse_variant
 
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
@@ -33,12 +33,14 @@ class Cell:
     """One method on one model with one seed; the base model is the method ``base`` with seed 0.
 
     Attributes:
-        method: A registered method, or ``base``.
+        method: A method or a variant of one, as the study names it, or ``base``.
         model: The model's name, made fit for a file name.
         seed: The repetition.
         hash8: The first 8 hex digits of the identity's digest.
         identity: All that the trained weights depend on; evaluation and machine are no part of it.
         rollouts: Completions sampled per prompt, which decides what it costs.
+        evaluation: What of the evaluation's identity is its own, where a variant is evaluated in another prompt mode.
+        suffix: Tells its folder from that of a cell with the same training and another evaluation.
     """
 
     method: str
@@ -47,11 +49,23 @@ class Cell:
     hash8: str
     identity: dict[str, Any] = field(compare=False, repr=False)
     rollouts: int = field(default=0, compare=False)
+    evaluation: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    suffix: str = ""
+
+    @property
+    def algorithm(self) -> str:
+        """The registered method, without what a variant changes: that is in the hash."""
+        return self.method.partition(":")[0]
+
+    @property
+    def training(self) -> str:
+        """What is equal for cells that train the same."""
+        return f"{self.algorithm}-{self.model}-s{self.seed}-{self.hash8}"
 
     @property
     def id(self) -> str:
         """The name of its folder."""
-        return f"{self.method}-{self.model}-s{self.seed}-{self.hash8}"
+        return self.training + self.suffix
 
     @property
     def is_base(self) -> bool:
@@ -92,13 +106,20 @@ def plan(study: StudyConfig, *, model_digest: str, train_digest: str) -> list[Ce
     """
     model = study.model.model_dump(mode="json") | {"digest": model_digest}
     package = version("vlm-harness")
-    data = study.data.model_dump(mode="json", exclude={"benchmark"}) | {"digest": train_digest}
+    data = study.data.model_dump(mode="json", exclude={"benchmark", "split", "benchmark_limit"}) | {
+        "digest": train_digest
+    }
     cells = [_cell(study, 0, {"method": BASE, "model": model, "version": package})]
     for method in study.methods:
-        algorithm = registry.create("algorithms", method, study.hyper_parameters(method))
-        shared = _method_identity(study, method, algorithm) | {"model": model, "data": data, "version": package}
-        rollouts = algorithm.needs.rollouts
-        cells += [_cell(study, seed, shared | {"seed": seed}, rollouts) for seed in seeds_of(study)]
+        algorithm, own = study.algorithm(method), study.for_method(method)
+        shared = _method_identity(own, method, algorithm) | {"model": model, "data": data, "version": package}
+        apart = {key: value for key, value in _evaluated(own).items() if value != _evaluated(study)[key]}
+        suffix = f"-{own.prompt.evaluation}{own.evaluation.max_new_tokens}" if apart else ""
+        for seed in seeds_of(study):
+            cell = _cell(study, seed, shared | {"seed": seed})
+            cells.append(
+                replace(cell, method=method, rollouts=algorithm.needs.rollouts, evaluation=apart, suffix=suffix)
+            )
     return cells
 
 
@@ -119,9 +140,7 @@ def launch_order(cells: Iterable[Cell]) -> list[Cell]:
 def evaluation_identity(study: StudyConfig, benchmark_digest: str) -> dict[str, Any]:
     """What the stored answers depend on beside the weights. The scorer is not part of it: answers are raw."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {
-        "settings": study.evaluation.model_dump(mode="json", exclude={"scorer"}),
-        "prompt": f"{study.prompt.evaluation}/{prompts_digest()}",
+    return _evaluated(study) | {
         "engine": f"transformers {version('transformers')}, torch {version('torch')}, {device}",
         "frames": study.data.model_dump(mode="json", include={"frames", "min_pixels", "max_pixels"}),
         "digest": benchmark_digest,
@@ -134,15 +153,15 @@ def missing_work(run_dir: Path, cells: Iterable[Cell], evaluation: dict[str, Any
     Args:
         run_dir: The run directory; it need not exist.
         cells: The cells of the plan.
-        evaluation: As :func:`evaluation_identity` gives it.
+        evaluation: As :func:`evaluation_identity` gives it; what is a cell's own replaces it.
     """
     found = []
     for cell in cells:
         folder = cell.folder(run_dir)
         status = read_status(folder)
         done = status.state is State.DONE
-        trained = cell.is_base or done or _budget_spent(folder, cell)
-        evaluated = done and _stored_evaluation(folder) == evaluation
+        trained = cell.is_base or done or budget_spent(folder, cell)
+        evaluated = done and _stored_evaluation(folder) == evaluation | cell.evaluation
         found.append(Work(cell, status, trained, evaluated))
     return found
 
@@ -156,9 +175,9 @@ def write_cell(run_dir: Path, study: StudyConfig, cell: Cell, evaluation: dict[s
         "cell": cell.id,
         "method": cell.method,
         "seed": cell.seed,
-        "study": study.model_dump(mode="json"),
+        "study": (study if cell.is_base else study.for_method(cell.method)).model_dump(mode="json"),
         "identity": cell.identity,
-        "evaluation": evaluation,
+        "evaluation": evaluation | cell.evaluation,
     }
     write_json(folder / CONFIG_FILE, document)
 
@@ -188,14 +207,23 @@ def read_matrix(run_dir: Path) -> dict[str, Any]:
     return matrix
 
 
-def _cell(study: StudyConfig, seed: int, identity: dict[str, Any], rollouts: int = 0) -> Cell:
+def _cell(study: StudyConfig, seed: int, identity: dict[str, Any]) -> Cell:
     model = re.sub(r"[^\w.+]+", "_", study.model.name.rstrip("/").rsplit("/", 1)[-1]) or "model"
-    return Cell(identity["method"], model, seed, digest_of(identity)[:8], identity, rollouts)
+    return Cell(identity["method"], model, seed, digest_of(identity)[:8], identity)
+
+
+def _evaluated(study: StudyConfig) -> dict[str, Any]:
+    """What answers depend on and a variant may have for itself."""
+    return {
+        "settings": study.evaluation.model_dump(mode="json", exclude={"scorer"}),
+        "prompt": f"{study.prompt.evaluation}/{prompts_digest()}",
+    }
 
 
 def _method_identity(study: StudyConfig, method: str, algorithm: Algorithm) -> dict[str, Any]:
+    """By resolved values: ``grpo`` and ``grpo:beta=0.0001`` are one cell. ``study`` is the method's own view of it."""
     return {
-        "method": method,
+        "method": parse_variant(method).method,
         "hyper_parameters": algorithm.config.model_dump(mode="json"),
         "method_source": _source_digest(type(algorithm)),
         "train": study.train_for(method).model_dump(mode="json"),
@@ -207,10 +235,18 @@ def _method_identity(study: StudyConfig, method: str, algorithm: Algorithm) -> d
 
 
 def _source_digest(cls: type) -> str:
-    file = inspect.getsourcefile(cls)
-    if file is None:
-        raise UserError(f"{cls.__module__}.{cls.__qualname__}: its source file is not to be found")
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    """Of the files of a method and of the methods that it inherits from."""
+    digest = hashlib.sha256()
+    files: dict[str, None] = {}
+    for part in cls.__mro__:
+        if part is not Algorithm and issubclass(part, Algorithm):
+            file = inspect.getsourcefile(part)
+            if file is None:
+                raise UserError(f"{part.__module__}.{part.__qualname__}: its source file is not to be found")
+            files[file] = None
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
 
 
 def _without_none(document: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +258,8 @@ def _without_none(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _budget_spent(folder: Path, cell: Cell) -> bool:
+def budget_spent(folder: Path, cell: Cell) -> bool:
+    """Whether a cell's training is complete, by what it recorded of its consumption."""
     path, budget = folder / COMPUTE_FILE, cell.identity["budget"]
     return path.is_file() and float(read_json(path).get(budget["kind"], 0)) >= budget["amount"]
 
