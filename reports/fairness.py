@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness import registry
 from harness.config import StudyConfig
+from harness.variants import SECTIONS
 from reports.collect import Collected
 from reports.escape import escape_markdown
 from reports.scorers import SCORERS
@@ -56,7 +56,7 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Benchmark": f"{study.data.benchmark}: {len(collected.benchmark.records)} questions, "
         f"digest {collected.benchmark.digest[:12]}",
         "Frames": f"{study.data.frames}, digest {identity['frames'][:12]}",
-        "Training prompt": study.prompt.train,
+        "Training prompt": f"{study.prompt.train}, unless a method differs below",
         "Evaluation prompt": identity["prompts"][: len(study.prompt.evaluation) + 13],
         "Decoding": identity["decoding"],
         "Scorer": f"{study.evaluation.scorer}, {SCORERS[study.evaluation.scorer].version}",
@@ -75,7 +75,7 @@ def _consumption(collected: Collected) -> pd.DataFrame:
     for method in collected.study.methods:
         cells = [cell for cell in collected.cells if cell.method == method and cell.state == "done"]
         consumed = [cell.consumed for cell in cells if cell.consumed]
-        row: dict[str, Any] = {"Method": method, "Seeds": len(consumed)}
+        row: dict[str, Any] = {"Method": escape_markdown(collected.study.label(method)), "Seeds": len(consumed)}
         for key, head in CONSUMED.items():
             scale = 2**20 if key == "peak_memory" else 1
             row[head] = sum(one[key] for one in consumed) / len(consumed) / scale if consumed else float("nan")
@@ -87,13 +87,16 @@ def _differences(study: StudyConfig) -> pd.DataFrame:
     """Hyper-parameters of each method, and shared settings that a method overrides."""
     rows = []
     for method in study.methods:
-        algorithm = registry.create("algorithms", method, study.hyper_parameters(method))
+        algorithm, own = study.algorithm(method), study.for_method(method)
+        own = own.model_copy(update={"train": study.train_for(method)})
         changed = {
-            f"train.{key}": value
-            for key, value in study.train_for(method).model_dump().items()
-            if value != getattr(study.train, key)
+            f"{section}.{key}": value
+            for section in SECTIONS
+            for key, value in getattr(own, section).model_dump().items()
+            if value != getattr(getattr(study, section), key)
         }
-        rows.append({"Method": method, "Values": _listed({**algorithm.config.model_dump(), **changed})})
+        values = _listed({**algorithm.config.model_dump(), **changed})
+        rows.append({"Method": escape_markdown(study.label(method)), "Values": values})
     return pd.DataFrame(rows)
 
 
