@@ -58,6 +58,16 @@ class DataSection(StrictConfig):
     fields: dict[str, str] = Field(
         default_factory=dict, description="Field names of the training file, by ours, where they differ."
     )
+    split: str | None = Field(
+        None, description="Split of the benchmark where its source names none: full, debiased, pruned, ..."
+    )
+    benchmark_limit: int | None = Field(
+        None, ge=1, description="At most this many benchmark questions: whole rooms, question types in proportion."
+    )
+    videos: Path | None = Field(None, description="Folder of the training videos, when it is not that of the records.")
+    fields: dict[str, str] = Field(
+        default_factory=dict, description="Field names of the training file, by ours, where they differ."
+    )
     limit: int | None = Field(None, ge=1, description="Use only the first this many training records.")
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
     drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")

@@ -20,6 +20,8 @@ _WORDS: dict[str, tuple[str, ...]] = {
 }
 _TURNS = ("turn left", "turn right", "turn back")
 _NAMED = re.compile(r"which of these objects \((?P<names>[^)]*)\)", re.IGNORECASE)
+_LIST = re.compile(r"[^,.:;()?!]+(?:,[^,.:;()?!]+)+")
+_LONGEST_NAME = 4
 _WRONG_BEYOND = 0.5
 _UP = (1.6, 3.0)
 _DOWN = (0.2, 0.45)
@@ -46,7 +48,17 @@ def altered_answer(record: Record, rng: random.Random) -> str:
     if record.question_type in _WORDS:
         return _other(record, list(_WORDS[record.question_type]), rng)
     named = _NAMED.search(record.question)
-    return _other(record, [name.strip() for name in named["names"].split(",")] if named else [], rng)
+    return _other(record, [name.strip() for name in named["names"].split(",")] if named else _listed(record), rng)
+
+
+def _listed(record: Record) -> list[str]:
+    """The names of the question's list that has the right answer in it, in a wording that is not VSI-Bench's."""
+    right = record.ground_truth.strip().lower()
+    for found in _LIST.findall(record.question):
+        names = [re.sub(r"^\s*(?:and|or)\s+", "", part).strip() for part in found.split(",")]
+        if right in (name.lower() for name in names):
+            return [name for name in names if len(name.split()) <= _LONGEST_NAME]
+    return []
 
 
 def _other(record: Record, pool: list[str], rng: random.Random) -> str:

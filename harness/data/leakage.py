@@ -16,6 +16,10 @@ from harness.data.records import Record
 from harness.errors import UserError
 
 _SHOWN = 5
+_ABOUT_VSI_100K = (
+    " (VSI-100k's \"1.5k scenes\" are about all of ScanNet's training and validation scans, so they very likely "
+    "include the 88 test rooms; its paper does not say that they were left out.)"
+)
 
 _SAME_VISIT = {"41159521": "41159525", "41159526": "41159525"}
 """ARKitScenes videos of the visit (381879) of a VSI-Bench video, by that video: one physical room.
@@ -50,7 +54,10 @@ def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
         f"{len(rooms)} rooms of the benchmark: {', '.join(rooms[:_SHOWN])}{more}"
     )
     if not drop:
-        raise UserError(f"{found}. Scores would be inflated: remove them, or ask for leaking records to be dropped.")
+        raise UserError(
+            f"{found}. Scores would be inflated: remove them, or let --drop-leaking (data.drop_leaking) leave them "
+            f"out.{_ABOUT_VSI_100K if any(room.startswith('scannet/') for room in leaking) else ''}"
+        )
     kept = tuple(record for record in train.records if _room(record) not in forbidden)
     if not kept:
         raise UserError(f"{found}. Nothing else is left to train on.")

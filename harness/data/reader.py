@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,19 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import ValidationError
 
-from harness.data.records import LETTERS, QUESTION_TYPES, Record
+from harness.data import vsi100k
+from harness.data.layout import SUFFIXES, SplitFiles, find_split, find_video, split_of
+from harness.data.records import LETTERS, QUESTION_TYPES, BadRecordError, Record
 from harness.errors import UserError, unknown_name
+from harness.io import read_json
 
-_SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<count>\d{5})")
-_SUFFIXES = (".jsonl", ".parquet")
+MANIFEST = "manifest.json"
+"""What ``harness data prepare`` found, beside the questions."""
+
 _SHOWN = 5
 
-Row = tuple[str, bytes | dict[str, Any]]
-"""Where a record stands ("FILE, line 3") and its JSON text or its fields."""
-
-
-class _BadRecordError(Exception):
-    """Why one record cannot be used, and the fix."""
+Row = tuple[str, bytes | dict[str, Any] | BadRecordError]
+"""Where a record stands ("FILE, line 3") and its JSON text or its fields, or why it has none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class Dataset:
         records: In the order of the file.
         digest: SHA-256 over the canonical JSON of the records.
         skipped: One line for each record that was left out: where it stands and why.
+        videos: Another folder to find the videos in.
+        notes: What a reader of the results should know of the data, from the folder's manifest.
     """
 
     root: Path
@@ -47,10 +48,14 @@ class Dataset:
     records: tuple[Record, ...]
     digest: str
     skipped: tuple[str, ...] = ()
+    videos: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def video_path(self, record: Record) -> Path:
-        """The file of a record's video."""
-        return self.root / record.dataset / f"{record.scene_name}.mp4"
+        """A record's video, a file or a folder of frames; where it should be, when there is none."""
+        folder = self.videos or self.root
+        usual = folder / record.dataset / f"{record.scene_name}.mp4"
+        return usual if usual.is_file() else find_video(folder, record.dataset, record.scene_name) or usual
 
 
 def records_digest(records: Iterable[Record]) -> str:
@@ -62,36 +67,50 @@ def records_digest(records: Iterable[Record]) -> str:
     return content.hexdigest()
 
 
-def read_dataset(root: Path, split: str = "test", *, skip_bad: bool = False, check_videos: bool = True) -> Dataset:
-    """Read ``{split}.jsonl``, ``{split}.parquet`` or ``{split}-00000-of-00001.parquet`` below ``root``.
+def read_dataset(
+    root: Path,
+    split: str = "test",
+    *,
+    skip_bad: bool = False,
+    check_videos: bool = True,
+    fields: Mapping[str, str] | None = None,
+    videos: Path | None = None,
+) -> Dataset:
+    """Read a split below ``root``; :func:`harness.data.layout.find_split` says from which files.
 
     Args:
         root: The data set's folder, or one of its ``.jsonl`` or ``.parquet`` files (which then names the split).
         split: Which split of a folder.
         skip_bad: Leave bad records out, each with a line in ``skipped``, instead of refusing the data set.
         check_videos: Whether a record whose video file is missing is bad.
+        fields: The record's field names to the file's, where they differ.
+        videos: Another folder to find the videos in.
 
     Raises:
         UserError: The file is missing or unreadable; no record is left; or, unless ``skip_bad``, a
             record is bad. Each bad record is named with file, line and fix.
     """
     root = Path(root)
-    if root.suffix in _SUFFIXES and not root.is_dir():
-        split, files, root = split_of(root), [root], root.parent
+    if root.suffix in SUFFIXES and not root.is_dir():
+        split, files, root = split_of(root), SplitFiles([root]), root.parent
     else:
-        files = _find(root, split)
+        files = find_split(root, split)
+    renamed = _known_fields(fields or {})
+    data = Dataset(root, split, (), "", videos=videos, notes=_notes(root))
     records: list[Record] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
-    present: dict[Path, bool] = {}
-    for place, content in (row for file in files for row in _rows(file)):
+    present: dict[tuple[str, str], Path | None] = {}
+    for place, content in (row for file in files.files for row in _rows(file, renamed)):
         try:
-            record = _checked(_parsed(content))
+            record = _checked(_parsed(content, renamed))
+            if not files.has(record.key):
+                continue
             if record.key in seen:
-                raise _BadRecordError(f"id {record.key} was used before, at {seen[record.key]}; make ids unique")
+                raise BadRecordError(f"id {record.key} was used before, at {seen[record.key]}; make ids unique")
             if check_videos:
-                _require_video(Dataset(root, split, (), "").video_path(record), present)
-        except _BadRecordError as error:
+                _require_video(data, record, present)
+        except BadRecordError as error:
             problems.append(f"{place}: {error}")
             continue
         seen[record.key] = place
@@ -100,45 +119,26 @@ def read_dataset(root: Path, split: str = "test", *, skip_bad: bool = False, che
         raise UserError(_refusal(problems))
     if not records:
         reason = f"; all {len(problems)} were bad, the first: {problems[0]}" if problems else ""
-        raise UserError(f"{files[0]}: no records{reason}")
-    return Dataset(root, split, tuple(records), records_digest(records), tuple(problems))
+        raise UserError(f"{files.files[0]}: no records{reason}")
+    return replace(data, records=tuple(records), digest=records_digest(records), skipped=tuple(problems))
 
 
-def split_of(file: Path) -> str:
-    """The split a file belongs to: its stem, without a shard number."""
-    shard = _SHARD.fullmatch(file.stem)
-    return shard["split"] if shard else file.stem
+def _notes(root: Path) -> tuple[str, ...]:
+    path = root / MANIFEST
+    return tuple(read_json(path).get("notes", ())) if path.is_file() else ()
 
 
-def splits_in(root: Path) -> list[str]:
-    """The splits a data set's folder offers, sorted."""
-    return sorted({split_of(file) for file in root.iterdir() if file.suffix in _SUFFIXES})
+def _known_fields(fields: Mapping[str, str]) -> Mapping[str, str]:
+    for name in fields:
+        if name not in Record.model_fields:
+            raise unknown_name(f"data.fields.{name}", name, Record.model_fields)
+    return fields
 
 
-def _find(root: Path, split: str) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"{root}: no such data set folder")
-    for name in (f"{split}.jsonl", f"{split}.parquet"):
-        if (root / name).is_file():
-            return [root / name]
-    shards = [file for file in sorted(root.glob("*.parquet")) if _is_shard(file, split)]
-    if not shards:
-        raise UserError(
-            f"{root}: no {split}.jsonl, {split}.parquet or {split}-00000-of-00001.parquet; "
-            f"splits found: {', '.join(splits_in(root)) or 'none'}"
-        )
-    count = int(shards[0].stem[-5:])
-    if len(shards) != count:
-        raise UserError(f"{shards[0]}: {len(shards)} of {count} shards of split {split} are there; add the others")
-    return shards
-
-
-def _is_shard(file: Path, split: str) -> bool:
-    shard = _SHARD.fullmatch(file.stem)
-    return shard is not None and shard["split"] == split
-
-
-def _rows(file: Path) -> Iterator[Row]:
+def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
+    if file.suffix == ".json":
+        yield from vsi100k.rows(file, fields)
+        return
     try:
         if file.suffix == ".parquet":
             table = pyarrow.parquet.read_table(file)
@@ -152,13 +152,16 @@ def _rows(file: Path) -> Iterator[Row]:
         raise UserError(f"{file}: cannot be read: {error}") from error
 
 
-def _parsed(content: bytes | dict[str, Any]) -> Record:
+def _parsed(content: bytes | dict[str, Any] | BadRecordError, fields: Mapping[str, str]) -> Record:
+    if isinstance(content, BadRecordError):
+        raise content
     try:
         row = json.loads(content) if isinstance(content, bytes) else content
     except (ValueError, RecursionError) as error:
-        raise _BadRecordError(f"not a JSON record ({error}); mend the line") from error
+        raise BadRecordError(f"not a JSON record ({error}); mend the line") from error
     if not isinstance(row, dict):
-        raise _BadRecordError(f"a JSON object is expected, not {type(row).__name__}; mend the line")
+        raise BadRecordError(f"a JSON object is expected, not {type(row).__name__}; mend the line")
+    row |= {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
     if row.get("options") == []:
         row = {**row, "options": None}
     try:
@@ -167,24 +170,25 @@ def _parsed(content: bytes | dict[str, Any]) -> Record:
         first = error.errors()[0]
         field = first["loc"][0]
         if first["type"] == "missing":
-            raise _BadRecordError(f"field `{field}` is missing; add it") from error
-        raise _BadRecordError(f"field `{field}` = {first['input']!r}: {first['msg']}") from error
+            raise BadRecordError(
+                f"field `{field}` is missing among {', '.join(map(repr, row))}; add it, or map another in the study "
+                f'file: [data.fields] {field} = "KEY"'
+            ) from error
+        raise BadRecordError(f"field `{field}` = {first['input']!r}: {first['msg']}") from error
 
 
 def _checked(record: Record) -> Record:
     for field, name in (("dataset", record.dataset), ("scene_name", record.scene_name)):
         if ".." in name or "/" in name or "\\" in name or not name.isprintable() or Path(name).name != name:
-            raise _BadRecordError(
-                f"{field} {name!r} leaves the data set's folder; use a plain name without .., / or \\"
-            )
+            raise BadRecordError(f"{field} {name!r} leaves the data set's folder; use a plain name without .., / or \\")
     kind, truth, options = record.question_type, record.ground_truth, record.options
     if kind not in QUESTION_TYPES:
-        raise _BadRecordError(str(unknown_name(f"question_type: {kind}", kind, QUESTION_TYPES)))
+        raise BadRecordError(str(unknown_name(f"question_type: {kind}", kind, QUESTION_TYPES)))
     if record.is_numeric:
         if options is not None:
-            raise _BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
+            raise BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
         if not _is_positive(truth):
-            raise _BadRecordError(
+            raise BadRecordError(
                 f"ground_truth {truth!r} of {kind} is not a positive number; mend it (relative accuracy needs one)"
             )
     elif options is not None:
@@ -194,13 +198,13 @@ def _checked(record: Record) -> Record:
 
 def _check_options(options: tuple[str, ...], truth: str) -> None:
     if len(options) > len(LETTERS):
-        raise _BadRecordError(f"{len(options)} options, at most {len(LETTERS)} can be lettered")
+        raise BadRecordError(f"{len(options)} options, at most {len(LETTERS)} can be lettered")
     for letter, option in zip(LETTERS, options, strict=False):
         if not option.startswith(f"{letter}. "):
-            raise _BadRecordError(f"option {option!r} should begin with {letter + '. '!r}; letter the options in order")
+            raise BadRecordError(f"option {option!r} should begin with {letter + '. '!r}; letter the options in order")
     letters = LETTERS[: len(options)]
     if len(truth) != 1 or truth not in letters:
-        raise _BadRecordError(
+        raise BadRecordError(
             f"ground_truth {truth!r} is not among the options {', '.join(letters)}; give the right option's letter"
         )
 
@@ -213,11 +217,19 @@ def _is_positive(text: str) -> bool:
     return math.isfinite(number) and number > 0
 
 
-def _require_video(path: Path, present: dict[Path, bool]) -> None:
-    if path not in present:
-        present[path] = path.is_file()
-    if not present[path]:
-        raise _BadRecordError(f"video {path} is missing; put it there")
+def _require_video(data: Dataset, record: Record, present: dict[tuple[str, str], Path | None]) -> None:
+    """Refuse a record without a video; each scene is looked for once."""
+    scene = record.dataset, record.scene_name
+    if scene not in present:
+        path = data.video_path(record)
+        present[scene] = None if path.exists() else path
+    if missing := present[scene]:
+        zipped, fix = data.root / f"{record.dataset}.zip", "put it there"
+        if zipped.is_file():
+            fix = f"take it out of {zipped} with `harness data prepare vsibench --from {data.root} --out {data.root}`"
+        elif vsi100k.question_files(data.root):
+            fix = vsi100k.GET_SCANNET
+        raise BadRecordError(f"video {missing} is missing; {fix}")
 
 
 def _refusal(problems: list[str]) -> str:

@@ -49,6 +49,10 @@ def task_of(question_type: str) -> str:
     return "object_rel_direction" if question_type in DIRECTION_TYPES else question_type
 
 
+class BadRecordError(Exception):
+    """Why one record cannot be used, and the fix."""
+
+
 class Record(BaseModel):
     """One question about one video.
 

@@ -6,12 +6,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data.reader import split_of, splits_in
+from harness.data import vsi100k, vsibench
+from harness.data.layout import offers, split_of, splits_in
+from harness.data.prepare import read_manifest
 from harness.errors import UserError, unknown_name
+from harness.hub import fetch_dataset
 
 _WORLD = "world:"
 _WORLD_NAME = re.compile(r"(?P<split>[^@]+)(@(?P<scenes>[1-9]\d*))?")
-_EXPECTED = "Expected a folder with {split}.jsonl or {split}.parquet, such a file, or world:train, world:test, ..."
+_HUB = "hub:"
+_HUB_IDS = (vsibench.HUB_ID, vsi100k.HUB_ID)
+_EXPECTED = (
+    "Expected a folder with {split}.jsonl or {split}.parquet, such a file, a hub data set (hub:OWNER/NAME), or "
+    "world:train, world:test, ..."
+)
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -24,9 +32,10 @@ def resolve_source(
 
     Args:
         name: ``world:SPLIT`` or ``world:SPLIT@SCENES`` (``world:train_free`` is ``world:train`` with answers
-            in words and no options); a data set's folder, optionally with ``#SPLIT``; or a ``.jsonl`` or
-            ``.parquet`` file.
-        cache: Folder for generated data.
+            in words and no options); a data set's folder, optionally with ``#SPLIT``; a ``.jsonl`` or ``.parquet``
+            file; or ``hub:OWNER/NAME``, optionally with ``#SPLIT`` (``hub:`` may be left out of the two published
+            ones). VSI-Bench is prepared on first use.
+        cache: Folder for generated and prepared data.
         workers: Processes that render the world.
         progress: Told how far the rendering is.
         default: The split of a folder that names none; a folder with a single split needs neither.
@@ -39,6 +48,9 @@ def resolve_source(
     """
     if name.startswith(_WORLD):
         return _world(name, cache, workers, progress)
+    if repository := _hub_id(name):
+        folder = _fetched(repository, Path(cache), workers, progress)
+        name = str(folder) + name[len(name.partition("#")[0]) :]
     path, split = Path(name), ""
     if not path.exists():
         head, _, split = name.rpartition("#")
@@ -51,7 +63,7 @@ def resolve_source(
             raise UserError(f"`{name}`: a file must end in .jsonl or .parquet and names its own split. {_EXPECTED}")
         return path, split_of(path)
     found = splits_in(path)
-    if split and split not in found:
+    if split and not offers(path, split):
         raise unknown_name(name, split, found)
     if split or default in found:
         return path, split or default
@@ -65,17 +77,49 @@ def resolve_source(
 
 
 def is_ready(name: str, cache: Path) -> bool:
-    """Whether :func:`resolve_source` has nothing to build; writes nothing. Other sources than the world are ready.
+    """Whether :func:`resolve_source` has nothing to build or fetch; writes nothing. Folders and files are ready.
 
     Raises:
         UserError: The name of a world source is wrong.
     """
+    if repository := _hub_id(name):
+        try:
+            prepared = read_manifest(_hub_folder(repository, Path(cache)))
+            return prepared is not None or bool(fetch_dataset(repository, local_only=True))
+        except UserError:
+            return False
     if not name.startswith(_WORLD):
         return True
     from harness.world.build import is_built
 
     split, root, scenes = _world_place(name, cache)
     return is_built(split, root, scenes)
+
+
+def _hub_id(name: str) -> str:
+    """The hub data set a source names; empty when it names none. A folder of that name comes first."""
+    repository = name.partition("#")[0]
+    if name.startswith(_HUB):
+        return repository.removeprefix(_HUB)
+    return repository if repository in _HUB_IDS and not Path(repository).exists() else ""
+
+
+def _hub_folder(repository: str, cache: Path) -> Path:
+    return cache / "hub" / repository.replace("/", "--")
+
+
+def _fetched(repository: str, cache: Path, workers: int, progress: Progress | None) -> Path:
+    if repository != vsibench.HUB_ID:
+        return fetch_dataset(repository)
+    folder = _hub_folder(repository, cache)
+    if read_manifest(folder) is None:
+
+        def show(what: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        vsibench.prepare_vsibench(fetch_dataset(repository), folder, workers=workers, progress=show)
+    return folder
 
 
 def _world(name: str, cache: Path, workers: int, progress: Progress | None) -> tuple[Path, str]:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from harness import registry
-from harness.config import StudyConfig, digest_of
+from harness.config import DataSection, StudyConfig, digest_of
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.frames import FrameCache
 from harness.data.leakage import check_leakage
 from harness.data.prompts import prompts_digest
 from harness.data.reader import Dataset, read_dataset, records_digest
 from harness.data.sources import resolve_source
+from harness.data.subset import stratified_subset
 from harness.data.video import VideoSettings
 from harness.errors import UserError
 from harness.models.loading import load_model
@@ -71,11 +72,20 @@ class Workbench:
 
 def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset | None, Dataset]:
     """Read the training and the benchmark records and check them for leaking rooms."""
-    benchmark = _read(study.data.benchmark, study, "test")
+    data = study.data
+    benchmark = _read(benchmark_source(data), study, "test")
+    if data.benchmark_limit:
+        benchmark = stratified_subset(benchmark, data.benchmark_limit)
     if not with_train:
         return None, benchmark
-    train = check_leakage(_read(study.data.train, study, "train"), benchmark, study.data.drop_leaking)
-    return (first_records(train, study.data.limit) if study.data.limit else train), benchmark
+    train = _read(data.train, study, "train", fields=data.fields, videos=data.videos)
+    train = check_leakage(train, benchmark, data.drop_leaking)
+    return (first_records(train, data.limit) if data.limit else train), benchmark
+
+
+def benchmark_source(data: DataSection) -> str:
+    """The benchmark's source with its split."""
+    return data.benchmark if data.split is None or "#" in data.benchmark else f"{data.benchmark}#{data.split}"
 
 
 def first_records(dataset: Dataset, count: int) -> Dataset:
@@ -84,9 +94,9 @@ def first_records(dataset: Dataset, count: int) -> Dataset:
     return replace(dataset, records=records, digest=records_digest(records))
 
 
-def _read(source: str, study: StudyConfig, default: str) -> Dataset:
+def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Dataset:
     root, split = resolve_source(source, study.runtime.cache, default=default)
-    return read_dataset(root, split, skip_bad=study.data.skip_bad)
+    return read_dataset(root, split, skip_bad=study.data.skip_bad, **options)
 
 
 def video_settings(study: StudyConfig, policy: Policy) -> VideoSettings:

@@ -1,0 +1,115 @@
+"""Videos out of zip archives: checked before anything is written, each file whole or absent, resumable."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from harness.errors import UserError
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_SPARE_BYTES = 2**28
+"""Disk space that must stay free beside what is extracted."""
+
+
+def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path]:
+    """Extract the members whose file names are wanted; other members are left alone.
+
+    A target that is there with the member's size is not written again: it was renamed into place only after its
+    checksum was right.
+
+    Args:
+        archive: A zip file.
+        targets: By file name (``scene0011_00.mp4``), where the member of that name goes.
+
+    Yields:
+        Each target that is now there.
+
+    Raises:
+        UserError: The archive is truncated or damaged, a member would leave its folder, is a link, is encrypted or
+            occurs twice, or the disk is too full. Members are judged before any is extracted.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            found = _wanted(archive, opened, targets)
+            todo = {name: one for name, one in found.items() if not _is_there(targets[name], one.file_size)}
+            _check_space(archive, todo, targets)
+            for name, member in found.items():
+                if name in todo:
+                    _extract(opened, member, targets[name])
+                yield targets[name]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(
+            f"{archive}: not a whole zip archive ({archive.stat().st_size:,} bytes; {error}); the download was "
+            "probably cut. Fetch it again and run the same command: what is extracted is kept"
+        ) from error
+
+
+def _wanted(archive: Path, opened: zipfile.ZipFile, targets: Mapping[str, Path]) -> dict[str, zipfile.ZipInfo]:
+    found: dict[str, zipfile.ZipInfo] = {}
+    for member in opened.infolist():
+        if why := _hostile(member):
+            raise UserError(
+                f"{archive}: its member {member.orig_filename!r} {why}; nothing is extracted. Fetch the archive from "
+                "its publisher"
+            )
+        name = PurePosixPath(member.filename).name
+        if member.is_dir() or name not in targets or member.filename.startswith("__MACOSX/"):
+            continue
+        if member.flag_bits & 1:
+            raise UserError(f"{archive}: its member {member.filename!r} is encrypted; decrypt the archive first")
+        if name in found:
+            raise UserError(f"{archive}: holds {name} twice ({found[name].filename}, {member.filename}); remove one")
+        found[name] = member
+    return found
+
+
+def _hostile(member: zipfile.ZipInfo) -> str:
+    """Why a member may not be extracted; empty when it may."""
+    name = member.orig_filename
+    parts = re.split(r"[/\\]", name)
+    if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in parts or "\0" in name:
+        return "leaves the folder it is extracted to"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "is a link"
+    return ""
+
+
+def _is_there(target: Path, size: int) -> bool:
+    return target.is_file() and target.stat().st_size == size
+
+
+def _check_space(archive: Path, todo: Mapping[str, zipfile.ZipInfo], targets: Mapping[str, Path]) -> None:
+    need = sum(member.file_size for member in todo.values())
+    if not need:
+        return
+    folder = next(iter(targets.values())).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if need + _SPARE_BYTES > free:
+        raise UserError(
+            f"{archive}: its videos need {need / 2**30:.1f} GiB at {folder}, where {free / 2**30:.1f} GiB are free; "
+            "make room or name another folder with --out"
+        )
+
+
+def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """One member under a temporary name; zipfile checks its checksum at the end, then it is renamed."""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with opened.open(member) as source:
+                shutil.copyfileobj(source, file, 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,194 @@
+"""What preparing any data set needs: linked videos, each one decoded once and hashed, and a manifest."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from harness.data.decode import inspect_video, still_files
+from harness.data.layout import PRUNED_IDS, find_video
+from harness.data.reader import MANIFEST
+from harness.data.records import Record
+from harness.errors import UserError
+from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, and how many there are."""
+
+Scene = tuple[str, str]
+"""A data set and one of its scenes."""
+
+_CHECKED = ".videos.jsonl"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that is ready for use.
+
+    Attributes:
+        root: The folder, in the common layout.
+        manifest: What is in it; also written to ``manifest.json``.
+    """
+
+    root: Path
+    manifest: dict[str, Any]
+
+
+def scenes_of(records: Sequence[Record]) -> list[Scene]:
+    """The distinct scenes of some records, sorted."""
+    return sorted({(record.dataset, record.scene_name) for record in records})
+
+
+def scene_name(scene: Scene) -> str:
+    """A scene as messages and manifests name it."""
+    return "/".join(scene)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def link_video(found: Path, out: Path, scene: Scene) -> None:
+    """Let ``out/DATASET/SCENE(.mp4)`` point to a video that stands elsewhere."""
+    dataset, name = scene
+    link = out / dataset / (name if found.is_dir() else f"{name}.mp4")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(found.resolve(), target_is_directory=found.is_dir())
+
+
+def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Progress | None) -> dict[str, Any]:
+    """Decode every scene's video to its end and hash it, in several processes.
+
+    What was found is kept as it comes, so that an interrupted check goes on where it stopped; a video whose bytes
+    changed is decoded again.
+
+    Returns:
+        By scene: frames, height, width, bytes, sha256.
+
+    Raises:
+        UserError: Videos are missing or damaged; each is named with its fault.
+    """
+    videos = {scene_name(scene): find_video(root, *scene) for scene in scenes}
+    if missing := [name for name, path in videos.items() if path is None]:
+        raise UserError(f"{root}: {len(missing)} of {len(videos)} videos are missing: {some(missing)}; put them there")
+    known = {line["name"]: line for line in map(json.loads, whole_lines(root / _CHECKED))}
+    jobs = [(name, path, known.get(name)) for name, path in videos.items() if path is not None]
+    facts: dict[str, Any] = {}
+    faults: list[str] = []
+    for number, (name, found) in enumerate(_in_processes(jobs, workers), start=1):
+        if isinstance(found, str):
+            faults.append(found)
+        else:
+            facts[name] = found
+            if found != known.get(name):
+                append_lines(root / _CHECKED, [json.dumps(found)])
+        if progress is not None:
+            progress("checking videos", number, len(jobs))
+    if faults:
+        listed = "\n".join(faults[:_SHOWN])
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise UserError(f"{len(faults)} of {len(jobs)} videos cannot be used:\n{listed}{more}")
+    return {name: {key: value for key, value in one.items() if key != "name"} for name, one in facts.items()}
+
+
+Job = tuple[str, Path, dict[str, Any] | None]
+
+
+def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    workers = min(workers, len(jobs) // 4)  # a process takes as long to start as a few videos to decode
+    if workers < 2:
+        yield from map(_check, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
+        try:
+            yield from pool.map(_check, jobs)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check(job: Job) -> tuple[str, dict[str, Any] | str]:
+    """One video's facts, or its fault; decoded only if its content is not known to be whole."""
+    name, path, known = job
+    try:
+        files = still_files(path) if path.is_dir() else [path]
+        content = {"name": name, "bytes": sum(file.stat().st_size for file in files), "sha256": _digest(path, files)}
+        if known is not None and content.items() <= known.items():
+            return name, known
+        return name, content | inspect_video(path)._asdict()
+    except (UserError, OSError) as error:
+        return name, str(error)
+
+
+def _digest(path: Path, files: Sequence[Path]) -> str:
+    """Of a file its bytes; of a folder of stills, which may be many gigabytes, its first, middle and last frame's."""
+    if not path.is_dir() or not files:
+        return "" if path.is_dir() else sha256_file(path)
+    return "+".join(sha256_file(files[at])[:16] for at in (0, len(files) // 2, -1))
+
+
+def write_manifest(
+    out: Path, name: str, source: str, records: Sequence[Record], videos: Mapping[str, Any], **more: Any
+) -> Prepared:
+    """Say in ``manifest.json`` what a prepared folder holds.
+
+    Args:
+        out: The folder.
+        name: Of the data set.
+        source: Where it came from.
+        records: All its questions.
+        videos: As :func:`check_videos` gives them.
+        more: Further entries, such as ``notes``.
+    """
+    questions = Counter(record.question_type for record in records)
+    manifest = {
+        "name": name,
+        "source": source,
+        "harness": version("vlm-harness"),
+        "questions": dict(sorted(questions.items())),
+        "total": {"questions": len(records), "scenes": len(scenes_of(records)), "videos": len(videos)},
+        "shortest_video": min((one["frames"] for one in videos.values()), default=0),
+        "files": {path.name: sha256_file(path) for path in _question_files(out)},
+        **more,
+        "videos": dict(videos),
+    }
+    write_json(out / MANIFEST, manifest)
+    (out / _CHECKED).unlink(missing_ok=True)
+    return Prepared(out, manifest)
+
+
+def read_manifest(root: Path) -> dict[str, Any] | None:
+    """The manifest of a prepared folder, or None when it was not prepared."""
+    path = root / MANIFEST
+    manifest: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return manifest
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records as JSON lines in the schema."""
+    lines = [json.dumps(record.model_dump(mode="json"), ensure_ascii=False) for record in records]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _question_files(out: Path) -> list[Path]:
+    return [*sorted(out.glob("*.jsonl")), *sorted(out.glob("*.parquet")), *sorted(out.glob(PRUNED_IDS))]

@@ -1,0 +1,120 @@
+"""VSI-100k and the user's ScanNet as one folder in the common layout."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.data import vsi100k
+from harness.data.altered import altered_answer
+from harness.data.layout import find_video
+from harness.data.leakage import leaking_rooms
+from harness.data.prepare import (
+    Prepared,
+    Progress,
+    check_videos,
+    link_video,
+    scene_name,
+    scenes_of,
+    some,
+    write_manifest,
+    write_records,
+)
+from harness.data.reader import read_dataset
+from harness.data.records import Record
+from harness.errors import UserError
+
+
+def prepare_vsi_100k(
+    source: Path,
+    out: Path,
+    *,
+    scannet: Path | None = None,
+    fields: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Turn the released JSON files into ``out/train.jsonl`` with links to the user's ScanNet videos.
+
+    Questions are written in the order of a hash of their ids, so that the first N are a fair part of all types.
+
+    Args:
+        source: The folder of JSON files.
+        out: The folder to make.
+        scannet: ScanNet, as frame folders or one film a scene; without it no videos are linked.
+        fields: Our field names to the files', where they are not recognised.
+        skip_bad: Leave out bad questions and those of scenes without a video, and count them.
+        workers: Processes that decode.
+        progress: Told how far it is.
+
+    Raises:
+        UserError: The layout is unknown, questions are bad, or scenes have no whole video.
+    """
+    if not vsi100k.question_files(source):
+        raise UserError(
+            f"{source}: no JSON file is named after a question type (object_counting.json, ...); fetch the data set: "
+            f"hf download {vsi100k.HUB_ID} --repo-type dataset --local-dir DIR"
+        )
+    data = read_dataset(source, "train", skip_bad=skip_bad, check_videos=False, fields=fields)
+    skipped = list(data.skipped)
+    records = sorted(data.records, key=lambda record: hashlib.sha256(record.key.encode()).digest())
+    if scannet is not None:
+        without = _link_all(scannet, out, records)
+        if without and not skip_bad:
+            raise UserError(
+                f"{scannet}: no video of {len(without)} of {len(scenes_of(records))} scenes: {some(sorted(without))}. "
+                f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave their questions out"
+            )
+        kept = [record for record in records if f"{record.dataset}/{record.scene_name}" not in without]
+        skipped += [f"{len(records) - len(kept)} questions on {len(without)} scenes without a video"] if without else []
+        records = kept
+        if not records:
+            raise UserError(f"{scannet}: no scene of {source} has a video there. {vsi100k.GET_SCANNET}")
+    write_records(out / "train.jsonl", records)
+    videos = check_videos(out, scenes_of(records), workers, progress) if scannet is not None else {}
+    return write_manifest(
+        out, vsi100k.HUB_ID, str(source), records, videos, notes=_notes(records, skipped), skipped=skipped
+    )
+
+
+def _link_all(scannet: Path, out: Path, records: Sequence[Record]) -> set[str]:
+    """Link every scene's video; the names of the scenes that have none."""
+    if not scannet.is_dir():
+        raise UserError(f"`--scannet {scannet}`: no such folder. {vsi100k.GET_SCANNET}")
+    without = set()
+    for scene in scenes_of(records):
+        found = find_video(scannet, *scene)
+        if found is None:
+            without.add(scene_name(scene))
+        else:
+            link_video(found, out, scene)
+    return without
+
+
+def _notes(records: Sequence[Record], skipped: Sequence[str]) -> list[str]:
+    """What a reader of the results should know of this data."""
+    notes = list(vsi100k.NOTES)
+    lacking = sorted(set(vsi100k.PUBLISHED) - {record.task for record in records})
+    if lacking:
+        notes.append(f"of VSI-100k's six types, {', '.join(lacking)} are not in this copy")
+    if leaking := leaking_rooms(records):
+        notes.append(
+            f"{sum(leaking.values())} of {len(records)} questions show {len(leaking)} of the 88 ScanNet rooms of "
+            "VSI-Bench; they are refused in training unless --drop-leaking removes them"
+        )
+    if pairless := sum(not _can_be_altered(record) for record in records):
+        notes.append(f"of {pairless} questions no altered answer can be made, which DPO's altered pairs need")
+    if skipped:
+        notes.append(f"{len(skipped)} entries were left out, the first: {skipped[0]}")
+    return notes
+
+
+def _can_be_altered(record: Record) -> bool:
+    try:
+        altered_answer(record, random.Random(0))
+    except UserError:
+        return False
+    return True

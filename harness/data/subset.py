@@ -1,0 +1,71 @@
+"""A part of a benchmark that is the same on every machine: whole rooms, question types in proportion."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from harness.data.reader import Dataset, records_digest
+from harness.data.records import Record
+from harness.errors import UserError
+
+
+def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
+    """At most ``limit`` questions: all those of some rooms, chosen so that types and data sets keep their shares.
+
+    Statistics cluster by room, so a room is taken whole or not at all. Rooms are taken one by one, each time the one
+    that brings the counts of question types and of data sets nearest to their shares of ``limit`` (least sum of
+    squared differences, each divided by its target; ties by the hash of the room's name), while one fits. Nothing is
+    drawn at random: the choice follows from the records alone.
+
+    Args:
+        dataset: The benchmark.
+        limit: Most questions; the data set itself is returned when it has no more.
+
+    Raises:
+        UserError: The smallest room has more questions than that.
+    """
+    if limit >= len(dataset.records):
+        return dataset
+    rooms = _strata(dataset.records)
+    smallest = min(sum(counts.values()) for counts in rooms.values()) // 2
+    if limit < smallest:
+        raise UserError(
+            f"`--limit {limit}` (data.benchmark_limit): rooms are taken whole, and the smallest of "
+            f"{dataset.root} ({dataset.split}) has {smallest} questions"
+        )
+    whole: Counter[str] = Counter()
+    for counts in rooms.values():
+        whole.update(counts)
+    share = limit / len(dataset.records)
+    chosen = _choose(rooms, {name: count * share for name, count in whole.items()}, limit)
+    records = tuple(record for record in dataset.records if record.room in chosen)
+    return replace(dataset, records=records, digest=records_digest(records))
+
+
+def _strata(records: tuple[Record, ...]) -> dict[str, Counter[str]]:
+    """By room, how many questions fall in each type and in each data set: every question counts in both."""
+    rooms: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        rooms[record.room].update((record.question_type, f"data set {record.dataset}"))
+    return dict(rooms)
+
+
+def _choose(rooms: Mapping[str, Counter[str]], target: Mapping[str, float], limit: int) -> set[str]:
+    left = dict(sorted(rooms.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest()))
+    got: Counter[str] = Counter()
+    chosen: set[str] = set()
+    taken = 0
+
+    def deviation(room: str) -> float:
+        return sum((got[name] + left[room][name] - goal) ** 2 / goal for name, goal in target.items())
+
+    while fitting := [room for room, counts in left.items() if taken + sum(counts.values()) // 2 <= limit]:
+        best = min(fitting, key=deviation)
+        counts = left.pop(best)
+        taken += sum(counts.values()) // 2
+        got.update(counts)
+        chosen.add(best)
+    return chosen

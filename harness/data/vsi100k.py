@@ -1,0 +1,190 @@
+"""VSI-100k as it was released: one JSON file for each question type, about ScanNet scenes, without videos.
+
+Neither the field names nor all the file names are documented (arXiv 2504.00883 and its repository), so both are
+recognised among likely ones; where that fails, the message shows what was seen and how it is mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.data.records import BadRecordError
+from harness.errors import UserError
+
+DATASET = "scannet"
+HUB_ID = "OPPOer/VSI-100k"
+
+PUBLISHED = {
+    "object_counting": 6_400,
+    "object_abs_distance": 75_000,
+    "object_rel_distance": 13_000,
+    "object_rel_direction": 8_000,
+    "object_size_estimation": 13_000,
+    "room_size_estimation": 1_500,
+}
+"""Questions by task, rounded as the paper gives them (section 3.1)."""
+
+NOTES = (
+    "VSI-100k measures the absolute distance between the centres of two objects, VSI-Bench between their closest "
+    "points: its answers are larger",
+    "VSI-100k's answers are free words without options; VSI-Bench's choice questions ask for an option's letter",
+    "VSI-100k does not say whether it leaves out objects that occur once; VSI-Bench's counts begin at 2",
+    "VSI-100k has neither route planning nor appearance order",
+)
+"""Where its questions differ from the benchmark's; shown wherever the data set is."""
+
+GET_SCANNET = (
+    "VSI-100k ships no videos. Get ScanNet v2 (http://www.scan-net.org, its terms of use apply) and give its folder "
+    "with --scannet DIR (data.videos in a study): the colour frames that its SensReader exports, "
+    "DIR/sceneXXXX_YY/color/0.jpg, 1.jpg, ..., or one film a scene, DIR/sceneXXXX_YY.mp4"
+)
+
+_TYPES = {
+    "object_counting": ("objectcounting", "objectcount", "objcount", "counting", "count"),
+    "object_abs_distance": ("objectabsdistance", "objectabsolutedistance", "absolutedistance", "absdistance"),
+    "object_rel_distance": ("objectreldistance", "objectrelativedistance", "relativedistance", "reldistance"),
+    "object_rel_direction": (
+        "objectreldirection",
+        "objectreldirectioneasy",
+        "objectreldirectionmedium",
+        "objectreldirectionhard",
+        "objectrelativedirection",
+        "relativedirection",
+        "reldirection",
+        "direction",
+    ),
+    "object_size_estimation": ("objectsizeestimation", "objectsize", "objsize", "size"),
+    "room_size_estimation": ("roomsizeestimation", "roomsize", "roomarea"),
+}
+_TYPE_OF = {alias: kind for kind, aliases in _TYPES.items() for alias in aliases}
+
+_FIELDS: dict[str, tuple[str, ...]] = {
+    "scene_name": ("scene_name", "scene", "scene_id", "scan_id", "scan", "video", "video_path", "video_id", "path"),
+    "question": ("question", "problem", "query", "instruction", "prompt", "conversations", "messages"),
+    "ground_truth": ("ground_truth", "answer", "gt", "solution", "label", "response", "conversations", "messages"),
+}
+_OPTIONAL: dict[str, tuple[str, ...]] = {
+    "id": ("id", "question_id", "qid", "idx", "index"),
+    "question_type": ("question_type", "problem_type", "type", "task", "category"),
+}
+_SCENE = re.compile(r"scene\d{4}_\d{2}")
+_PLACEHOLDER = re.compile(r"<(?:video|image)>\s*")
+_QUADRANT = re.compile(r"(?:front|back)[- ](?:left|right)")
+_BACK = re.compile(r"\bback\b")
+_ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant")
+
+
+def question_files(root: Path) -> list[Path]:
+    """The JSON files of a folder that are named after a question type, sorted; none when it is no VSI-100k."""
+    return [path for path in sorted(root.glob("*.json")) if _type_of(path.stem)]
+
+
+def rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any] | BadRecordError]]:
+    """The records of one of its files in VSI-Bench's schema, each with its place.
+
+    Args:
+        file: A JSON array, an object that holds one, an object of records by id, or JSON lines.
+        fields: Our field names to the file's, where they are not recognised.
+
+    Raises:
+        UserError: The file is not JSON, or its layout is unknown; the message shows the keys and how to map them.
+    """
+    records = _records(file)
+    names = _layout(file, records[0], fields)
+    for number, record in enumerate(records, start=1):
+        place = f"{file}, record {number}"
+        try:
+            yield place, _row(record, names, file.stem, number)
+        except BadRecordError as error:
+            yield place, error
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read as JSON: {error}; fetch it again") from error
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else [{"id": key, **_object(file, one)} for key, one in content.items()]
+    if not isinstance(content, list) or not content:
+        raise UserError(f"{file}: holds no records; a JSON array of questions is expected")
+    return [_object(file, record) for record in content]
+
+
+def _object(file: Path, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: a question is expected to be a JSON object, not {type(record).__name__} ({record!r})")
+    return record
+
+
+def _layout(file: Path, record: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, str]:
+    """Our field names to the file's, by its first record."""
+    names: dict[str, str] = {}
+    for ours, aliases in (_FIELDS | _OPTIONAL).items():
+        told = fields.get(ours)
+        found = [told] if told in record else [] if told else [name for name in aliases if name in record]
+        if found:
+            names[ours] = str(found[0])
+        elif told or ours in _FIELDS:
+            why = f"`data.fields.{ours}` = {told!r} is not there" if told else f"none is known to be the {ours}"
+            raise UserError(
+                f"{file}: its records have the keys {', '.join(map(repr, record))}; {why}. Map it in the study file: "
+                f'[data.fields] {ours} = "KEY" (or --field {ours}=KEY with `harness data prepare`). '
+                f"First record: {json.dumps(record, ensure_ascii=False)[:300]}"
+            )
+    return names
+
+
+def _row(record: dict[str, Any], names: Mapping[str, str], stem: str, number: int) -> dict[str, Any]:
+    question = _said(record, names["question"], _ASKING)
+    answer = _said(record, names["ground_truth"], _ANSWERING)
+    kind = _type_of(str(record.get(names.get("question_type", ""), ""))) or _type_of(stem)
+    scene = _SCENE.search(str(record.get(names["scene_name"], "")))
+    if scene is None:
+        raise BadRecordError(
+            f"`{names['scene_name']}` = {record.get(names['scene_name'])!r} names no ScanNet scene (sceneXXXX_YY); "
+            "mend the record"
+        )
+    return {
+        "id": f"{stem}-{record.get(names.get('id', ''), number)}",
+        "dataset": DATASET,
+        "scene_name": scene.group(),
+        "question_type": _level(answer, question) if kind == "object_rel_direction" else kind,
+        "question": question,
+        "options": None,
+        "ground_truth": answer,
+    }
+
+
+def _said(record: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> str:
+    """A field's text; of a conversation, what one side says first."""
+    value = record.get(name)
+    if isinstance(value, list):
+        turns = [turn for turn in value if isinstance(turn, dict)]
+        said = [turn.get("value", turn.get("content")) for turn in turns if turn.get("from", turn.get("role")) in roles]
+        value = said[0] if said else None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRecordError(f"`{name}` = {value!r} is neither text nor a number; mend the record")
+    return _PLACEHOLDER.sub("", str(value)).strip()
+
+
+def _type_of(name: str) -> str | None:
+    plain = re.sub(r"vsi[-_]?100k|scannet|train|estimation_?qa|qa|data|[^a-z]", "", name.lower())
+    return _TYPE_OF.get(plain)
+
+
+def _level(answer: str, question: str) -> str:
+    """VSI-Bench's level of a direction question: left or right; also back; or four quadrants."""
+    words = f"{question} {answer}".lower()
+    if _QUADRANT.search(words):
+        return "object_rel_direction_hard"
+    return f"object_rel_direction_{'medium' if _BACK.search(words) else 'easy'}"

@@ -1,0 +1,217 @@
+"""A copy of VSI-Bench is verified, unpacked once, decoded, and read in its three splits; bad copies are named."""
+
+from __future__ import annotations
+
+import json
+import stat
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets_kit import PRUNED_EVERY, write_vsi_bench, write_whole_vsi_bench
+
+import harness.data.archives as archives
+import harness.data.prepare as prepare_module
+from harness.data.prepare import read_manifest
+from harness.data.reader import read_dataset
+from harness.data.sources import resolve_source
+from harness.data.vsibench import prepare_vsibench, published_counts, published_scenes
+from harness.errors import UserError
+from harness.io import sha256_file
+
+
+@pytest.fixture
+def copy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vsi_bench(tmp_path / "hub", tmp_path_factory.getbasetemp() / "world-cache")
+
+
+def prepare(source: Path, out: Path, **options: Any) -> dict[str, Any]:
+    return prepare_vsibench(source, out, part=True, workers=1, **options).manifest
+
+
+def test_a_copy_becomes_a_folder_with_three_splits(copy: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    manifest = prepare(copy, tmp_path / "out", progress=lambda *step: told.append(step))
+    out, total = tmp_path / "out", sum(1 for _ in (copy / "test.jsonl").open())
+    pruned = -(-total // PRUNED_EVERY)
+    assert manifest["splits"] == {"full": total, "debiased": total - pruned, "pruned": pruned}
+    assert manifest["total"] == {"questions": total, "scenes": 6, "videos": 6}
+    assert ("bringing videos", 6, 6) in told and told[-1] == ("checking videos", 6, 6)
+    for split, count in {**manifest["splits"], "test": total}.items():
+        root, found = resolve_source(f"{out}#{split}", tmp_path)
+        assert len(read_dataset(root, found).records) == count
+    film = manifest["videos"]["scannet/scene0011_00"]
+    assert film["sha256"] == sha256_file(out / "scannet" / "scene0011_00.mp4")
+    assert (film["frames"], film["height"]) == (manifest["shortest_video"], 84)
+    assert read_manifest(out) == manifest
+    debiased = read_dataset(copy, "debiased", check_videos=False)
+    assert debiased.records == read_dataset(out, "debiased").records, "the parquet file and the list of ids agree"
+    assert read_dataset(out, "full").digest == read_dataset(out, "test").digest
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_folders_are_linked_and_the_first_publication_has_one_split(tmp_path: Path, old: bool) -> None:
+    copy = write_vsi_bench(tmp_path / "hub", tmp_path / "cache", zipped=False, old=old)
+    manifest = prepare(copy, tmp_path / "out")
+    assert (tmp_path / "out" / "scannetpp" / "09c1414f1b.mp4").is_symlink()
+    assert ("debiased" in manifest["splits"]) is not old
+    in_place = prepare(copy, copy)
+    assert in_place["videos"] == manifest["videos"]
+    assert len(read_dataset(tmp_path / "out").records) == len(read_dataset(copy).records)
+    if old:
+        with pytest.raises(UserError, match="no debiased"):
+            read_dataset(tmp_path / "out", "debiased")
+
+
+def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, decoded = tmp_path / "out", []
+
+    class KilledError(Exception):
+        pass
+
+    def until(count: int) -> Any:
+        def inspect(path: Path) -> Any:
+            if len(decoded) == count:
+                raise KilledError
+            decoded.append(path.name)
+            return real(path)
+
+        return inspect
+
+    real = prepare_module.inspect_video
+    extracted: list[str] = []
+    extract = archives._extract
+    monkeypatch.setattr(archives, "_extract", lambda *args: extracted.append(args[2].name) or extract(*args))
+    monkeypatch.setattr(prepare_module, "inspect_video", until(3))
+    with pytest.raises(KilledError):
+        prepare(copy, out)
+    assert (len(extracted), len(decoded)) == (6, 3)
+    changed = out / "arkitscenes" / "41069025.mp4"
+    changed.write_bytes((out / "scannet" / "scene0011_00.mp4").read_bytes())
+    monkeypatch.setattr(prepare_module, "inspect_video", until(99))
+    assert prepare(copy, out)["total"]["videos"] == 6
+    assert extracted[6:] == ["41069025.mp4"], "only what is not as it was in the archive"
+    assert len(decoded) == 6 and len(set(decoded)) == 6, "no whole video is decoded twice"
+    assert not list(out.glob(".videos*"))
+
+
+def test_the_whole_benchmark_passes_and_its_counts_are_required(tmp_path: Path) -> None:
+    copy = write_whole_vsi_bench(tmp_path / "hub")
+    manifest = prepare_vsibench(copy, tmp_path / "out", workers=2).manifest
+    assert manifest["total"] == {"questions": 5130, "scenes": 288, "videos": 288}
+    assert manifest["questions"] == dict(sorted(published_counts().items()))
+    assert sum(published_counts().values()) == 5130
+    assert Counter(dataset for dataset, _ in published_scenes()) == {"arkitscenes": 150, "scannet": 88, "scannetpp": 50}
+    lines = (copy / "test.jsonl").read_text().splitlines()
+    (copy / "test.jsonl").write_text("\n".join(lines[3:]) + "\n")
+    with pytest.raises(UserError, match=r"object_counting 562 instead of 565.*hf download .*or use --part"):
+        prepare_vsibench(copy, tmp_path / "again", workers=1)
+    moved = json.loads(lines[0]) | {"scene_name": "scene9999_00", "dataset": "scannet"}
+    (copy / "test.jsonl").write_text("\n".join([json.dumps(moved), *lines[1:]]) + "\n")
+    with pytest.raises(UserError, match=r"1 scenes are unknown \(scannet/scene9999_00\)"):
+        prepare_vsibench(copy, tmp_path / "again", workers=1)
+    assert not (tmp_path / "again").exists()
+
+
+def _add(archive: Path, name: str, mode: int = 0) -> None:
+    member = zipfile.ZipInfo(name)
+    member.external_attr = mode << 16
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(member, b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "words"),
+    [
+        ("../../evil.mp4", 0, "leaves the folder"),
+        ("/tmp/evil.mp4", 0, "leaves the folder"),
+        ("scannet\\..\\evil.mp4", 0, "leaves the folder"),
+        ("C:evil.mp4", 0, "leaves the folder"),
+        ("scannet/scene0015_01.mp4", stat.S_IFLNK | 0o777, "is a link"),
+        ("other/scene0011_00.mp4", 0, "holds scene0011_00.mp4 twice"),
+    ],
+)
+def test_a_hostile_archive_writes_nothing(copy: Path, tmp_path: Path, name: str, mode: int, words: str) -> None:
+    _add(copy / "scannet.zip", name, mode)
+    with pytest.raises(UserError, match=rf"scannet\.zip.*{words}"):
+        prepare(copy, tmp_path / "out")
+    assert not list(tmp_path.rglob("*evil*")) and not list((tmp_path / "out").glob("scannet/*"))
+
+
+def test_other_members_are_left_alone(copy: Path, tmp_path: Path) -> None:
+    for name in ("__MACOSX/scannet/scene0011_00.mp4", "scannet/readme.txt", "scannet/scene0099_00.mp4"):
+        _add(copy / "scannet.zip", name)
+    prepare(copy, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "scannet").iterdir()) == [
+        "scene0011_00.mp4",
+        "scene0015_00.mp4",
+    ]
+
+
+def test_a_truncated_archive_is_named_and_what_was_extracted_is_kept(copy: Path, tmp_path: Path) -> None:
+    whole = (copy / "scannet.zip").read_bytes()
+    (copy / "scannet.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"scannet\.zip: not a whole zip archive \([\d,]+ bytes.*Fetch it again"):
+        prepare(copy, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "arkitscenes").glob("*.mp4"))) == 2
+    damaged = bytearray(whole)
+    damaged[5000:5100] = bytes(100)
+    (copy / "scannet.zip").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"scannet\.zip: not a whole zip archive .*Bad CRC-32"):
+        prepare(copy, tmp_path / "out")
+    (copy / "scannet.zip").write_bytes(whole)
+    assert prepare(copy, tmp_path / "out")["total"]["videos"] == 6
+    assert not list((tmp_path / "out").rglob(".*.tmp"))
+
+
+def test_a_full_disk_is_told_before_anything_is_extracted(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(UserError, match=r"0\.0 GiB are free; make room or name another folder with --out"):
+        prepare(copy, tmp_path / "out")
+
+
+def test_a_scene_without_a_video_and_a_damaged_one_are_named(copy: Path, tmp_path: Path) -> None:
+    (copy / "scannetpp.zip").unlink()
+    with pytest.raises(UserError, match=r"no video of 2 of 6 scenes: scannetpp/09c1414f1b, .*in scannetpp\.zip"):
+        prepare(copy, tmp_path / "out")
+    film = tmp_path / "out" / "scannet" / "scene0015_00.mp4"
+    (copy / "scannetpp").mkdir()
+    for name in ("09c1414f1b", "0d2ee665be"):
+        (copy / "scannetpp" / f"{name}.mp4").write_bytes(film.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"2 of 6 videos cannot be used:\n.*09c1414f1b\.mp4: .*cannot be read whole"):
+        prepare(copy, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_files_that_disagree_on_pruning_are_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "pruned_ids.txt").write_text("0\n1\n")
+    with pytest.raises(UserError, match=r"disagree on the pruned questions \(pruned_ids\.txt 2, test_debiased"):
+        prepare(copy, tmp_path / "out")
+    (copy / "pruned_ids.txt").write_text("0\n99999\n")
+    with pytest.raises(UserError, match="1 ids are of no question: 99999"):
+        prepare(copy, tmp_path / "out")
+
+
+def test_an_unprepared_copy_says_how_to_prepare_it(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"is missing; take it out of .*arkitscenes\.zip with `harness data prepare"):
+        read_dataset(copy)
+
+
+def test_a_question_without_a_needed_field_shows_the_keys_and_the_mapping(copy: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (copy / "test.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["answer"] = row.pop("ground_truth")
+    (copy / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"field `ground_truth` is missing among .*'answer'; add it, or map another"):
+        prepare(copy, tmp_path / "out")
+    data = read_dataset(copy, check_videos=False, fields={"ground_truth": "answer"})
+    assert data.records[0].ground_truth == rows[0]["answer"]
+    with pytest.raises(UserError, match="did you mean ground_truth"):
+        read_dataset(copy, check_videos=False, fields={"groundtruth": "answer"})
