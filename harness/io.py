@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from harness.errors import UserError
 
 
@@ -35,6 +37,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, document: Any) -> None:
     """Write indented JSON atomically. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def toml_text(document: dict[str, Any]) -> str:
+    """A document as TOML. TOML has no null: a key that is None is left out."""
+    return tomli_w.dumps(_without_none(document))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def read_json(path: Path) -> Any:

@@ -11,14 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 import torch
 
 from harness.algorithm import Algorithm
 from harness.config import BASE, StudyConfig, digest_of
 from harness.data.prompts import prompts_digest
 from harness.errors import UserError
-from harness.io import read_json, write_json, write_text
+from harness.io import read_json, toml_text, write_json, write_text
 from harness.study.status import State, Status, read_status, recorded_status, write_status
 from harness.variants import parse_variant
 
@@ -187,7 +186,7 @@ def write_matrix(
 ) -> None:
     """Write ``study.toml``, ``study.json`` and ``matrix.json``, from which the report is rebuilt."""
     document = study.model_dump(mode="json")
-    write_text(run_dir / "study.toml", tomli_w.dumps(_without_none(document)))
+    write_text(run_dir / "study.toml", toml_text(document))
     write_json(run_dir / "study.json", document)
     rows = [{"id": c.id, "method": c.method, "model": c.model, "seed": c.seed, "hash8": c.hash8} for c in cells]
     digests = {"train": train_digest, "benchmark": benchmark_digest}
@@ -247,15 +246,6 @@ def _source_digest(cls: type) -> str:
     for file in files:
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()
-
-
-def _without_none(document: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null: a key that is None is left out."""
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in document.items()
-        if value is not None
-    }
 
 
 def budget_spent(folder: Path, cell: Cell) -> bool:

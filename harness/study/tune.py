@@ -1,0 +1,151 @@
+"""Fair tuning: the same number of random draws for every method, chosen on a development split, never the benchmark.
+
+Each trial is a variant of its method in an ordinary study, so that tuning runs on the same matrix: resumable, with
+failures isolated, and with every trial's answers kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from harness.config import StudyConfig
+from harness.errors import UserError
+from harness.io import toml_text, write_text
+from harness.sections import TuneRange
+from harness.study.compare import compare
+from harness.train.seeds import seed_for
+from harness.variants import merge, parse_variant, put
+
+TRIALS_FILE = "trials.csv"
+TUNED_FILE = "tuned.toml"
+
+
+def draw(space: TuneRange, seed: int, key: str, trial: int) -> float:
+    """One value of a hyper-parameter, to three significant digits.
+
+    The draw depends on the hyper-parameter's name and the trial alone: another range beside it, or another method,
+    does not move it.
+    """
+    share = np.random.default_rng(seed_for(seed, "tune", key, trial)).random()
+    if space.scale == "log":
+        value = math.exp(math.log(space.low) + share * (math.log(space.high) - math.log(space.low)))
+    else:
+        value = space.low + share * (space.high - space.low)
+    return float(f"{value:.3g}")
+
+
+def trials_of(study: StudyConfig, method: str) -> list[str]:
+    """The variants of one method that are tried: the study's own settings are not among them unless drawn.
+
+    Raises:
+        UserError: No range is declared for the method.
+    """
+    ranges = {**study.tune.ranges.get("all", {}), **study.tune.ranges.get(parse_variant(method).method, {})}
+    if not ranges:
+        raise UserError(
+            f"`tune.ranges`: nothing to draw for {method}; declare [tune.ranges.all] or [tune.ranges.{method}]"
+        )
+    return [
+        ":".join([method, *(f"{key}={draw(space, study.first_seed, key, trial):g}" for key, space in ranges.items())])
+        for trial in range(study.tune.trials)
+    ]
+
+
+def tuning_study(study: StudyConfig) -> StudyConfig:
+    """The study whose methods are the trials, with the short budget, on the development split.
+
+    Raises:
+        UserError: The development split is the benchmark.
+    """
+    if study.tune.development == study.data.benchmark:
+        raise UserError(
+            f"`tune.development` = {study.tune.development} is the benchmark; choose on records that it does not hold"
+        )
+    document = study.model_dump(mode="json")
+    document["name"] = f"{study.name}-tune"
+    document["methods"] = [trial for method in study.methods for trial in trials_of(study, method)]
+    document["seeds"] = 1
+    document["data"]["benchmark"] = study.tune.development
+    document["budget"]["amount"] = study.budget.amount * study.tune.budget_share
+    document["train"]["checkpoints"] = 1
+    document["report"]["pairs"] = None
+    return StudyConfig(**document)
+
+
+def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
+    """Run every method's trials, choose each method's best, and write a study file with the winners.
+
+    Returns:
+        The exit code of the trials' comparison; with failed trials the choice is among those that are done.
+
+    Raises:
+        UserError: As :func:`harness.study.compare.compare`; or no trial of a method is done.
+    """
+    trial_study = tuning_study(study)
+    code = compare(trial_study, run_dir, dry_run=dry_run, console=console)
+    if dry_run:
+        return code
+    scores = _scores(run_dir / "report" / "checkpoints.csv")
+    rows = [(method, trial, scores.get(trial)) for method in study.methods for trial in trials_of(study, method)]
+    winners = {method: _best(method, rows) for method in study.methods}
+    _write_trials(run_dir / TRIALS_FILE, rows, winners)
+    write_text(run_dir / TUNED_FILE, tuned_file(study, winners))
+    console.print(_table(rows, winners))
+    console.print(str(run_dir / TUNED_FILE), soft_wrap=True, highlight=False)
+    return code
+
+
+def tuned_file(study: StudyConfig, winners: Mapping[str, str]) -> str:
+    """The study with each method's winning settings, and how much tuning they had, as TOML."""
+    document = study.model_dump(mode="json")
+    for method, winner in winners.items():
+        name = parse_variant(method).method
+        document["method"][name] = merge(document["method"].get(name, {}), parse_variant(winner).settings)
+    put(document, "tune.done", study.tune.trials)
+    text = toml_text(document)
+    assert StudyConfig(**tomllib.loads(text))
+    return (
+        f"# Chosen by `harness tune`: {study.tune.trials} trials a method on {study.tune.development}, "
+        f"{study.tune.budget_share:g} of the budget each.\n{text}"
+    )
+
+
+def _scores(path: Path) -> dict[str, float]:
+    """Overall score of each trial's last checkpoint."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
+    return {row["method"]: float(row["overall"]) for row in rows}
+
+
+def _best(method: str, rows: list[tuple[str, str, float | None]]) -> str:
+    done = [(score, trial) for of, trial, score in rows if of == method and score is not None]
+    if not done:
+        raise UserError(f"no trial of {method} is done, so there is nothing to choose; see the cells' reasons above")
+    return max(done, key=lambda pair: pair[0])[1]
+
+
+def _write_trials(path: Path, rows: list[tuple[str, str, float | None]], winners: Mapping[str, str]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "trial", "overall", "chosen"])
+    writer.writerows([method, trial, score, trial == winners[method]] for method, trial, score in rows)
+    write_text(path, text.getvalue())
+
+
+def _table(rows: list[tuple[str, str, float | None]], winners: Mapping[str, str]) -> Table:
+    table = Table(title="Trials on the development split", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("Method", "Trial", "Overall", ""):
+        table.add_column(name, justify="right" if name == "Overall" else "left", overflow="fold")
+    for method, trial, score in rows:
+        shown = "failed" if score is None else f"{score:.2f}"
+        table.add_row(method, trial.removeprefix(f"{method}:"), shown, "chosen" if trial == winners[method] else "")
+    return table
