@@ -16,9 +16,9 @@ def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
     """At most ``limit`` questions: all those of some rooms, chosen so that types and data sets keep their shares.
 
     Statistics cluster by room, so a room is taken whole or not at all. Rooms are taken one by one, each time the one
-    that brings the counts of question types and of data sets nearest to their shares of ``limit`` (least sum of
-    squared differences, each divided by its target; ties by the hash of the room's name), while one fits. Nothing is
-    drawn at random: the choice follows from the records alone.
+    after which the counts of question types and of data sets are nearest to those of as many average rooms (least sum
+    of squared differences, each divided by its expectation; ties by the hash of the room's name), while one fits.
+    Nothing is drawn at random: the choice follows from the records alone.
 
     Args:
         dataset: The benchmark.
@@ -39,8 +39,7 @@ def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
     whole: Counter[str] = Counter()
     for counts in rooms.values():
         whole.update(counts)
-    share = limit / len(dataset.records)
-    chosen = _choose(rooms, {name: count * share for name, count in whole.items()}, limit)
+    chosen = _choose(rooms, {name: count / len(rooms) for name, count in whole.items()}, limit)
     records = tuple(record for record in dataset.records if record.room in chosen)
     return replace(dataset, records=records, digest=records_digest(records))
 
@@ -53,14 +52,18 @@ def _strata(records: tuple[Record, ...]) -> dict[str, Counter[str]]:
     return dict(rooms)
 
 
-def _choose(rooms: Mapping[str, Counter[str]], target: Mapping[str, float], limit: int) -> set[str]:
+def _choose(rooms: Mapping[str, Counter[str]], average: Mapping[str, float], limit: int) -> set[str]:
     left = dict(sorted(rooms.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest()))
     got: Counter[str] = Counter()
     chosen: set[str] = set()
     taken = 0
 
     def deviation(room: str) -> float:
-        return sum((got[name] + left[room][name] - goal) ** 2 / goal for name, goal in target.items())
+        rooms_then = len(chosen) + 1
+        return sum(
+            (got[name] + left[room][name] - mean * rooms_then) ** 2 / (mean * rooms_then)
+            for name, mean in average.items()
+        )
 
     while fitting := [room for room, counts in left.items() if taken + sum(counts.values()) // 2 <= limit]:
         best = min(fitting, key=deviation)

@@ -12,6 +12,7 @@ from torch import nn
 from harness import registry
 from harness.config import ModelSection, digest_of
 from harness.errors import UserError, unknown_name
+from harness.hub import weight_digests
 from harness.io import sha256_file
 from harness.models.presets import ModelPreset
 from harness.train.seeds import seed_for
@@ -49,10 +50,14 @@ def locate(name: str) -> str:
 
 
 def model_digest(name: str) -> str:
-    """What identifies the weights: the SHA-256 of a local folder's weight files, else the hub id."""
+    """What identifies the weights: SHA-256 over their files' own, which are equal on the hub and in a local copy.
+
+    Raises:
+        UserError: The model cannot be had, or has no safetensors.
+    """
     location = Path(locate(name))
     if not location.is_dir():
-        return f"hub:{location}"
+        return digest_of(weight_digests(str(location)))
     files = sorted(location.glob("*.safetensors"))
     if not files:
         raise UserError(f"`model.name` = {name}: {location} has no .safetensors file; only safetensors are loaded")

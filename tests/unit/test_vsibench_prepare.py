@@ -42,8 +42,8 @@ def test_a_copy_becomes_a_folder_with_three_splits(copy: Path, tmp_path: Path) -
     for split, count in {**manifest["splits"], "test": total}.items():
         root, found = resolve_source(f"{out}#{split}", tmp_path)
         assert len(read_dataset(root, found).records) == count
-    film = manifest["videos"]["scannet/scene0011_00"]
-    assert film["sha256"] == sha256_file(out / "scannet" / "scene0011_00.mp4")
+    film = manifest["videos"]["scannet/scene0025_01"]
+    assert film["sha256"] == sha256_file(out / "scannet" / "scene0025_01.mp4")
     assert (film["frames"], film["height"]) == (manifest["shortest_video"], 84)
     assert read_manifest(out) == manifest
     debiased = read_dataset(copy, "debiased", check_videos=False)
@@ -89,7 +89,7 @@ def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypa
         prepare(copy, out)
     assert (len(extracted), len(decoded)) == (6, 3)
     changed = out / "arkitscenes" / "41069025.mp4"
-    changed.write_bytes((out / "scannet" / "scene0011_00.mp4").read_bytes())
+    changed.write_bytes((out / "scannet" / "scene0025_01.mp4").read_bytes())
     monkeypatch.setattr(prepare_module, "inspect_video", until(99))
     assert prepare(copy, out)["total"]["videos"] == 6
     assert extracted[6:] == ["41069025.mp4"], "only what is not as it was in the archive"
@@ -129,8 +129,8 @@ def _add(archive: Path, name: str, mode: int = 0) -> None:
         ("/tmp/evil.mp4", 0, "leaves the folder"),
         ("scannet\\..\\evil.mp4", 0, "leaves the folder"),
         ("C:evil.mp4", 0, "leaves the folder"),
-        ("scannet/scene0015_01.mp4", stat.S_IFLNK | 0o777, "is a link"),
-        ("other/scene0011_00.mp4", 0, "holds scene0011_00.mp4 twice"),
+        ("scannet/scene0030_01.mp4", stat.S_IFLNK | 0o777, "is a link"),
+        ("other/scene0025_01.mp4", 0, "holds scene0025_01.mp4 twice"),
     ],
 )
 def test_a_hostile_archive_writes_nothing(copy: Path, tmp_path: Path, name: str, mode: int, words: str) -> None:
@@ -141,12 +141,12 @@ def test_a_hostile_archive_writes_nothing(copy: Path, tmp_path: Path, name: str,
 
 
 def test_other_members_are_left_alone(copy: Path, tmp_path: Path) -> None:
-    for name in ("__MACOSX/scannet/scene0011_00.mp4", "scannet/readme.txt", "scannet/scene0099_00.mp4"):
+    for name in ("__MACOSX/scannet/scene0025_01.mp4", "scannet/readme.txt", "scannet/scene0099_00.mp4"):
         _add(copy / "scannet.zip", name)
     prepare(copy, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out" / "scannet").iterdir()) == [
-        "scene0011_00.mp4",
-        "scene0015_00.mp4",
+        "scene0025_01.mp4",
+        "scene0030_02.mp4",
     ]
 
 
@@ -181,7 +181,7 @@ def test_a_scene_without_a_video_and_a_damaged_one_are_named(copy: Path, tmp_pat
     (copy / "scannetpp.zip").unlink()
     with pytest.raises(UserError, match=r"no video of 2 of 6 scenes: scannetpp/09c1414f1b, .*in scannetpp\.zip"):
         prepare(copy, tmp_path / "out")
-    film = tmp_path / "out" / "scannet" / "scene0015_00.mp4"
+    film = tmp_path / "out" / "scannet" / "scene0030_02.mp4"
     (copy / "scannetpp").mkdir()
     for name in ("09c1414f1b", "0d2ee665be"):
         (copy / "scannetpp" / f"{name}.mp4").write_bytes(film.read_bytes()[:-2000])

@@ -1,0 +1,162 @@
+"""Data sets and models by hub id: from the cache when offline, and a message with the fix when they cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from datasets_kit import write_vsi_bench
+from huggingface_hub import constants, errors
+
+import harness.hub as hub
+from harness.data.reader import read_dataset
+from harness.data.sources import is_ready, resolve_source
+from harness.errors import UserError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Offline mode with a hub cache of our own."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def cached(hub_cache: Path, repository: str, kind: str = "datasets") -> Path:
+    """The folder of a snapshot in a hub cache, empty."""
+    root = hub_cache / f"{kind}--{repository.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    snapshot = root / "snapshots" / COMMIT
+    snapshot.parent.mkdir()
+    return snapshot
+
+
+def test_vsi_bench_by_its_id_is_prepared_once_from_the_cache(
+    offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import harness.data.sources as sources
+
+    monkeypatch.setattr(
+        sources.vsibench, "check_counts", lambda records: None
+    )  # the copy is a small part of the benchmark
+    snapshot = cached(offline, "nyu-visionx/VSI-Bench")
+    name = "nyu-visionx/VSI-Bench#debiased"
+    assert not is_ready(name, tmp_path / "cache")
+    write_vsi_bench(snapshot, tmp_path / "cache")
+    assert is_ready(name, tmp_path / "cache")
+    root, split = resolve_source(name, tmp_path / "cache")
+    assert root == (tmp_path / "cache" / "hub" / "nyu-visionx--VSI-Bench").resolve()
+    debiased = read_dataset(root, split)
+    assert debiased.split == "debiased" and len(debiased.records) > 0
+    for file in snapshot.iterdir():
+        file.unlink()
+    assert len(read_dataset(*resolve_source("nyu-visionx/VSI-Bench", tmp_path / "cache")).records) > len(
+        debiased.records
+    )
+
+
+def test_any_data_set_of_the_schema_by_its_id(offline: Path, tmp_path: Path) -> None:
+    write_vsi_bench(cached(offline, "someone/rooms"), tmp_path / "cache", zipped=False)
+    root, split = resolve_source("hub:someone/rooms", tmp_path / "cache")
+    assert len(read_dataset(root, split).records) == sum(1 for _ in (root / "test.jsonl").open())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hub:nobody/nothing", r"dataset nobody/nothing: offline mode is on .*hf download nobody/nothing --repo-type"),
+        ("nyu-visionx/VSI-Bench", "dataset nyu-visionx/VSI-Bench: offline mode is on"),
+        ("hub:nobody", "write hub:OWNER/NAME"),
+        ("nobody/nothing", r"no such folder or file\. .*hub:OWNER/NAME"),
+    ],
+)
+def test_what_is_not_in_the_cache_offline(offline: Path, tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        resolve_source(name, tmp_path)
+
+
+class _Answer(SimpleNamespace):
+    """As much of a response as the hub's errors read."""
+
+    def __init__(self, status: int) -> None:
+        request = SimpleNamespace(url="https://huggingface.co", method="GET")
+        super().__init__(status_code=status, headers={}, request=request)
+
+
+REASONS = {
+    "gated": (
+        lambda: errors.GatedRepoError("x", response=_Answer(403)),
+        r"access is restricted\. Accept its terms at https://huggingface.co/datasets/a/b, log in with `hf auth login`",
+    ),
+    "missing": (
+        lambda: errors.RepositoryNotFoundError("x", response=_Answer(404)),
+        "the hub has none of that name, or it is private",
+    ),
+    "unreachable": (lambda: errors.LocalEntryNotFoundError("x"), "the hub cannot be reached and the cache"),
+    "other": (lambda: RuntimeError("disk on fire"), "RuntimeError: disk on fire. Give a local folder"),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_why_a_data_set_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reason: str) -> None:
+    make, words = REASONS[reason]
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise make()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=words):
+        resolve_source("hub:a/b", tmp_path)
+
+
+def _model(snapshot: Path, *shards: str) -> dict[str, str]:
+    """A cached model whose weights link to blobs named by their digest, as the hub's cache keeps them."""
+    snapshot.mkdir()
+    (snapshot / "config.json").write_text("{}")
+    blobs, digests = snapshot.parents[1] / "blobs", {}
+    blobs.mkdir()
+    for name in shards:
+        digests[name] = hashlib.sha256(name.encode()).hexdigest()
+        (blobs / digests[name]).write_bytes(name.encode())
+        (snapshot / name).symlink_to(blobs / digests[name])
+    return digests
+
+
+def test_a_models_weights_are_the_same_online_offline_and_in_a_folder(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from harness.models.loading import model_digest
+
+    digests = _model(cached(offline, "a/model", "models"), "model.safetensors")
+    assert hub.weight_digests("a/model") == digests
+    files = [SimpleNamespace(rfilename=n, lfs=SimpleNamespace(sha256=d)) for n, d in digests.items()]
+    files.append(SimpleNamespace(rfilename="config.json", lfs=None))
+    listing = SimpleNamespace(siblings=files)
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **options: listing)
+        assert hub.weight_digests("a/model") == digests
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"model.safetensors")
+    assert model_digest(str(folder)) == model_digest("a/model")
+
+
+def test_a_model_that_is_not_whole_in_the_cache_is_not_taken(offline: Path) -> None:
+    snapshot = cached(offline, "a/model", "models")
+    _model(snapshot, "model-00001-of-00002.safetensors")
+    (snapshot / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+    )
+    with pytest.raises(UserError, match=r"model a/model: offline mode is on .*does not hold it whole"):
+        hub.weight_digests("a/model")
