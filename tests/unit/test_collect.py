@@ -15,8 +15,9 @@ from harness.io import read_json
 from harness.study.matrix import Cell
 from harness.study.status import State, Status, write_status
 from reports.collect import collect
-from reports.comparison import Comparison, build_tables
+from reports.comparison import Comparison
 from reports.fairness import fairness_card
+from reports.results import build_tables, results_of
 
 RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
 WRONG = dict(zip(map(str, range(9)), ["9", "C", "99", "4", "B", "99", "x", "C", "23.5"], strict=True))
@@ -93,13 +94,13 @@ def test_missing_seeds_are_shown(tmp_path: Path, cells: dict[str, Cell]) -> None
         finish_cell(tmp_path, cells[name], RIGHT if name == "sft-0" else WRONG, step=2)
     write_status(cells["sft-1"].folder(tmp_path), Status(state=State.FAILED, reason="the loss is nan at step 1"))
     (cells["sft-1"].folder(tmp_path) / "compute.json").write_text(
-        json.dumps(read_json(cells["sft-0"].folder(tmp_path) / "compute.json") | {"updates": 1000})
+        json.dumps(read_json(cells["sft-0"].folder(tmp_path) / "compute.json") | {"updates": 7000})
     )
     paths = Comparison().write(tmp_path)
     text = (tmp_path / "report" / "scores.md").read_text()
     assert "seed 1 failed: the loss is nan at step 1" in text and "1 of 2" in text
     card = (tmp_path / "report" / "fairness.md").read_text()
-    assert "the loss is nan at step 1" in card and "502" not in card  # what a broken cell consumed is no mean
+    assert "the loss is nan at step 1" in card and "3,502" not in card  # what a broken cell consumed is no mean
     assert all(path.is_file() for path in paths)
 
 
@@ -121,9 +122,9 @@ def test_the_report_is_a_function_of_the_answers(tmp_path: Path, cells: dict[str
     for cell in cells.values():
         write_status(cell.folder(tmp_path), Status(state=State.DONE, step=7))
     assert {path.name: path.read_bytes() for path in Comparison().write(tmp_path)} == first
-    scores, pairs, contrasts = build_tables(collect(tmp_path))
-    assert pairs is not None and len(contrasts)
-    assert first["scores.md"].decode() == scores.to_markdown()
+    tables = build_tables(results_of(collect(tmp_path)))
+    assert tables.pairs is not None and len(tables.contrasts)
+    assert first["scores.md"].decode() == tables.scores.to_markdown()
 
 
 def test_the_card_names_what_was_shared(tmp_path: Path, study: StudyConfig, cells: dict[str, Cell]) -> None:
