@@ -12,6 +12,27 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from harness.commands import data as data_commands
+from harness.commands.options import (
+    COMPUTE,
+    DATA,
+    MORE,
+    READ,
+    RUN,
+    WHAT,
+    BenchmarkOption,
+    DataOption,
+    DropLeakingOption,
+    LimitOption,
+    ModelOption,
+    OutOption,
+    PublishedOption,
+    SetOption,
+    SkipBadOption,
+    SplitOption,
+    StudyOption,
+    WorkersOption,
+)
 from harness.errors import UserError
 
 EXIT_USER_ERROR = 2
@@ -38,70 +59,8 @@ app = typer.Typer(
     help="Which post-training method is better on my data and budget, and is the difference real?",
 )
 
-_WHAT, _DATA, _RUN = "What is compared", "Data", "Running"
-_COMPUTE, _READ, _MORE = "Compute", "Results", "Setup"
 
-StudyOption = Annotated[
-    str | None,
-    typer.Option("--study", metavar="FILE|PRESET", help="A study file (TOML) or preset.", rich_help_panel=_WHAT),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="A registered model with its preset study (tiny, 2b, 7b), a model folder or a hub id. "
-        "\\[default: tiny, or the study's]",
-        rich_help_panel=_WHAT,
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        "-s",
-        metavar="KEY=VALUE",
-        help="Change one setting: -s grpo.beta=0.01, -s train.learning_rate=1e-5, -s budget.amount=2000. Repeatable.",
-        rich_help_panel=_WHAT,
-    ),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="SOURCE",
-        help="Training records: world:SPLIT, a folder in VSI-Bench's layout (FOLDER#SPLIT) or a .jsonl or "
-        ".parquet file.",
-        rich_help_panel=_DATA,
-    ),
-]
-BenchmarkOption = Annotated[
-    str | None,
-    typer.Option("--benchmark-data", metavar="SOURCE", help="Evaluation records, likewise.", rich_help_panel=_DATA),
-]
-SkipBadOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad", metavar="", help="Leave bad records out and count them, not stop.", rich_help_panel=_DATA
-    ),
-]
-DropLeakingOption = Annotated[
-    bool,
-    typer.Option(
-        "--drop-leaking",
-        metavar="",
-        help="Leave training records of benchmark rooms out, not stop.",
-        rich_help_panel=_DATA,
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="Run directory. \\[default: runs/STUDY]", rich_help_panel=_RUN),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, metavar="N", help="Cells at the same time.", rich_help_panel=_RUN),
-]
+app.add_typer(data_commands.app, name="data", rich_help_panel=MORE)
 
 
 @app.callback(invoke_without_command=True)
@@ -115,7 +74,7 @@ def _top(
         raise typer.Exit
 
 
-@app.command(rich_help_panel=_COMPUTE)
+@app.command(rich_help_panel=COMPUTE)
 def compare(
     methods: Annotated[
         str | None,
@@ -123,29 +82,32 @@ def compare(
             "--methods",
             metavar="A,B,...",
             help="Methods, separated by commas (see `harness list`). \\[default: the study's]",
-            rich_help_panel=_WHAT,
+            rich_help_panel=WHAT,
         ),
     ] = None,
     model: ModelOption = None,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", min=1, metavar="N", help="Repetitions of every method.", rich_help_panel=_WHAT),
+        typer.Option("--seeds", min=1, metavar="N", help="Repetitions of every method.", rich_help_panel=WHAT),
     ] = None,
     study: StudyOption = None,
     settings: SetOption = None,
     data: DataOption = None,
     benchmark_data: BenchmarkOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
     skip_bad: SkipBadOption = False,
     drop_leaking: DropLeakingOption = False,
     out: OutOption = None,
     workers: WorkersOption = None,
+    with_published: PublishedOption = False,
     dry_run: Annotated[
         bool,
         typer.Option(
             "--dry-run",
             metavar="",
             help="Show what is done, what would be computed and how long it takes; write nothing.",
-            rich_help_panel=_RUN,
+            rich_help_panel=RUN,
         ),
     ] = False,
 ) -> None:
@@ -169,27 +131,83 @@ def compare(
         seeds=seeds,
         data=data,
         benchmark_data=benchmark_data,
+        split=split,
+        limit=limit,
         skip_bad=skip_bad,
         drop_leaking=drop_leaking,
         workers=workers,
+        with_published=with_published,
         settings=tuple(settings or ()),
         out=out,
     )
     raise typer.Exit(studies.compare(options, dry_run=dry_run))
 
 
-@app.command(rich_help_panel=_COMPUTE)
-def train(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="A registered method.")],
+@app.command(rich_help_panel=COMPUTE)
+def plan(
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", metavar="A,B,...", help="Methods. \\[default: the study's]", rich_help_panel=WHAT),
+    ] = None,
     model: ModelOption = None,
-    seed: Annotated[
+    seeds: Annotated[
         int | None,
-        typer.Option("--seed", min=0, metavar="N", help="Seed of data order and sampling.", rich_help_panel=_WHAT),
+        typer.Option("--seeds", min=1, metavar="N", help="Repetitions of every method.", rich_help_panel=WHAT),
     ] = None,
     study: StudyOption = None,
     settings: SetOption = None,
     data: DataOption = None,
     benchmark_data: BenchmarkOption = None,
+    out: OutOption = None,
+    workers: WorkersOption = None,
+    pilot: Annotated[
+        Path | None,
+        typer.Option(
+            "--pilot",
+            metavar="RUN_DIR",
+            help="Take the spread of scores from this finished run instead of the stated defaults.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+) -> None:
+    """Before any training: what a study could find, what it costs, what one more seed would buy.
+
+    [bold]Examples[/bold]
+
+    \b
+    harness plan --study 2b --seeds 3
+    harness plan --methods sft,grpo --seeds 5 --pilot runs/tiny
+    """
+    from harness.commands import studies
+
+    options = studies.StudyOptions(
+        study=study,
+        model=model,
+        methods=methods,
+        seeds=seeds,
+        data=data,
+        benchmark_data=benchmark_data,
+        workers=workers,
+        settings=tuple(settings or ()),
+        out=out,
+    )
+    raise typer.Exit(studies.plan(options, pilot=pilot))
+
+
+@app.command(rich_help_panel=COMPUTE)
+def train(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A registered method.")],
+    model: ModelOption = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, metavar="N", help="Seed of data order and sampling.", rich_help_panel=WHAT),
+    ] = None,
+    study: StudyOption = None,
+    settings: SetOption = None,
+    data: DataOption = None,
+    benchmark_data: BenchmarkOption = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
     skip_bad: SkipBadOption = False,
     drop_leaking: DropLeakingOption = False,
     out: OutOption = None,
@@ -210,6 +228,8 @@ def train(
         first_seed=seed,
         data=data,
         benchmark_data=benchmark_data,
+        split=split,
+        limit=limit,
         skip_bad=skip_bad,
         drop_leaking=drop_leaking,
         settings=tuple(settings or ()),
@@ -218,7 +238,7 @@ def train(
     raise typer.Exit(studies.train(options))
 
 
-@app.command(rich_help_panel=_COMPUTE)
+@app.command(rich_help_panel=COMPUTE)
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A cell's checkpoint or a model folder.")],
     study: StudyOption = None,
@@ -227,7 +247,8 @@ def evaluate(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder for the answers. \\[default: evaluations/NAME]"),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N questions.")] = None,
+    split: SplitOption = None,
+    limit: LimitOption = None,
 ) -> None:
     """Answer the benchmark with one checkpoint, by the settings of its own study unless --study names others.
 
@@ -237,11 +258,12 @@ def evaluate(
     """
     from harness.commands import studies
 
-    code = studies.evaluate(checkpoint, study_source=study, benchmark_data=benchmark_data, out=out, limit=limit)
+    changes = {"benchmark": benchmark_data, "split": split, "benchmark_limit": limit}
+    code = studies.evaluate(checkpoint, study_source=study, data=changes, out=out)
     raise typer.Exit(code)
 
 
-@app.command(rich_help_panel=_READ)
+@app.command(rich_help_panel=READ)
 def score(
     answers: Annotated[Path, typer.Argument(metavar="ANSWERS.jsonl", help='Lines {"id": ..., "answer": "..."}.')],
     benchmark: Annotated[
@@ -262,17 +284,55 @@ def score(
     raise typer.Exit(code)
 
 
-@app.command(rich_help_panel=_READ)
+@app.command(rich_help_panel=READ)
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, such as runs/tiny.")],
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run directory, such as runs/tiny.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--samples",
+            metavar="[NAME[@SEED]=]FILE",
+            help="Instead of a run directory: answers made elsewhere, ours or lmms-eval's (--log_samples). Repeatable.",
+        ),
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", metavar="DIR", help="With --samples: what was asked, as for `score`.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="With --samples: folder of the report.")] = Path(
+        "report"
+    ),
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="NAME", help="With --samples: which of them is the untrained model.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="With --samples: the benchmark's split.")] = None,
+    scorer: Annotated[str, typer.Option(metavar="NAME", help="With --samples: scorer of the headline.")] = "official",
+    margin: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="With --samples: differences below this are equivalent. \\[default: 1]"),
+    ] = None,
+    with_published: PublishedOption = False,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for generated data.")] = Path("cache"),
 ) -> None:
-    """Rebuild and show the comparison of a run directory."""
+    """Rebuild and show the comparison of a run directory, or compare answers made elsewhere.
+
+    [bold]Examples[/bold]
+
+    \b
+    harness report runs/tiny --with-published
+    harness report --samples sft@0=a.jsonl --samples sft@1=b.jsonl --samples base=c.jsonl \\
+        --benchmark data/vsi-bench --out report
+    """
     from harness.commands import results
 
-    raise typer.Exit(results.report(run_dir))
+    if samples:
+        answers = results.Answers(samples, benchmark, split, base, scorer, margin, with_published, cache)
+        raise typer.Exit(results.report_answers(answers, run_dir=run_dir, out=out))
+    raise typer.Exit(results.report(run_dir, with_published=with_published, benchmark=benchmark))
 
 
-@app.command("list", rich_help_panel=_MORE)
+@app.command("list", rich_help_panel=MORE)
 def list_() -> None:
     """List methods, rewards, benchmarks, models and reports, with where each comes from."""
     from harness.commands import results
@@ -280,7 +340,7 @@ def list_() -> None:
     raise typer.Exit(results.list_plugins())
 
 
-@app.command(rich_help_panel=_MORE)
+@app.command(rich_help_panel=MORE)
 def check(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="A registered method, yours or built in.")],
 ) -> None:
@@ -290,7 +350,7 @@ def check(
     raise typer.Exit(results.check(method))
 
 
-@app.command(rich_help_panel=_MORE)
+@app.command(rich_help_panel=MORE)
 def doctor(
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Look at this model only.")] = None,
 ) -> None:
@@ -301,7 +361,7 @@ def doctor(
 
 
 @app.command(
-    rich_help_panel=_MORE,
+    rich_help_panel=MORE,
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )

@@ -20,6 +20,9 @@ from harness.study.status import read_status
 from reports.evaluate import MANIFEST, read_samples
 from reports.vsibench import score_answers
 
+MODE_KEYS = ("prompts", "decoding")
+"""Parts of an evaluation's identity that a variant's prompt mode and token limit decide."""
+
 STEP_FOLDER = re.compile(r"step-\d{6,}")
 
 
@@ -58,7 +61,7 @@ class Collected:
         benchmark: Its benchmark records.
         cells: Every cell of the matrix, finished or not, in the matrix's order.
         answers: One row an answer: method, model, seed, step, question, type, room, score, parsed, truncated,
-            prompt (its id); ``last`` marks the reported checkpoint.
+            prompt (its id), answer (raw text); ``last`` marks the reported checkpoint.
     """
 
     study: StudyConfig
@@ -93,9 +96,9 @@ def collect(run_dir: Path) -> Collected:
     if not frames:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in found)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
-    _refuse_unequal(found)
+    _refuse_unequal(found, study)
     answers = pd.concat(frames, ignore_index=True)
-    _refuse_other_prompts(answers)
+    _refuse_other_prompts(answers, study)
     return Collected(study, train, benchmark, found, answers)
 
 
@@ -129,7 +132,7 @@ def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchma
     samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
     raw = dict(zip(samples["id"], samples["answer"], strict=True))
     scored = score_answers(benchmark.records, raw, [study.evaluation.scorer])
-    merged = scored.merge(samples[["id", "truncated", "prompt"]], on="id", how="left", validate="one_to_one")
+    merged = scored.merge(samples[["id", "truncated", "prompt", "answer"]], on="id", how="left", validate="one_to_one")
     if merged["missing"].any():
         lacking = merged.loc[merged["missing"], "id"]
         raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking.iloc[0]}")
@@ -141,28 +144,42 @@ def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchma
     )
 
 
-def _refuse_unequal(cells: list[CellResult]) -> None:
-    """Answers may be compared only if all they depend on, but the weights, is equal."""
+def _refuse_unequal(cells: list[CellResult], study: StudyConfig) -> None:
+    """Answers may be compared only if all they depend on, but the weights, is equal.
+
+    A variant of a method may be declared to answer in another prompt mode; then it differs in that, and only in that.
+    """
     evaluated = [cell for cell in cells if cell.identity]
     first = evaluated[0]
-    for cell in evaluated[1:]:
+    alike: dict[tuple[str, int], CellResult] = {}
+    for cell in evaluated:
+        same_mode = alike.setdefault(_declared(study, cell.method), cell)
         for key in sorted(first.identity.keys() | cell.identity.keys()):
-            ours, theirs = first.identity.get(key), cell.identity.get(key)
+            other = same_mode if key in MODE_KEYS else first
+            ours, theirs = other.identity.get(key), cell.identity.get(key)
             if key != "weights" and ours != theirs:
                 raise UserError(
-                    f"{first.cell} and {cell.cell} were evaluated differently and must not be compared: "
+                    f"{other.cell} and {cell.cell} were evaluated differently and must not be compared: "
                     f"{key} is {ours!r} and {theirs!r}. Run `harness compare` again to evaluate both alike"
                 )
 
 
-def _refuse_other_prompts(answers: pd.DataFrame) -> None:
-    """One question must have been the same prompt, words and frames, for every checkpoint."""
-    different = answers.groupby("question", sort=False)["prompt"].nunique() > 1
-    if different.any():
+def _refuse_other_prompts(answers: pd.DataFrame, study: StudyConfig) -> None:
+    """One question must have been the same prompt, words and frames, for every checkpoint of one prompt mode."""
+    modes = answers["method"].map({m: _declared(study, m)[0] for m in answers["method"].unique()})
+    prompts = answers.assign(mode=modes).groupby(["question", "mode"], sort=False)["prompt"].nunique().reset_index()
+    different = prompts.loc[prompts["prompt"] > 1, "question"]
+    if len(different):
         raise UserError(
-            f"question {different.idxmax()} was not the same for all checkpoints: its video was changed between "
+            f"question {different.iloc[0]} was not the same for all checkpoints: its video was changed between "
             "two evaluations. Run into another folder with --out, to evaluate all alike"
         )
+
+
+def _declared(study: StudyConfig, method: str) -> tuple[str, int]:
+    """Prompt mode and token limit that a method is evaluated with."""
+    own = study if method == BASE else study.for_method(method)
+    return own.prompt.evaluation, own.evaluation.max_new_tokens
 
 
 def _optional(path: Path) -> dict[str, Any]:

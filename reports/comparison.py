@@ -1,4 +1,4 @@
-"""The report of a comparison: score table, pair table and fairness card, from a run directory."""
+"""The report of a comparison: tables and fairness card, from a run directory or from files of answers."""
 
 from __future__ import annotations
 
@@ -8,67 +8,128 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from rich.console import Console
+from rich.text import Text
 
-from harness.config import BASE
-from harness.data.prompts import MODE_LETTER
+from harness.config import BASE, ReportSection, StudyConfig
+from harness.data.reader import Dataset
 from harness.io import write_json, write_text
-from reports.baselines import constant_answers, text_prior_answers
-from reports.collect import Collected, collect, methods_of
+from reports.collect import Collected, collect
+from reports.escape import escape_markdown
 from reports.fairness import fairness_card
-from reports.paired import compare_all, default_pairs
-from reports.table import Table, latex_document
-from reports.tables import RunScore, ScoreRow, pairs_table, scores_table
-from reports.vsibench import VSIBench, score_answers
+from reports.paired import default_pairs
+from reports.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
+from reports.results import Tables, build_tables, results_of
+from reports.samples import results_from
+from reports.table import Table, csv_text, latex_document
+from reports.vsibench import VSIBench
 
 
 class Comparison:
-    """Writes ``report/`` from what the cells left; the tables are a function of the answers alone.
+    """Writes a report; its tables are a function of the answers alone.
 
     Attributes:
         summary: One line for ``harness list``.
     """
 
-    summary: ClassVar[str] = "score table, pair table and fairness card as Markdown, LaTeX, CSV and JSON"
+    summary: ClassVar[str] = "scores, pairs, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
 
-    def write(self, run_dir: Path) -> list[Path]:
-        """Write every file of the report and return their paths, the main table first.
+    def write(self, run_dir: Path, *, with_published: bool = False) -> list[Path]:
+        """Write every file of ``RUN_DIR/report`` and return their paths, the main table first.
 
         Raises:
             UserError: Nothing has finished, or the cells were not evaluated alike.
         """
         collected = collect(run_dir)
-        scores, pairs, contrasts = build_tables(collected)
         folder = run_dir / "report"
-        written = _write_table(folder, "scores", scores)
-        if pairs is not None:
-            written += _write_table(folder, "pairs", pairs)
-            records = contrasts.astype(object).where(contrasts.notna(), None).to_dict(orient="records")
-            write_json(folder / "pairs.json", records)
+        written = write_tables(folder, build_tables(results_of(collected), with_published=with_published))
         write_text(folder / "checkpoints.csv", checkpoint_curve(collected).to_csv(index=False))
         write_text(folder / "fairness.md", fairness_card(collected))
         return [*written, folder / "checkpoints.csv", folder / "fairness.md"]
 
-    def render(self, console: Console, run_dir: Path) -> None:
-        """Print the score table and the pair table."""
-        scores, pairs, _ = build_tables(collect(run_dir))
-        console.print(scores)
-        if pairs is not None:
+    def render(self, console: Console, run_dir: Path, *, with_published: bool = False) -> None:
+        """Print the verdicts, the score table and the pair table."""
+        show(console, build_tables(results_of(collect(run_dir)), with_published=with_published))
+
+    def write_samples(
+        self,
+        console: Console,
+        sources: Sequence[str],
+        benchmark: Dataset,
+        folder: Path,
+        *,
+        base: str | None = None,
+        scorer: str = "official",
+        settings: ReportSection | None = None,
+    ) -> list[Path]:
+        """Report on answers made elsewhere: print the tables, write them below ``folder``, return the paths.
+
+        Args:
+            console: Where to print.
+            sources: ``FILE``, ``NAME=FILE`` or ``NAME@SEED=FILE``, see :mod:`reports.samples`.
+            benchmark: What was asked.
+            folder: Where the files go.
+            base: The name of the untrained model among the sources.
+            scorer: The scorer of the headline.
+            settings: Margin, level, pairs; the defaults unless given.
+
+        Raises:
+            UserError: A source is wrong, or two sources answer different questions.
+        """
+        results = results_from(sources, benchmark, base=base, scorer=scorer, settings=settings or ReportSection())
+        tables = build_tables(results)
+        show(console, tables)
+        return write_tables(folder, tables)
+
+    def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
+        """Print what a study could find, before it is run.
+
+        Args:
+            console: Where to print.
+            study: Methods, seeds, level and pairs.
+            benchmark: What will be asked; the full VSI-Bench when None.
+            pilot: A run directory to take the spread of scores from, instead of the stated defaults.
+
+        Returns:
+            The number of questions planned for.
+
+        Raises:
+            UserError: The pilot is no run directory, or has too little in it.
+        """
+        spread = default_spread() if pilot is None else spread_from(collect(pilot).reported, str(pilot))
+        layout = vsi_bench_layout()
+        if benchmark is not None:
+            records = benchmark.records
+            kinds, rooms = [record.question_type for record in records], [record.room for record in records]
+            layout = layout_of(study.data.benchmark, kinds, rooms)
+        tests = len(study.report.pairs or default_pairs([BASE, *study.methods]))
+        seeds = sorted({3, 5, 8, 10, study.seeds, study.seeds + 1})
+        alpha = study.report.alpha
+        console.print(power_table(spread, layout, seeds, alpha, tests))
+        for sentence in advice(spread, layout, study.seeds, alpha, tests):
+            console.print(Text(sentence), soft_wrap=True)
+        return layout.questions
+
+
+def write_tables(folder: Path, tables: Tables) -> list[Path]:
+    """Write scores, pairs and scorer sensitivity in every format."""
+    written = _write(folder, "scores", [tables.scores])
+    if tables.pairs is not None and tables.tasks is not None:
+        verdicts = "".join(f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts)
+        written += _write(folder, "pairs", [tables.pairs, tables.tasks], head=verdicts)
+        contrasts = tables.contrasts
+        write_json(folder / "pairs.json", contrasts.astype(object).where(contrasts.notna(), None).to_dict("records"))
+        write_text(folder / "pairs.csv", csv_text(contrasts))
+    return written + _write(folder, "sensitivity", [tables.sensitivity])
+
+
+def show(console: Console, tables: Tables) -> None:
+    """Print the verdicts in words, then the score table and the pair table."""
+    for verdict in tables.verdicts:
+        console.print(Text(verdict.sentence, style="bold"), soft_wrap=True)
+    for table in (tables.scores, tables.pairs):
+        if table is not None:
             console.print()
-            console.print(pairs)
-
-
-def build_tables(collected: Collected) -> tuple[Table, Table | None, pd.DataFrame]:
-    """The score table, the pair table (None when only one method has answers), and the contrasts."""
-    answers = collected.reported
-    present = [method for method in methods_of(collected) if method in set(answers["method"])]
-    pairs = default_pairs(present)
-    contrasts = compare_all(answers, pairs)
-    rows = [_method_row(collected, method) for method in methods_of(collected)]
-    rows += _baseline_rows(collected)
-    scorer = collected.study.evaluation.scorer
-    scores = scores_table(rows, contrasts if pairs else None, scorer=scorer)
-    labels = {row.name: row.label.removeprefix("+ ") for row in rows}
-    return scores, pairs_table(contrasts, labels=labels) if pairs else None, contrasts
+            console.print(table)
 
 
 def checkpoint_curve(collected: Collected) -> pd.DataFrame:
@@ -80,54 +141,13 @@ def checkpoint_curve(collected: Collected) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _method_row(collected: Collected, method: str) -> ScoreRow:
-    answers = collected.reported
-    mine = answers[answers["method"] == method]
-    runs = [_run_score(group) for _, group in mine.groupby("seed", sort=True)]
-    missing = [cell for cell in collected.cells if cell.method == method and cell.state != "done"]
-    reasons = "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'not run yet'}" for cell in missing)
-    model = collected.study.model.name
-    return ScoreRow(
-        method,
-        f"{model} (base)" if method == BASE else f"+ {method.upper()}",
-        "base" if method == BASE else "method",
-        runs,
-        MODE_LETTER[collected.study.prompt.evaluation],
-        1 if method == BASE else collected.study.seeds,
-        reasons,
-    )
-
-
-def _run_score(answers: pd.DataFrame) -> RunScore:
-    figures = VSIBench().aggregate(answers.rename(columns={"type": "question_type"}))
-    return RunScore(
-        figures["tasks"],
-        100 * (1 - float(answers["parsed"].mean())),
-        100 * float(answers["truncated"].astype(bool).mean()) if "truncated" in answers else float("nan"),
-    )
-
-
-def _baseline_rows(collected: Collected) -> list[ScoreRow]:
-    """Answers that need no video: a reader sees at once what a score is worth."""
-    train, test = collected.train.records, collected.benchmark.records
-    rows = []
-    for name, label, answers in (
-        ("constant", "Constant answer", constant_answers(train, test)),
-        ("text-prior", "Text only, no video", text_prior_answers(train, test)),
-    ):
-        scored = score_answers(test, answers, [collected.study.evaluation.scorer])
-        frame = scored.rename(columns={"question_type": "type"})
-        rows.append(ScoreRow(name, label, "baseline", [_run_score(frame)]))
-    return rows
-
-
-def _write_table(folder: Path, name: str, table: Table) -> list[Path]:
-    files: Sequence[tuple[str, str]] = (
-        ("md", table.to_markdown()),
-        ("tex", latex_document([table.to_latex()])),
-        ("csv", table.to_csv()),
-        ("json", table.to_json()),
-    )
-    for suffix, text in files:
+def _write(folder: Path, name: str, tables: Sequence[Table], head: str = "") -> list[Path]:
+    files = {
+        "md": "\n".join([head] * bool(head) + [table.to_markdown() for table in tables]),
+        "tex": latex_document([table.to_latex() for table in tables]),
+        "csv": tables[0].to_csv(),
+        "json": tables[0].to_json(),
+    }
+    for suffix, text in files.items():
         write_text(folder / f"{name}.{suffix}", text)
-    return [folder / f"{name}.{suffix}" for suffix, _ in files]
+    return [folder / f"{name}.{suffix}" for suffix in files]

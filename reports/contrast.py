@@ -169,43 +169,6 @@ def verdict_words(c: Mapping[str, Any], called: Mapping[str, str]) -> str:
     return f"equivalent within {c['margin']:g}" if c["verdict"] == "equivalent" else "undecided"
 
 
-def in_words(c: Mapping[str, Any], called: Mapping[str, str], alpha: float = 0.05) -> str:
-    """One sentence for one contrast, for readers who read nothing else.
-
-    Args: As :func:`verdict_words`; ``alpha`` is the level of the interval.
-    """
-    a, b, points = called[c["a"]], called[c["b"]], abs(c["difference"])
-    who = {"methods": "As methods", "checkpoints": "As trained checkpoints"}[c["claim"]]
-    found = f"difference {c['difference']:+z.1f}"
-    interval = "" if math.isnan(c["ci_low"]) else f"{level(alpha)} interval {c['ci_low']:+z.1f} to {c['ci_high']:+z.1f}"
-    if c["verdict"] in ("better", "worse"):
-        good, bad = (b, a) if c["verdict"] == "better" else (a, b)
-        return f"{who}, {good} is better than {bad} by {points:.1f} points ({_parts(interval, p_words(c['p_holm']))})."
-    if c["verdict"] == "equivalent":
-        margin = f"{c['margin']:g} {_points(c['margin'])}"
-        return f"{who}, {b} and {a} are equivalent within {margin} ({_parts(found, interval)})."
-    if math.isnan(c["mde"]):
-        return f"{b} against {a} is undecided ({_parts(found, interval, c['note'])})."
-    return (
-        f"{who}, {b} against {a} is undecided ({_parts(found, interval, p_words(c['p_holm']))}): "
-        f"a true difference of {c['mde']:.1f} points would be found in four of five such studies, "
-        "a smaller one often missed."
-    )
-
-
-def p_words(p: float) -> str:
-    """A p-value as text."""
-    return "" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def level(alpha: float) -> str:
     """The level of an interval, such as 95%."""
     return f"{100 * (1 - alpha):g}%"
-
-
-def _points(number: float) -> str:
-    return "point" if number == 1 else "points"
-
-
-def _parts(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)

@@ -137,7 +137,7 @@ def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, re
     rooms_of_type = [len(np.unique(rooms[onehot[:, j]])) for j in range(len(types))]
     found = []
     for i, task in enumerate(names):
-        used = onehot[:, weights[i] > 0].any(1)
+        used: NDArray[np.bool_] = np.asarray(onehot[:, weights[i] > 0].any(axis=1))
         n_rooms = len(np.unique(rooms[used]))
         lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and rooms_of_type[j] < 2]
         parts: list[Part] = [(float(room_variance[i]), n_rooms - 1)]

@@ -30,6 +30,7 @@ Align = Literal["left", "center", "right"]
 MISSING = "-"
 """What stands for a missing value where people read; CSV leaves it empty and JSON says null."""
 
+_FORMULA = ("=", "+", "-", "@")
 
 _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
 \usepackage[T1]{fontenc}
@@ -148,11 +149,7 @@ class Table:
 
     def to_csv(self) -> str:
         """Comma-separated values; text that a spreadsheet would run as a formula gets a leading quote."""
-        frame = self.to_frame()
-        for name, column in frame.items():
-            tame = [f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@")) else v for v in column]
-            frame[name] = pd.Series(tame, dtype=object)
-        return frame.to_csv(index=False, lineterminator="\n")
+        return csv_text(self.to_frame())
 
     def to_json(self) -> str:
         """Title, caption, notes, and the rows as objects with full precision."""
@@ -270,6 +267,15 @@ class Table:
         digits = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
         number = str(self.remarks.index(cell.note) + 1).translate(digits) if cell.note else ""
         return Text(cell.shown(column) + clean(cell.mark) + number, style="bold" if cell.bold else "")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as comma-separated values; text that a spreadsheet would run as a formula gets a leading quote."""
+    tame = {
+        name: pd.Series([f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v for v in column], dtype=object)
+        for name, column in frame.items()
+    }
+    return pd.DataFrame(tame, columns=frame.columns).to_csv(index=False, lineterminator="\n")
 
 
 def latex_document(fragments: Sequence[str]) -> str:

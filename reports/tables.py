@@ -1,6 +1,6 @@
-"""The tables of a comparison: scores in the layout of the paper's Table 2, and all pairs.
+"""The main table of a comparison: scores in the layout of the paper's Table 2.
 
-Both are functions of scores and contrasts only: no date, no duration, so the same answers give
+It is a function of scores and contrasts only: no date, no duration, so the same answers give
 the same bytes. Layout and column order follow Table 2 of arXiv 2504.00883 and VSI-Bench's tables.
 """
 
@@ -9,32 +9,22 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
 
+from harness.config import BASE
 from harness.data.records import NUMERIC_TYPES, TASKS
-from reports.paired import BASE, OVERALL, SEEDS_FOR_METHODS
-from reports.table import MISSING, Cell, Column, Row, Table
+from reports.captions import HEADS, claim_footnotes, overall, p_text, test_caption
+from reports.contrast import OVERALL, level
+from reports.pairtables import difference_cell
+from reports.table import Cell, Column, Row, Table
 
-Kind = Literal["base", "method", "baseline"]
-
-HEADS = {
-    "object_counting": "Obj.\nCount",
-    "object_abs_distance": "Abs.\nDist.",
-    "object_size_estimation": "Obj.\nSize",
-    "room_size_estimation": "Room\nSize",
-    "object_rel_distance": "Rel.\nDist.",
-    "object_rel_direction": "Rel.\nDir.",
-    "route_planning": "Route\nPlan",
-    "obj_appearance_order": "Appr.\nOrder",
-}
-"""Short heads of the eight tasks; a line break may be kept or dropped."""
+Kind = Literal["base", "method", "baseline", "published"]
 
 BASELINES = "Baselines, not tested"
-MARKS = {"methods": "*", "checkpoints": "†"}
-EXPLORATORY_MARK = "‡"
+PUBLISHED = "Published elsewhere, never tested against ours"
 
 
 @dataclass(frozen=True)
@@ -77,11 +67,12 @@ class ScoreRow:
     Attributes:
         name: The method's name, as in the contrasts; a baseline's own name.
         label: What the table shows, for example ``+ GRPO``.
-        kind: Baselines are set apart and take no part in bold or tests.
+        kind: Baselines and published rows are set apart and take no part in bold or tests.
         runs: One score for each finished seed; one for the base model and for baselines.
         mode: Evaluation mode (prompt), for example ``vanilla``.
         seeds_planned: Seeds the study asked for.
         note: A remark under the table, for example why a seed is missing.
+        printed: The average as published, which need not be the mean of the tasks.
     """
 
     name: str
@@ -91,6 +82,11 @@ class ScoreRow:
     mode: str = ""
     seeds_planned: int = 1
     note: str = ""
+    printed: float | None = None
+
+    @property
+    def group(self) -> str:
+        return {"baseline": BASELINES, "published": PUBLISHED}.get(self.kind, "")
 
 
 def scores_table(
@@ -100,29 +96,31 @@ def scores_table(
     benchmark: str = "VSI-Bench",
     scorer: str = "official",
     alpha: float = 0.05,
+    footnotes: Sequence[str] = (),
 ) -> Table:
     """The main table: scores by task, difference to the base model with interval and corrected p.
 
     Args:
-        rows: Base, methods and baselines in the order to show; baselines come last in any case.
+        rows: Base, methods and baselines in the order to show; baselines and published rows come last in any case.
         contrasts: What :func:`reports.paired.compare_all` returned, for one model; None for no tests.
         benchmark: Name for the title.
         scorer: Name of the scorer behind all numbers.
         alpha: The level that the contrasts were judged at.
+        footnotes: Remarks on the whole table.
 
     Raises:
         ValueError: The contrasts are of several models.
     """
-    found = _overall(contrasts)
+    found = overall(contrasts)
     against_base = {c["b"]: c for c in found if c["a"] == BASE}
-    ordered = sorted(rows, key=lambda row: row.kind == "baseline")
+    ordered = sorted(rows, key=lambda row: ("", BASELINES, PUBLISHED).index(row.group))
     columns = (
         Column("Method", ("method",), align="left"),
         Column("Eval\nmode", ("eval_mode",), align="left"),
         Column("Seeds", ("seeds_done", "seeds_planned")),
         Column("Avg", (OVERALL, "overall_sd")),
         *(Column(HEADS[task], (task, f"{task}_sd")) for task in TASKS),
-        Column(f"Difference to base\n[{_level(alpha)} interval]", ("difference_to_base", "ci_low", "ci_high")),
+        Column(f"Difference to base\n[{level(alpha)} interval]", ("difference_to_base", "ci_low", "ci_high")),
         Column("Holm\np", ("p_holm",)),
         Column("Numeric\nmean", ("numeric_mean",), "{:.1f}"),
         Column("Choice\nmean", ("choice_mean",), "{:.1f}"),
@@ -131,106 +129,41 @@ def scores_table(
         Column("Trunc.\n%", ("truncated",), "{:.1f}"),
     )
     best = _best(ordered)
-    body = tuple(
-        Row(_score_cells(row, against_base.get(row.name), best), BASELINES if row.kind == "baseline" else "")
-        for row in ordered
-    )
+    body = tuple(Row(_score_cells(row, against_base.get(row.name), best), row.group) for row in ordered)
     repeated = any(len(row.runs) > 1 for row in ordered)
     caption = [
-        f"Points from 0 to 100 by the scorer “{scorer}”; Avg is the plain mean of the {len(_tasks(ordered))} tasks.",
+        f"Points from 0 to 100 by the scorer “{scorer}”; Avg is the plain mean of the {len(_tasks(rows))} tasks.",
         "Several seeds: mean ± standard deviation over seeds." if repeated else "",
         "Bold: the highest of base and methods in its column, which is no test.",
-        _test_caption(found, alpha),
+        test_caption(found, alpha),
     ]
     return Table(
         title=f"Scores on {benchmark}",
         columns=columns,
         rows=body,
         caption=" ".join(part for part in caption if part),
-        footnotes=_claim_footnotes(found),
-    )
-
-
-def pairs_table(
-    contrasts: pd.DataFrame,
-    *,
-    labels: Mapping[str, str] | None = None,
-    benchmark: str = "VSI-Bench",
-    alpha: float = 0.05,
-) -> Table:
-    """Every pair: the overall difference with its test, then the tasks, lighter, as exploratory.
-
-    Args:
-        contrasts: What :func:`reports.paired.compare_all` returned, for one model.
-        labels: What to call the methods; by default their names, short ones in capitals.
-        benchmark: Name for the title.
-        alpha: The level that the contrasts were judged at.
-
-    Raises:
-        ValueError: The contrasts are of several models.
-    """
-    found = _overall(contrasts)
-    called = {name: _display(name) for c in found for name in (c["a"], c["b"])} | dict(labels or {})
-    by_task = {(c["a"], c["b"], c["task"]): c for c in _records(contrasts) if c["task"] != OVERALL}
-    span = "Exploratory: difference by task"
-    columns = (
-        Column("Comparison\n(B − A)", ("b", "a"), align="left"),
-        Column(f"Difference\n[{_level(alpha)} interval]", ("difference", "ci_low", "ci_high")),
-        Column("SE", ("standard_error",), "{:.2f}"),
-        Column("df", ("df",), "{:.0f}"),
-        Column("p", ("p",)),
-        Column("Holm\np", ("p_holm",)),
-        Column("Verdict", ("verdict",), align="left"),
-        Column("Compares", ("claim",), align="left"),
-        Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"),
-        *(Column(HEADS[t], (t, f"{t}_low", f"{t}_high", f"{t}_p_holm"), span=span, light=True) for t in TASKS),
-    )
-    body = []
-    for c in found:
-        cells = [
-            Cell((c["b"], c["a"]), f"{called[c['b']]} − {called[c['a']]}"),
-            _difference_cell(c),
-            Cell((c["standard_error"],)),
-            Cell((c["df"],)),
-            Cell((c["p"],), _p_text(c["p"])),
-            Cell((c["p_holm"],), _p_text(c["p_holm"])),
-            Cell((c["verdict"],), _verdict_text(c, called)),
-            Cell((c["claim"],)),
-            Cell((c["seeds_b"], c["seeds_a"])),
-            *(_task_cell(by_task.get((c["a"], c["b"], t))) for t in TASKS),
-        ]
-        body.append(Row(tuple(cells), "Against the base model" if c["a"] == BASE else "Between methods"))
-    caption = [
-        "B minus A in points; intervals are not corrected for the number of comparisons.",
-        _test_caption(found, alpha),
-        f"Tasks are exploratory: {EXPLORATORY_MARK} p < {alpha:g} after Holm within the pair's tasks.",
-        "“Undecided” is not “no difference”.",
-    ]
-    return Table(
-        title=f"Paired comparisons on {benchmark}",
-        columns=columns,
-        rows=tuple(body),
-        caption=" ".join(part for part in caption if part),
-        footnotes=_claim_footnotes(found),
+        footnotes=(*claim_footnotes(found), *footnotes),
     )
 
 
 def _score_cells(row: ScoreRow, contrast: dict[str, Any] | None, best: Mapping[str, float]) -> tuple[Cell, ...]:
     aids = ("numeric_mean", "choice_mean", "without_counting")
     means = {aid: _mean([getattr(run, aid) for run in row.runs]) for aid in aids}
-    ranked = row.kind != "baseline"
+    ranked = not row.group
     done, planned = len(row.runs), row.seeds_planned
     if row.kind == "method":
         seeds = Cell((done, planned), str(done) if done == planned else f"{done} of {planned}", note=row.note)
     else:
-        seeds = Cell((None, None), note=row.note)
+        seeds = Cell((None, None), note=row.note if row.kind != "published" else "")
+    average = _score_cell(_values(row, OVERALL), best.get(OVERALL) if ranked else None)
     return (
         Cell((row.name,), row.label),
         Cell((row.mode or None,)),
         seeds,
-        *(_score_cell(_values(row, column), best.get(column) if ranked else None) for column in (OVERALL, *TASKS)),
-        Cell((None, None, None)) if contrast is None else _difference_cell(contrast),
-        Cell((None,)) if contrast is None else Cell((contrast["p_holm"],), _p_text(contrast["p_holm"])),
+        average if row.kind != "published" else replace(average, note=row.note),
+        *(_score_cell(_values(row, task), best.get(task) if ranked else None) for task in TASKS),
+        Cell((None, None, None)) if contrast is None else difference_cell(contrast),
+        Cell((None,)) if contrast is None else Cell((contrast["p_holm"],), p_text(contrast["p_holm"])),
         *(Cell((means[a],), bold=ranked and _shown(means[a]) == best.get(a, math.nan)) for a in aids),
         Cell((_mean([run.unparsable for run in row.runs]),)),
         Cell((_mean([run.truncated for run in row.runs]),)),
@@ -247,25 +180,9 @@ def _score_cell(values: list[float], best: float | None) -> Cell:
     return Cell((mean, deviation), text, bold=_shown(mean) == best)
 
 
-def _difference_cell(c: dict[str, Any]) -> Cell:
-    values = (c["difference"], c["ci_low"], c["ci_high"])
-    text = f"{values[0]:+z.1f}"
-    if not math.isnan(values[1]):
-        text += f" [{values[1]:z.1f}, {values[2]:z.1f}]"
-    return Cell(values, text, mark="" if c["verdict"] == "undecided" else MARKS[c["claim"]], note=c["note"])
-
-
-def _task_cell(c: dict[str, Any] | None) -> Cell:
-    if c is None:
-        return Cell((None, None, None, None))
-    mark = "" if c["verdict"] == "undecided" else EXPLORATORY_MARK
-    values = (c["difference"], c["ci_low"], c["ci_high"], c["p_holm"])
-    return Cell(values, f"{c['difference']:+z.1f}", mark=mark, note=c["note"])
-
-
 def _best(rows: Sequence[ScoreRow]) -> dict[str, float]:
     """Highest shown mean of base and methods by column; empty when there is nothing to choose from."""
-    ranked = [row for row in rows if row.kind != "baseline" and row.runs]
+    ranked = [row for row in rows if not row.group and row.runs]
     best = {}
     for column in (OVERALL, *TASKS, "numeric_mean", "choice_mean", "without_counting"):
         means = [_shown(_mean(_values(row, column))) for row in ranked]
@@ -277,81 +194,15 @@ def _best(rows: Sequence[ScoreRow]) -> dict[str, float]:
 
 def _values(row: ScoreRow, column: str) -> list[float]:
     """The column's value in each run."""
+    if column == OVERALL and row.printed is not None:
+        return [row.printed]
     if column in TASKS:
         return [run.tasks.get(column, math.nan) for run in row.runs]
     return [getattr(run, column) for run in row.runs]
 
 
-def _test_caption(found: Sequence[dict[str, Any]], alpha: float) -> str:
-    """What was tested, how, on what: test, clusters, correction, questions, rooms and seeds."""
-    if not found:
-        return ""
-    claims = {c["claim"] for c in found}
-    error = "standard errors clustered by room"
-    if "methods" in claims:
-        error += " plus the variance between training runs (Welch-Satterthwaite degrees of freedom)"
-    if len(claims) > 1:
-        error += f", the latter only where each method has at least {SEEDS_FOR_METHODS} seeds"
-    seeds = [c[side] for c in found for side in ("seeds_a", "seeds_b") if c[side[-1]] != BASE]
-    parts = [
-        f"Differences: paired over the same questions, least squares on the question types, {error}, two-sided t-test;",
-        f"p corrected by Holm over {_count(len(found), 'declared pair')};",
-        f"{_range([c['n_questions'] for c in found], 'question')} in",
-        f"{_range([c['n_rooms'] for c in found], 'room')} (clusters), {_range(seeds, 'seed')} a method.",
-    ]
-    marks = [f"{MARKS[claim]} p < {alpha:g}, {claim} compared" for claim in MARKS if claim in claims]
-    return " ".join(parts) + " " + "; ".join(marks) + "."
-
-
-def _claim_footnotes(found: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    if all(c["claim"] == "methods" for c in found):
-        return ()
-    return (
-        f"Comparisons with fewer than {SEEDS_FOR_METHODS} seeds a method are between the trained checkpoints, not the "
-        "methods: how much such a result would change in another training run is unknown and not part of its error.",
-    )
-
-
-def _overall(contrasts: pd.DataFrame | None) -> list[dict[str, Any]]:
-    if contrasts is None:
-        return []
-    if contrasts["model"].nunique() > 1:
-        raise ValueError(f"contrasts of several models in one table: {sorted(contrasts['model'].unique())}")
-    return [c for c in _records(contrasts) if c["task"] == OVERALL]
-
-
-def _records(contrasts: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): v for k, v in c.items()} for c in contrasts.to_dict(orient="records")]
-
-
 def _tasks(rows: Sequence[ScoreRow]) -> set[str]:
-    return {task for row in rows for run in row.runs for task in run.tasks}
-
-
-def _verdict_text(c: dict[str, Any], called: Mapping[str, str]) -> str:
-    winner = {"better": c["b"], "worse": c["a"]}.get(c["verdict"])
-    return f"{called[winner]} better" if winner else str(c["verdict"])
-
-
-def _p_text(p: float) -> str:
-    return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _display(name: str) -> str:
-    return name.upper() if name != BASE and name.isalpha() and len(name) <= 5 else name
-
-
-def _level(alpha: float) -> str:
-    return f"{100 * (1 - alpha):g}%"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
-def _range(numbers: Sequence[int], noun: str) -> str:
-    low, high = min(numbers), max(numbers)
-    return _count(high, noun) if low == high else f"{low:,} to {_count(high, noun)}"
+    return {task for row in rows if row.kind != "published" for run in row.runs for task in run.tasks}
 
 
 def _shown(value: float) -> float:

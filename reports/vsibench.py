@@ -7,7 +7,6 @@ without some tasks or levels it is the mean of those that are there.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from harness.algorithm import StrictConfig
 from harness.benchmark import Benchmark, EvaluationJob
 from harness.data.records import CHOICE_TYPES, NUMERIC_TYPES, QUESTION_TYPES, TASKS, Record, task_of
 from harness.errors import UserError, unknown_name
+from reports.answerfiles import read_answers
 from reports.evaluate import answer_benchmark
 from reports.scorers import SCORERS, ItemScore
 
@@ -61,6 +61,7 @@ class VSIBench(Benchmark):
     Config: ClassVar[type[StrictConfig]] = StrictConfig
     summary: ClassVar[str] = "VSI-Bench: ten question types, eight tasks, overall = mean of the tasks"
     tasks: ClassVar[tuple[str, ...]] = TASKS
+    scorers: ClassVar[tuple[str, ...]] = tuple(SCORERS)
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = self.Config() if config is None else config
@@ -160,7 +161,7 @@ def score_file(answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tu
     """Score a file of answers against a benchmark, for ``harness score``.
 
     Args:
-        answers: JSON lines ``{"id": ..., "answer": "..."}``.
+        answers: JSON lines, see :mod:`reports.answerfiles`.
         benchmark: Anything with ``records``.
         scorers: Names of scorers.
 
@@ -171,7 +172,8 @@ def score_file(answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tu
     Raises:
         UserError: As :func:`read_answers` and :func:`score_answers`.
     """
-    frame = score_answers(benchmark.records, read_answers(answers), scorers)
+    raw = {key: answer.text for key, answer in read_answers(answers, benchmark.records).items()}
+    frame = score_answers(benchmark.records, raw, scorers)
     result: dict[str, Any] = {}
     for name in scorers:
         rows = frame[frame["scorer"] == name]
@@ -183,44 +185,6 @@ def score_file(answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tu
             "unparsable": int((~rows["parsed"].astype(bool)).sum()),
         }
     return result
-
-
-def read_answers(path: Path) -> dict[str, str]:
-    """Read JSON lines ``{"id": ..., "answer": "..."}`` into answers by id; further keys are ignored.
-
-    Raises:
-        UserError: The file cannot be read, or a line is malformed or repeats an id (file and line named).
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the answers file {path}: {error}") from error
-    answers: dict[str, str] = {}
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        key, answer = _answer_of(line, f"{path}:{number}")
-        if key in answers:
-            raise UserError(f"{path}:{number}: id {key} was answered already in line {first_line[key]}; keep one")
-        answers[key], first_line[key] = answer, number
-    return answers
-
-
-def _answer_of(line: str, where: str) -> tuple[str, str]:
-    example = 'a line must look like {"id": 17, "answer": "4"}'
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error}); {example}") from error
-    if not isinstance(entry, dict) or not {"id", "answer"} <= entry.keys():
-        raise UserError(f"{where}: `id` or `answer` is missing; {example}")
-    key, answer = entry["id"], entry["answer"]
-    if isinstance(key, bool) or not isinstance(key, int | str):
-        raise UserError(f"{where}: `id` must be a number or text, is {key!r}; {example}")
-    if isinstance(answer, bool) or not isinstance(answer, int | float | str):
-        raise UserError(f"{where}: `answer` must be text, is {answer!r}; {example}")
-    return str(key), str(answer)
 
 
 def _check_ids(keys: Sequence[str], answers: Mapping[str, str]) -> None:

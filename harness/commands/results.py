@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness import registry
-from harness.errors import UserError
+from harness.config import ReportSection
+from harness.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from harness.data.reader import Dataset
 
 
 def score(
     answers: Path, *, benchmark: str, split: str | None, scorers: Sequence[str], as_json: bool, cache: Path
 ) -> int:
     """``harness score``: any tool's raw answers, scored by the named rules."""
-    from harness.data.reader import read_dataset
-    from harness.data.sources import resolve_source
-
     if not answers.is_file():
         raise UserError(f"`{answers}`: no such file of answers")
-    root, found = resolve_source(benchmark, cache, default=split or "test")
-    dataset = read_dataset(root, split or found, check_videos=False)
+    dataset = _benchmark(benchmark, split, cache)
     scorer = registry.load("benchmarks", "vsibench")()
     result: dict[str, Any] = scorer.score_file(answers, dataset, *([list(scorers)] if scorers else []))
     if as_json:
@@ -33,6 +34,15 @@ def score(
     else:
         Console().print(_score_table(result))
     return 0
+
+
+def _benchmark(source: str, split: str | None, cache: Path) -> Dataset:
+    """The questions of a benchmark; its videos are not needed to score."""
+    from harness.data.reader import read_dataset
+    from harness.data.sources import resolve_source
+
+    root, found = resolve_source(source, cache, default=split or "test")
+    return read_dataset(root, split or found, check_videos=False)
 
 
 def _score_table(result: dict[str, Any]) -> Table:
@@ -49,13 +59,56 @@ def _score_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def report(run_dir: Path) -> int:
-    """``harness report``: the comparison again, from what the run directory holds."""
+@dataclass(frozen=True)
+class Answers:
+    """What the command line says about answers made elsewhere; None leaves the default."""
+
+    samples: Sequence[str]
+    benchmark: str | None
+    split: str | None
+    base: str | None
+    scorer: str
+    margin: float | None
+    with_published: bool
+    cache: Path
+
+
+def report(run_dir: Path | None, *, with_published: bool, benchmark: str | None) -> int:
+    """``harness report RUN_DIR``: the comparison again, from what the run directory holds."""
     from harness.study.compare import write_report
 
+    if run_dir is None:
+        raise UserError("name a run directory, or answers made elsewhere with --samples FILE --benchmark DIR")
+    if benchmark is not None:
+        raise UserError("`--benchmark`: only with --samples; a run directory knows its own benchmark")
     if not run_dir.is_dir():
         raise UserError(f"`{run_dir}`: no such run directory")
-    write_report(run_dir, Console())
+    write_report(run_dir, Console(), with_published=with_published)
+    return 0
+
+
+def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
+    """``harness report --samples``: the report on answers made elsewhere."""
+    if run_dir is not None:
+        raise UserError(f"`{run_dir}`: give a run directory or --samples, not both")
+    if answers.benchmark is None:
+        raise UserError("`--benchmark`: say what was asked, for example --benchmark data/vsi-bench")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"`--out {out}`: this is a file; name a folder")
+    scorers: Sequence[str] = registry.load("benchmarks", "vsibench").scorers
+    if answers.scorer not in scorers:
+        raise unknown_name(f"--scorer {answers.scorer}", answers.scorer, scorers)
+    if answers.margin is not None and answers.margin <= 0:
+        raise UserError(f"`--margin {answers.margin:g}`: a margin is more than 0 points")
+    settings = ReportSection(margin=answers.margin or 1.0, with_published=answers.with_published)
+    dataset = _benchmark(answers.benchmark, answers.split, answers.cache)
+    comparison = registry.load("reports", "comparison")()
+    console = Console()
+    paths: list[Path] = comparison.write_samples(
+        console, answers.samples, dataset, out, base=answers.base, scorer=answers.scorer, settings=settings
+    )
+    for path in paths:
+        console.print(str(path), soft_wrap=True, highlight=False)
     return 0
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
 from harness.data.records import TASKS
-from reports.paired import Contrast
-from reports.tables import RunScore, ScoreRow, pairs_table, scores_table
+from reports.contrast import Contrast
+from reports.pairtables import pairs_table, tasks_table
+from reports.published import published_footnote, published_rows
+from reports.tables import RunScore, ScoreRow, scores_table
 
 # Table 2 of arXiv 2504.00883 (2B, vanilla): the eight tasks; average; numeric and choice means by hand.
 PAPER = {
@@ -112,19 +116,79 @@ def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
     assert "+6.3<sup>2</sup>" in text and "no test: one room" in text
 
 
-def test_pairs_table_has_all_pairs_and_exploratory_tasks() -> None:
+def test_pairs_are_shown_with_their_tests_and_tasks_apart_as_exploratory() -> None:
     found = frame(
         contrast("base", "grpo"),
         contrast("base", "grpo", "route_planning", difference=-0.04),
         contrast("sft", "grpo", verdict="worse", difference=-6.3),
-        contrast("sft", "grpo", "route_planning", difference=2.0, verdict="undecided"),
+        contrast("sft", "grpo", "route_planning", difference=2.0, verdict="undecided", mde=6.24),
+        contrast("sft", "grpo", "object_counting", difference=0.1, verdict="equivalent"),
     )
-    table = pairs_table(found, labels={"sft": "SFT (lr 1e-5)"})
-    text = table.to_markdown()
+    labels = {"sft": "SFT (lr 1e-5)"}
+    text = pairs_table(found, labels=labels).to_markdown()
     assert "GRPO − base" in text and "GRPO − SFT (lr 1e-5)" in text and "SFT (lr 1e-5) better" in text
-    assert "+0.0‡" in text and "| +2.0 |" in " ".join(text.split()) and "exploratory" in text
-    back = pd.read_csv(io.StringIO(table.to_csv()))
-    assert back["route_planning"].tolist() == [-0.04, 2.0] and back["object_counting"].isna().all()
+    tasks = tasks_table(found, labels=labels)
+    text = " ".join(tasks.to_markdown().split())
+    assert "+0.0‡" in text and "| +2.0 (6.2) |" in text and "| +0.1= |" in text and "exploratory" in text
+    assert "equivalent within 1" in text
+    back = pd.read_csv(io.StringIO(tasks.to_csv()))
+    assert back["route_planning"].tolist() == [-0.04, 2.0] and back["object_abs_distance"].isna().all()
+
+
+def test_undecided_shows_what_would_be_found_and_equivalence_its_margin() -> None:
+    found = frame(
+        contrast("base", "sft", verdict="undecided", p_holm=0.3, mde=2.345, run_pairs=9, p_b_beats_a=7.5 / 9),
+        contrast("base", "dpo", verdict="equivalent", p_holm=0.9, mde=0.7, margin=1.5),
+        contrast("base", "grpo", mde=3.1, resamples=9999, resampling_seed=883),
+    )
+    table = pairs_table(found)
+    lines = {line.split("|")[1].strip(): line for line in table.to_markdown().splitlines() if "−" in line}
+    assert "undecided" in lines["SFT − base"] and "2.3" in lines["SFT − base"] and "83% of 9" in lines["SFT − base"]
+    assert "equivalent within 1.5" in lines["DPO − base"] and "0.7" not in lines["DPO − base"]
+    assert "3.1" not in lines["GRPO − base"]
+    assert "not “no difference”" in table.caption and "9,999 draws each, seed 883" in table.caption
+    assert "in every pair" in table.caption
+    doubted = frame(contrast("base", "grpo", resamples=99, note="cross-check: the permutation of rooms disagrees"))
+    assert "with a disagreement in 1, noted" in pairs_table(doubted).caption
+
+
+def test_published_rows_stand_apart_and_take_no_part() -> None:
+    table = scores_table([*rows(), *published_rows()], frame(contrast("base", "grpo")))
+    groups = [row.group for row in table.rows]
+    assert groups == ["", "", "", "Baselines, not tested", *["Published elsewhere, never tested against ours"] * 21]
+    shown = table.to_frame().iloc[4:]
+    assert shown["p_holm"].isna().all() and shown["difference_to_base"].isna().all()
+    assert not any(cell.bold for row in table.rows[4:] for cell in row.cells)
+    best = next(row for row in table.rows if row.cells[0].values[0] == "grpo").cells[3]
+    assert best.bold  # our best stays so beside higher published scores
+    assert table.caption == scores_table(rows(), frame(contrast("base", "grpo"))).caption
+
+
+def test_inconsistent_published_rows_say_so() -> None:
+    notes = {row.name: row.note for row in published_rows()}
+    wrong = {name: note for name, note in notes.items() if "is not the mean" in note}
+    assert len(wrong) == 2
+    think = next(note for name, note in wrong.items() if "2B" in name)
+    frequency = next(note for name, note in wrong.items() if "Frequency" in name)
+    assert "Table 1" in think and "22.9 is not the mean of its eight tasks, which is 20.7" in think
+    assert "34.0 is not the mean of its eight tasks, which is 35.5" in frequency and "constant “2”" in frequency
+    assert any("tiny subset" in note for note in notes.values())
+    assert all("arXiv" in note for note in notes.values())
+    assert "not on the ones of this table" in published_footnote("world:test")
+    assert "not on the ones" not in published_footnote("VSI-Bench")
+
+
+def test_packaged_published_scores_are_those_checked_against_the_papers() -> None:
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "published_scores.json").read_text(encoding="utf-8"))
+    ours = {tuple([row.printed, *row.runs[0].tasks.values()]) for row in published_rows()}
+    checked = {tuple(row["scores"]) for row in golden["rows"] if row["source"].startswith(("arXiv", "VSI-Bench"))}
+    assert checked == ours - {(22.9, 18.4, 4.3, 31.5, 17.3, 28.3, 22.9, 26.2, 16.8)}  # the row of Table 1
+
+
+def test_a_constant_beats_every_published_model_on_counting() -> None:
+    counting = {row.label: row.runs[0].tasks["object_counting"] for row in published_rows()}
+    constant = counting.pop("Frequency baseline")
+    assert constant == 62.1 and max(counting.values()) < constant
 
 
 def test_tables_of_several_models_are_refused() -> None:

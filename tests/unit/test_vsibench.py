@@ -10,7 +10,8 @@ import pytest
 from harness import registry
 from harness.data.records import QUESTION_TYPES, Record
 from harness.errors import UserError
-from reports.vsibench import VSIBench, read_answers, score_answers, score_file
+from reports.answerfiles import RawAnswer, read_answers
+from reports.vsibench import VSIBench, score_answers, score_file
 
 
 def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> Record:
@@ -94,7 +95,7 @@ def test_no_answers_is_all_zero() -> None:
     [
         ('{"id": 1, "answer": "4"', r"answers.jsonl:2: not valid JSON"),
         ('{"id": 1}', r"answers.jsonl:2: `id` or `answer` is missing"),
-        ("[1, 2]", r"answers.jsonl:2: `id` or `answer` is missing"),
+        ("[1, 2]", r"answers.jsonl:2: a JSON object is expected, not list"),
         ('{"id": 1, "answer": null}', r"answers.jsonl:2: `answer` must be text, is None"),
         ('{"id": true, "answer": "4"}', r"answers.jsonl:2: `id` must be a number or text"),
         ('{"id": "0", "answer": "4"}', r"answers.jsonl:2: id 0 was answered already in line 1"),
@@ -104,19 +105,19 @@ def test_bad_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_text('{"id": 0, "answer": "4"}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        read_answers(path)
+        read_answers(path, [])
 
 
 def test_reading_answers(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with pytest.raises(UserError, match="cannot read the answers file"):
-        read_answers(path)
+        read_answers(path, [])
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot read the answers file"):
-        read_answers(path)
+        read_answers(path, [])
     lines = [{"id": 1, "answer": "a\u2028b"}, {"id": "x", "answer": 4, "more": [1]}]
     path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
-    assert read_answers(path) == {"1": "a\u2028b", "x": "4"}
+    assert read_answers(path, []) == {"1": RawAnswer("a\u2028b"), "x": RawAnswer("4")}
     assert score_file(path, SimpleNamespace(records=[record(1), record("x")]), ["official"])["official"] == {
         "overall": 50.0,
         "tasks": {"object_counting": 50.0},
