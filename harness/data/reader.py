@@ -179,7 +179,7 @@ def _parsed(content: bytes | dict[str, Any] | BadRecordError, fields: Mapping[st
 
 def _checked(record: Record) -> Record:
     for field, name in (("dataset", record.dataset), ("scene_name", record.scene_name)):
-        if ".." in name or "/" in name or "\\" in name or not name.isprintable() or Path(name).name != name:
+        if ".." in name or "/" in name or "\\" in name or not name.isprintable() or name == ".":
             raise BadRecordError(f"{field} {name!r} leaves the data set's folder; use a plain name without .., / or \\")
     kind, truth, options = record.question_type, record.ground_truth, record.options
     if kind not in QUESTION_TYPES:

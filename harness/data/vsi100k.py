@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ def _said(record: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> str:
     return _PLACEHOLDER.sub("", str(value)).strip()
 
 
+@cache
 def _type_of(name: str) -> str | None:
     plain = re.sub(r"vsi[-_]?100k|scannet|train|estimation_?qa|qa|data|[^a-z]", "", name.lower())
     return _TYPE_OF.get(plain)

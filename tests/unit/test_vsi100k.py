@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from harness.data.reader import read_dataset
 from harness.data.records import CHOICE_TYPES
 from harness.data.sources import resolve_source
 from harness.data.video import VideoSettings
+from harness.data.vsi100k import PUBLISHED
 from harness.errors import UserError
 
 SETTINGS = VideoSettings(frames=8, min_pixels=84 * 84, max_pixels=84 * 84)
@@ -196,3 +199,21 @@ def test_pairs_are_made_from_wordings_that_are_not_the_benchmarks() -> None:
         ground_truth="sink",
     )
     assert {altered_answer(record, random.Random(seed)) for seed in range(40)} == {"table", "chair", "sofa"}
+
+
+def test_the_whole_set_loads_in_seconds_and_far_below_a_gigabyte(tmp_path: Path) -> None:
+    """116,900 questions, as many as the paper counts; processor seconds, so that a busy machine does not matter."""
+    question = "Measuring from the centre, which of these objects (table, chair, sink, sofa) is the closest to the tv?"
+    for kind, count in PUBLISHED.items():
+        answer = "left" if "direction" in kind else "sink" if "rel" in kind else 2.5
+        rows = [{"scene": f"scene{n % 700:04d}_00", "question": question, "answer": answer} for n in range(count)]
+        (tmp_path / f"{kind}.json").write_text(json.dumps(rows))
+    code = (
+        "import resource, sys, pathlib; from harness.data.reader import read_dataset\n"
+        "print(len(read_dataset(pathlib.Path(sys.argv[1]), 'train', check_videos=False).records))\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    )
+    told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    count, seconds, kilobytes = map(float, told.stdout.split())
+    assert count == sum(PUBLISHED.values()) == 116_900
+    assert seconds < 20 and kilobytes < 1e6
