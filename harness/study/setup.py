@@ -12,6 +12,7 @@ import torch
 
 from harness import registry
 from harness.config import DataSection, StudyConfig, digest_of
+from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.frames import FrameCache
 from harness.data.leakage import check_leakage
@@ -96,7 +97,10 @@ def first_records(dataset: Dataset, count: int) -> Dataset:
 
 def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Dataset:
     root, split = resolve_source(source, study.runtime.cache, default=default)
-    return read_dataset(root, split, skip_bad=study.data.skip_bad, **options)
+    if not study.data.skip_bad:
+        return read_dataset(root, split, **options)
+    found = read_dataset(root, split, skip_bad=True, **options)
+    return without_broken_videos(found, study.data.frames, study.runtime.cache / "videos.json")
 
 
 def video_settings(study: StudyConfig, policy: Policy) -> VideoSettings:

@@ -1,0 +1,68 @@
+"""Records whose video cannot be decoded whole, left out before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.data.decode import inspect_video
+from harness.data.reader import Dataset, records_digest
+from harness.errors import UserError
+from harness.io import read_json, write_json
+
+
+def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Dataset:
+    """Leave out the records of videos that are damaged or shorter than ``frames``, each with a line in ``skipped``.
+
+    Args:
+        dataset: Records whose videos are there.
+        frames: Frames that will be asked of each video.
+        verdicts: JSON file that remembers what was found, since decoding takes long; a video that changed since
+            (by size or time) is decoded again.
+
+    Raises:
+        UserError: No record is left.
+    """
+    known = _remembered(verdicts)
+    found = {path: _verdict(path, known) for path in dict.fromkeys(map(dataset.video_path, dataset.records))}
+    fresh = {str(path): verdict for path, verdict in found.items()}
+    if not fresh.items() <= known.items():
+        write_json(verdicts, known | fresh)
+    problems = {path: verdict["problem"] or _short(path, verdict["frames"], frames) for path, verdict in found.items()}
+    kept = tuple(record for record in dataset.records if not problems[dataset.video_path(record)])
+    if len(kept) == len(dataset.records):
+        return dataset
+    lines = tuple(
+        f"record {record.key}: {problem}"
+        for record in dataset.records
+        if (problem := problems[dataset.video_path(record)])
+    )
+    if not kept:
+        raise UserError(f"{dataset.root} ({dataset.split}): no video can be used; the first: {lines[0]}")
+    return replace(dataset, records=kept, digest=records_digest(kept), skipped=dataset.skipped + lines)
+
+
+def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:
+    status = path.stat()
+    stamp = {"size": status.st_size, "modified": status.st_mtime_ns}
+    before: dict[str, Any] = known.get(str(path), {})
+    if stamp.items() <= before.items():
+        return before
+    try:
+        return {**stamp, "frames": inspect_video(path).frames, "problem": ""}
+    except UserError as error:
+        return {**stamp, "frames": 0, "problem": str(error)}
+
+
+def _short(path: Path, has: int, wanted: int) -> str:
+    return f"{path}: the video has {has} frames and {wanted} are asked for" if has < wanted else ""
+
+
+def _remembered(verdicts: Path) -> dict[str, Any]:
+    """What was found before; nothing if the file cannot be read, since it can be made again."""
+    try:
+        content = read_json(verdicts)
+    except UserError:
+        return {}
+    return content if isinstance(content, dict) else {}
