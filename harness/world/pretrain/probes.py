@@ -116,7 +116,7 @@ def _normal(x: Tensor) -> Tensor:
 
 
 def _r2(guess: Tensor, truth: Tensor) -> float:
-    return 1 - (guess.float() - truth).square().mean().item() / max(truth.var().item(), 1e-9)
+    return 1 - (guess.float() - truth).square().mean().item() / max(truth.var(correction=0).item(), 1e-9)
 
 
 class ProbeTargets:
