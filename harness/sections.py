@@ -25,9 +25,18 @@ class ModelSection(StrictConfig):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third slower."
     )
+    quantisation: Literal["none", "4bit", "8bit"] = Field(
+        "none", description="Language model in 4 bits (QLoRA's NF4) or 8 bits, by bitsandbytes; with LoRA only."
+    )
     lora_rank: int = Field(16, ge=1, description="LoRA rank. The paper does not give it; ours.")
     lora_alpha: int = Field(32, ge=1, description="LoRA alpha. The paper does not give it; ours.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay(self) -> ModelSection:
+        if self.quantisation != "none" and self.tuning == "full":
+            raise ValueError('quantisation needs tuning = "lora": weights of 4 or 8 bits cannot be trained themselves')
+        return self
 
 
 class DataSection(StrictConfig):

@@ -35,7 +35,12 @@ REQUIRED = (
     "statsmodels",
     "pydantic",
 )
-OPTIONAL = {"bitsandbytes": "8-bit optimiser", "datasets": "hub data sets", "trl": "TRL's trainers as guests"}
+OPTIONAL = {
+    "bitsandbytes": "QLoRA, 8-bit optimiser",
+    "flash-attn": "a faster vision tower on a GPU",
+    "datasets": "TRL's trainers as guests",
+    "trl": "TRL's trainers as guests",
+}
 _HUB_TIMEOUT = 2.0
 
 

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
     from harness.data.video import ProcessedVideo
     from harness.models.policy import PromptState
 
-SUPPORTED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""transformers' ``model_type`` of the families that are tested."""
+FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
+"""The families that are tested, by transformers' ``model_type``.
+
+A further one needs ``model.visual``, ``model.language_model`` and ``lm_head`` in those places, a case in each function
+below where it differs, and to pass the tests of the engine against plain transformers.
+"""
+
+SUPPORTED = tuple(FAMILIES)
 
 
 def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Tensor:

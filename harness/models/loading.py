@@ -12,9 +12,11 @@ from torch import nn
 from harness import registry
 from harness.config import ModelSection, digest_of
 from harness.errors import UserError, unknown_name
-from harness.hub import weight_digests
-from harness.io import sha256_file
+from harness.hub import unavailable, weight_digests
+from harness.io import read_json, sha256_file
+from harness.models.families import FAMILIES, SUPPORTED
 from harness.models.presets import ModelPreset
+from harness.models.quantise import keep_weights_trainable_on_cpu, quantisation_config
 from harness.train.seeds import seed_for
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -41,6 +43,13 @@ def locate(name: str) -> str:
         return preset.location
     path = Path(name)
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+            raise UserError(
+                f"`model.name` = {name}: the folder holds adapters for {base}, not a model. Name the base model; a "
+                "cell's checkpoint is evaluated with `harness evaluate CHECKPOINT`, other adapters are merged into "
+                "their base first (merge_and_unload of peft)"
+            )
         if not (path / "config.json").is_file():
             raise UserError(f"`model.name` = {name}: the folder has no config.json, so it is not a model")
         return str(path)
@@ -49,12 +58,41 @@ def locate(name: str) -> str:
     raise unknown_name(f"--model {name}", name, registry.names("models"))
 
 
+def model_config(name: str) -> Any:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        UserError: It cannot be had, or is not of a supported family.
+    """
+    from transformers import AutoConfig
+
+    location = locate(name)
+    try:
+        config = AutoConfig.from_pretrained(location)
+    except Exception as error:
+        raise _not_loadable(name, location, error) from error
+    if config.model_type not in SUPPORTED:
+        raise UserError(
+            f"`--model {name}`: models of type {config.model_type} are not supported. Supported: "
+            f"{', '.join(f'{title} ({kind})' for kind, title in FAMILIES.items())}. What a further family needs is in "
+            "harness/models/families.py"
+        )
+    return config
+
+
+def _not_loadable(name: str, location: str, error: Exception) -> UserError:
+    if not Path(location).is_dir():
+        return UserError(f"`--model {name}`: {unavailable(error, location, 'model')}")
+    return UserError(f"`--model {name}`: cannot load {location}: {error}. Fetch the folder again")
+
+
 def model_digest(name: str) -> str:
     """What identifies the weights: SHA-256 over their files' own, which are equal on the hub and in a local copy.
 
     Raises:
-        UserError: The model cannot be had, or has no safetensors.
+        UserError: The model cannot be had, is not of a supported family, or has no safetensors.
     """
+    model_config(name)
     location = Path(locate(name))
     if not location.is_dir():
         return digest_of(weight_digests(str(location)))
@@ -88,21 +126,27 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     location = locate(section.name)
+    model_config(section.name)
     precision = choose_precision(section, device)
-    dtype = torch.bfloat16 if precision == "bf16" and section.tuning == "lora" else torch.float32
+    dtype = weights_dtype(section, precision)
+    quantised = quantisation_config(section.quantisation, dtype)
+    options = {} if quantised is None else {"quantization_config": quantised, "device_map": {"": device}}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
         model = AutoModelForImageTextToText.from_pretrained(
-            location, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+            location,
+            dtype=dtype,
+            attn_implementation={"text_config": "sdpa", "vision_config": vision_attention(device, precision)},
+            use_safetensors=True,
+            **options,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"`--model {section.name}`: cannot load {location}: {error}\n"
-            "Give a local folder with --model FOLDER, or fetch the model first where the hub can be reached."
-        ) from error
-    if not hasattr(getattr(model, "model", None), "visual"):
-        raise UserError(f"`--model {section.name}`: {type(model).__name__} is not of Qwen2-VL's architecture")
-    model.to(device)
+        raise _not_loadable(section.name, location, error) from error
+    if quantised is None:
+        model.to(device)
+    else:
+        keep_weights_trainable_on_cpu(model)
+        model.requires_grad_(False)
     if section.freeze_vision:
         model.model.visual.requires_grad_(False)
     if section.tuning == "lora":
@@ -112,6 +156,22 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
         recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
     model.eval()
     return LoadedModel(model, tokenizer, device, precision)
+
+
+def weights_dtype(section: ModelSection, precision: str) -> torch.dtype:
+    """Of the weights that are not quantised: bf16 only where they stay as they are."""
+    return torch.bfloat16 if precision == "bf16" and section.tuning == "lora" else torch.float32
+
+
+def vision_attention(device: torch.device, precision: str) -> str:
+    """FlashAttention for the vision tower where it is installed and can run, else SDPA.
+
+    The language model always takes the engine's own attention, which calls SDPA (flash kernels on a GPU).
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    flash = device.type == "cuda" and precision == "bf16" and is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
 
 
 def recompute_activations(model: Any, reentrant: bool = False) -> None:

@@ -17,6 +17,7 @@ from harness.data.reader import read_dataset
 from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError
 
+CONFIG = '{"model_type": "qwen2_vl"}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -122,7 +123,7 @@ def test_why_a_data_set_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def _model(snapshot: Path, *shards: str) -> dict[str, str]:
     """A cached model whose weights link to blobs named by their digest, as the hub's cache keeps them."""
     snapshot.mkdir()
-    (snapshot / "config.json").write_text("{}")
+    (snapshot / "config.json").write_text(CONFIG)
     blobs, digests = snapshot.parents[1] / "blobs", {}
     blobs.mkdir()
     for name in shards:
@@ -147,7 +148,7 @@ def test_a_models_weights_are_the_same_online_offline_and_in_a_folder(
         assert hub.weight_digests("a/model") == digests
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(CONFIG)
     (folder / "model.safetensors").write_bytes(b"model.safetensors")
     assert model_digest(str(folder)) == model_digest("a/model")
 
