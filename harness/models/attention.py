@@ -38,9 +38,11 @@ class PackedPrefix:
 
     Attributes:
         length: Columns of the trunk part, padding included.
+        suffix_only: Leave the trunk's own rows out, where nothing reads them; its keys and values stay.
     """
 
     length: int
+    suffix_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,15 @@ def shared_prefix_attention(
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
     at = shared_prefix.length
     trunk, suffix = query[:, :, :at], query[:, :, at:]
-    parts = [
-        F.scaled_dot_product_attention(
-            trunk, key[:, :, :at], value[:, :, :at], is_causal=True, dropout_p=dropout, scale=scaling
-        ),
-        F.scaled_dot_product_attention(suffix, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling),
-    ]
-    return torch.cat(parts, 2).transpose(1, 2).contiguous(), None
+    if shared_prefix.suffix_only:
+        seen = torch.zeros_like(trunk)
+    else:
+        keys, values = key[:, :, :at], value[:, :, :at]
+        seen = F.scaled_dot_product_attention(trunk, keys, values, is_causal=True, dropout_p=dropout, scale=scaling)
+    told = F.scaled_dot_product_attention(
+        suffix, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+    )
+    return torch.cat([seen, told], 2).transpose(1, 2).contiguous(), None
 
 
 def _decode(

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.data.encode import EncodedPrompt
 from harness.errors import UserError
+from harness.models import shortcuts
 from harness.models.attention import NAME, register
 from harness.models.families import prompt_positions, vision_inputs
 from harness.models.features import VideoFeatures
@@ -84,6 +85,7 @@ class Policy:
         if self.engine == "shared":
             # Without a shared prefix this is plain SDPA, so it may stay set for good (checkpointing needs that).
             self.language_model.config._attn_implementation = NAME
+            shortcuts.install(self.base)
 
     def _usable(self, engine: Engine) -> Engine:
         """The naive engine, said so, where the shared one cannot run."""
