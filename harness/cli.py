@@ -13,6 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from harness.commands import data as data_commands
+from harness.commands import extending
 from harness.commands.options import (
     COMPUTE,
     DATA,
@@ -26,6 +27,7 @@ from harness.commands.options import (
     LimitOption,
     ModelOption,
     OutOption,
+    PluginOption,
     PublishedOption,
     SetOption,
     SkipBadOption,
@@ -61,6 +63,7 @@ app = typer.Typer(
 
 
 app.add_typer(data_commands.app, name="data", rich_help_panel=MORE)
+app.add_typer(extending.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -81,7 +84,8 @@ def compare(
         typer.Option(
             "--methods",
             metavar="A,B,...",
-            help="Methods, separated by commas (see `harness list`). \\[default: the study's]",
+            help="Methods, separated by commas (see `harness list`), or variants: grpo,grpo:beta=0,grpo:think. "
+            "\\[default: the study's]",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -92,6 +96,7 @@ def compare(
     ] = None,
     study: StudyOption = None,
     settings: SetOption = None,
+    plugin: PluginOption = None,
     data: DataOption = None,
     benchmark_data: BenchmarkOption = None,
     split: SplitOption = None,
@@ -119,7 +124,7 @@ def compare(
 
     \b
     harness compare --methods grpo,sft,dpo --model tiny
-    harness compare --methods sft,grpo --seeds 3 -s grpo.beta=0.01 --out runs/beta
+    harness compare --methods sft,grpo,grpo:beta=0 --seeds 3 --out runs/beta
     harness compare --study my-study.toml --dry-run
     """
     from harness.commands import studies
@@ -156,6 +161,7 @@ def plan(
     ] = None,
     study: StudyOption = None,
     settings: SetOption = None,
+    plugin: PluginOption = None,
     data: DataOption = None,
     benchmark_data: BenchmarkOption = None,
     out: OutOption = None,
@@ -204,6 +210,7 @@ def train(
     ] = None,
     study: StudyOption = None,
     settings: SetOption = None,
+    plugin: PluginOption = None,
     data: DataOption = None,
     benchmark_data: BenchmarkOption = None,
     split: SplitOption = None,
@@ -312,6 +319,7 @@ def report(
         float | None,
         typer.Option(metavar="POINTS", help="With --samples: differences below this are equivalent. \\[default: 1]"),
     ] = None,
+    plugin: PluginOption = None,
     with_published: PublishedOption = False,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder for generated data.")] = Path("cache"),
 ) -> None:
@@ -330,24 +338,6 @@ def report(
         answers = results.Answers(samples, benchmark, split, base, scorer, margin, with_published, cache)
         raise typer.Exit(results.report_answers(answers, run_dir=run_dir, out=out))
     raise typer.Exit(results.report(run_dir, with_published=with_published, benchmark=benchmark))
-
-
-@app.command("list", rich_help_panel=MORE)
-def list_() -> None:
-    """List methods, rewards, benchmarks, models and reports, with where each comes from."""
-    from harness.commands import results
-
-    raise typer.Exit(results.list_plugins())
-
-
-@app.command(rich_help_panel=MORE)
-def check(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="A registered method, yours or built in.")],
-) -> None:
-    """Run the conformance suite on a method."""
-    from harness.commands import results
-
-    raise typer.Exit(results.check(method))
 
 
 @app.command(rich_help_panel=MORE)

@@ -167,6 +167,7 @@ def load_study(
     document, where = _read(source)
     if methods is not None:
         document["methods"] = list(methods)
+    _add_plugins(document)
     for key, value in (changes or {}).items():
         put(document, key, value)
     known_methods = registry.names("algorithms")
@@ -186,6 +187,17 @@ def load_study(
         raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
     _check_names(study, asked_methods=methods)
     return study
+
+
+def _add_plugins(document: dict[str, Any]) -> None:
+    """Plugin files named by the study and by ``--plugin``: known from here on, and kept in the study."""
+    runtime = document.get("runtime", {})
+    named = runtime.get("plugins", []) if isinstance(runtime, dict) else []
+    if isinstance(named, list):
+        for path in named:
+            registry.add_file(path)
+        if files := registry.added_files():
+            put(document, "runtime.plugins", [str(file) for file in files])
 
 
 def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> None:

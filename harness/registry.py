@@ -1,4 +1,4 @@
-"""Finding plugins: methods, rewards, benchmarks, models and reports, by entry point.
+"""Finding plugins: methods, rewards, benchmarks, models and reports, by entry point or in a single file.
 
 Built-ins are declared in ``pyproject.toml`` exactly as anyone's plugin is. Nothing is
 imported until it is asked for, so a broken plugin cannot break the others.
@@ -6,8 +6,14 @@ imported until it is asked for, so a broken plugin cannot break the others.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import sys
+import traceback
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +22,15 @@ from harness.errors import UserError, unknown_name
 
 GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "models", "reports")
 """Entry-point groups, each published as ``harness.<group>``."""
+
+
+HOW_TO_ADD = (
+    "One of your own is found once its package is installed (pip install -e .) and declares it in "
+    '[project.entry-points."harness.{group}"], or by --plugin FILE.py'
+)
+_FILE_MODULE = "harness_plugin_"
+_files: dict[Path, list[EntryPoint]] = {}
+"""Plugin files and what each registers."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +60,57 @@ def load(group: str, name: str, *, asked: str | None = None) -> Any:
     Raises:
         UserError: The name is unknown, registered twice, or its import fails.
     """
-    found = _entries(group)
-    if name not in found:
-        raise unknown_name(asked or f"{group}: {name}", name, found)
-    entry = found[name]
+    entry = find(group, name, asked=asked)
     try:
         return entry.load()
     except Exception as error:
         raise UserError(
-            f"{group} plugin `{name}` ({entry.value}, from {_package(entry)}) fails to import: "
-            f"{type(error).__name__}: {error}"
+            f"{group} plugin `{name}` ({place_of(entry)}) fails to import: {type(error).__name__}: {error}"
+            f"{_import_hint(error, entry)}"
         ) from error
+
+
+def find(group: str, name: str, *, asked: str | None = None) -> EntryPoint:
+    """What is registered under a name, not imported.
+
+    Raises:
+        UserError: The name is unknown, or registered twice.
+    """
+    found = _entries(group)
+    if name not in found:
+        error = unknown_name(asked or f"{group}: {name}", name, found)
+        raise UserError(f"{error}. {HOW_TO_ADD.format(group=group)}")
+    return found[name]
+
+
+def add_file(path: str | Path) -> Path:
+    """Register the methods, rewards and benchmarks of one Python file, as ``--plugin FILE`` does.
+
+    A class is registered under its attribute ``name``; the only one of its kind in a file needs none and gets the
+    file's name. Registering a file again changes nothing.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        UserError: The file is missing, fails to import, or holds nothing that could be registered.
+    """
+    file = Path(path).expanduser().resolve()
+    if file not in _files:
+        if file.suffix != ".py" or not file.is_file():
+            raise UserError(f"`{path}`: no such plugin file; name a Python file, for example my_method.py")
+        module = _import_file(file)
+        try:
+            _files[file] = _entries_in(module, file)
+        except UserError:
+            del sys.modules[module.__name__]
+            raise
+    return file
+
+
+def added_files() -> tuple[Path, ...]:
+    """The files that were registered."""
+    return tuple(_files)
 
 
 def create(group: str, name: str, options: dict[str, Any] | None = None, *, asked: str | None = None) -> Any:
@@ -65,11 +120,19 @@ def create(group: str, name: str, options: dict[str, Any] | None = None, *, aske
         UserError: As :func:`load`; or an option is unknown or out of range.
     """
     cls = load(group, name, asked=asked)
+    if not isinstance(cls, type) or not hasattr(cls, "Config"):
+        raise UserError(
+            f"{group} plugin `{name}` ({place_of(find(group, name))}) is no class with a `Config`: an entry point is "
+            "module:Class"
+        )
     try:
         config = cls.Config(**(options or {}))
     except ValidationError as error:
         raise UserError(describe_validation(error, f"{name}", cls.Config)) from error
-    return cls(config)
+    try:
+        return cls(config)
+    except TypeError as error:
+        raise UserError(f"{group} plugin `{name}` ({place_of(find(group, name))}) cannot be made: {error}") from error
 
 
 def listing(group: str) -> list[Listing]:
@@ -110,20 +173,81 @@ def _fields_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
+def place_of(entry: EntryPoint) -> str:
+    """Where a plugin comes from, for people."""
+    return f"{entry.attr} in {_package(entry)}" if _is_file(entry) else f"{entry.value}, from {_package(entry)}"
+
+
 def _package(entry: EntryPoint) -> str:
+    if _is_file(entry):
+        return str(next(file for file, entries in _files.items() if entry in entries))
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown package"
+
+
+def _is_file(entry: EntryPoint) -> bool:
+    return entry.module.startswith(_FILE_MODULE)
+
+
+def _import_hint(error: Exception, entry: EntryPoint) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == entry.module.split(".")[0]:
+        return ". Is its package installed in this environment (pip install -e .), and its entry point spelt right?"
+    return ". Its entry point must be module:Class" if isinstance(error, AttributeError) else ""
+
+
+def _import_file(file: Path) -> ModuleType:
+    name = f"{_FILE_MODULE}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        lines = [
+            f", line {frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(file)
+        ]
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else "".join(lines[-1:])
+        raise UserError(f"`{file}`{where}: fails to import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _entries_in(module: ModuleType, file: Path) -> list[EntryPoint]:
+    from harness.algorithm import Algorithm
+    from harness.benchmark import Benchmark
+    from harness.reward import Reward
+
+    found = []
+    for group, kind in (("algorithms", Algorithm), ("rewards", Reward), ("benchmarks", Benchmark)):
+        own = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, kind)]
+        own = [one for one in dict.fromkeys(own) if one.__module__ == module.__name__]
+        named = [one for one in own if "name" in vars(one)]
+        if own and not named:
+            if len(own) > 1:
+                names = ", ".join(one.__name__ for one in own)
+                raise UserError(f'`{file}`: it has {names}; say what each is called: name = "..." in the class')
+            found.append(EntryPoint(file.stem, f"{module.__name__}:{own[0].__name__}", f"harness.{group}"))
+        found += [
+            EntryPoint(str(vars(one)["name"]), f"{module.__name__}:{one.__name__}", f"harness.{group}") for one in named
+        ]
+    if not found:
+        raise UserError(f"`{file}`: it defines no subclass of Algorithm, Reward or Benchmark (of the package harness)")
+    return found
 
 
 def _entries(group: str) -> dict[str, EntryPoint]:
     if group not in GROUPS:
         raise ValueError(f"no plugin group {group!r}; known: {GROUPS}")
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=f"harness.{group}"):
+    in_files = [entry for entries in _files.values() for entry in entries if entry.group == f"harness.{group}"]
+    for entry in (*entry_points(group=f"harness.{group}"), *in_files):
         other = found.get(entry.name)
         if other is not None and other.value != entry.value:
             raise UserError(
                 f"{group} `{entry.name}` is registered twice: {other.value} (from {_package(other)}) and "
-                f"{entry.value} (from {_package(entry)}). Uninstall one, or rename its entry point."
+                f"{entry.value} (from {_package(entry)}). Uninstall one, or give it another name."
             )
         found[entry.name] = entry
     return found

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harness import registry
 from harness.algorithm import StrictConfig
 
 
@@ -136,6 +137,13 @@ class RuntimeSection(StrictConfig):
     workers: int = Field(1, ge=1, description="Cells that run at the same time.")
     threads: int = Field(0, ge=0, description="CPU threads of a cell; 0 leaves torch's own choice.")
     cache: Path = Field(Path("cache"), description="Folder for generated data and decoded frames.")
+    plugins: tuple[Path, ...] = Field((), description="Python files with methods, rewards or benchmarks of your own.")
+
+    @field_validator("plugins")
+    @classmethod
+    def _register(cls, plugins: tuple[Path, ...]) -> tuple[Path, ...]:
+        """Whoever reads a study, be it a cell or a report, finds its plugins."""
+        return tuple(registry.add_file(path) for path in plugins)
 
 
 class ReportSection(StrictConfig):

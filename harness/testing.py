@@ -9,7 +9,10 @@ In a test file::
         result = check.run()
         assert result.passed, result.message
 
-On the command line: ``harness check NAME``. A method that breaks a check on purpose says so, with the reason::
+On the command line: ``harness check NAME``, which trains two steps on the tiny model as well
+(:func:`check_training`); :func:`check_reward` does for rewards what :func:`check_algorithm` does for methods.
+
+A method that breaks a check on purpose says so, with the reason::
 
     class KTO(Algorithm):
         exempt_checks = {"contrast": "an answer is good or bad by itself, not against the others"}
@@ -17,13 +20,17 @@ On the command line: ``harness check NAME``. A method that breaks a check on pur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness.algorithm import Algorithm
 from harness.conformance.checks import CHECKS, ContractError, InapplicableError, Subject
 from harness.errors import UserError, unknown_name
+from harness.reward import Reward
 
 
 @dataclass(frozen=True)
@@ -53,15 +60,7 @@ class Check:
         exempt = _exemptions(self.subject.cls)
         if self.name in exempt:
             return CheckResult(self.name, True, f"exempt: {exempt[self.name]}")
-        try:
-            CHECKS[self.name](self.subject)
-        except InapplicableError as reason:
-            return CheckResult(self.name, True, f"not applicable: {reason}")
-        except (ContractError, UserError) as error:
-            return CheckResult(self.name, False, str(error))
-        except Exception as error:
-            return CheckResult(self.name, False, f"raises {type(error).__name__}: {error}{_hint(error)}")
-        return CheckResult(self.name, True)
+        return _run(self.name, lambda: CHECKS[self.name](self.subject))
 
     def __str__(self) -> str:
         return f"{self.subject.cls.__name__}-{self.name}"
@@ -108,6 +107,60 @@ def parametrize_with_checks(methods: Sequence[type[Algorithm] | Algorithm]) -> A
     return pytest.mark.parametrize("check", [check for method in methods for check in checks_for(method)], ids=str)
 
 
+def check_training(method: str, cache: Path = Path("cache")) -> list[CheckResult]:
+    """Train a registered method, or a variant of one, for two steps on the tiny model: it runs, repeats and resumes.
+
+    Takes some twenty seconds on a laptop. The first result's message says what a step costs.
+
+    Args:
+        method: As a study names it.
+        cache: Folder for the few rooms that are generated for this.
+    """
+    from harness.conformance.engine import ENGINE_CHECKS, Trial
+
+    results: list[CheckResult] = []
+    with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
+        trial = Trial(method, Path(folder), cache)
+        for name, check in ENGINE_CHECKS.items():
+            results.append(_run(name, partial(check, trial)))
+            if not results[0].passed:  # what cannot train can neither repeat nor resume it
+                break
+    return results
+
+
+def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
+    """Run all checks of a reward, by default with its default options.
+
+    Raises:
+        UserError: It is no :class:`~harness.reward.Reward`.
+    """
+    from harness.conformance.rewards import REWARD_CHECKS
+
+    cls = reward if isinstance(reward, type) else type(reward)
+    if not issubclass(cls, Reward):
+        raise UserError(f"`{cls.__name__}` is not a subclass of harness.reward.Reward")
+    try:
+        subject = cls() if isinstance(reward, type) else reward
+    except Exception as error:
+        return [
+            CheckResult("construction", False, f"raises {type(error).__name__}: {error} (a reward defines `score`)")
+        ]
+    return [_run(name, partial(check, subject)) for name, check in REWARD_CHECKS.items()]
+
+
+def _run(name: str, check: Callable[[], str | None]) -> CheckResult:
+    """Run one check; whatever the plugin raises is a failure with a message, never a traceback."""
+    try:
+        remark = check()
+    except InapplicableError as reason:
+        return CheckResult(name, True, f"not applicable: {reason}")
+    except (ContractError, UserError) as error:
+        return CheckResult(name, False, str(error))
+    except Exception as error:
+        return CheckResult(name, False, f"raises {type(error).__name__}: {error}{_hint(error)}")
+    return CheckResult(name, True, remark or "")
+
+
 def _exemptions(cls: type[Algorithm]) -> Mapping[str, str]:
     exemptions: Mapping[str, str] = getattr(cls, "exempt_checks", {})
     return exemptions
@@ -115,6 +168,8 @@ def _exemptions(cls: type[Algorithm]) -> Mapping[str, str]:
 
 def _hint(error: Exception) -> str:
     text = str(error)
+    if "is nan at step" in text or "is inf at step" in text:
+        return " (does `loss` take exp of an unbounded difference, divide by 0, or take log of 0?)"
     if "abstract" in text:
         return " (a method defines `needs`, `experience` and `loss`)"
     if "NoneType" in text:

@@ -65,6 +65,29 @@ LimitOption = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+
+
+def _register(files: list[Path] | None) -> list[Path] | None:
+    from harness import registry
+
+    for file in files or ():
+        registry.add_file(file)
+    return files
+
+
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A Python file with a method, reward or benchmark of your own. Repeatable.",
+        callback=_register,
+        is_eager=True,
+        rich_help_panel=WHAT,
+    ),
+]
+"""What it names is registered before the command runs."""
+
 SkipBadOption = Annotated[
     bool,
     typer.Option(

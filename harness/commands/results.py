@@ -1,4 +1,4 @@
-"""Commands that only read: score, report, list, check."""
+"""Commands that only read: score, report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness import registry
 from harness.config import ReportSection
@@ -110,37 +109,3 @@ def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
     for path in paths:
         console.print(str(path), soft_wrap=True, highlight=False)
     return 0
-
-
-def list_plugins() -> int:
-    """``harness list``: every plugin and where it comes from; broken ones with their error."""
-    from harness.config import preset_names
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("Group", "Name", "From", "Summary"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("Group", "Name"))
-    for group in registry.GROUPS:
-        for index, row in enumerate(registry.listing(group)):
-            what = Text(f"broken: {row.error}", style="red") if row.error else Text(row.summary)
-            table.add_row(
-                Text(group if index == 0 else "", style="bold"), row.name, Text(row.package, style="dim"), what
-            )
-    for index, name in enumerate(preset_names()):
-        heading = Text("studies" if index == 0 else "", style="bold")
-        table.add_row(heading, name, "", Text(f"harness compare --study {name}"))
-    Console().print(table)
-    return 0
-
-
-def check(method: str) -> int:
-    """``harness check``: the conformance suite on one method; 1 when any check fails."""
-    from harness.testing import check_algorithm
-
-    results = check_algorithm(registry.load("algorithms", method, asked=f"harness check {method}"))
-    console = Console()
-    for one in results:
-        mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
-        console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""), soft_wrap=True)
-    failed = sum(not one.passed for one in results)
-    console.print(f"{method}: {len(results) - failed} of {len(results)} checks passed", highlight=False)
-    return 1 if failed else 0

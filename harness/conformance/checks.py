@@ -56,7 +56,12 @@ class Subject:
 
 def config_is_strict(subject: Subject) -> None:
     """Refuses unknown keys, cannot be changed, has defaults."""
-    config = subject.cls.Config
+    strict(subject.cls)
+
+
+def strict(cls: type) -> None:
+    """Of a method's or a reward's class: its configuration refuses what it does not know."""
+    config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, StrictConfig)):
         raise ContractError("`Config` must be a subclass of harness.algorithm.StrictConfig")
     required = [name for name, field in config.model_fields.items() if field.is_required()]
@@ -76,9 +81,14 @@ def config_is_strict(subject: Subject) -> None:
 
 def config_is_documented(subject: Subject) -> None:
     """The method, its summary and each field say what they are; numbers have a range."""
-    if not subject.cls.__doc__ or not subject.cls.summary:
-        raise ContractError(f"{subject.cls.__name__} needs a docstring (paper and equation) and a one-line `summary`")
-    for name, field in subject.cls.Config.model_fields.items():
+    documented(subject.cls)
+
+
+def documented(cls: Any) -> None:
+    """Of a method's or a reward's class: it and its configuration say what they are."""
+    if not cls.__doc__ or not cls.summary:
+        raise ContractError(f"{cls.__name__} needs a docstring (source and equation) and a one-line `summary`")
+    for name, field in cls.Config.model_fields.items():
         if not field.description:
             raise ContractError(f"`{name}` has no description: say what it means and where its default comes from")
         if {int, float} & {field.annotation, *get_args(field.annotation)} and not field.metadata:

@@ -73,7 +73,7 @@ def run_cell(cell_dir: Path) -> None:
     if document["method"] == BASE:
         _evaluate(bench, cell_dir, "step-000000", document["identity"]["model"]["digest"])
         return
-    folders = _train(bench, document, cell_dir)
+    folders = train_cell(bench, document, cell_dir)
     from harness.train.checkpoint import read_checkpoint, restore_weights
 
     for folder in folders:
@@ -113,7 +113,8 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
     return _run_benchmark(bench, out, digest, lambda done, total: None)
 
 
-def _train(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
+def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
+    """Train the method that a cell's ``config.json`` names to the end of the budget; return its checkpoints."""
     from harness.rollout.groups import GroupBuilder
     from harness.rollout.sampler import TransformersSampler
     from harness.study.setup import build_rewards

@@ -161,7 +161,7 @@ def test_a_full_disk_is_a_message(harness: Cli, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "runs/x")
 
-    monkeypatch.setattr("harness.commands.results.list_plugins", full)
+    monkeypatch.setattr("harness.commands.plugins.list_plugins", full)
     mistake(harness("list"), "No space left on device: runs/x")
 
 
@@ -169,7 +169,7 @@ def test_ctrl_c_exits_130(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.commands.results.list_plugins", interrupt)
+    monkeypatch.setattr("harness.commands.plugins.list_plugins", interrupt)
     assert harness("list").code == 130
 
 
