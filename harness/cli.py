@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from harness.commands import data as data_commands
-from harness.commands import extending
+from harness.commands import extending, tuning
 from harness.commands.options import (
     COMPUTE,
     DATA,
@@ -64,6 +64,7 @@ app = typer.Typer(
 
 app.add_typer(data_commands.app, name="data", rich_help_panel=MORE)
 app.add_typer(extending.app)
+app.add_typer(tuning.app)
 
 
 @app.callback(invoke_without_command=True)

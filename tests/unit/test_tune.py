@@ -1,0 +1,87 @@
+"""Fair tuning: draws that do not move each other, equal numbers, the winner by the development split."""
+
+import tomllib
+
+import pytest
+from rich.console import Console
+
+from harness.config import StudyConfig, load_study
+from harness.errors import UserError
+from harness.sections import TuneRange
+from harness.study import tune as tuning
+from harness.variants import parse_variant
+
+
+@pytest.fixture
+def study() -> StudyConfig:
+    return load_study("tiny", overrides=["tune.trials=5"])
+
+
+def test_draws_stay_in_range_and_cover_it():
+    space = TuneRange(low=1e-5, high=1e-3)
+    values = [tuning.draw(space, 0, "train.learning_rate", trial) for trial in range(400)]
+    assert min(values) >= 1e-5 and max(values) <= 1e-3
+    below = sum(value < 1e-4 for value in values) / len(values)  # the log scale's middle
+    assert 0.42 < below < 0.58
+
+
+def test_another_range_does_not_move_the_draws(study):
+    more = {"all": {**study.tune.ranges["all"]}, "dpo": {"beta": TuneRange(low=0.01, high=1.0)}}
+    wider = study.model_copy(update={"tune": study.tune.model_copy(update={"ranges": more})})
+
+    def rates(which: StudyConfig, method: str) -> list[float]:
+        return [parse_variant(one).settings["train"]["learning_rate"] for one in tuning.trials_of(which, method)]
+
+    assert rates(study, "dpo") == rates(wider, "dpo") == rates(study, "sft")
+    assert "beta" in parse_variant(tuning.trials_of(wider, "dpo")[0]).settings
+
+
+def test_every_method_has_as_many_trials_on_the_development_split(study):
+    trials = tuning.tuning_study(study)
+    counts = {m: sum(one.startswith(f"{m}:") for one in trials.methods) for m in study.methods}
+    assert set(counts.values()) == {5}
+    assert trials.data.benchmark == "world:dev" != study.data.benchmark
+    assert trials.budget.amount == study.budget.amount / 2
+    assert trials.seeds == 1
+
+
+def test_the_benchmark_is_refused_as_development_split():
+    with pytest.raises(UserError, match="is the benchmark"):
+        tuning.tuning_study(load_study("tiny", overrides=["tune.development=world:test"]))
+
+
+def test_the_winner_is_the_best_done_trial_and_the_file_is_a_study(study, tmp_path, monkeypatch):
+    scores = {trial: float(10 + index) for m in study.methods for index, trial in enumerate(tuning.trials_of(study, m))}
+    del scores[tuning.trials_of(study, "grpo")[-1]]  # a failed trial
+
+    def fake_compare(trial_study, run_dir, *, dry_run, console):
+        report = run_dir / "report"
+        report.mkdir(parents=True)
+        rows = [f"{name},0,30,{score}" for name, score in scores.items()]
+        (report / "checkpoints.csv").write_text("\n".join(["method,seed,step,overall", *rows]) + "\n")
+        return 1
+
+    monkeypatch.setattr(tuning, "compare", fake_compare)
+    assert tuning.tune(study, tmp_path, dry_run=False, console=Console(quiet=True)) == 1
+    document = tomllib.loads((tmp_path / tuning.TUNED_FILE).read_text())
+    tuned = StudyConfig(**document)
+    best = {m: scores.keys() & tuning.trials_of(study, m) for m in study.methods}
+    for method, trials in best.items():
+        winner = max(trials, key=lambda name: scores[name])
+        expected = parse_variant(winner).settings["train"]["learning_rate"]
+        assert tuned.train_for(method).learning_rate == expected
+    assert tuned.hyper_parameters("grpo") == study.hyper_parameters("grpo")
+    assert tuned.tune.done == 5
+    table = (tmp_path / tuning.TRIALS_FILE).read_text().splitlines()
+    assert len(table) == 1 + 3 * 5 and sum(line.endswith(",True") for line in table) == 3
+
+
+def test_a_method_without_a_done_trial_is_named(study, tmp_path, monkeypatch):
+    def fake_compare(trial_study, run_dir, *, dry_run, console):
+        (run_dir / "report").mkdir(parents=True)
+        (run_dir / "report" / "checkpoints.csv").write_text("method,seed,step,overall\n")
+        return 1
+
+    monkeypatch.setattr(tuning, "compare", fake_compare)
+    with pytest.raises(UserError, match="no trial of sft"):
+        tuning.tune(study, tmp_path, dry_run=False, console=Console(quiet=True))
