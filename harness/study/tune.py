@@ -30,7 +30,7 @@ TUNED_FILE = "tuned.toml"
 
 
 def draw(space: TuneRange, seed: int, key: str, trial: int) -> float:
-    """One value of a hyper-parameter, to three significant digits.
+    """One value of a hyper-parameter, to two significant digits.
 
     The draw depends on the hyper-parameter's name and the trial alone: another range beside it, or another method,
     does not move it.
@@ -40,7 +40,7 @@ def draw(space: TuneRange, seed: int, key: str, trial: int) -> float:
         value = math.exp(math.log(space.low) + share * (math.log(space.high) - math.log(space.low)))
     else:
         value = space.low + share * (space.high - space.low)
-    return float(f"{value:.3g}")
+    return float(f"{value:.2g}")
 
 
 def trials_of(study: StudyConfig, method: str) -> list[str]:
