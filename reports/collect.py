@@ -136,7 +136,8 @@ def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchma
     if merged["missing"].any():
         lacking = merged.loc[merged["missing"], "id"]
         raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking.iloc[0]}")
-    return merged.rename(columns={"id": "question", "question_type": "type"}).assign(
+    kept = merged.drop(columns=["scorer", "missing"])
+    return kept.rename(columns={"id": "question", "question_type": "type"}).assign(
         method=entry["method"],
         model=entry["model"],
         seed=int(entry["seed"]),

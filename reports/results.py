@@ -58,7 +58,8 @@ class Results:
     @property
     def present(self) -> list[str]:
         """Methods with answers."""
-        return [method for method in self.labels if method in set(self.answers["method"])]
+        answered = set(self.answers["method"].unique())
+        return [method for method in self.labels if method in answered]
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

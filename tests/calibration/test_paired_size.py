@@ -48,7 +48,7 @@ def test_checkpoint_claim_keeps_its_size_and_the_unclustered_test_does_not() -> 
     clustered, naive = [], []
     for i in range(DRAWS):
         frame = draw(rng, seeds=1, run_spread=0.0)
-        overall = compare_pair(frame, "a", "b")[0]
+        overall = compare_pair(frame, "a", "b", resamples=0)[0]
         assert overall.claim == "checkpoints"
         clustered.append(overall.p < 0.05)
         if i % 4 == 0:
@@ -63,13 +63,13 @@ def test_method_claim_keeps_its_size_and_the_checkpoint_test_does_not() -> None:
     methods, rooms_only = [], []
     for i in range(DRAWS):
         frame = draw(rng, seeds=3, run_spread=0.06)
-        overall = compare_pair(frame, "a", "b")[0]
+        overall = compare_pair(frame, "a", "b", resamples=0)[0]
         assert overall.claim == "methods"
         methods.append(overall.p < 0.05)
         if i % 4:
             continue
         # One merged run a side hides the training runs: rooms are then the only source of chance.
         merged = frame.groupby(["question", "type", "room", "model", "method"], as_index=False)["score"].mean()
-        rooms_only.append(compare_pair(merged.assign(seed=0), "a", "b")[0].p < 0.05)
+        rooms_only.append(compare_pair(merged.assign(seed=0), "a", "b", resamples=0)[0].p < 0.05)
     assert in_band(np.mean(methods)), np.mean(methods)
     assert np.mean(rooms_only) > BAND[1], np.mean(rooms_only)
