@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Source = Literal["policy", "gold", "altered"]
+Source = Literal["policy", "gold", "altered", "shuffled"]
 Reduction = Literal["token", "sequence", "unit"]
 
 
@@ -23,7 +23,8 @@ class Completion:
         reward: The weighted reward, or NaN when the study asks for none.
         parts: The reward's breakdown by reward name.
         source: ``policy`` for a sampled answer, ``gold`` for the data set's answer, ``altered``
-            for a gold answer turned into a wrong one.
+            for a gold answer turned into a wrong one, ``shuffled`` for an answer sampled with the video's frames in
+            random order, which is there to compare with and must not be trained on.
         behaviour: Per-token log-probabilities under the policy that sampled it (empty unless sampled).
         reference: Per-token log-probabilities under the reference model (empty unless needed).
         truncated: Whether the token limit ended it.
@@ -75,6 +76,7 @@ class Needs:
 
     Attributes:
         rollouts: Completions sampled per prompt (0 for none).
+        shuffled: Further completions sampled per prompt with its video's frames in random order.
         gold: Whether groups carry the data set's answer.
         altered: Wrong answers made from the gold one, per prompt.
         reference: Whether completions carry reference log-probabilities.
@@ -85,6 +87,7 @@ class Needs:
     """
 
     rollouts: int = 0
+    shuffled: int = 0
     gold: bool = False
     altered: int = 0
     reference: bool = False

@@ -102,7 +102,7 @@ def needs_are_sound(subject: Subject) -> None:
         raise ContractError(f"`needs` must be a Needs, got {type(needs).__name__}: is it a method without @property?")
     if needs.reduce not in get_args(Reduction):
         raise ContractError(f"needs.reduce={needs.reduce!r}; known: {', '.join(get_args(Reduction))}")
-    if min(needs.rollouts, needs.altered) < 0 or not (needs.rollouts or needs.gold or needs.altered):
+    if min(needs.rollouts, needs.shuffled, needs.altered) < 0 or not (needs.rollouts or needs.gold or needs.altered):
         raise ContractError("`needs` asks for no completions: set rollouts, gold or altered")
     if needs.behaviour and not needs.rollouts:
         raise ContractError(
@@ -121,6 +121,11 @@ def experience_is_usable(subject: Subject) -> None:
         if key_of(sample.completion) not in world.policy:
             raise ContractError(
                 "`experience` returned a completion that is in none of the groups; tokens and prompt_id must stay"
+            )
+        if sample.completion.source == "shuffled":
+            raise ContractError(
+                "`experience` returned an answer to shuffled frames; the engine would train on it as if the frames had "
+                "been in order. Use it for comparison only"
             )
         if not isinstance(sample.unit, int):
             raise ContractError(f"a sample's unit must be an int, got {sample.unit!r}")

@@ -98,6 +98,7 @@ def build_world(needs: Needs, *, noise: float = 0.3, contrast: bool = True) -> W
         level = 0.5 * (index % 3) if not contrast else 0.5
         rewards = [level if flat else _reward(place, index, rng) for place in range(needs.rollouts)]
         plan: list[tuple[Source, float]] = [("policy", reward) for reward in rewards]
+        plan += [("shuffled", level if flat else rng.choice((0.0, 1.0))) for _ in range(needs.shuffled)]
         plan += [("gold", 1.0) for _ in range(needs.gold)] + [("altered", 0.0) for _ in range(needs.altered)]
         completions = []
         for place, (source, reward) in enumerate(plan):
@@ -109,7 +110,7 @@ def build_world(needs: Needs, *, noise: float = 0.3, contrast: bool = True) -> W
                 replace(
                     one,
                     behaviour=nearby[0] if needs.behaviour and source == "policy" else (),
-                    reference=nearby[1] if needs.reference else (),
+                    reference=nearby[1] if needs.reference and source != "shuffled" else (),
                 )
             )
         groups.append(Group(f"prompt-{index}", tuple(completions), "object_counting"))

@@ -14,6 +14,7 @@ from harness.data.prompts import answer_text
 from harness.models.policy import Policy
 from harness.reward import WeightedRewards
 from harness.rollout.sampler import Sampler
+from harness.rollout.shuffled import shuffled_prompt
 from harness.train.seeds import seed_for
 from harness.types import Completion, Group, Needs, Source
 
@@ -56,6 +57,8 @@ class GroupBuilder:
         scored = [[self._score(one, prompt) for one in row] for row, prompt in zip(rows, prompts, strict=True)]
         if self.needs.reference:
             scored = self._with_reference(prompts, scored)
+        if self.needs.shuffled:
+            scored = [[*row, *more] for row, more in zip(scored, self._shuffled(prompts, step), strict=True)]
         return [
             Group(prompt.id, tuple(row), prompt.record.question_type)
             for prompt, row in zip(prompts, scored, strict=True)
@@ -74,6 +77,27 @@ class GroupBuilder:
         return [
             [
                 Completion(prompt.id, one.tokens, one.text, behaviour=one.log_probs, truncated=one.truncated)
+                for one in group
+            ]
+            for prompt, group in zip(prompts, answers, strict=True)
+        ]
+
+    def _shuffled(self, prompts: Sequence[EncodedPrompt], step: int) -> list[list[Completion]]:
+        """Scored answers to the same prompts with their frames in random order."""
+        depth = self.policy.base.config.vision_config.temporal_patch_size
+        others = [shuffled_prompt(p, depth, seed_for(self.seed, "shuffle", step, i)) for i, p in enumerate(prompts)]
+        answers = self.sampler.sample(
+            others,
+            self.needs.shuffled,
+            temperature=self.rollout.temperature,
+            max_new_tokens=self.rollout.max_new_tokens,
+            seed=seed_for(self.seed, "rollout-shuffled", step),
+        )
+        return [
+            [
+                self._score(
+                    Completion(prompt.id, one.tokens, one.text, source="shuffled", truncated=one.truncated), prompt
+                )
                 for one in group
             ]
             for prompt, group in zip(prompts, answers, strict=True)

@@ -22,6 +22,7 @@ from algorithms.reinforce_pp import ReinforcePP
 from algorithms.rft import RFT
 from algorithms.rloo import RLOO
 from algorithms.simpo import SimPO
+from algorithms.t_grpo import TGRPO
 from harness.types import Completion, Group
 
 TOKENS = [(0, 3), (2,)]
@@ -170,6 +171,42 @@ def test_gspo_with_a_kl_term() -> None:
     advantage, kl = 0.5 / DEVIATION, [(k3(0) + k3(3)) / 2, k3(2)]
     close(loss, (-math.sqrt(0.5) * advantage + 1.5 * advantage + 0.1 * sum(kl)) / 2)
     close(logged["kl"], sum(kl) / 2)
+
+
+# ------------------------------------------------------------------ T-GRPO
+
+
+def contrasted(ordered: tuple[float, ...], shuffled: tuple[float, ...]) -> Group:
+    others = [replace(completion((1,) * (i + 1), r), source="shuffled") for i, r in enumerate(shuffled)]
+    return Group("p", (*group(ordered, [(0,) * (i + 1) for i in range(len(ordered))]).completions, *others))
+
+
+@pytest.mark.parametrize(
+    ("ordered", "shuffled", "rewards"),
+    [
+        ((1.0, 0.0, 0.05), (0.0, 0.0), (1.3, 0.0, 0.05)),  # order helps: right answers earn .3; .05 is not right
+        ((1.0, 0.6, 0.0, 0.0), (0.5, 0.5), (1.3, 0.9, 0.0, 0.0)),  # mean .4 = .8 * .5: at the border it still helps
+        ((1.0, 0.0, 0.0), (1.0, 0.0), (1.0, 0.0, 0.0)),  # .33 < .4: it does not
+    ],
+)
+def test_t_grpo_pays_for_the_order_of_frames(
+    ordered: tuple[float, ...], shuffled: tuple[float, ...], rewards: tuple[float, ...]
+) -> None:
+    method = TGRPO(TGRPO.Config(group_size=3, shuffled=2, scale="none", beta=0.0))
+    samples = method.experience([contrasted(ordered, shuffled)])
+    assert all(one.completion.source == "policy" for one in samples)
+    mean = sum(rewards) / len(rewards)
+    close([one.weight for one in samples], [reward - mean for reward in rewards])
+    assert (method.needs.rollouts, method.needs.shuffled) == (3, 2)
+
+
+def test_t_grpo_judges_the_answer_and_not_its_form() -> None:
+    def one(accuracy: float, form: float, source: str = "policy") -> Completion:
+        parts = {"choice": accuracy, "format": form}
+        return replace(completion((0,), accuracy + form), parts=parts, source=source)  # type: ignore[arg-type]
+
+    rewarded = TGRPO().rewarded(Group("p", (one(1.0, 0.0), one(0.0, 1.0), one(0.0, 1.0, "shuffled"))))
+    close([c.reward for c in rewarded.completions], [1.3, 1.0])
 
 
 # ------------------------------------------------------------------ REINFORCE++
