@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from meters import Clock, SavedMemory, timed
 from synthetic import rewards
 
@@ -26,8 +25,6 @@ from harness.models.loading import load_model
 from harness.models.policy import Policy
 from harness.rollout.groups import GroupBuilder
 from harness.rollout.sampler import TransformersSampler
-from harness.train.meter import BudgetMeter
-from harness.train.optimizer import build_optimizer
 from harness.train.trainer import Trainer
 
 LEARNING_RATE = 1e-5
@@ -175,10 +172,8 @@ class Ours(Contender):
             about={},
             progress=lambda step, steps, numbers: None,
         )
-        # What Trainer.train sets up before its loop, without the checkpoints and the log around it.
-        self.trainer.optimizer = build_optimizer(self.policy.model, settings)
-        self.trainer.meter = BudgetMeter(self.trainer.budget, task.device)
-        self.trainer.accelerator = Accelerator(cpu=task.device.type == "cpu")
+        self.trainer._loop = lambda step, metrics: None  # so that train() sets itself up and takes no step yet
+        self.trainer.train()
         self._taken = 0
         timed(groups.sampler, "sample", self.clock, "sampling")
         timed(groups, "_with_reference", self.clock, "reference")

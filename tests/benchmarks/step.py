@@ -34,6 +34,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 from contenders import Contender, Step, Task, batch_sizes, build
+from meters import Clock
 from roofline import PAPER_HOURS, PAPER_PROMPTS, floor_seconds, measure
 from synthetic import SHAPES, grid_for, make_prompt, write_model
 from transformers.utils.logging import disable_progress_bar
@@ -67,7 +68,8 @@ def main() -> None:
             model,
             Path(folder) / "out",
         )
-        rates = measure(device, precision)
+        basis = basis_of(device, options.threads)
+        rates = measure(device, precision, lambda: Clock(device).now()[basis == "processor"])
         cells = GRID if options.grid else [(options.prompt, options.completion, options.group)]
         results = []
         for prompt, completion, group in cells:
