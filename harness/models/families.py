@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.errors import UserError
+
 if TYPE_CHECKING:
     from harness.data.encode import EncodedPrompt
     from harness.data.video import ProcessedVideo
@@ -34,8 +36,17 @@ def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Ten
 
 
 def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) -> Tensor:
-    """(3, P) M-RoPE positions by the model's own rule; Qwen2.5-VL's also asks for the seconds of a temporal patch."""
+    """(3, P) M-RoPE positions by the model's own rule.
+
+    Raises:
+        UserError: Qwen2.5-VL's rule asks how long a temporal patch lasts, and the video does not say.
+    """
     seconds = prompt.video.seconds_per_patch
+    if seconds is None and model.config.model_type == "qwen2_5_vl":
+        raise UserError(
+            f"record {prompt.record.key}: Qwen2.5-VL's positions depend on how many seconds a temporal patch covers, "
+            "and the video's duration was not read; use a Qwen2-VL model"
+        )
     positions, _ = model.model.get_rope_index(
         prompt.input_ids[None].to(device),
         mm_token_type_ids=prompt.mm_token_type_ids[None].to(device),

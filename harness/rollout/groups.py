@@ -11,6 +11,7 @@ from harness.config import RolloutSection
 from harness.data.altered import altered_answer
 from harness.data.encode import EncodedPrompt
 from harness.data.prompts import answer_text
+from harness.memory import Parts
 from harness.models.policy import Policy
 from harness.reward import WeightedRewards
 from harness.rollout.sampler import Sampler
@@ -32,7 +33,7 @@ class GroupBuilder:
         rollout: Temperature, token limit.
         mode: The training prompt mode.
         seed: The repetition's seed.
-        micro_batch: Completions in one reference pass.
+        micro_batch: Completions in one reference pass; half as many from when memory runs out.
     """
 
     policy: Policy
@@ -44,6 +45,9 @@ class GroupBuilder:
     mode: str
     seed: int
     micro_batch: int
+
+    def __post_init__(self) -> None:
+        self._parts = Parts("the reference pass", self.micro_batch)
 
     @property
     def temperature(self) -> float:
@@ -128,16 +132,17 @@ class GroupBuilder:
 
     def _with_reference(self, prompts: Sequence[EncodedPrompt], rows: list[list[Completion]]) -> list[list[Completion]]:
         flat = [(prompt, one) for prompt, row in zip(prompts, rows, strict=True) for one in row]
-        done: list[Completion] = []
+        values = iter(self._parts.run(lambda size: self._reference_values(flat, size)))
+        return [[replace(one, reference=next(values)) for one in row] for row in rows]
+
+    def _reference_values(self, flat: Sequence[tuple[EncodedPrompt, Completion]], size: int) -> list[tuple[float, ...]]:
+        """Per-token log-probabilities under the reference, ``size`` completions at once."""
+        done: list[tuple[float, ...]] = []
         with self.reference.as_reference():
-            for start in range(0, len(flat), self.micro_batch):
-                part = flat[start : start + self.micro_batch]
+            for start in range(0, len(flat), size):
+                part = flat[start : start + size]
                 values, _ = self.reference.log_probs(
                     [prompt for prompt, _ in part], [one.tokens for _, one in part], self.temperature
                 )
-                done += [
-                    replace(one, reference=tuple(row[: len(one.tokens)].tolist()))
-                    for (_, one), row in zip(part, values, strict=True)
-                ]
-        remaining = iter(done)
-        return [[next(remaining) for _ in row] for row in rows]
+                done += [tuple(row[: len(one.tokens)].tolist()) for (_, one), row in zip(part, values, strict=True)]
+        return done

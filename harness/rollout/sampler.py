@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.data.encode import EncodedPrompt
+from harness.memory import Parts
 from harness.models.policy import Policy
 from harness.rollout.decoding import RepeatedDecoder, SharedDecoder
 
@@ -51,12 +52,12 @@ class TransformersSampler:
 
     Args:
         policy: The model that answers.
-        batch: Most completions decoded at once.
+        batch: Most completions decoded at once; half as many from when memory runs out.
     """
 
     def __init__(self, policy: Policy, batch: int) -> None:
         self._policy = policy
-        self._batch = batch
+        self._parts = Parts("sampling", batch)
         self.tokens_sampled = 0
 
     @torch.no_grad()
@@ -69,22 +70,43 @@ class TransformersSampler:
             raise ValueError("greedy decoding gives one answer; n must be 1")
         was_training = self._policy.model.training
         self._policy.model.eval()
-        results: list[list[Sampled]] = []
-        size = max(1, self._batch // n)
-        for start in range(0, len(prompts), size):
-            part = prompts[start : start + size]
-            noise = self._noise(seed, start, len(part), n, max_new_tokens) if temperature > 0 else None
-            results.extend(self._sample_batch(part, n, temperature, max_new_tokens, noise))
+        noise = self._noise(seed, len(prompts), n, max_new_tokens) if temperature > 0 else None
+        results = self._parts.run(lambda size: self._sample(prompts, n, temperature, max_new_tokens, noise, size))
         self._policy.model.train(was_training)
         self.tokens_sampled += sum(len(one.tokens) for group in results for one in group)
         return results
 
-    def _noise(self, seed: int, start: int, prompts: int, n: int, steps: int) -> Tensor:
+    def _noise(self, seed: int, prompts: int, n: int, steps: int) -> Tensor:
         rows = []
-        for index in range(start, start + prompts):
+        for index in range(prompts):
             generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
             rows.append(torch.rand(n, steps, generator=generator, dtype=torch.float64))
-        return torch.cat(rows).to(self._policy.device)
+        return torch.stack(rows).to(self._policy.device)
+
+    def _sample(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        n: int,
+        temperature: float,
+        steps: int,
+        noise: Tensor | None,
+        size: int,
+    ) -> list[list[Sampled]]:
+        """At most ``size`` completions at once: several prompts with all their n, or a part of one prompt's n."""
+        results: list[list[Sampled]] = []
+        together, each = max(1, size // n), min(n, size)
+        for start in range(0, len(prompts), together):
+            some = prompts[start : start + together]
+            groups: list[list[Sampled]] = [[] for _ in some]
+            for first in range(0, n, each):
+                count = min(each, n - first)
+                drawn = None
+                if noise is not None:
+                    drawn = noise[start : start + together, first : first + count].flatten(0, 1)
+                for group, more in zip(groups, self._sample_batch(some, count, temperature, steps, drawn), strict=True):
+                    group += more
+            results += groups
+        return results
 
     def _sample_batch(
         self, prompts: Sequence[EncodedPrompt], n: int, temperature: float, steps: int, noise: Tensor | None

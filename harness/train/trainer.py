@@ -17,8 +17,10 @@ from harness.algorithm import Algorithm
 from harness.config import BudgetSection, TrainSection
 from harness.data.encode import EncodedPrompt
 from harness.io import write_json
+from harness.memory import Parts
 from harness.models.policy import Policy
 from harness.rollout.groups import GroupBuilder
+from harness.rollout.selfcheck import check_engine
 from harness.train import checkpoint as ckpt
 from harness.train.meter import BudgetMeter
 from harness.train.optimizer import build_optimizer, set_learning_rate
@@ -81,6 +83,8 @@ class Trainer:
         metrics = Metrics(self.folder / "metrics.jsonl", step, self.settings.report_to, self.policy.model)
         # After the trackers: building transformers' arguments for them resets accelerate's shared state.
         self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
+        self._parts = Parts("training", self.settings.micro_batch)
+        self._checked = False
         try:
             self._loop(step, metrics)
         finally:
@@ -140,6 +144,7 @@ class Trainer:
             drawn = [self.prompts(index) for index in self._draw(wanted)]
             if not drawn:
                 break
+            self._check_engine(drawn[0])
             prompts |= {prompt.id: prompt for prompt in drawn}
             groups += self.groups.build(drawn, step * RESAMPLE_ROUNDS + round_number)
             samples = list(self.algorithm.experience(groups))
@@ -148,6 +153,13 @@ class Trainer:
             if wanted <= 0:
                 break
         return prompts, groups, samples
+
+    def _check_engine(self, prompt: EncodedPrompt) -> None:
+        """Before anything is computed with it, once a run: does the shared engine equal the naive one?"""
+        if not self._checked:
+            check_engine(self.policy, prompt)
+            self.groups.reference.engine = self.policy.engine
+            self._checked = True
 
     def _draw(self, count: int) -> Iterator[int]:
         """The next records in an order that depends on the seed and the epoch, never on the method."""
@@ -160,29 +172,10 @@ class Trainer:
             yield int(order[place])
 
     def _update(self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int) -> dict[str, float]:
-        """One optimiser step; denominators are known before the first micro-batch, so splitting is inert."""
-        needs = self.algorithm.needs
-        total = denominator(samples, needs)
-        temperature = self.groups.rollout.temperature if needs.rollouts else 1.0
+        """One optimiser step."""
         rate = set_learning_rate(self.optimizer, self.settings, self.meter.consumed.updates)
         self.policy.model.train()
-        loss_sum = 0.0
-        logged: dict[str, float] = {}
-        for part in micro_batches(samples, self.settings.micro_batch):
-            values, mask = self.policy.log_probs(
-                [prompts[one.completion.prompt_id] for one in part],
-                [one.completion.tokens for one in part],
-                temperature,
-            )
-            batch = make_batch(part, values, mask, needs)
-            unreduced, numbers = self.algorithm.loss(batch)
-            loss = reduce_loss(unreduced, batch, needs, total)
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss is {loss.item()} at step {step + 1}")
-            self.accelerator.backward(loss)
-            loss_sum += loss.item()
-            for key, value in numbers.items():
-                logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
+        numbers = self._parts.run(lambda size: self._gradient(samples, prompts, step, size))
         norm = self.accelerator.clip_grad_norm_(
             [p for p in self.policy.model.parameters() if p.requires_grad], self.settings.max_grad_norm
         )
@@ -193,7 +186,32 @@ class Trainer:
         self.policy.model.eval()
         self.meter.consumed.updates += 1
         self.meter.consumed.tokens_trained += sum(len(one.completion.tokens) for one in samples)
-        return {"loss": loss_sum, "grad_norm": float(norm), "learning_rate": rate, **logged}
+        return {**numbers, "grad_norm": float(norm), "learning_rate": rate}
+
+    def _gradient(
+        self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int, size: int
+    ) -> dict[str, float]:
+        """The step's whole gradient, from zero; denominators are known beforehand, so micro-batches are inert."""
+        needs = self.algorithm.needs
+        total = denominator(samples, needs)
+        self.optimizer.zero_grad(set_to_none=True)
+        logged: dict[str, float] = {"loss": 0.0}
+        for part in micro_batches(samples, size):
+            values, mask = self.policy.log_probs(
+                [prompts[one.completion.prompt_id] for one in part],
+                [one.completion.tokens for one in part],
+                self.groups.temperature,
+            )
+            batch = make_batch(part, values, mask, needs)
+            unreduced, numbers = self.algorithm.loss(batch)
+            loss = reduce_loss(unreduced, batch, needs, total)
+            if not torch.isfinite(loss):
+                raise TrainingError(f"the loss is {loss.item()} at step {step + 1}")
+            self.accelerator.backward(loss)
+            for key, value in numbers.items():
+                logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
+            logged["loss"] += loss.item()
+        return logged
 
     # ------------------------------------------------------------------ checkpoints
 
