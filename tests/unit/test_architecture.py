@@ -50,5 +50,5 @@ def test_the_readme_method_passes_the_conformance_suite():
     code = text.split("```python\n")[1].split("```")[0]
     names: dict[str, object] = {}
     exec(code, names)
-    failed = [result for result in check_algorithm(names["RLOO"]) if not result.passed]
+    failed = [result for result in check_algorithm(names["MyMethod"]) if not result.passed]
     assert not failed, failed
