@@ -63,7 +63,7 @@ def show(text: str) -> int:
     console.print(Text(f"{group}, {registry.place_of(entry)}", style="dim"), soft_wrap=True)
     if isinstance(getattr(plugin, "needs", None), Needs):
         console.print(f"Needs: {describe_needs(plugin.needs)}. Cost: {cost_class(plugin.needs)}.", soft_wrap=True)
-    console.print(Text(f"\n{inspect.getdoc(cls) or ''}\n"))
+    console.print(Text(f"\n{_reflowed(inspect.getdoc(cls) or '')}\n"))
     fields = cls.Config.model_fields
     if not fields:
         console.print("It has no hyper-parameters.")
@@ -159,6 +159,12 @@ def _named(text: str, verb: str) -> tuple[Variant, str]:
     known = [name for group in CONFIGURABLE for name in registry.names(group)]
     unknown = unknown_name(f"harness {verb} {text}", variant.method, known)
     raise UserError(f"{unknown}. {registry.HOW_TO_ADD.format(group='algorithms')}")
+
+
+def _reflowed(text: str) -> str:
+    """Paragraphs as one line each, for the console to wrap; indented ones as they are."""
+    parts = text.split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in parts)
 
 
 def _hide_progress_bars() -> None:
