@@ -134,6 +134,7 @@ def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, re
     per_question = _round(runs[b].mean(1) - runs[a].mean(1))
     difference, room_variance = _clustered(per_question, onehot, weights, rooms)
     claim = _claim(runs)
+    same_seeds = list(wide[a].columns) == list(wide[b].columns)
     rooms_of_type = [len(np.unique(rooms[onehot[:, j]])) for j in range(len(types))]
     found = []
     for i, task in enumerate(names):
@@ -163,7 +164,7 @@ def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, re
             seeds=min([runs[side].shape[1] for side in (a, b) if side != BASE], default=1),
             margin=margin,
             **asdict(drawn),
-            **_run_pairs(wide, a, b, per_run[a][i], per_run[b][i]),
+            **_run_pairs(per_run[a][i], per_run[b][i], same_seeds),
         )
         found.append(_alike(contrast, per_question, used))
     if resamples and not math.isnan(found[0].p):
@@ -182,16 +183,15 @@ def _run_variance(scores: Array) -> Part:
     return float(scores.var(ddof=1)) / len(scores), len(scores) - 1
 
 
-def _run_pairs(wide: pd.DataFrame, a: str, b: str, scores_a: Array, scores_b: Array) -> dict[str, Any]:
+def _run_pairs(scores_a: Array, scores_b: Array, same_seeds: bool) -> dict[str, Any]:
     """P(B beats A) over the pairs of runs, and how the runs of equal seeds go together."""
     if len(scores_a) == len(scores_b) == 1:
         return {}
     found: dict[str, Any] = {
-        "p_b_beats_a": probability_better(scores_a.tolist(), scores_b.tolist()),
+        "p_b_beats_a": probability_better(scores_a, scores_b),
         "run_pairs": len(scores_a) * len(scores_b),
     }
-    same_seeds = list(wide[a].columns) == list(wide[b].columns) and len(scores_a) >= SEEDS_FOR_METHODS
-    if same_seeds and scores_a.std() > 0 and scores_b.std() > 0:
+    if same_seeds and len(scores_a) >= SEEDS_FOR_METHODS and scores_a.std() > 0 and scores_b.std() > 0:
         found["seed_correlation"] = float(np.corrcoef(scores_a, scores_b)[0, 1])
     return found
 

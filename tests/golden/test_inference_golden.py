@@ -66,6 +66,7 @@ def test_run_pairs_are_counted() -> None:
     a, b = [30.0, 31.5, 31.5], [31.0, 31.5, 33.0, 28.0]
     wins = sum(1.0 if y > x else 0.5 if y == x else 0.0 for x, y in itertools.product(a, b))
     assert probability_better(a, b) == pytest.approx(wins / 12)
+    assert probability_better(a, b) == pytest.approx(stats.mannwhitneyu(b, a).statistic / 12)
     assert probability_better(b, a) == pytest.approx(1 - wins / 12)
     assert probability_better([5.0], [5.0]) == 0.5
 

@@ -1,0 +1,153 @@
+"""The four verdicts, and what stands beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.data.records import QUESTION_TYPES
+from reports.contrast import Contrast, checked, judge, verdict_words
+from reports.paired import compare_all, compare_pair
+
+ROOMS = 40
+
+
+def answers(shift: float, *, seeds: int = 1, noise: float = 0.05, rooms: int = ROOMS, a: str = "a") -> pd.DataFrame:
+    """Method b scores ``shift`` points above method a; ``noise`` is what varies by question."""
+    rng = np.random.default_rng(1)
+    kind, room = np.tile(QUESTION_TYPES, rooms), np.repeat(np.arange(rooms), 10)
+    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "room": room.astype(str), "model": "m"}
+    frames = []
+    for method, plus in ((a, 0.0), ("b", shift / 100)):
+        for seed in range(seeds):
+            score = 0.5 + plus + rng.normal(0, noise, len(kind)) + rng.normal(0, 0.001)
+            frames.append(pd.DataFrame(columns).assign(method=method, seed=seed, score=score.clip(0, 1)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def overall(frame: pd.DataFrame, *, margin: float = 1.0, resamples: int = 0, a: str = "a") -> Contrast:
+    return compare_pair(frame, a, "b", margin=margin, resamples=resamples)[0]
+
+
+@pytest.mark.parametrize(
+    ("shift", "noise", "verdict"),
+    [(5.0, 0.05, "better"), (-5.0, 0.05, "worse"), (0.0, 0.02, "equivalent"), (0.5, 0.4, "undecided")],
+)
+def test_the_four_verdicts(shift: float, noise: float, verdict: str) -> None:
+    found = overall(answers(shift, noise=noise))
+    assert found.verdict == verdict
+    assert found.mde > 0 and found.margin == 1.0
+    words = {"better": "B! better", "worse": "A! better", "equivalent": "equivalent within 1", "undecided": "undecided"}
+    assert verdict_words(asdict(found), {"a": "A!", "b": "B!"}) == words[verdict]
+
+
+def test_the_margin_is_the_studys() -> None:
+    frame = answers(1.5, noise=0.05)
+    assert overall(frame, margin=1.0).p_equivalence > 0.5
+    assert overall(frame, margin=4.0).p_equivalence < 0.001
+    assert overall(answers(0.3, noise=0.1), margin=0.1).verdict == "undecided"
+
+
+def test_a_difference_smaller_than_the_margin_is_real_and_said_to_be_small() -> None:
+    found = overall(answers(0.5, noise=0.01))
+    assert found.verdict == "better" and found.p_holm < 0.05 and found.p_equivalence < 0.05
+    assert "smaller than the declared margin of 1" in found.note
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_identical_methods_are_equivalent(seeds: int) -> None:
+    frame = answers(0.0, seeds=seeds)
+    frame = pd.concat([frame[frame["method"] == "a"], frame[frame["method"] == "a"].assign(method="b")])
+    found = compare_pair(frame, "a", "b")
+    for c in found:
+        assert (c.difference, c.verdict) == (0, "equivalent")
+    first = found[0]
+    assert (first.p_permutation, first.p_rooms) == (1, 1) and math.isnan(first.ci_boot_low)
+    assert "alike on every question" in first.note
+    if seeds == 3:
+        assert first.p_b_beats_a == 0.5 and first.run_pairs == 9 and first.seed_correlation == pytest.approx(1)
+
+
+def test_a_task_that_both_fail_is_no_finding() -> None:
+    """No score differs among its few questions, which says nothing about the next ones."""
+    frame = answers(5.0)
+    frame.loc[frame["type"] == "route_planning", "score"] = 0.0
+    by_task = {c.task: c for c in compare_pair(frame, "a", "b", resamples=0)}
+    assert by_task["route_planning"].verdict == "undecided" and "no test applies" in by_task["route_planning"].note
+    assert by_task["overall"].verdict == "better"
+
+
+def test_seeds_decide_the_claim_and_the_base_needs_none() -> None:
+    three = answers(5.0, seeds=3, a="base")
+    one_base = three[(three["method"] == "b") | (three["seed"] == 0)]
+    found = overall(one_base, a="base")
+    assert (found.claim, found.seeds, found.seeds_a, found.seeds_b, found.run_pairs) == ("methods", 3, 1, 3, 3)
+    two_base = three[(three["method"] == "b") | (three["seed"] < 2)]
+    assert overall(two_base, a="base").claim == "checkpoints"  # its two runs are a sample, and too small
+    assert overall(three, a="base").claim == "methods"
+    two = answers(5.0, seeds=3)
+    lost = overall(two[(two["method"] == "a") | (two["seed"] < 2)])
+    assert (lost.claim, lost.seeds) == ("checkpoints", 2)
+
+
+def test_cross_checks_are_stored_with_their_seed_and_are_the_same_each_time() -> None:
+    frame = answers(1.0)
+    first, again = overall(frame, resamples=499), overall(frame.sample(frac=1, random_state=3), resamples=499)
+    assert first == again
+    assert (first.resamples, first.resampling_seed) == (499, 883)
+    assert first.ci_boot_low < first.difference < first.ci_boot_high
+    assert 0 < first.p_permutation <= 1
+    flipped = compare_pair(frame, "b", "a", resamples=499)[0]
+    assert flipped.p_permutation == first.p_permutation
+    assert compare_pair(frame, "a", "b", resamples=499)[1].resamples == 0  # tasks are not checked
+
+
+def test_a_disagreement_in_verdict_is_told_in_words() -> None:
+    base = replace(overall(answers(1.0)), p_rooms=0.04, p_permutation=0.06, ci_boot_low=0.1, ci_boot_high=2.0)
+    told = checked(base, 0.05).note
+    assert "permutation of rooms (p = 0.060)" in told and "t-test over rooms (p = 0.040) disagree at 0.05" in told
+    assert "bootstrap" not in told
+    both = checked(replace(base, p_rooms=0.06, p_permutation=0.07), 0.05).note
+    assert "the bootstrap of rooms (95% interval 0.10 to 2.00)" in both and "permutation" not in both
+    assert checked(replace(base, p_permutation=0.03), 0.05) == replace(base, p_permutation=0.03)
+
+
+def test_one_room_carrying_everything_is_noticed() -> None:
+    """A single room with all of the difference: the t-test over rooms and the sign flips both see no pattern."""
+    frame = answers(0.0, noise=0.001)
+    lucky = (frame["method"] == "b") & (frame["room"] == "7")
+    frame.loc[lucky, "score"] = 1.0
+    found = overall(frame, resamples=499)
+    assert found.verdict == "undecided" and found.difference > 1
+
+
+def test_equivalence_is_corrected_in_its_family() -> None:
+    frame = answers(0.0, noise=0.05)
+    third = frame[frame["method"] == "a"].assign(method="c", score=lambda f: 1 - f["score"])
+    found = compare_all(pd.concat([frame, third]), [("a", "b"), ("a", "c")], margin=1.2, resamples=0)
+    rows = found[found["task"] == "overall"]
+    alone = [compare_pair(pd.concat([frame, third]), "a", b, margin=1.2, resamples=0)[0].p_equivalence for b in "bc"]
+    low, high = sorted(alone)
+    assert sorted(rows["p_equivalence"]) == pytest.approx([min(2 * low, 1), max(high, min(2 * low, 1))])
+
+
+def test_a_contrast_without_a_test_does_not_help_the_others() -> None:
+    tested = replace(overall(answers(1.0)), p=0.03, p_equivalence=0.2)
+    untested = replace(tested, b="c", p=math.nan, p_equivalence=math.nan)
+    first, second = judge([tested, untested], 0.05)
+    assert (first.p_holm, first.verdict) == (0.06, "undecided")
+    assert math.isnan(second.p_holm) and math.isnan(second.p_equivalence) and second.verdict == "undecided"
+
+
+def test_every_field_of_the_report_is_there() -> None:
+    wanted = {"a", "b", "task", "claim", "difference", "standard_error", "df", "ci_low", "ci_high", "p", "p_holm"}
+    wanted |= {"family", "verdict", "mde", "n_questions", "n_rooms", "seeds"}
+    found = compare_all(answers(1.0), [("a", "b")], resamples=99)
+    assert wanted <= set(found.columns) and len(found) == 9
+    records = found.astype(object).where(found.notna(), None).to_dict("records")
+    assert json.loads(json.dumps(records, allow_nan=False)) == records

@@ -1,0 +1,243 @@
+"""Answers made elsewhere: our lines, lmms-eval's logs, and every way in which two sets may not fit."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.config import ReportSection
+from harness.data.reader import Dataset
+from harness.data.records import QUESTION_TYPES, Record
+from harness.errors import UserError
+from reports.answerfiles import RawAnswer, read_answers
+from reports.results import build_tables
+from reports.samples import parse_sources, results_from
+from reports.vsibench import score_file
+
+OPTIONS = ("A. w", "B. x", "C. y", "D. z")
+
+
+def benchmark(rooms: int = 6) -> Dataset:
+    records = []
+    for i in range(rooms * len(QUESTION_TYPES)):
+        kind = QUESTION_TYPES[i % len(QUESTION_TYPES)]
+        numeric = i % len(QUESTION_TYPES) < 4
+        records.append(
+            Record(
+                id=100 + i,
+                dataset="scannet",
+                scene_name=f"scene{i // len(QUESTION_TYPES):04d}_00",
+                question_type=kind,
+                question=f"Question number {i}?",
+                ground_truth=str(2 + i % 7) if numeric else "ABCD"[i % 4],
+                options=None if numeric else OPTIONS,
+            )
+        )
+    return Dataset(Path("bench"), "test", tuple(records), "digest")
+
+
+BENCH = benchmark()
+
+
+def own(path: Path, wrong: int | None, data: Dataset = BENCH, **more: Any) -> Path:
+    """Our own lines; every ``wrong``-th answer is wrong."""
+    lines = []
+    for i, record in enumerate(data.records):
+        numeric = record.is_numeric
+        answer = ("99" if numeric else "E") if wrong and i % wrong == 0 else record.ground_truth
+        lines.append(json.dumps({"id": record.id, "answer": answer} | more))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def lmms(path: Path, version: str, data: Dataset = BENCH) -> Path:
+    """One line as lmms-eval's versions write it; the first answer is wrong."""
+    lines = []
+    for row, record in enumerate(data.records):
+        answer = "99" if row == 0 else record.ground_truth
+        entry: dict[str, Any] = {"doc_id": row, "target": record.ground_truth, "doc_hash": "h"}
+        entry["input"] = f"These are frames of a video.\n{record.question}\nAnswer"
+        document = json.loads(record.model_dump_json()) | {"prediction": answer}
+        if version == "0.2":  # the document is in the metric, the responses are nested
+            entry |= {"filtered_resps": [answer], "vsibench_score": document}
+        elif version == "0.7":
+            entry |= {"resps": [[f"<think>2</think>{answer}"]], "filtered_resps": [answer], "token_counts": [None]}
+            entry |= {"vsibench_overall": document, "route_planning_accuracy": document}
+        elif version == "nested":
+            entry |= {"resps": [[answer]], "doc": document}
+        else:  # bare: only the row is known
+            entry |= {"filtered_resps": [[answer]]}
+        lines.append(json.dumps(entry))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.2", "0.7", "nested", "bare"])
+def test_every_form_of_lmms_evals_log_is_read(version: str, tmp_path: Path) -> None:
+    found = read_answers(lmms(tmp_path / "log.jsonl", version), BENCH.records)
+    assert found["100"] == RawAnswer("99")  # what lmms-eval scored, without the reasoning
+    assert [found[r.key].text for r in BENCH.records[1:]] == [r.ground_truth for r in BENCH.records[1:]]
+    official = score_file(tmp_path / "log.jsonl", BENCH, ["official"])["official"]
+    assert official["tasks"]["route_planning"] == 100 and official["tasks"]["object_counting"] == pytest.approx(500 / 6)
+
+
+def test_shuffled_or_foreign_logs_are_refused(tmp_path: Path) -> None:
+    shuffled = Dataset(BENCH.root, "test", tuple(reversed(BENCH.records)), "d")
+    with pytest.raises(UserError, match=r"log.jsonl:1: row `doc_id` 0 .*LMMS_EVAL_SHUFFLE_DOCS"):
+        read_answers(lmms(tmp_path / "log.jsonl", "bare", shuffled), BENCH.records)
+    # Where the document is logged, the order does not matter.
+    assert len(read_answers(lmms(tmp_path / "log.jsonl", "0.2", shuffled), BENCH.records)) == len(BENCH.records)
+    changed = [r.model_copy(update={"ground_truth": "7.5"}) if r.is_numeric else r for r in BENCH.records]
+    with pytest.raises(UserError, match=r"ground truth of record 100 is '7.5', not '2'"):
+        read_answers(lmms(tmp_path / "log.jsonl", "0.2"), changed)
+    same = [r.model_copy(update={"ground_truth": f"{r.ground_truth}.0"}) if r.is_numeric else r for r in BENCH.records]
+    assert read_answers(tmp_path / "log.jsonl", same)  # 4 and 4.0 are one truth
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"doc_id": 0, "filtered_resps": ["1", "2"]}, "2 responses to one question"),
+        ({"doc_id": 0, "filtered_resps": []}, "0 responses to one question"),
+        ({"doc_id": 600, "filtered_resps": ["1"]}, "`doc_id` 600 is no row of the benchmark's 60 records"),
+        ({"filtered_resps": ["1"]}, "`doc_id` None is no row"),
+        ({"doc_id": True, "resps": ["1"]}, "`doc_id` True is no row"),
+    ],
+)
+def test_bad_log_lines_are_named(entry: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="log.jsonl:1: .*" + message):
+        read_answers(path, BENCH.records)
+
+
+def test_sources_are_named_by_file_or_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b.jsonl", "lr=1.jsonl"):
+        Path(name).touch()
+    found = parse_sources(["a.jsonl", "big model=b.jsonl", "x@2=a.jsonl", "x@3=b.jsonl", "lr=1.jsonl"])
+    assert [(s.name, s.seed) for s in found] == [("a", 0), ("big model", 0), ("x", 2), ("x", 3), ("lr=1", 0)]
+    for texts, message in (
+        (["c.jsonl"], "no such file"),
+        (["n=c.jsonl"], "no such file: c.jsonl"),
+        (["=a.jsonl"], "the name is empty"),
+        (["n=a.jsonl", "n=b.jsonl"], "2 files are n, seed 0.*NAME@SEED=FILE"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_sources(texts)
+
+
+def results(texts: list[str], **options: Any):
+    return results_from(texts, BENCH, settings=ReportSection(), **options)
+
+
+def test_files_become_methods_with_seeds_and_a_base(tmp_path: Path) -> None:
+    texts = [f"new@{seed}={own(tmp_path / f'n{seed}.jsonl', 5 + seed)}" for seed in range(3)]
+    texts += [f"old={own(tmp_path / 'old.jsonl', 2)}", f"start={own(tmp_path / 's.jsonl', 2)}"]
+    found = results(texts, base="start")
+    assert found.labels == {"base": "start (base)", "new": "new", "old": "old"}
+    assert found.planned == {"base": 1, "new": 3, "old": 1} and not found.footnotes
+    assert "truncated" not in found.answers
+    tables = build_tables(found)
+    text = tables.scores.to_markdown()
+    assert "start (base)" in text and "Constant answer, best on this benchmark" in text
+    claims = tables.contrasts.drop_duplicates(["a", "b"]).set_index(["a", "b"])["claim"].to_dict()
+    assert claims == {("base", "new"): "methods", ("base", "old"): "checkpoints", ("new", "old"): "checkpoints"}
+    with pytest.raises(UserError, match="did you mean start"):
+        results(texts, base="strat")
+
+
+def test_a_single_file_gives_scores_and_no_pairs(tmp_path: Path) -> None:
+    tables = build_tables(results([str(own(tmp_path / "only.jsonl", 3, truncated=True))]))
+    assert tables.pairs is None and tables.contrasts.empty and tables.verdicts == []
+    assert "100.0" in tables.scores.to_markdown()  # the share cut off is known from the file
+
+
+def test_files_with_other_questions_are_refused_with_the_difference(tmp_path: Path) -> None:
+    first, second = own(tmp_path / "a.jsonl", 3), own(tmp_path / "b.jsonl", 3)
+    kept = [line for line in second.read_text().splitlines() if json.loads(line)["id"] not in range(103, 112)]
+    second.write_text("\n".join(kept) + "\n")
+    with pytest.raises(UserError, match="answer different questions") as error:
+        results([str(first), str(second)])
+    assert "a.jsonl answers 9: 103, 104, 105, 106, 107 and 4 more" in str(error.value)
+    second.write_text(json.dumps({"id": "x1", "answer": "4"}) + "\n")
+    with pytest.raises(UserError, match=r"b.jsonl: 1 answers are for ids that the benchmark does not have: x1"):
+        results([str(first), str(second)])
+
+
+def test_a_shared_subset_is_compared_and_said_to_be_one(tmp_path: Path) -> None:
+    half = Dataset(BENCH.root, "test", BENCH.records[:30], "d")
+    texts = [str(own(tmp_path / "a.jsonl", 3, half)), str(own(tmp_path / "b.jsonl", 4, half))]
+    found = results(texts)
+    assert len(found.records) == 30 and len(found.answers) == 60
+    assert "Only the 30 of the benchmark's 60 questions" in build_tables(found).scores.to_markdown()
+
+
+HOSTILE = '<script>alert(1)</script> \\input{/etc/passwd} $x^2$ | `rm` \x1b[31m\x00 "q" \u202e 4'
+
+
+def test_hostile_names_and_answers_stay_text(tmp_path: Path) -> None:
+    paths = [own(tmp_path / "a.jsonl", 3), own(tmp_path / "b.jsonl", 4)]
+    lines = paths[0].read_text().splitlines()
+    lines[0] = json.dumps({"id": 100, "answer": HOSTILE})
+    paths[0].write_text("\n".join(lines) + "\n")
+    name = "=1+1<b>|\\evil{}"
+    found = results([f"{name[1:]}={paths[0]}", f"ok={paths[1]}"])
+    tables = build_tables(found)
+    assert tables.pairs is not None
+    for table in (tables.scores, tables.pairs, tables.sensitivity):
+        assert "<b>" not in table.to_markdown() and "\\evil{}" not in table.to_latex()
+    assert found.answers.set_index("question").loc["100", "answer"].iloc[0] == HOSTILE
+
+
+@pytest.mark.slow
+def test_ten_megabytes_in_one_answer_are_scored_in_seconds(tmp_path: Path) -> None:
+    path = own(tmp_path / "big.jsonl", 3)
+    lines = path.read_text().splitlines()
+    lines[0] = json.dumps({"id": 100, "answer": "a word " * 1_500_000})
+    path.write_text("\n".join(lines) + "\n")
+    before = time.process_time()
+    found = results([str(path), f"b={own(tmp_path / 'b.jsonl', 3)}"])
+    tables = build_tables(found)
+    assert time.process_time() - before < 20
+    assert len(tables.scores.to_markdown()) < 20_000  # raw answers are not in the tables
+
+
+def test_a_folder_or_binary_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read the answers file"):
+        results([str(path)])
+    path.write_text("\n\n")
+    with pytest.raises(UserError, match="no answers; a line must look like"):
+        results([str(path)])
+
+
+def test_scorers_stand_side_by_side(tmp_path: Path) -> None:
+    good = own(tmp_path / "good.jsonl", None)
+    lines = [json.loads(line) for line in good.read_text().splitlines()]
+    worded = [line | {"answer": f"The answer is {line['answer']}"} for line in lines]
+    other = tmp_path / "worded.jsonl"
+    other.write_text("".join(json.dumps(line) + "\n" for line in worded))
+    tables = build_tables(results([str(good), str(other)]))
+    rows = tables.sensitivity.to_frame().set_index("method")
+    # By hand: words before a number cost the official rule everything, lmms-eval the letters, tolerant nothing.
+    assert rows.loc["good", ["overall_official", "overall_lmms-eval", "overall_tolerant"]].tolist() == [100, 100, 100]
+    assert rows.loc["worded", ["overall_official", "overall_lmms-eval", "overall_tolerant"]].tolist() == [0, 50, 100]
+    assert rows.loc["worded", "gap"] == 100 and rows.loc["worded", "unparsable_official"] == 100
+    assert "worded" in tables.sensitivity.caption or "alike" in tables.sensitivity.caption
+
+
+def test_tables_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
+    texts = [f"a={own(tmp_path / 'a.jsonl', 3)}", f"b={own(tmp_path / 'b.jsonl', 4)}"]
+    first = build_tables(results(texts))
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    (tmp_path / "a.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+    again = build_tables(results(texts))
+    assert first.scores.to_json() == again.scores.to_json()
+    pd.testing.assert_frame_equal(first.contrasts, again.contrasts, check_exact=True)
