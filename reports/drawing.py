@@ -115,10 +115,10 @@ def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
 
 def add_legend(figure: Figure) -> None:
     """A legend above the axes, with as many columns as fit; nothing where there is nothing to tell."""
-    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
-    if labels:
+    widths = [len(label) + 5.5 for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    if widths:
         room = 16 * figure.get_figwidth()  # characters of this size on a line
-        columns = max(1, min(len(labels), int(room / (max(map(len, labels)) + 5))))
+        columns = len(widths) if sum(widths) <= room else max(1, int(room / max(widths)))
         figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2, borderpad=0.1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -91,6 +93,7 @@ def write_page(
         "tables": tables,
         "drawings": drawings,
         "level": level(1 - LEVEL),
+        "pairs_level": level(results.report.alpha),
         "frames_note": _frames_note(data),
         "sample_json": script_json(data),
         "footer": _footer(),
@@ -184,13 +187,17 @@ def _title(results: Results, labels: Mapping[str, str]) -> str:
 
 def _lead(results: Results, collected: Collected | None) -> str:
     rooms = len({record.room for record in results.records})
-    parts = [f"{len(results.records):,} questions about {rooms:,} {'room' if rooms == 1 else 'rooms'}"]
+    parts = [f"{_count(len(results.records), 'question')} about {_count(rooms, 'room')}"]
     parts.append(f"scorer “{results.scorer}”")
     if collected is not None:
         study = collected.study
         parts += [f"model {study.model.name}", f"{study.budget.amount:g} {study.budget.kind} of budget a run"]
-        parts += [f"{study.seeds} {'seed' if study.seeds == 1 else 'seeds'} a method", f"study {study.name}"]
+        parts += [f"{_count(study.seeds, 'seed')} a method", f"study {study.name}"]
     return clean(" · ".join(parts))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _warnings(results: Results) -> list[str]:
@@ -253,11 +260,10 @@ def _render(context: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     own = {kind: assets.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
-    return environment.get_template("page.html.j2").render(**context, **own)
+    # Only this very script may run in the page, whatever else came into it.
+    digest = base64.b64encode(hashlib.sha256(own["js"].encode()).digest()).decode()
+    return environment.get_template("page.html.j2").render(**context, **own, js_digest=digest)
 
 
 def _file_name(method: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", method)
-
-
-__all__ = ["PAGE", "write_page"]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.config import BASE
 from reports.collect import CellResult
-from reports.contrast import OVERALL, SEEDS_FOR_METHODS
+from reports.contrast import OVERALL, SEEDS_FOR_METHODS, level
 
 Kind = Literal["better", "equivalent", "undecided", "untested"]
 Finding = Mapping[str, Any]
@@ -40,16 +40,19 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def verdicts(contrasts: pd.DataFrame, cells: Iterable[CellResult], labels: Mapping[str, str]) -> list[Verdict]:
+def verdicts(
+    contrasts: pd.DataFrame, cells: Iterable[CellResult], labels: Mapping[str, str], *, alpha: float = 0.05
+) -> list[Verdict]:
     """The verdict of every pair on the overall score: methods with each other first, then each with the base model.
 
     Args:
         contrasts: What :func:`reports.paired.compare_all` returned.
         cells: The study's cells, for seeds that are missing.
         labels: What to call the methods.
+        alpha: The level that the contrasts were judged at.
     """
-    found = [dict(row) for row in contrasts.to_dict(orient="records") if row["task"] == OVERALL]
-    found.sort(key=lambda c: c["a"] == BASE)
+    rows = contrasts[contrasts["task"] == OVERALL].assign(level=level(alpha)).to_dict(orient="records")
+    found = sorted(rows, key=lambda c: bool(c["a"] == BASE))
     listed = list(cells)
     return [_verdict({str(key): value for key, value in c.items()}, listed, labels) for c in found]
 
@@ -68,7 +71,7 @@ def _verdict(c: Finding, cells: list[CellResult], labels: Mapping[str, str]) -> 
 def _better(c: Finding, names: Mapping[str, str]) -> str:
     ahead, behind, sign = ("b", "a", 1) if c["verdict"] == "better" else ("a", "b", -1)
     low, high = sorted((sign * c["ci_low"], sign * c["ci_high"]))
-    numbers = f"by {points(abs(c['difference']))} ({_statistics(low, high, c['p_holm'])})"
+    numbers = f"by {points(abs(c['difference']))} ({_statistics(c, low, high)})"
     if c["claim"] == "methods":
         return f"{names[ahead]} is better than {names[behind]} {numbers}."
     return f"{_checkpoint(c, ahead, names)} scores higher than {_checkpoint(c, behind, names)} {numbers}; {_claim(c)}."
@@ -78,7 +81,8 @@ def _equivalent(c: Finding, names: Mapping[str, str]) -> str:
     sides = _sides(c, names)
     if _identical(c):
         return f"{sides} are equivalent: the difference is exactly 0 in every room{_and_claim(c)}."
-    return f"{sides} are equivalent within {c['margin']:g} points: {_measured(c, names)}{_and_claim(c)}."
+    margin = f"{c['margin']:g} point{'s' * (c['margin'] != 1)}"
+    return f"{sides} are equivalent within {margin}: {_measured(c, names)}{_and_claim(c)}."
 
 
 def _undecided(c: Finding, names: Mapping[str, str]) -> str:
@@ -130,11 +134,11 @@ def _signed(c: Finding, names: Mapping[str, str]) -> str:
 
 
 def _measured(c: Finding, names: Mapping[str, str]) -> str:
-    return f"{_signed(c, names)} ({_statistics(*_interval(c), c['p_holm'])})"
+    return f"{_signed(c, names)} ({_statistics(c, c['ci_low'], c['ci_high'])})"
 
 
-def _statistics(low: float, high: float, p: float) -> str:
-    return f"95% interval {number(low)} to {number(high)}, corrected {p_text(p)}"
+def _statistics(c: Finding, low: float, high: float) -> str:
+    return f"{c['level']} interval {number(low)} to {number(high)}, corrected {p_text(c['p_holm'])}"
 
 
 def _missing_seeds(c: Finding, cells: list[CellResult], labels: Mapping[str, str]) -> list[str]:
@@ -170,10 +174,6 @@ def _beats(c: Finding, names: Mapping[str, str]) -> list[str]:
     ahead, behind = ("b", "a") if share >= 0.5 else ("a", "b")
     of = f"{100 * max(share, 1 - share):.0f}% of the {c['run_pairs']} pairs of runs"
     return [f"{names[ahead]} scored higher than {names[behind]} in {of}."]
-
-
-def _interval(c: Finding) -> tuple[float, float]:
-    return c["ci_low"], c["ci_high"]
 
 
 def _identical(c: Finding) -> bool:

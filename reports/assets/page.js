@@ -68,12 +68,13 @@
     const flags = Number(run.flags[q]);
     const kind = score === null ? "" : score >= 1 ? "good" : score > 0 ? "mid" : "bad";
     const text = run.texts[q] < 0 ? "no answer" : data.texts[run.texts[q]];
-    const element = make("span", `chip ${kind}`, text === "" ? "(empty)" : text);
+    const element = make("span", `chip ${kind}`);
     const remarks = [score === null ? "not scored" : score >= 1 ? "✓ 1" : score > 0 ? String(score) : "✗ 0"];
     if (flags & UNPARSED) remarks.push("unparsable");
     if (flags & TRUNCATED) remarks.push("cut off");
     if (runsOf[run.method].length > 1) element.title = `seed ${run.seed}`;
-    element.append(make("small", "", remarks.join(" · ")));
+    const parts = [text === "" ? "(empty)" : text, make("small", "", remarks.join(" · "))];
+    element.append(...(text.length > 80 ? parts.reverse() : parts)); // the score of a long answer stays in sight
     return element;
   }
 

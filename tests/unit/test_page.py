@@ -1,0 +1,359 @@
+"""The report page: whole by itself, safe against what models answer, right for every state of a run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_small_dataset, write_video
+from matplotlib.figure import Figure
+from page_kit import fabricate_run
+from PIL import Image
+
+import reports.page
+from harness.data.records import Record
+from reports.browser import browser_data, script_json, shown
+from reports.collect import Collected, collect
+from reports.curves import learning_curves, score_intervals, training_metrics
+from reports.drawing import Drawing, Palette, save_figure
+from reports.page import write_page
+from reports.paired import compare_pair
+from reports.results import build_tables, results_of
+from reports.thumbnails import contact_sheets
+
+ATTACK = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>\\input{x} $a_b$"
+CONTROL = "B\x00\x1b[31m\u202e\u2066end"
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Structure(HTMLParser):
+    """Elements, ids and attributes of a page; fails where an element is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append((self.seen[-1][1], data))
+        else:
+            self.text += data
+
+    @property
+    def ids(self) -> list[str]:
+        return [str(found["id"]) for _, found in self.seen if found.get("id")]
+
+
+def write(run: Path) -> tuple[str, Structure, Collected]:
+    collected = collect(run)
+    results = results_of(collected)
+    write_page(
+        run / "report",
+        results,
+        build_tables(results),
+        benchmark=collected.benchmark,
+        collected=collected,
+        run_dir=run,
+    )
+    text = (run / "report" / "index.html").read_text(encoding="utf-8")
+    return text, Structure(text), collected
+
+
+def hostile(record: Record, method: str, seed: int) -> str | None:
+    answers = {"0": ATTACK, "1": CONTROL, "2": "x" * 10_000_000}
+    return answers.get(record.key) if (method, seed) == ("grpo", 0) else None
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("page-data")
+    return {
+        "benchmark": str(write_small_dataset(root / "test", scenes=4)),
+        "train": str(write_small_dataset(root / "train", scenes=2, split="train")) + "#train",
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(sources: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Structure, Collected]:
+    """Two methods, three seeds, one of them failed, with hostile answers."""
+    root = tmp_path_factory.mktemp("page") / "run"
+    failed = {("sft", 2): "the <b>loss</b> is nan"}
+    run = fabricate_run(root, cache=root, methods=("sft", "grpo"), failed=failed, answer=hostile, **sources)
+    return run, *write(run)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn, but saved without PDF, which costs most."""
+
+    def save(figure: Figure, folder: Path, name: str, caption: str) -> Drawing:
+        figure.savefig(io.BytesIO(), format="svg")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Drawing(name, caption, "<svg></svg>")
+
+    monkeypatch.setattr(reports.page, "save_figure", save)
+
+
+def test_the_page_refers_to_nothing_outside_itself(whole: tuple[Path, str, Structure, Collected]) -> None:
+    _, text, page, _ = whole
+    assert "http:" not in text and "https:" not in text
+    for _, found in page.seen:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert found.get(name) is None or str(found[name]).startswith(("#", "data:")), found
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    targets = {str(found["href"])[1:] for tag, found in page.seen if tag == "a"}
+    assert targets <= set(page.ids) and "samples" in targets
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_only_its_own_script_may_run(whole: tuple[Path, str, Structure, Collected]) -> None:
+    page = whole[2]
+    assert [found.get("type") for found, _ in page.scripts] == ["application/json", None]
+    digest = base64.b64encode(hashlib.sha256(page.scripts[1][1].encode()).digest()).decode()
+    policy = next(str(found["content"]) for tag, found in page.seen if "http-equiv" in found)
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}'" in policy
+    assert not any(name.startswith("on") for _, found in page.seen for name in found)
+
+
+def test_hostile_answers_are_text(whole: tuple[Path, str, Structure, Collected]) -> None:
+    _, text, page, _ = whole
+    data = json.loads(page.scripts[0][1])
+    assert ATTACK in data["texts"] and "<img" not in text.replace("<image", "")
+    assert any("\N{LEFT CEILING}U+202E\N{RIGHT CEILING}" in answer for answer in data["texts"])
+    assert not any(character in text for character in "\x00\x1b\u202e\u2066")
+    assert "<b>loss</b>" not in text and "the <b>loss</b> is nan" in page.text
+    assert data["limit"] == 4000 and len(text) < 1_000_000  # one answer has 10 MB
+    assert any("9,996,000 characters left out" in answer for answer in data["texts"])
+
+
+def test_every_answer_score_and_flag_is_in_the_browser(whole: tuple[Path, str, Structure, Collected]) -> None:
+    _, _, page, collected = whole
+    data = json.loads(page.scripts[0][1])
+    assert [method["label"] for method in data["methods"]] == ["tiny (base)", "SFT", "GRPO"]
+    assert [(run["method"], run["seed"]) for run in data["runs"]] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    for run in data["runs"]:
+        mine = collected.reported["method"] == data["methods"][run["method"]]["name"]
+        rows = collected.reported[mine & (collected.reported["seed"] == run["seed"])].set_index("question")
+        for place, question in enumerate(data["questions"]):
+            row = rows.loc[question[0]]
+            assert data["texts"][run["texts"][place]] == shown(row["answer"], 4000)
+            assert run["scores"][place] == pytest.approx(row["score"], abs=5e-4)
+            assert int(run["flags"][place]) == (not row["parsed"]) + 2 * row["truncated"]
+    assert len(data["scenes"]) == 4 and all(sheet.startswith("data:image/webp") for _, sheet in data["scenes"])
+
+
+def test_verdicts_come_first_and_name_missing_seeds(whole: tuple[Path, str, Structure, Collected]) -> None:
+    _, text, page, _ = whole
+    assert text.index('id="verdict"') < text.index('id="differences"') < text.index('id="scores"')
+    assert "checkpoints are compared, not methods, because that needs 3 finished seeds" in page.text
+    assert "1 of 7 runs are not part of this report (1 failed)" in page.text
+    assert "Only 2 of 3 seeds of SFT finished (seed 2 failed" in page.text and "2 of 3" in page.text
+
+
+def test_every_figure_is_in_the_page_and_in_files(whole: tuple[Path, str, Structure, Collected]) -> None:
+    run, _, page, _ = whole
+    names = {path.stem for path in (run / "report" / "figures").iterdir()}
+    assert names == {
+        *("forest", "forest-sft-base", "forest-grpo-base", "forest-grpo-sft", "tasks", "tasks-narrow"),
+        *("learning-examples", "learning-seconds", "compute"),
+        *(f"training-{key}" for key in ("reward", "kl", "length", "zero_variance", "truncated", "loss")),
+    }
+    assert sum(tag == "svg" for tag, _ in page.seen) == len(names)
+    for name in names:
+        assert (run / "report" / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        svg = (run / "report" / "figures" / f"{name}.svg").read_text()
+        assert "<text" in svg and "var(" not in svg  # text stays text, and papers need real colours
+
+
+def test_the_methods_section_is_plain_and_says_how_to_do_it_again(
+    whole: tuple[Path, str, Structure, Collected],
+) -> None:
+    run, _, _, collected = whole
+    markdown, latex = ((run / "report" / f"methods.{suffix}").read_text() for suffix in ("md", "tex"))
+    for text in (markdown, latex):
+        assert "seeds 0, 1 and 2" in text and "SFT 2 of 3" in text
+        assert collected.benchmark.digest[:16] in text and "torch 2.13.0" in text
+    assert "harness compare --methods sft,grpo --model tiny" in markdown
+    assert r"the \textless{}b\textgreater{}loss" in latex and r"group\_size = 8" in latex
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("state", ["base only", "one checkpoint, no metrics", "identical methods", "stale figures"])
+def test_a_poor_run_still_has_a_page(state: str, sources: dict[str, str], tmp_path: Path) -> None:
+    methods = ("sft", "grpo") if state == "identical methods" else ("sft",)
+    failed = {("sft", 0): "out of memory"} if state == "base only" else {}
+    same = (lambda record, method, seed: "A") if state == "identical methods" else None
+    run = fabricate_run(
+        tmp_path / "run",
+        cache=tmp_path,
+        methods=methods,
+        seeds=1,
+        checkpoints=1,
+        failed=failed,
+        metrics=state == "stale figures",
+        answer=same,
+        **sources,
+    )
+    stale = run / "report" / "figures" / "forest-gone-base.pdf"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    text, page, _ = write(run)
+    assert not stale.exists() and "nan" not in page.text.split("Fairness card")[0]
+    sections = {identifier for identifier in page.ids if f'href="#{identifier}"' in text}
+    assert {"verdict", "scores", "samples", "fairness", "methods"} <= sections
+    assert ("differences" in sections, "training" in sections) == (state != "base only", state == "stale figures")
+    if state == "base only":
+        assert "Only one method has answers" in page.text and "No answers at all: SFT" in page.text
+        assert "learning" not in sections
+    if state == "identical methods":
+        assert page.text.count("the difference is exactly 0 in every room") == 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_room_and_one_task_give_a_page_without_intervals(sources: dict[str, str], tmp_path: Path) -> None:
+    whole = Path(sources["benchmark"])
+    lines = (whole / "test.jsonl").read_text().splitlines()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "world").symlink_to(whole / "world")
+    (tmp_path / "data" / "test.jsonl").write_text(lines[0] + "\n")
+    one = {**sources, "benchmark": str(tmp_path / "data")}
+    run = fabricate_run(tmp_path / "run", cache=tmp_path, methods=("sft",), seeds=3, **one)
+    page = write(run)[1]
+    assert "1 question about 1 room" in page.text
+    assert "could not be tested" in page.text and "nan" not in page.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_answers_made_elsewhere_have_a_page_without_a_run_directory(
+    whole: tuple[Path, str, Structure, Collected], tmp_path: Path
+) -> None:
+    *_, collected = whole
+    results = results_of(collected)
+    write_page(tmp_path, results, build_tables(results))
+    page = Structure((tmp_path / "index.html").read_text())
+    assert "fairness" not in page.ids and "samples" in page.ids and not (tmp_path / "methods.md").exists()
+    assert "Frames of 4 of 4 videos cannot be shown." in page.text
+
+
+def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
+    palette = Palette(["base", "sft", "a$b_c$"])
+    frame = pd.DataFrame({"score": [50.0], "low": [40.0], "high": [60.0]}, index=["overall"])
+    scores = {method: frame for method in ("base", "sft", "a$b_c$")}
+    for folder in ("first", "second"):
+        labels = {method: f"<{method}>" for method in scores}
+        figure = reports.page.task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, wide=False)
+        drawing = save_figure(figure, tmp_path / folder, "bars", "")
+    for kind in ("svg", "pdf"):
+        assert (tmp_path / "first" / f"bars.{kind}").read_bytes() == (tmp_path / "second" / f"bars.{kind}").read_bytes()
+    assert (
+        "&lt;a$b_c$&gt;" in drawing.svg and "var(--m1)" in drawing.svg and "#" not in drawing.svg.replace("url(#", "")
+    )
+
+
+def test_score_intervals_are_those_of_a_comparison_with_zero(
+    whole: tuple[Path, str, Structure, Collected],
+) -> None:
+    *_, collected = whole
+    mine = collected.reported.query("method == 'grpo' and seed == 0")
+    zero = mine.assign(method="zero", score=0.0)
+    found = score_intervals(mine)
+    for contrast in compare_pair(pd.concat([mine, zero]), "zero", "grpo"):
+        expected = (contrast.difference, contrast.ci_low, contrast.ci_high)
+        assert found.loc[contrast.task].to_list() == pytest.approx(expected, nan_ok=True)
+
+
+def test_learning_curves_begin_at_the_base_model_and_follow_the_cost(
+    whole: tuple[Path, str, Structure, Collected],
+) -> None:
+    run, *_, collected = whole
+    lines, bands = learning_curves(collected, run)
+    assert bands["method"].value_counts().to_dict() == {"base": 1, "sft": 3, "grpo": 3}
+    grpo = bands[bands["method"] == "grpo"]
+    assert grpo["examples"].to_list() == [320, 640, 960] and grpo["seconds"].to_list() == pytest.approx(
+        [124, 263.5, 403]
+    )
+    mean = lines[lines["method"] == "grpo"].groupby("order")["score"].mean()
+    assert grpo["score"].to_list() == pytest.approx(mean.to_list())
+    # Where checkpoints were deleted, the log says what they had cost.
+    for manifest in run.glob("cells/grpo-*/checkpoints/*/manifest.json"):
+        manifest.unlink()
+    logged = learning_curves(collected, run)[1].query("method == 'grpo'")
+    assert logged["examples"].to_list() == [320, 640, 960]
+    assert logged["seconds"].to_list() == pytest.approx([20 * 6.51, 40 * 6.51, 60 * 6.51])
+    assert learning_curves(collected, None)[1].query("method == 'grpo'")["examples"].isna().all()
+    assert training_metrics(None, collected.cells).empty
+
+
+def test_long_and_many_answers_fit_the_budget(small_dataset) -> None:
+    template = small_dataset.records[1]
+    records = [template.model_copy(update={"id": number}) for number in range(2600)]
+    rng = np.random.default_rng(0)
+    words = "".join(chr(code) for code in rng.integers(0x4E00, 0x9FFF, 3000))
+    rows = [
+        {"method": m, "seed": 0, "question": r.key, "score": 0.5, "parsed": True, "answer": f"{m} {r.key} {words}"}
+        for m in ("base", "sft", "dpo", "grpo")
+        for r in records
+    ]
+    labels = {m: m for m in ("base", "sft", "dpo", "grpo")}
+    data = browser_data(records, pd.DataFrame(rows), labels)
+    assert data["limit"] < 4000 and len(script_json(data).encode()) < 9_000_000
+    assert json.loads(script_json(data))["runs"][3]["scores"] == [0.5] * 2600
+
+
+def test_contact_sheets_keep_to_their_budget_and_leave_out_what_cannot_be_read(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (16, 96, 128, 3)).astype(np.uint8)
+    write_video(tmp_path / "noise.mp4", noise)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    paths = [tmp_path / "noise.mp4", tmp_path / "broken.mp4", tmp_path / "missing.mp4"]
+    rich = contact_sheets(paths, 3_000_000)
+    assert list(rich) == [tmp_path / "noise.mp4"]
+    poor = contact_sheets(paths, 3 * 30_000)
+    assert len(poor[paths[0]]) <= 30_000 < len(rich[paths[0]])
+    assert contact_sheets(paths, 300) == {}
+
+
+def test_a_contact_sheet_shows_eight_frames_in_order_without_decoding_a_long_video_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = np.arange(10, 250, 15, dtype=np.uint8)
+    with av.open(str(tmp_path / "keys.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"qp": "10", "g": "2", "preset": "ultrafast"})
+        stream.height = stream.width = 320
+        stream.pix_fmt = "yuv420p"
+        for level in levels:
+            picture = np.full((320, 320, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    monkeypatch.delattr("reports.thumbnails.decode_frames")  # eight key frames are enough
+    uri = contact_sheets([tmp_path / "keys.mp4"], 1_000_000)[tmp_path / "keys.mp4"]
+    sheet = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+    assert sheet.size == (4 * 128 + 3 * 2, 2 * 128 + 2)
+    centres = [sheet.convert("L").getpixel((64 + 130 * (n % 4), 64 + 130 * (n // 4))) for n in range(8)]
+    assert centres == pytest.approx(levels[::2].tolist(), abs=4)

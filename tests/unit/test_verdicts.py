@@ -1,0 +1,194 @@
+"""The sentence that each kind of finding is told in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.collect import CellResult
+from reports.contrast import Contrast, to_frame
+from reports.paired import compare_all
+from reports.verdicts import Verdict, verdicts
+
+LABELS = {"base": "tiny (base)", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
+FOUND = Contrast(
+    a="sft",
+    b="grpo",
+    task="overall",
+    claim="methods",
+    difference=3.25,
+    standard_error=1.0,
+    df=20.0,
+    ci_low=1.1,
+    ci_high=5.4,
+    p=0.004,
+    p_holm=0.012,
+    family="confirmatory",
+    n_questions=100,
+    n_rooms=10,
+    seeds_a=3,
+    seeds_b=3,
+    verdict="better",
+    mde=2.9,
+    p_b_beats_a=7.5 / 9,
+    run_pairs=9,
+)
+ONE_SEED = replace(FOUND, claim="checkpoints", seeds_a=1, seeds_b=1, p_b_beats_a=math.nan, run_pairs=1)
+
+
+def told(contrast: Contrast, cells: list[CellResult] | None = None) -> Verdict:
+    (verdict,) = verdicts(to_frame([contrast]), cells or [], LABELS)
+    return verdict
+
+
+def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellResult:
+    return CellResult(f"{method}-{seed}", method, seed, state, reason, {}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("contrast", "kind", "winner", "sentence"),
+    [
+        (
+            FOUND,
+            "better",
+            "grpo",
+            "GRPO is better than SFT by 3.2 points (95% interval 1.1 to 5.4, corrected p = 0.012).",
+        ),
+        (
+            replace(FOUND, verdict="worse", difference=-1.0, ci_low=-1.9, ci_high=-0.1, p_holm=1e-5),
+            "better",
+            "sft",
+            "SFT is better than GRPO by 1.0 point (95% interval 0.1 to 1.9, corrected p < 0.001).",
+        ),
+        (
+            ONE_SEED,
+            "better",
+            "grpo",
+            "The GRPO checkpoint scores higher than the SFT checkpoint by 3.2 points (95% interval 1.1 to 5.4, "
+            "corrected p = 0.012); checkpoints are compared, not methods, because that needs 3 finished seeds a method "
+            "and there is 1.",
+        ),
+        (
+            replace(ONE_SEED, a="base", seeds_b=2),
+            "better",
+            "grpo",
+            "The mean of the GRPO checkpoints scores higher than tiny (base) by 3.2 points (95% interval 1.1 to 5.4, "
+            "corrected p = 0.012); checkpoints are compared, not methods, because that needs 3 finished seeds a method "
+            "and there are 2.",
+        ),
+        (
+            replace(FOUND, verdict="undecided", difference=-0.04, ci_low=-2.0, ci_high=1.9, p=0.97, p_holm=1.0),
+            "undecided",
+            "",
+            "It is undecided whether GRPO or SFT is better: the difference is +0.0 points, GRPO minus SFT (95% "
+            "interval −2.0 to 1.9, corrected p = 1.000).",
+        ),
+        (
+            replace(ONE_SEED, verdict="undecided", difference=0.5, seeds_b=2, ci_low=-1.0, ci_high=2.0, p_holm=0.5),
+            "undecided",
+            "",
+            "It is undecided which checkpoint is better, GRPO or SFT: the difference is +0.5 points, GRPO minus SFT "
+            "(95% interval −1.0 to 2.0, corrected p = 0.500); checkpoints are compared, not methods, because that "
+            "needs 3 finished seeds a method and there are 2 and 1.",
+        ),
+        (
+            replace(FOUND, verdict="equivalent", difference=0.1, ci_low=-0.5, ci_high=0.7, p_holm=0.8),
+            "equivalent",
+            "",
+            "GRPO and SFT are equivalent within 1 point: the difference is +0.1 points, GRPO minus SFT (95% interval "
+            "−0.5 to 0.7, corrected p = 0.800).",
+        ),
+        (
+            replace(FOUND, verdict="equivalent", difference=0.0, standard_error=0.0, p=1.0, p_holm=1.0),
+            "equivalent",
+            "",
+            "GRPO and SFT are equivalent: the difference is exactly 0 in every room.",
+        ),
+        (
+            replace(
+                ONE_SEED, verdict="undecided", p=math.nan, p_holm=math.nan, note="no test: questions of one room only"
+            ),
+            "untested",
+            "",
+            "The checkpoints of GRPO and SFT could not be tested (questions of one room only): the difference is +3.2 "
+            "points, GRPO minus SFT; checkpoints are compared, not methods, because that needs 3 finished seeds a "
+            "method and there is 1.",
+        ),
+    ],
+)
+def test_each_finding_is_one_sentence(contrast: Contrast, kind: str, winner: str, sentence: str) -> None:
+    verdict = told(contrast)
+    assert (verdict.kind, verdict.winner, verdict.sentence) == (kind, winner, sentence)
+    assert verdict.loser == ({"sft": "grpo", "grpo": contrast.a}[winner] if winner else "")
+
+
+def test_undecided_is_never_told_as_no_difference_and_names_what_could_have_been_found() -> None:
+    notes = told(replace(FOUND, verdict="undecided", p_holm=0.3)).notes
+    assert notes[0].startswith("Undecided is not “no difference”") and "below 2.9 points" in notes[0]
+
+
+def test_the_interval_has_the_level_that_was_tested_at() -> None:
+    (verdict,) = verdicts(to_frame([FOUND]), [], LABELS, alpha=0.01)
+    assert "99% interval 1.1 to 5.4" in verdict.sentence
+
+
+def test_share_of_run_pairs_is_told_for_the_side_ahead() -> None:
+    assert "GRPO scored higher than SFT in 83% of the 9 pairs of runs." in told(FOUND).notes
+    assert "SFT scored higher than GRPO in 100% of the 9 pairs of runs." in told(replace(FOUND, p_b_beats_a=0.0)).notes
+
+
+def test_missing_seeds_are_told_with_their_reasons() -> None:
+    cells = [
+        cell("grpo", 0),
+        cell("grpo", 1, "failed", "the loss is nan"),
+        cell("sft", 0),
+        cell("sft", 1),
+        cell("dpo", 0),
+    ]
+    assert told(ONE_SEED, cells).notes == ("Only 1 of 2 seeds of GRPO finished (seed 1 failed: the loss is nan).",)
+
+
+def test_a_disagreeing_cross_check_is_told() -> None:
+    notes = told(replace(FOUND, note="cross-check: the permutation of rooms (p = 0.080) disagrees")).notes
+    assert "Cross-check: the permutation of rooms (p = 0.080) disagrees." in notes
+
+
+def test_methods_come_before_the_base_model_and_tasks_are_left_out() -> None:
+    against_base = replace(FOUND, a="base")
+    found = verdicts(to_frame([against_base, replace(FOUND, task="object_counting"), FOUND]), [], LABELS)
+    assert [(verdict.a, verdict.b) for verdict in found] == [("sft", "grpo"), ("base", "grpo")]
+
+
+def answers(scores: dict[str, list[float]]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for method, values in scores.items():
+        rows += [
+            {
+                "method": method,
+                "model": "tiny",
+                "seed": 0,
+                "question": f"q{number}",
+                "type": "object_counting" if number % 2 else "route_planning",
+                "room": f"room{number // 4}",
+                "score": value,
+            }
+            for number, value in enumerate(values)
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_identical_answers_of_real_statistics_are_equivalent_with_difference_exactly_0() -> None:
+    scores = np.random.default_rng(0).integers(0, 2, 40).astype(float).tolist()
+    (verdict,) = verdicts(compare_all(answers({"sft": scores, "grpo": scores}), [("sft", "grpo")]), [], LABELS)
+    assert verdict.kind == "equivalent" and "the difference is exactly 0 in every room" in verdict.sentence
+
+
+def test_a_single_room_of_real_statistics_is_not_tested() -> None:
+    frame = answers({"sft": [0.0, 1.0, 0.0, 1.0], "grpo": [1.0, 1.0, 0.0, 1.0]})
+    (verdict,) = verdicts(compare_all(frame, [("sft", "grpo")]), [], LABELS)
+    assert verdict.kind == "untested" and "could not be tested" in verdict.sentence and "nan" not in verdict.sentence
