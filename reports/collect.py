@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from harness.config import BASE, StudyConfig
+from harness.data.prompts import answer_in
 from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import read_json
@@ -61,7 +62,8 @@ class Collected:
         benchmark: Its benchmark records.
         cells: Every cell of the matrix, finished or not, in the matrix's order.
         answers: One row an answer: method, model, seed, step, question, type, room, score, parsed, truncated,
-            prompt (its id), answer (raw text); ``last`` marks the reported checkpoint.
+            prompt (its id), answer (raw text), read (what of it is scored: in a tag mode, the answer tag's content);
+            ``last`` marks the reported checkpoint.
     """
 
     study: StudyConfig
@@ -130,9 +132,12 @@ def _read_cell(
 
 def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset) -> pd.DataFrame:
     samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
-    raw = dict(zip(samples["id"], samples["answer"], strict=True))
+    mode = _declared(study, entry["method"])[0]
+    samples["read"] = [answer_in(text, mode) for text in samples["answer"]]
+    raw = dict(zip(samples["id"], samples["read"], strict=True))
     scored = score_answers(benchmark.records, raw, [study.evaluation.scorer])
-    merged = scored.merge(samples[["id", "truncated", "prompt", "answer"]], on="id", how="left", validate="one_to_one")
+    columns = ["id", "truncated", "prompt", "answer", "read"]
+    merged = scored.merge(samples[columns], on="id", how="left", validate="one_to_one")
     if merged["missing"].any():
         lacking = merged.loc[merged["missing"], "id"]
         raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking.iloc[0]}")

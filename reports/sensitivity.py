@@ -18,13 +18,15 @@ def scored_by_all(answers: pd.DataFrame, records: Sequence[Record]) -> pd.DataFr
     """The benchmark's figures of every run by every scorer.
 
     Args:
-        answers: One row an answer: method, seed, question, answer (raw text).
+        answers: One row an answer: method, seed, question, answer (raw text), and read where that is what is scored.
         records: The benchmark's.
 
     Returns:
         One row a method, seed and scorer: method, seed, scorer, overall, numeric_mean, choice_mean (points),
         unparsable (percent of questions).
     """
+    if "read" in answers:
+        answers = answers.assign(answer=answers["read"])
     by_key = {record.key: record for record in records}
     # The same short answer to the same question comes from many runs: each is scored once.
     unique = answers[["question", "answer"]].drop_duplicates()

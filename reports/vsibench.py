@@ -18,6 +18,7 @@ import pandas as pd
 
 from harness.algorithm import StrictConfig
 from harness.benchmark import Benchmark, EvaluationJob
+from harness.data.prompts import answer_in
 from harness.data.records import CHOICE_TYPES, NUMERIC_TYPES, QUESTION_TYPES, TASKS, Record, task_of
 from harness.errors import UserError, unknown_name
 from reports.answerfiles import read_answers
@@ -69,7 +70,10 @@ class VSIBench(Benchmark):
     def evaluate(self, job: EvaluationJob) -> dict[str, float]:
         """Answer every question with a checkpoint, storing raw answers; return the headline score."""
         samples = answer_benchmark(job)
-        return {"overall": score_file(samples, job.dataset, [job.settings.scorer])[job.settings.scorer]["overall"]}
+        answers = read_answers(samples, job.dataset.records)
+        read = {key: answer_in(answer.text, job.mode) for key, answer in answers.items()}
+        frame = score_answers(job.dataset.records, read, [job.settings.scorer])
+        return {"overall": self.aggregate(frame)["overall"]}
 
     def score_file(
         self, answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tuple(SCORERS)

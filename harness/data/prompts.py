@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from harness.data.records import Record
 from harness.errors import unknown_name
@@ -37,6 +38,7 @@ _TRAINING: dict[str, str] = {
     "words or a number in <answer> </answer>.",
 }
 _TAGGED_ANSWER = "<answer>{}</answer>"
+_IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def prompt_text(record: Record, mode: str) -> str:
@@ -63,6 +65,19 @@ def answer_text(words: str, mode: str) -> str:
     """
     _check(mode)
     return _TAGGED_ANSWER.format(words) if mode in ("think", "observe") else words
+
+
+def answer_in(text: str, mode: str) -> str:
+    """What a model answered: in think and observe mode the content of its last answer tag, else all that it wrote.
+
+    A text without a whole answer tag is returned as it is, so that what breaks the form is scored as it stands.
+
+    Raises:
+        UserError: The mode is unknown.
+    """
+    _check(mode)
+    found = _IN_TAGS.findall(text) if mode in ("think", "observe") else []
+    return found[-1].strip() if found else text
 
 
 def prompts_digest() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.data import prompts
-from harness.data.prompts import MODE_LETTER, MODES, answer_text, prompt_text, prompts_digest
+from harness.data.prompts import MODE_LETTER, MODES, answer_in, answer_text, prompt_text, prompts_digest
 from harness.data.records import Record
 from harness.errors import UserError
 
@@ -75,3 +75,19 @@ def test_the_digest_changes_with_any_word(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(before) == 64
     monkeypatch.setitem(prompts._TRAINING, "think", THINK + " ")
     assert prompts_digest() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "answer"),
+    [
+        ("<think>5</think><answer> 3 </answer>", "think", "3"),
+        ("<observe>a\nb</observe>\n<answer>B. sofa</answer>", "observe", "B. sofa"),
+        ("<answer>1</answer> or <answer>2</answer>", "think", "2"),
+        ("<think>5</think><answer>3", "think", "<think>5</think><answer>3"),
+        ("4", "think", "4"),
+        ("<answer>3</answer>", "official", "<answer>3</answer>"),
+    ],
+)
+def test_the_answer_is_read_from_its_tag_where_tags_are_asked_for(text, mode, answer):
+    assert answer_in(text, mode) == answer
+    assert answer_in(answer_text("7.5", mode), mode) == "7.5"
