@@ -125,7 +125,7 @@ def write_tables(folder: Path, tables: Tables) -> list[Path]:
 def show(console: Console, tables: Tables) -> None:
     """Print the verdicts in words, then the score table and the pair table."""
     for verdict in tables.verdicts:
-        console.print(Text(verdict.sentence, style="bold"), soft_wrap=True)
+        console.print(Text.assemble((verdict.sentence, "bold"), *((f" {note}", "dim") for note in verdict.notes)))
     for table in (tables.scores, tables.pairs):
         if table is not None:
             console.print()

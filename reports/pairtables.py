@@ -55,7 +55,7 @@ def pairs_table(
         Column("p", ("p",)),
         Column("Holm\np", ("p_holm",)),
         Column("Verdict", ("verdict",), align="left"),
-        Column("Would be\nfound", ("mde",)),
+        Column("Detectable\neffect", ("mde",)),
         Column("B beats A\nin runs", ("p_b_beats_a", "run_pairs")),
         Column("Compares", ("claim",), align="left"),
         Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"),
@@ -82,8 +82,8 @@ def pairs_table(
     caption = [
         "B minus A in points; intervals are not corrected for the number of comparisons.",
         test_caption(found, alpha),
-        "“Undecided” is not “no difference”: beside it stands the true difference that this design would find with "
-        "80% power before correction.",
+        "“Undecided” is not “no difference”: beside it stands the detectable effect, the true difference that this "
+        "design would find with 80% power before correction.",
         "“B beats A in runs”: share of the pairs of one run each." if any(c["run_pairs"] for c in found) else "",
         _checks_caption(found),
     ]

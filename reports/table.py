@@ -30,6 +30,9 @@ Align = Literal["left", "center", "right"]
 MISSING = "-"
 """What stands for a missing value where people read; CSV leaves it empty and JSON says null."""
 
+ROWS_ON_A_PAGE = 32
+"""Rows of one LaTeX table, with room for caption and notes on a landscape page."""
+
 _FORMULA = ("=", "+", "-", "@")
 
 _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
@@ -41,6 +44,7 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
 \usepackage{graphicx}
 \usepackage{xcolor}
 \pagestyle{empty}
+\makeatletter\setlength{\@fptop}{0pt}\makeatother
 \begin{document}
 """
 
@@ -99,10 +103,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row; where ``group`` changes a rule is drawn and, unless empty, the group's name is written."""
+    """A row; where ``group`` changes a rule is drawn and, unless empty, the group's name is written.
+
+    Attributes:
+        cells: One a column.
+        group: Name of the group it stands in.
+        light: Shown in a weaker tone, for what is not ours (LaTeX and terminal).
+    """
 
     cells: tuple[Cell, ...]
     group: str = ""
+    light: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,7 +175,7 @@ class Table:
     def to_markdown(self) -> str:
         """A GitHub-flavoured Markdown table with title, caption and footnotes."""
         lines = []
-        for row, _, group in self._with_groups():
+        for row, _, group in _with_groups(self.rows):
             if group:
                 lines.append([f"*{escape_markdown(group)}*"] + [""] * (len(self.columns) - 1))
             shown = []
@@ -189,24 +200,32 @@ class Table:
     def to_latex(self, *, document: bool = False) -> str:
         """A booktabs ``table*`` with caption and footnotes, shrunk only when wider than the page.
 
+        More rows than fit a page go on in further tables, evenly.
+
         Needs the packages booktabs, graphicx, xcolor and the T1 font encoding; with ``document`` the
         result is a complete document (:func:`latex_document`).
         """
-        caption = " ".join(escape_latex(part) for part in (f"{self.title.rstrip('.')}.", self.caption) if part)
         notes = [rf"\textsuperscript{{{i}}}\,{escape_latex(note)}" for i, note in enumerate(self.remarks, 1)]
         notes += [escape_latex(note) for note in self.footnotes]
-        lines = [
-            r"\begin{table*}[t]",
-            r"\centering\footnotesize",
-            rf"\caption{{{caption}}}\smallskip",
-            r"\setlength{\tabcolsep}{4pt}",
-            r"\sbox0{%",
-            *_latex_body(self),
-            "}",
-            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
-        ]
-        lines += [r"\par\smallskip\raggedright " + note for note in notes]
-        fragment = "\n".join([*lines, r"\end{table*}"]) + "\n"
+        pages = max(1, math.ceil(len(self.rows) / ROWS_ON_A_PAGE))
+        size = math.ceil(len(self.rows) / pages)
+        fragments = []
+        for page in range(pages):
+            title = f"{self.title.rstrip('.')}{', continued' if page else ''}."
+            caption = " ".join(escape_latex(part) for part in (title, "" if page else self.caption) if part)
+            lines = [
+                r"\begin{table*}[t]",
+                r"\centering\footnotesize",
+                rf"\caption{{{caption}}}\smallskip",
+                r"\setlength{\tabcolsep}{4pt}",
+                r"\sbox0{%",
+                *_latex_body(self, self.rows[page * size : (page + 1) * size]),
+                "}",
+                r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+            ]
+            lines += [r"\par\smallskip\raggedright " + note for note in (notes if page == pages - 1 else ())]
+            fragments.append("\n".join([*lines, r"\end{table*}"]) + "\n")
+        fragment = "\\clearpage\n".join(fragments)
         return latex_document([fragment]) if document else fragment
 
     def to_rich(self, width: int = 120) -> Group:
@@ -223,14 +242,6 @@ class Table:
     @property
     def _grouped(self) -> bool:
         return any(row.group for row in self.rows)
-
-    def _with_groups(self) -> Iterator[tuple[Row, bool, str]]:
-        """Rows, each with whether a rule precedes it and the name of the group that begins there."""
-        before: str | None = None
-        for row in self.rows:
-            begins = row.group != before
-            yield row, begins and before is not None, clean(row.group) if begins else ""
-            before = row.group
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
         """Column indices that fit a terminal line together, the first column in each block."""
@@ -255,12 +266,13 @@ class Table:
             column = self.columns[j]
             head = Text("\n".join(clean(line) for line in column.header.split("\n")))
             grid.add_column(head, justify=column.align, style="dim" if column.light else "")
-        for row, rule, group in self._with_groups():
+        for row, rule, group in _with_groups(self.rows):
             if rule:
                 grid.add_section()
             if group:
                 grid.add_row(Text(group, style="italic"))
-            grid.add_row(*(self._terminal_text(row.cells[j], self.columns[j]) for j in columns))
+            cells = (self._terminal_text(row.cells[j], self.columns[j]) for j in columns)
+            grid.add_row(*cells, style="dim" if row.light else None)
         return grid
 
     def _terminal_text(self, cell: Cell, column: Column) -> Text:
@@ -287,16 +299,26 @@ def _is_missing(value: Value) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _latex_body(table: Table) -> list[str]:
+def _with_groups(rows: Sequence[Row]) -> Iterator[tuple[Row, bool, str]]:
+    """Rows, each with whether a rule precedes it and the name of the group that begins there."""
+    before: str | None = None
+    for row in rows:
+        begins = row.group != before
+        yield row, begins and before is not None, clean(row.group) if begins else ""
+        before = row.group
+
+
+def _latex_body(table: Table, rows: Sequence[Row]) -> list[str]:
     lines = [rf"\begin{{tabular}}{{{''.join(c.align[0] for c in table.columns)}}}", r"\toprule"]
     lines += _latex_spans(table.columns)
     lines += [" & ".join(_latex_head(c) for c in table.columns) + r" \\", r"\midrule"]
-    for row, rule, group in table._with_groups():
+    for row, rule, group in _with_groups(rows):
         if rule:
             lines.append(r"\midrule")
         if group:
             lines.append(rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\itshape {escape_latex(group)}}} \\")
-        shown = (_latex_cell(cell, column, table) for cell, column in zip(row.cells, table.columns, strict=True))
+        cells = zip(row.cells, table.columns, strict=True)
+        shown = (_latex_cell(cell, column, table, light=column.light or row.light) for cell, column in cells)
         lines.append(" & ".join(shown) + r" \\")
     # After a line's \\ and after a rule, "[" and "*" would be read as their argument.
     lines = ["{}" + line if line[:1] in ("[", "*") else line for line in lines]
@@ -324,7 +346,7 @@ def _latex_head(column: Column) -> str:
     return rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{text}\end{{tabular}}" if len(lines) > 1 else text
 
 
-def _latex_cell(cell: Cell, column: Column, table: Table) -> str:
+def _latex_cell(cell: Cell, column: Column, table: Table, *, light: bool) -> str:
     text = escape_latex(cell.shown(column))
     # Numbers: a real minus sign, an interval that stays small beside its estimate.
     text = re.sub(r"(?<![\w.-])-(?=\d|$)", "$-$", text) if text != "-" else "--"
@@ -333,4 +355,4 @@ def _latex_cell(cell: Cell, column: Column, table: Table) -> str:
     number = table.remarks.index(cell.note) + 1 if cell.note else ""
     if cell.mark or number:
         text += rf"\textsuperscript{{{escape_latex(cell.mark)}{number}}}"
-    return rf"\textcolor{{gray}}{{{text}}}" if column.light else text
+    return rf"\textcolor{{gray}}{{{text}}}" if light else text

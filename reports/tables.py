@@ -129,7 +129,10 @@ def scores_table(
         Column("Trunc.\n%", ("truncated",), "{:.1f}"),
     )
     best = _best(ordered)
-    body = tuple(Row(_score_cells(row, against_base.get(row.name), best), row.group) for row in ordered)
+    body = tuple(
+        Row(_score_cells(row, against_base.get(row.name), best), row.group, light=row.kind == "published")
+        for row in ordered
+    )
     repeated = any(len(row.runs) > 1 for row in ordered)
     caption = [
         f"Points from 0 to 100 by the scorer “{scorer}”; Avg is the plain mean of the {len(_tasks(rows))} tasks.",

@@ -125,13 +125,28 @@ def test_latex_bold_marks_and_signs() -> None:
     assert "{}[GRPO" in source  # else \\ takes it for its argument
 
 
+def test_long_tables_go_on_in_further_tables_with_the_notes_at_the_end() -> None:
+    source = table(rows=80).to_latex()
+    assert source.count(r"\begin{table*}") == 3 and source.count(r"\toprule") == 3
+    assert source.count(", continued.") == 2 and source.count(r"\textsuperscript{1}\,GRPO") == 1
+    assert source.count("[GRPO &") == 79
+    sizes = [part.count("& ") for part in source.split(r"\clearpage")]
+    assert max(sizes) - min(sizes) <= 6  # evenly
+
+
+def test_rows_that_are_not_ours_are_lighter() -> None:
+    content = table()
+    light = Table("t", content.columns, tuple(Row(row.cells, row.group, light=True) for row in content.rows))
+    assert light.to_latex().count(r"\textcolor{gray}") == 8 and content.to_latex().count(r"\textcolor{gray}") == 2
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles_with_hostile_text(tmp_path: Path) -> None:
     printable = "".join(map(chr, (*range(32, 127), *range(160, 384))))
-    fragments = [table(text).to_latex() for text in (NASTY, printable, "[", "*")]
+    fragments = [table(text).to_latex() for text in (NASTY, printable, "[")] + [table("*", rows=40).to_latex()]
     (tmp_path / "tables.tex").write_text(latex_document(fragments), encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     log = done.stdout.decode(errors="replace")
     assert done.returncode == 0, log[-2000:]
-    assert "Missing character" not in log and "4 pages" in log
+    assert "Missing character" not in log and "5 pages" in log and "Float too large" not in log
