@@ -14,6 +14,7 @@ from torch import Tensor
 from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
+from algorithms.t_grpo import TGRPO
 from harness.algorithm import Algorithm, StrictConfig
 from harness.errors import UserError
 from harness.testing import Check, check_algorithm, checks_for, parametrize_with_checks
@@ -273,6 +274,11 @@ class ForeignTokens(RLOO):
         return [replace(one, completion=replace(one.completion, tokens=(1, 2, 3))) for one in samples]
 
 
+class TrainsOnShuffled(TGRPO):
+    def experience(self, groups):
+        return [Sample(one, 1.0, unit=i) for i, group in enumerate(groups) for one in group.completions]
+
+
 class EmptyHanded(RLOO):
     def experience(self, groups):
         return []
@@ -320,6 +326,7 @@ class NothingNeeded(RLOO):
         (WrongShape, "loss", "one number a sample"),
         (Undeclared, "loss", "raises"),
         (ForeignTokens, "experience", "none of the groups"),
+        (TrainsOnShuffled, "experience", "an answer to shuffled frames"),
         (EmptyHanded, "experience", "dropped every group"),
         (LogsTensors, "loss", "log finite Python numbers"),
         (NothingNeeded, "needs", "no completions"),
