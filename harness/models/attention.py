@@ -10,6 +10,7 @@ The idea is known for text (Hydragen, arXiv 2402.05099; prefix sharing for DPO; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,16 +62,21 @@ class CachedPrefix:
     slot: Tensor
     width: int
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether every place is taken, by the rows as they stand; then none has to be moved."""
+        return self.slot.equal(torch.arange(len(self.mask) * self.width, device=self.slot.device))
+
     def gather(self, rows: Tensor) -> Tensor:
         """(rows, kv heads, q, x) to (T, kv heads, width * q, x): what is asked of each trunk, together."""
-        trunks = len(self.mask)
-        placed = rows.new_zeros(trunks * self.width, *rows.shape[1:]).index_copy(0, self.slot, rows)
-        return placed.view(trunks, self.width, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
+        if not self.in_order:
+            rows = rows.new_zeros(len(self.mask) * self.width, *rows.shape[1:]).index_copy(0, self.slot, rows)
+        return rows.view(len(self.mask), self.width, *rows.shape[1:]).transpose(1, 2).flatten(2, 3)
 
     def scatter(self, asked: Tensor) -> Tensor:
         """The inverse of :meth:`gather`."""
-        placed = asked.unflatten(2, (self.width, -1)).transpose(1, 2)
-        return placed.flatten(0, 1).index_select(0, self.slot)
+        placed = asked.unflatten(2, (self.width, -1)).transpose(1, 2).flatten(0, 1)
+        return placed if self.in_order else placed.index_select(0, self.slot)
 
     def keep(self, rows: Tensor) -> CachedPrefix:
         """Only these rows, and only the trunks they stand on."""
