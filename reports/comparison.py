@@ -1,4 +1,4 @@
-"""The report of a comparison: tables and fairness card, from a run directory or from files of answers."""
+"""The report of a comparison: page, tables and fairness card, from a run directory or from files of answers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from harness.io import write_json, write_text
 from reports.collect import Collected, collect
 from reports.escape import escape_markdown
 from reports.fairness import fairness_card
+from reports.page import write_page
 from reports.paired import default_pairs
 from reports.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
 from reports.results import Tables, build_tables, results_of
@@ -25,7 +26,7 @@ from reports.vsibench import VSIBench
 
 
 class Comparison:
-    """Writes a report; its tables are a function of the answers alone.
+    """Writes a report; its tables are a function of the answers alone, its page also says when and how.
 
     Attributes:
         summary: One line for ``harness list``.
@@ -34,17 +35,19 @@ class Comparison:
     summary: ClassVar[str] = "scores, pairs, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
 
     def write(self, run_dir: Path, *, with_published: bool = False) -> list[Path]:
-        """Write every file of ``RUN_DIR/report`` and return their paths, the main table first.
+        """Write every file of ``RUN_DIR/report`` and return their paths, the page first.
 
         Raises:
             UserError: Nothing has finished, or the cells were not evaluated alike.
         """
         collected = collect(run_dir)
-        folder = run_dir / "report"
-        written = write_tables(folder, build_tables(results_of(collected), with_published=with_published))
+        results, folder = results_of(collected), run_dir / "report"
+        tables = build_tables(results, with_published=with_published)
+        written = write_tables(folder, tables)
         write_text(folder / "checkpoints.csv", checkpoint_curve(collected).to_csv(index=False))
         write_text(folder / "fairness.md", fairness_card(collected))
-        return [*written, folder / "checkpoints.csv", folder / "fairness.md"]
+        page = write_page(folder, results, tables, benchmark=collected.benchmark, collected=collected, run_dir=run_dir)
+        return [page[0], *written, folder / "checkpoints.csv", folder / "fairness.md", *page[1:]]
 
     def render(self, console: Console, run_dir: Path, *, with_published: bool = False) -> None:
         """Print the verdicts, the score table and the pair table."""
@@ -78,7 +81,8 @@ class Comparison:
         results = results_from(sources, benchmark, base=base, scorer=scorer, settings=settings or ReportSection())
         tables = build_tables(results)
         show(console, tables)
-        return write_tables(folder, tables)
+        page = write_page(folder, results, tables, benchmark=benchmark)
+        return [page[0], *write_tables(folder, tables), *page[1:]]
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find, before it is run.

@@ -88,6 +88,8 @@ def report(run_dir: Path | None, *, with_published: bool, benchmark: str | None)
 
 def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
     """``harness report --samples``: the report on answers made elsewhere."""
+    from harness.study.compare import tell_files
+
     if run_dir is not None:
         raise UserError(f"`{run_dir}`: give a run directory or --samples, not both")
     if answers.benchmark is None:
@@ -106,6 +108,5 @@ def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
     paths: list[Path] = comparison.write_samples(
         console, answers.samples, dataset, out, base=answers.base, scorer=answers.scorer, settings=settings
     )
-    for path in paths:
-        console.print(str(path), soft_wrap=True, highlight=False)
+    tell_files(paths, console)
     return 0

@@ -133,8 +133,14 @@ def write_report(run_dir: Path, console: Console, *, with_published: bool = Fals
     report = registry.load("reports", "comparison")()
     paths: list[Path] = report.write(run_dir, with_published=with_published)
     report.render(console, run_dir, with_published=with_published)
-    for path in paths:
-        console.print(str(path), soft_wrap=True, highlight=False)
+    tell_files(paths, console)
+
+
+def tell_files(paths: Sequence[Path], console: Console) -> None:
+    """Name the first file of a report, and where the others are."""
+    console.print(str(paths[0]), soft_wrap=True, highlight=False)
+    if len(paths) > 1:
+        console.print(f"and {len(paths) - 1} more files in {paths[0].parent}", soft_wrap=True, highlight=False)
 
 
 def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
