@@ -62,7 +62,7 @@ def test_plain_transformers_reads_a_checkpoint(kit: Kit, trained: tuple[Policy, 
     assert model.config.text_config._attn_implementation in ("sdpa", "eager")
     for name, value in policy.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    torch.testing.assert_close(logits(model, kit, policy), logits(policy.model, kit, policy), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(model, kit, policy), logits(policy.model, kit, policy), atol=1e-4, rtol=1e-4)
     again = AutoTokenizer.from_pretrained(folders[-1])
     assert again("4 chairs")["input_ids"] == policy.tokenizer("4 chairs")["input_ids"]
     assert again.chat_template == policy.tokenizer.chat_template
@@ -79,7 +79,7 @@ def test_plain_peft_reads_an_adapter(kit: Kit, tmp_path: Path) -> None:
     base = Qwen2VLForConditionalGeneration.from_pretrained(kit.model)
     without = logits(base, kit, policy)
     model = PeftModel.from_pretrained(base, folder).eval()
-    torch.testing.assert_close(logits(model, kit, policy), logits(policy.model, kit, policy), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(model, kit, policy), logits(policy.model, kit, policy), atol=1e-4, rtol=1e-4)
     assert (logits(model, kit, policy) - without).abs().max() > 1e-3
 
 
