@@ -39,6 +39,8 @@ from roofline import PAPER_HOURS, PAPER_PROMPTS, floor_seconds, measure
 from synthetic import SHAPES, grid_for, make_prompt, write_model
 from transformers.utils.logging import disable_progress_bar
 
+from harness.errors import UserError
+
 PHASES = ("sampling", "reference", "update", "step")
 NAMES = ("trl", "naive", "engine")
 GRID = [
@@ -168,7 +170,9 @@ def tune(
         try:
             contender = build(name, task, batch)
             step = contender.step(prompt, count_saved=True)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, UserError) as error:
+            if isinstance(error, UserError) and "out of memory" not in str(error):
+                raise
             tried[batch] = {"out_of_memory": True}
             note(f"  {name}, micro-batch {batch}: out of memory")
         else:
