@@ -1,0 +1,160 @@
+"""Planning a study, reporting on a run directory and on answers made elsewhere, through the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import QUESTIONS, write_small_dataset
+from page_kit import fabricate_run
+
+from harness import cli
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in an empty folder; gives the exit code and all that was said, in one line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        said = capsys.readouterr()
+        return code, " ".join((said.out + said.err).split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report-data")
+    write_small_dataset(root, scenes=8, split="test")
+    return write_small_dataset(root, scenes=2, seed=1, split="train")
+
+
+@pytest.fixture(scope="module")
+def run_dir(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    return fabricate_run(
+        runs / "demo",
+        train=f"{data}#train",
+        benchmark=f"{data}#test",
+        cache=runs / "cache",
+        methods=("sft", "grpo"),
+        failed={("sft", 2): "loss is not finite"},
+    )
+
+
+def answers(path: Path, right: float) -> Path:
+    lines = []
+    for i in range(8 * len(QUESTIONS)):
+        truth = QUESTIONS[i % len(QUESTIONS)][3]
+        lines.append(json.dumps({"id": i, "answer": truth if i % 10 < 10 * right else "9"}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def lmms_log(path: Path) -> Path:
+    lines = []
+    for i in range(8 * len(QUESTIONS)):
+        kind, question, _, truth = QUESTIONS[i % len(QUESTIONS)]
+        lines.append({"doc_id": i, "target": truth, "filtered_resps": [truth], "input": f"Frames.\n{question}"})
+        lines[-1]["vsibench_score"] = {"id": i, "question_type": kind}
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return path
+
+
+def test_a_run_directory_with_a_missing_seed_is_reported(harness: Run, run_dir: Path) -> None:
+    code, said = harness("report", str(run_dir), "--with-published")
+    assert code == 0, said
+    assert "2 of 3" in said and "checkpoints are compared, not methods" in said
+    report = run_dir / "report"
+    scores = (report / "scores.md").read_text()
+    assert "seed 2 failed: loss is not finite" in scores and "Published elsewhere" in scores
+    pairs = json.loads((report / "pairs.json").read_text())
+    claims = {(c["a"], c["b"]): (c["claim"], c["seeds"]) for c in pairs if c["task"] == "overall"}
+    assert claims == {
+        ("base", "sft"): ("checkpoints", 2),
+        ("base", "grpo"): ("methods", 3),
+        ("sft", "grpo"): ("checkpoints", 2),
+    }
+
+
+def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, tmp_path: Path) -> None:
+    sources = [f"new@{seed}={answers(tmp_path / f'new{seed}.jsonl', 0.6 + 0.1 * seed)}" for seed in range(3)]
+    sources += [str(lmms_log(tmp_path / "other.jsonl")), f"start={answers(tmp_path / 's.jsonl', 0.3)}"]
+    arguments = [part for source in sources for part in ("--samples", source)]
+    code, said = harness("report", *arguments, "--benchmark", str(data), "--base", "start", "--out", "rep")
+    assert code == 0, said
+    written = {path.name for path in (tmp_path / "rep").iterdir()}
+    assert {"index.html", "scores.md", "scores.tex", "pairs.md", "pairs.json", "sensitivity.csv"} <= written
+    table = " ".join((tmp_path / "rep" / "scores.md").read_text().split())
+    assert "| other | - | 1 | **100.0** |" in table and "start (base)" in table
+    pairs = json.loads((tmp_path / "rep" / "pairs.json").read_text())
+    assert {(c["a"], c["b"]) for c in pairs} == {("base", "new"), ("base", "other"), ("new", "other")}
+    code, said = harness("score", "other.jsonl", "--benchmark", str(data), "--json")
+    assert code == 0 and json.loads(said)["official"]["overall"] == 100
+
+
+def test_mistakes_with_samples_are_told(harness: Run, data: Path, run_dir: Path, tmp_path: Path) -> None:
+    first, second = answers(tmp_path / "a.jsonl", 0.5), answers(tmp_path / "b.jsonl", 0.5)
+    both = ["--samples", str(first), "--samples", str(second)]
+    bench = ["--benchmark", str(data)]
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        ([], "name a run directory"),
+        ([*both], "--benchmark"),
+        ([str(run_dir), *both, *bench], "not both"),
+        ([str(run_dir), *bench], "only with --samples"),
+        ([*both, *bench, "--base", "c"], "--base c"),
+        ([*both, *bench, "--margin", "0"], "--margin 0"),
+        ([*both, *bench, "--out", "file"], "this is a file"),
+        ([*both, *bench, "--scorer", "offical"], "did you mean official"),
+    ):
+        code, said = harness("report", *arguments)
+        assert code == 2 and message in said and "Traceback" not in said, said
+    second.write_text("".join(second.read_text().splitlines(keepends=True)[:-2]))
+    code, said = harness("report", *both, *bench)
+    assert code == 2 and "only" in said and "answers 2: 22, 23" in said
+
+
+def test_a_plan_needs_no_data_no_model_and_no_pilot(harness: Run, tmp_path: Path) -> None:
+    code, said = harness("plan", "--study", "2b", "--methods", "sft,grpo", "--seeds", "3")
+    assert code == 0, said
+    assert "data/vsi-bench" in said and "3.1 [3.9]" in said and "5,130 questions in 288 rooms" in said
+    assert "One more seed a method lowers that to" in said and "unknown time and disk" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_from_a_pilot_and_measured_cells(harness: Run, run_dir: Path, data: Path) -> None:
+    options = ["--methods", "grpo", "--data", f"{data}#train", "--benchmark-data", f"{data}#test"]
+    code, said = harness("plan", *options, "--pilot", str(run_dir), "-s", "report.alpha=0.1")
+    assert code == 0, said
+    assert "24 questions in 8 rooms" in said and "the pilot" in said and "level 0.1" in said
+    code, said = harness("plan", *options, "--pilot", "nowhere")
+    assert code == 2 and "nowhere" in said
+
+
+def test_the_margin_and_pairs_are_the_studys(harness: Run) -> None:
+    for setting, message in (
+        ("report.margin=0", "report.margin"),
+        ("report.alpha=1.5", "report.alpha"),
+        ('report.pairs=[["sft","gpro"]]', "report.pairs: gpro"),
+        ('report.pairs=[["sft","sft"]]', "two different methods"),
+        ('report.pairs=[["sft","grpo"],["grpo","sft"]]', "each pair once"),
+        ("report.marginn=1", "did you mean margin"),
+    ):
+        code, said = harness("plan", "--methods", "sft,grpo", "-s", setting)
+        assert code == 2 and message in said, said
+    code, said = harness("plan", "--study", "2b", "--seeds", "3", "-s", 'report.pairs=[["sft","grpo"]]')
+    assert code == 0 and "over 1 pairs" in said
