@@ -88,6 +88,22 @@ def inspect_video(path: Path) -> VideoFacts:
     return VideoFacts(total, *shapes.pop())
 
 
+def video_seconds(path: Path) -> float | None:
+    """How long a video file lasts by its frames and rate; None of a folder of stills, whose rate nobody wrote down.
+
+    Raises:
+        UserError: The file is missing, unreadable or not a video.
+    """
+    if path.is_dir():
+        return None
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
+    except (FFmpegError, OSError, IndexError) as error:
+        raise _damaged(path, _why(error)) from error
+
+
 def frame_indices(total: int, n: int) -> list[int]:
     """Which n of ``total`` frames are kept: ``torch.arange(0, total, total / n).int()[:n]``, as Qwen2-VL's processor.
 

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.decode import decode_frames, frame_indices, still_files
+from harness.data.decode import decode_frames, frame_indices, still_files, video_seconds
 from harness.data.video import (
     ProcessedVideo,
     VideoSettings,
@@ -46,6 +47,7 @@ class FrameCache:
         self._memory_bytes = memory_bytes
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
+        self._seconds: dict[str, float | None] = {}
         self._latest: tuple[str, ProcessedVideo] | None = None
         self._lock = threading.Lock()
         self._warned = False
@@ -70,7 +72,7 @@ class FrameCache:
                 frames = self._build(path)
                 self._write(digest, frames)
             self._remember(digest, frames)
-        video = patchify(frames, self.settings)
+        video = replace(patchify(frames, self.settings), seconds_per_patch=self._seconds_per_patch(digest, path))
         self._latest = (digest, video)
         return video
 
@@ -96,6 +98,12 @@ class FrameCache:
             raise UserError(f"{path}: the video cannot be opened: {error.strerror or error}") from error
         self._digests[path] = (stamp, digest)
         return digest
+
+    def _seconds_per_patch(self, digest: str, path: Path) -> float | None:
+        if digest not in self._seconds:
+            self._seconds[digest] = video_seconds(path)
+        seconds = self._seconds[digest]
+        return None if seconds is None else seconds / self.settings.frames * self.settings.temporal_patch_size
 
     def _build(self, path: Path) -> Tensor:
         frames = decode_frames(path, self.settings.frames)

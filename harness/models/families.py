@@ -39,13 +39,19 @@ def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) ->
     """(3, P) M-RoPE positions by the model's own rule.
 
     Raises:
-        UserError: Qwen2.5-VL's rule asks how long a temporal patch lasts, and the video does not say.
+        UserError: The prompt lacks what the rule asks for: Qwen2.5-VL's how long a temporal patch lasts, Qwen3-VL's
+            one block of video tokens for each temporal patch.
     """
-    seconds = prompt.video.seconds_per_patch
-    if seconds is None and model.config.model_type == "qwen2_5_vl":
+    family, seconds = model.config.model_type, prompt.video.seconds_per_patch
+    if family == "qwen2_5_vl" and seconds is None:
         raise UserError(
             f"record {prompt.record.key}: Qwen2.5-VL's positions depend on how many seconds a temporal patch covers, "
-            "and the video's duration was not read; use a Qwen2-VL model"
+            "and a video without a duration (a folder of stills) does not say; use a Qwen2-VL model"
+        )
+    if family == "qwen3_vl" and _video_blocks(prompt) != int(prompt.video.grid_thw[0, 0]):
+        raise UserError(
+            f"record {prompt.record.key}: Qwen3-VL expects every temporal patch as a vision block of its own behind "
+            "a time stamp, which the harness's prompts do not write yet; use a Qwen2-VL or Qwen2.5-VL model"
         )
     positions, _ = model.model.get_rope_index(
         prompt.input_ids[None].to(device),
@@ -54,6 +60,11 @@ def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) ->
         second_per_grid_ts=None if seconds is None else torch.tensor([seconds], device=device),
     )
     return positions[:, 0]
+
+
+def _video_blocks(prompt: EncodedPrompt) -> int:
+    kinds = prompt.mm_token_type_ids
+    return int(((kinds[1:] == 2) & (kinds[:-1] != 2)).sum()) + int(kinds[0] == 2)
 
 
 def vision_inputs(states: Sequence[PromptState], starts: Sequence[int], width: int) -> dict[str, Any]:

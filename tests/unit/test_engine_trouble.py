@@ -313,6 +313,17 @@ def _fail_first_backward(policy: Policy) -> None:
     parameter.register_hook(fail)
 
 
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_gradient_checkpointing_is_a_study_key_and_changes_no_gradient(tuning: str, kit: Kit, tmp_path: Path) -> None:
+    norms = []
+    for name in (False, True):
+        policy = kit.policy(tuning=tuning, gradient_checkpointing=name)
+        assert {layer.gradient_checkpointing for layer in policy.language_model.layers} == {name}
+        kit.trainer(tmp_path / str(name), "sft", policy, budget=("steps", 1)).train()
+        norms.append(metrics(tmp_path / str(name))[0]["grad_norm"])
+    assert norms[1] == pytest.approx(norms[0], rel=1e-5)
+
+
 def test_damaged_weights_are_reported_by_the_step(kit: Kit, tmp_path: Path) -> None:
     policy = kit.policy()
     with torch.no_grad():

@@ -1,0 +1,146 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through one engine: what a family adds is there, what it needs is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_kit import (
+    FAMILIES,
+    START,
+    STOP,
+    VIDEO,
+    stock_log_probs,
+    stock_logits,
+    tiny_config,
+    tiny_model,
+    tiny_policy,
+    tiny_prompt,
+    tiny_video,
+)
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.video_utils import VideoMetadata
+
+from harness.data.decode import frame_indices, inspect_video
+from harness.data.encode import EncodedPrompt, PromptEncoder
+from harness.data.frames import FrameCache
+from harness.data.reader import Dataset
+from harness.data.video import VideoSettings
+from harness.errors import UserError
+from harness.models.policy import Engine, Policy
+from harness.rollout.sampler import TransformersSampler
+
+COMPLETIONS = [[4, 5, 6, 1], [7], [8, 9, 1]]
+
+
+def prompts(family: str) -> list[EncodedPrompt]:
+    first, second = tiny_video((3, 4, 6)), tiny_video((2, 6, 4), 1)
+    return [
+        tiny_prompt(first, [3, 4, 5], family),
+        tiny_prompt(second, [11], family),
+        tiny_prompt(first, [3, 8, 9], family),
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("engine", ["shared", "naive"])
+def test_log_probs_equal_the_stock_forward(family: str, engine: Engine) -> None:
+    policy = tiny_policy(tiny_model(family), engine)
+    with torch.no_grad():
+        values, _ = policy.log_probs(prompts(family), COMPLETIONS)
+        for row, prompt, tokens in zip(values, prompts(family), COMPLETIONS, strict=True):
+            expected = stock_log_probs(policy.model, prompt, tokens)
+            torch.testing.assert_close(row[: len(tokens)], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("engine", ["shared", "naive"])
+def test_greedy_answers_are_those_of_the_stock_forward(family: str, engine: Engine) -> None:
+    policy = tiny_policy(tiny_model(family), engine)
+    answers = TransformersSampler(policy, 8).sample(prompts(family), 1, temperature=0.0, max_new_tokens=5, seed=0)
+    for prompt, (answer,) in zip(prompts(family), answers, strict=True):
+        with torch.no_grad():
+            logits = stock_logits(policy.model, prompt, answer.tokens)
+        logits[:, list(policy.banned_tokens)] = -torch.inf
+        assert tuple(logits.argmax(-1).tolist()) == answer.tokens
+
+
+def value_of(policy: Policy, prompt: EncodedPrompt) -> torch.Tensor:
+    with torch.no_grad():
+        return policy.log_probs([prompt] * 2, COMPLETIONS[:2])[0]
+
+
+def test_qwen3s_deepstack_features_reach_the_language_model() -> None:
+    policy = tiny_policy(tiny_model("qwen3_vl"))
+    policy.base.model.visual.requires_grad_(False)  # so that features are kept, and can be tampered with
+    prompt = prompts("qwen3_vl")[0]
+    features = policy.video.of([prompt])[prompt.video.digest]
+    assert features.shape == (3, 3 * 4 * 6 // 4, 32)  # the tokens' own, and two levels
+    before = value_of(policy, prompt)
+    features[1:] = 0
+    assert (value_of(policy, prompt) - before).abs().max() > 1e-2
+
+
+def test_qwen25s_positions_follow_the_seconds() -> None:
+    policy = tiny_policy(tiny_model("qwen2_5_vl"))
+    prompt = prompts("qwen2_5_vl")[0]
+    assert policy.prompt_states([prompt])[prompt.id].positions[0, 4:22:6].tolist() == [4, 5, 7]  # 4 + [0, 1.5, 3]
+    slower = dataclasses.replace(prompt, id="slower", video=dataclasses.replace(prompt.video, seconds_per_patch=3.0))
+    assert policy.prompt_states([slower])["slower"].positions[0, 4:22:6].tolist() == [4, 10, 16]
+    assert (value_of(policy, slower) - value_of(policy, prompt)).abs().max() > 1e-3
+
+
+def test_qwen25s_tower_has_windows() -> None:
+    """Without windows the features differ, so their equality above is one of the windowed tower."""
+    config = tiny_config("qwen2_5_vl")
+    config.vision_config.fullatt_block_indexes = [0, 1]
+    torch.manual_seed(0)
+    windowed = tiny_model("qwen2_5_vl")
+    full = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+    full.load_state_dict(windowed.state_dict())
+    one, other = (tiny_policy(model).video.of(prompts("qwen2_5_vl")[:1]) for model in (windowed, full))
+    assert all((one[key] - other[key]).abs().max() > 1e-3 for key in one)
+
+
+def test_qwen3_without_time_stamps_is_refused() -> None:
+    plain = tiny_prompt(tiny_video((3, 4, 6)), [3, 4, 5])
+    with pytest.raises(UserError, match=r"record 3-4-5: Qwen3-VL expects every temporal patch"):
+        tiny_policy(tiny_model("qwen3_vl")).log_probs([plain], [[4]])
+    ids = torch.tensor([START, *[VIDEO] * 6, STOP, 3])
+    one = dataclasses.replace(
+        plain, video=tiny_video((1, 4, 6)), input_ids=ids, mm_token_type_ids=(ids == VIDEO).long() * 2
+    )
+    tiny_policy(tiny_model("qwen3_vl")).log_probs([one], [[4]])  # one patch is one block
+
+
+def test_qwen25_reads_real_videos(small_dataset: Dataset, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """From mp4 to log-probabilities; the seconds are those of transformers' own video metadata."""
+    tokenizer: Any = request.getfixturevalue("tiny_tokenizer")
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("video_pad", "image_pad", "vision_start")}
+    tiny = tiny_config("qwen2_5_vl")
+    config = AutoConfig.for_model(
+        "qwen2_5_vl",
+        text_config=tiny.text_config.to_dict() | {"vocab_size": len(tokenizer)},
+        vision_config=tiny.vision_config.to_dict() | {"patch_size": 14, "window_size": 56},
+        video_token_id=ids["video_pad"],
+        image_token_id=ids["image_pad"],
+        vision_start_token_id=ids["vision_start"],
+    )
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
+    policy = Policy(model, tokenizer, torch.device("cpu"), "fp32")
+    settings = VideoSettings(frames=8, min_pixels=84 * 84, max_pixels=84 * 84)
+    encoder = PromptEncoder(tokenizer, ids["video_pad"], FrameCache(tmp_path, settings), 2)
+    record = small_dataset.records[0]
+    path = small_dataset.video_path(record)
+    prompt = encoder.encode(record, "vanilla", path)
+    total = inspect_video(path).frames
+    metadata = VideoMetadata(total_num_frames=total, fps=8.0, frames_indices=frame_indices(total, 8))
+    assert prompt.video.seconds_per_patch == pytest.approx(2 / metadata.sampled_fps)
+    with torch.no_grad():
+        values, _ = policy.log_probs([prompt] * 2, [[95, 96], [97]])
+        expected = stock_log_probs(model, prompt, [95, 96])
+    torch.testing.assert_close(values[0], expected, atol=1e-5, rtol=1e-5)
