@@ -45,7 +45,7 @@ def task_forest(contrasts: pd.DataFrame, a: str, b: str, colour: str) -> Figure:
     rows = _records(contrasts[(contrasts["a"] == a) & (contrasts["b"] == b)])
     named = ["Overall" if row["task"] == OVERALL else TITLES[row["task"]] for row in rows]
     everything = contrasts[["ci_low", "ci_high", "difference"]].abs().to_numpy().ravel()
-    return _forest(rows, named, colour, limit=float(np.nanmax(everything)))
+    return _forest(rows, named, colour, limit=min(100.0, float(np.nanmax(everything))))
 
 
 def _forest(rows: Sequence[Mapping[str, Any]], named: Sequence[str], colour: str, limit: float = math.nan) -> Figure:
@@ -134,12 +134,18 @@ def task_bars(
         baseline(
             [value for _, value in known], at - 0.46, at + 0.46, linestyle=style, color=INK, linewidth=1.3, label=name
         )
+    # An interval may leave the scale, the scale's ends may not.
+    top = min(100.0, 1.05 * max(float(np.nanmax(frame[["score", "high"]].to_numpy())) for frame in scores.values()))
     names = ["Overall" if task == OVERALL else TITLES[task] for task in tasks]
     if wide:
         axes.set_xticks(places, [name.replace(" ", "\n") for name in names])
+        axes.margins(x=0.01)
+        axes.set_ylim(0, max(1.0, top))
         axes.set_ylabel("score in points")
     else:
         axes.set_yticks(places, names)
+        axes.margins(y=0.01)
+        axes.set_xlim(0, max(1.0, top))
         axes.invert_yaxis()
         axes.set_xlabel("score in points")
     axes.grid(axis="x" if wide else "y", visible=False)
@@ -217,6 +223,9 @@ def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Ma
         mean = mean.iloc[:: max(1, len(mean) // 300)]
         axes.plot(mean[x], mean[key], color=colour, linewidth=1.7, label=labels[method])
     axes.set_xlim(left=0)
+    if key in ("kl", "zero_variance", "truncated"):
+        top = 1.08 * float(found[key].max()) or 1.0
+        axes.set_ylim(-0.02 * top, top)
     axes.set_xlabel("examples" if x == "examples" else "optimiser steps")
     axes.set_ylabel(TRAINING[key][0])
     add_legend(figure)

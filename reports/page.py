@@ -208,8 +208,8 @@ def _warnings(results: Results) -> list[str]:
     states = ", ".join(f"{count} {state}" for state, count in Counter(cell.state for cell in missing).items())
     absent = [m for m in results.labels if m not in results.present]
     gone = f" No answers at all: {', '.join(results.short_labels[m] for m in absent)}." if absent else ""
-    total = len(results.cells)
-    return [f"{len(missing)} of {total} runs are not part of this report ({states}); the reasons are below.{gone}"]
+    part = f"{len(missing)} of {_count(len(results.cells), 'run')} {'is' if len(missing) == 1 else 'are'} not part"
+    return [f"{part} of this report ({states}); the reasons are below.{gone}"]
 
 
 def _grouped(verdicts: list[Verdict]) -> list[tuple[str, list[Verdict]]]:
@@ -258,6 +258,10 @@ def _render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["minus"] = lambda text: re.sub(r"(?<![\w.-])-(?=\d|$)", "\N{MINUS SIGN}", text)
+    environment.filters["together"] = lambda text: re.sub(
+        r"\bp ([=<]) ", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text
     )
     own = {kind: assets.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
     # Only this very script may run in the page, whatever else came into it.

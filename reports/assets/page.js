@@ -73,8 +73,9 @@
     if (flags & UNPARSED) remarks.push("unparsable");
     if (flags & TRUNCATED) remarks.push("cut off");
     if (runsOf[run.method].length > 1) element.title = `seed ${run.seed}`;
-    const parts = [text === "" ? "(empty)" : text, make("small", "", remarks.join(" · "))];
-    element.append(...(text.length > 80 ? parts.reverse() : parts)); // the score of a long answer stays in sight
+    const long = text.length > 80; // the score of a long answer comes first, to stay in sight
+    const note = make("small", long ? "above" : "beside", remarks.join(" · "));
+    element.append(...(long ? [note, text] : [text === "" ? "(empty)" : text, note]));
     return element;
   }
 

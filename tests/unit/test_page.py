@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -173,7 +175,7 @@ def test_verdicts_come_first_and_name_missing_seeds(whole: tuple[Path, str, Stru
     _, text, page, _ = whole
     assert text.index('id="verdict"') < text.index('id="differences"') < text.index('id="scores"')
     assert "checkpoints are compared, not methods, because that needs 3 finished seeds" in page.text
-    assert "1 of 7 runs are not part of this report (1 failed)" in page.text
+    assert "1 of 7 runs is not part of this report (1 failed)" in page.text
     assert "Only 2 of 3 seeds of SFT finished (seed 2 failed" in page.text and "2 of 3" in page.text
 
 
@@ -202,6 +204,16 @@ def test_the_methods_section_is_plain_and_says_how_to_do_it_again(
         assert collected.benchmark.digest[:16] in text and "torch 2.13.0" in text
     assert "harness compare --methods sft,grpo --model tiny" in markdown
     assert r"the \textless{}b\textgreater{}loss" in latex and r"group\_size = 8" in latex
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex on PATH")
+def test_the_methods_section_can_be_set(whole: tuple[Path, str, Structure, Collected], tmp_path: Path) -> None:
+    body = (whole[0] / "report" / "methods.tex").read_text()
+    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,tabularx}\\begin{document}\n"
+    (tmp_path / "paper.tex").write_text(f"{head}{body}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0 and (tmp_path / "paper.pdf").exists(), found.stdout[-2000:]
 
 
 @pytest.mark.usefixtures("quick")
