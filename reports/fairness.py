@@ -34,7 +34,7 @@ def fairness_card(collected: Collected) -> str:
         _shared(collected).to_markdown(index=False),
         "## What each consumed (evaluation excepted)",
         f"Budget: {study.budget.amount:g} {study.budget.kind}. Mean over finished seeds.",
-        _consumption(collected).to_markdown(index=False, floatfmt=",.0f"),
+        _consumption(collected).to_markdown(index=False, disable_numparse=True),
         "## What differed between methods",
         _differences(study).to_markdown(index=False),
         "## Cells",
@@ -78,7 +78,8 @@ def _consumption(collected: Collected) -> pd.DataFrame:
         row: dict[str, Any] = {"Method": escape_markdown(collected.study.label(method)), "Seeds": len(consumed)}
         for key, head in CONSUMED.items():
             scale = 2**20 if key == "peak_memory" else 1
-            row[head] = sum(one[key] for one in consumed) / len(consumed) / scale if consumed else float("nan")
+            mean = sum(one[key] for one in consumed) / len(consumed) / scale if consumed else None
+            row[head] = "-" if mean is None else f"{mean:,.0f}"
         rows.append(row)
     return pd.DataFrame(rows)
 

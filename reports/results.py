@@ -137,7 +137,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         scores,
         sensitivity,
         contrasts,
-        verdicts(contrasts, results.cells, called),
+        verdicts(contrasts, results.cells, called, alpha=settings.alpha),
         pairs_table(contrasts, labels=called, **named),
         tasks_table(contrasts, labels=called, **named),
     )

@@ -17,7 +17,7 @@ from harness.config import StudyConfig
 from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError
 from harness.models.loading import model_digest
-from harness.study import matrix
+from harness.study import matrix, memory
 from harness.study.display import STYLES, MatrixDisplay, duration
 from harness.study.estimate import Estimate, estimate, makespan
 from harness.study.launch import LOG_FILE, run_cells
@@ -26,6 +26,9 @@ from harness.study.matrix import Cell, Work
 from harness.study.setup import benchmark_source, load_data
 from harness.study.status import State, read_status
 from harness.study.twins import take_over, waves
+
+OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
+"""Files of a report that the terminal names."""
 
 _SHOWN = 5
 
@@ -137,10 +140,12 @@ def write_report(run_dir: Path, console: Console, *, with_published: bool = Fals
 
 
 def tell_files(paths: Sequence[Path], console: Console) -> None:
-    """Name the first file of a report, and where the others are."""
-    console.print(str(paths[0]), soft_wrap=True, highlight=False)
-    if len(paths) > 1:
-        console.print(f"and {len(paths) - 1} more files in {paths[0].parent}", soft_wrap=True, highlight=False)
+    """Name the files of a report that people open first, and where the others are."""
+    first = [path for path in paths if path.name in OPENED_FIRST]
+    for path in first:
+        console.print(str(path), soft_wrap=True, highlight=False)
+    if len(paths) > len(first):
+        console.print(f"and {len(paths) - len(first)} more files in {paths[0].parent}", soft_wrap=True, highlight=False)
 
 
 def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
@@ -183,6 +188,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     if not todo:
         console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
+    memory.tell(study, console)
     for cell in todo:
         matrix.write_cell(run_dir, study, cell, plan.evaluation)
     workers = min(study.runtime.workers, len(todo))
