@@ -31,8 +31,9 @@ def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Ten
     DeepStack (arXiv 2406.04334) adds features of inner vision layers after each of the first language layers.
     """
     output = model.get_video_features(video.pixel_values.to(device), video.grid_thw.to(device), return_dict=True)
-    levels = getattr(output, "deepstack_features", None) or []
-    return torch.stack([torch.cat(list(level)) for level in (output.pooler_output, *levels)])
+    levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
+    # One tensor a video, or, as Qwen3-VL's levels in transformers 5.17, all videos in one.
+    return torch.stack([level if isinstance(level, Tensor) else torch.cat(list(level)) for level in levels])
 
 
 def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) -> Tensor:
