@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import StudyConfig
+from harness.config import BASE, StudyConfig
 from harness.errors import UserError
 from harness.io import toml_text, write_text
 from harness.sections import TuneRange
@@ -77,7 +77,7 @@ def tuning_study(study: StudyConfig) -> StudyConfig:
     document["data"]["benchmark"] = study.tune.development
     document["budget"]["amount"] = study.budget.amount * study.tune.budget_share
     document["train"]["checkpoints"] = 1
-    document["report"]["pairs"] = None
+    document["report"]["pairs"] = [[BASE, trial] for trial in document["methods"]]
     return StudyConfig(**document)
 
 
