@@ -343,12 +343,17 @@ def report(
 
 @app.command(rich_help_panel=MORE)
 def doctor(
-    model: Annotated[str | None, typer.Option(metavar="NAME", help="Look at this model only.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Look at this model only; will it fit?")] = None,
+    study: StudyOption = None,
+    settings: SetOption = None,
 ) -> None:
-    """Say what this machine offers: versions, device, memory, disk, and which models and data can be reached."""
+    """Say what this machine offers: versions, device, memory, disk, and which models and data can be reached.
+
+    With --model or --study also how much memory each method takes, with the arithmetic.
+    """
     from harness.commands.doctor import examine
 
-    raise typer.Exit(examine(model))
+    raise typer.Exit(examine(model, study, tuple(settings or ())))
 
 
 @app.command(

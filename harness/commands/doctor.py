@@ -8,10 +8,10 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.text import Text
 
 from harness import registry
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.config import StudyConfig
 
 REQUIRED = (
     "torch",
@@ -52,15 +55,23 @@ class Finding(NamedTuple):
     level: str = "good"
 
 
-def examine(model: str | None) -> int:
+def examine(model: str | None, study: str | None = None, settings: Sequence[str] = ()) -> int:
     """Print the findings.
 
     Args:
         model: Only this model is looked at among the models; its absence is then an error.
+        study: A study file or preset whose memory is accounted for; the model's own preset when only that is named.
+        settings: Changes of the study, ``key=value``.
 
     Returns:
-        1 when something that is needed is missing, else 0.
+        1 when something that is needed is missing or the study does not fit, else 0.
+
+    Raises:
+        UserError: The study is unknown or wrong.
     """
+    resolved = _study(model, study, settings)
+    if resolved is not None and model is None:
+        model = resolved.model.name
     hub = _hub()
     sections: dict[str, Callable[[], Iterator[Finding]]] = {
         "Software": _software,
@@ -80,8 +91,22 @@ def examine(model: str | None) -> int:
             style = {"good": "", "note": "yellow", "bad": "bold red"}[finding.level]
             table.add_row(title if index == 0 else "", finding.subject, Text(finding.text, style=style))
     table.add_row("Hub", hub.subject, Text(hub.text, style="" if hub.level == "good" else "yellow"))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if resolved is not None and not bad:
+        from harness.study.memory import show
+
+        console.print()
+        bad = not show(resolved, console)
     return 1 if bad else 0
+
+
+def _study(model: str | None, study: str | None, settings: Sequence[str]) -> StudyConfig | None:
+    if model is None and study is None:
+        return None
+    from harness.commands.studies import StudyOptions, resolve_study
+
+    return resolve_study(StudyOptions(study=study, model=model, settings=tuple(settings)))
 
 
 def _guarded(title: str, probe: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

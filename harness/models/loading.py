@@ -151,7 +151,7 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
         model.model.visual.requires_grad_(False)
     if section.tuning == "lora":
         torch.manual_seed(seed_for(seed, "adapters"))
-        model = _with_lora(model, section)
+        model = with_lora(model, section)
     if section.gradient_checkpointing:
         recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
     model.eval()
@@ -180,7 +180,8 @@ def recompute_activations(model: Any, reentrant: bool = False) -> None:
     enable({"use_reentrant": reentrant})
 
 
-def _with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
+def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
+    """The model with adapters on the language model's linear layers; their weights are drawn by torch's generator."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

@@ -209,7 +209,7 @@ class Policy:
         real = torch.arange(width, device=self.device)[None] < lengths[:, None]
         run = self._packed if self.engine == "shared" else self._repeated
         hidden, labels, target = run(states, prompts, completions, width)
-        chosen = self._token_log_probs(hidden, labels, temperature)
+        chosen = self.token_log_probs(hidden, labels, temperature)
         values = chosen.new_zeros(real.numel()).index_put((target,), chosen).view(real.shape)
         return values, real.to(values.dtype)
 
@@ -285,7 +285,7 @@ class Policy:
             logits: Tensor = self.base.lm_head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _token_log_probs(self, hidden: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    def token_log_probs(self, hidden: Tensor, labels: Tensor, temperature: float) -> Tensor:
         """(m,) log-probabilities of labels; in row chunks, so that (m, vocabulary) logits never stand at once."""
 
         def part(some: Tensor, wanted: Tensor) -> Tensor:

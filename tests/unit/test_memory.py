@@ -1,0 +1,218 @@
+"""The account of memory: counted parameters, traced activations, and what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_small_dataset
+from rich.console import Console
+from trainer_kit import Kit, make_kit
+from transformers import AutoConfig
+
+from harness import registry
+from harness.config import ModelSection, load_study
+from harness.data.encode import PromptEncoder
+from harness.data.frames import FrameCache
+from harness.data.reader import read_dataset
+from harness.data.video import VideoSettings
+from harness.models import footprint as module
+from harness.models.footprint import count_parameters, footprint
+from harness.models.trace import LiveBytes, Load, trace
+from harness.study import memory
+from harness.study.memory import Room, account_for, fitting_settings, trained_answers
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FRAMES, SIDE = 8, 168
+PATCHES = FRAMES // 2 * (SIDE // 14) ** 2
+
+
+def published(size: str) -> Any:
+    """Qwen2-VL's true configuration, without its weights."""
+    content = json.loads((GOLDEN / f"qwen2_vl_{size}.json").read_text())
+    return AutoConfig.for_model(content.pop("model_type"), **content)
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("2b", 2_208_985_600), ("7b", 8_291_375_616)])
+def test_the_published_sizes_come_out(size: str, parameters: int) -> None:
+    """2.21 and 8.29 billion, as the models' cards say."""
+    config = published(size)
+    sizes = count_parameters(config, ModelSection())
+    assert sizes.total == parameters
+    width, inner, text = config.text_config.hidden_size, config.text_config.intermediate_size, config.text_config
+    keys = text.num_key_value_heads * width // text.num_attention_heads
+    by_hand = 28 * (2 * width * width + 2 * width * keys + 3 * width * inner)
+    assert sizes.linear == by_hand
+    assert sizes.adapters == 28 * 16 * (2 * (width + width) + 2 * (width + keys) + 3 * (width + inner))
+    assert count_parameters(config, ModelSection(tuning="full")).trained == parameters - sizes.vision
+
+
+@pytest.mark.parametrize(("size", "answers", "gigabytes", "token"), [("2b", 8, 9.5, 28_672), ("7b", 14, 26.0, 57_344)])
+def test_a_dry_run_at_true_width_agrees_with_an_independent_count(
+    size: str, answers: int, gigabytes: float, token: int
+) -> None:
+    """The independent one counted autograd's saved storages of another implementation, without adapters."""
+    load = Load(2000, 7760, answers, 128, answers, 1, answers, answers, 0)
+    account = footprint(published(size), ModelSection(), "bf16", load, cuda=True)
+    parts = {part.name: part for part in account.parts}
+    assert parts["activations"].bytes / 1e9 == pytest.approx(gigabytes, rel=0.15)
+    assert parts["keys and values in sampling"].bytes == (2000 + answers * 129) * token
+    assert parts["weights"].bytes == account.parameters * 2
+    assert account.peak == account.always + max(account.phases.values())
+
+
+def test_quantised_weights_and_recomputed_activations_are_accounted_for() -> None:
+    config, load = published("2b"), Load(1228, 4400, 14, 64, 14, 8)
+    plain = footprint(config, ModelSection(), "bf16", load)
+    small = footprint(config, ModelSection(quantisation="4bit"), "bf16", load)
+    again = footprint(config, ModelSection(gradient_checkpointing=True), "bf16", load)
+    linear = count_parameters(config, ModelSection()).linear
+    assert plain.always - small.always == pytest.approx(linear * (2 - 0.516), rel=1e-3)
+    assert again.phases["update"] < 0.25 * plain.phases["update"]
+
+
+def test_tracing_without_content_counts_what_real_tensors_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    import contextlib
+
+    from torch._subclasses import fake_tensor
+
+    config = published("2b")
+    config.text_config.hidden_size, config.text_config.intermediate_size, config.text_config.vocab_size = 192, 256, 500
+    config.vision_config.hidden_size, config.text_config.rope_parameters["mrope_section"] = 192, [2, 3, 3]
+    config.vision_config.embed_dim, config.text_config.pad_token_id = 64, 0
+    load = Load(150, 400, 4, 12, 8, 4)
+
+    class Real(contextlib.nullcontext):  # the same run with content in the tensors
+        def __init__(self, **options: Any) -> None:
+            super().__init__(self)
+
+        def from_tensor(self, value: torch.Tensor) -> torch.Tensor:
+            return value
+
+    for what in ("update", "prefill"):
+        for section in (ModelSection(), ModelSection(tuning="full"), ModelSection(gradient_checkpointing=True)):
+            expected = trace(config, section, "bf16", load, what, 2)
+            with monkeypatch.context() as patch:
+                patch.setattr(fake_tensor, "FakeTensorMode", Real)
+                assert trace(config, section, "bf16", load, what, 2) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    """Ten questions about ten videos."""
+    root = tmp_path_factory.mktemp("kit")
+    made = make_kit(root)
+    data = read_dataset(write_small_dataset(root / "many", scenes=10))
+    return dataclasses.replace(made, data=dataclasses.replace(data, records=data.records[::3]))
+
+
+@pytest.mark.parametrize(
+    ("method", "answers", "rollouts", "changes"),
+    [
+        ("sft", 1, 0, {"tuning": "lora"}),
+        ("grpo", 8, 8, {"tuning": "full"}),
+        ("grpo", 8, 8, {"tuning": "lora", "precision": "bf16"}),
+        ("grpo", 8, 8, {"tuning": "full", "gradient_checkpointing": True}),
+    ],
+)
+def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
+    kit: Kit, tmp_path: Path, method: str, answers: int, rollouts: int, changes: dict[str, Any]
+) -> None:
+    policy = kit.policy(**changes)
+    settings = VideoSettings(frames=FRAMES, min_pixels=SIDE**2, max_pixels=SIDE**2)
+    frames = FrameCache(tmp_path / "frames", settings)
+    encoder = PromptEncoder(policy.tokenizer, policy.base.config.video_token_id, frames, 2)
+
+    def prompt(index: int) -> Any:
+        record = kit.data.records[index]
+        return encoder.encode(record, "vanilla", kit.data.video_path(record))
+
+    options = {"group_size": 8, "beta": 1e-4} if rollouts else None
+    rollout = {"max_new_tokens": 8, "batch": 32}
+    trainer = kit.trainer(tmp_path, method, policy, options=options, prompts=prompt, micro_batch=8, rollout=rollout)
+    weights = sum(one.nbytes for one in policy.model.parameters())
+    length = max(len(prompt(index).input_ids) for index in range(10))
+    with LiveBytes() as live:
+        trainer.train()
+    load = Load(length, PATCHES, answers, 8, 8, 4, rollouts, 32 if rollouts else 0, videos=10)
+    section = ModelSection(**({"tuning": "full"} | changes))
+    needs = trainer.algorithm.needs
+    account = footprint(policy.base.config, section, policy.precision, load, reference=needs.reference)
+    estimate = account.peak - module._PROGRAM_BYTES
+    assert estimate == pytest.approx(weights + live.peak, rel=0.2)
+
+
+@pytest.mark.parametrize(("method", "answers"), [("sft", 1), ("dpo", 2), ("grpo", 8)])
+def test_what_a_method_trains_on_is_found_by_asking_it(method: str, answers: int) -> None:
+    options = {"group_size": 8} if method == "grpo" else None
+    assert trained_answers(registry.create("algorithms", method, options)) == answers
+
+
+def test_every_method_can_be_asked() -> None:
+    for method in registry.names("algorithms"):
+        assert trained_answers(registry.create("algorithms", method)) >= 1
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The 2B preset without the model: its configuration is the published one, its precision a GPU's."""
+    monkeypatch.setattr(memory, "model_config", lambda name: published("2b"))
+    monkeypatch.setattr(memory, "choose_precision", lambda section, device: "bf16")
+    return load_study("2b", methods=["grpo"])
+
+
+def test_settings_that_make_it_fit_are_found_and_true(study: Any) -> None:
+    whole = account_for(study, "grpo", Room("a card", 80e9, 1, True))
+    room = Room("a small card", whole.peak * 0.8, 1, True)
+    settings, least = fitting_settings(study, "grpo", room)
+    assert not room.holds(whole) and room.holds(least)
+    assert settings
+    overrides = [setting.removeprefix("-s ") for setting in settings]
+    assert account_for(load_study("2b", methods=["grpo"], overrides=overrides), "grpo", room).peak == least.peak
+    least_of_all = (
+        "model.quantisation=4bit",
+        "model.gradient_checkpointing=true",
+        "train.micro_batch=1",
+        "rollout.batch=1",
+        "evaluation.batch=1",
+        "data.max_pixels=3136",
+        "data.min_pixels=784",
+    )
+    watch = Room("a watch", 2**30, 1, True)
+    settings, least = fitting_settings(load_study("2b", methods=["grpo"], overrides=least_of_all), "grpo", watch)
+    assert settings == [] and not watch.holds(least)
+
+
+def test_a_run_begins_by_telling_what_it_takes(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room, words in (
+        (
+            Room("cuda:0 (a card)", 80e9, 1, True),
+            r"Memory: about \d+\.\d GiB \(grpo\) of 74\.5 GiB on cuda:0 \(a card\)$",
+        ),
+        (Room("cuda:0 (old)", 11e9, 1, True), r"too little\. It would fit with -s .*\nThe arithmetic: harness doctor"),
+    ):
+        monkeypatch.setattr(memory, "this_machine", lambda study, room=room: room)
+        console = Console(record=True, width=400)
+        memory.tell(study, console)
+        import re
+
+        assert re.search(words, console.export_text().strip()), words
+    monkeypatch.setattr(
+        memory, "model_config", lambda name: AutoConfig.from_pretrained(registry.load("models", "tiny").location)
+    )
+    console = Console(record=True)
+    memory.tell(study, console)
+    assert console.export_text() == "", "the embedded model is not worth a line"
+
+
+def test_the_whole_arithmetic_is_shown(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "this_machine", lambda study: Room("a card", 80e9, 1, True))
+    console = Console(record=True, width=200)
+    assert memory.show(study, console)
+    text = console.export_text()
+    for words in ("2,208,985,600 parameters x 2 bytes", "18,464,768 x 8 bytes", "keys and values", ": fits", "peak"):
+        assert words in text
