@@ -142,6 +142,8 @@ def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchma
         lacking = merged.loc[merged["missing"], "id"]
         raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking.iloc[0]}")
     kept = merged.drop(columns=["scorer", "missing"])
+    for column in ("question_type", "task", "room"):  # a study may have a million answers
+        kept[column] = pd.Categorical(kept[column])
     return kept.rename(columns={"id": "question", "question_type": "type"}).assign(
         method=entry["method"],
         model=entry["model"],
