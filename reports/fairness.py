@@ -61,6 +61,9 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Decoding": identity["decoding"],
         "Scorer": f"{study.evaluation.scorer}, {SCORERS[study.evaluation.scorer].version}",
         "Engine": identity["engine"],
+        "Tuning": f"{study.tune.done} trials a method on {study.tune.development}"
+        if study.tune.done
+        else "none recorded",
         "Data order": "by seed, the same for every method",
         "Reported checkpoint": "the last, declared beforehand",
         "Learning-rate schedule": "warm-up, then constant",
