@@ -68,6 +68,7 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Reported checkpoint": "the last, declared beforehand",
         "Learning-rate schedule": "warm-up, then constant",
         "Reward": ", ".join(f"{name} x {weight:g}" for name, weight in study.reward.weights.items()),
+        "Declared for the tests": f"margin of equivalence {study.report.margin:g} points, level {study.report.alpha:g}",
         "Threads per cell": environment.get("threads", "unknown"),
     }
     return pd.DataFrame({"What": rows.keys(), "Value": [escape_markdown(str(value)) for value in rows.values()]})
