@@ -81,6 +81,7 @@ def pairs_table(
     ]
     caption = [
         "B minus A in points; intervals are not corrected for the number of comparisons.",
+        f"Margin of equivalence, declared beforehand: {found[0]['margin']:g}." if found else "",
         test_caption(found, alpha),
         "“Undecided” is not “no difference”: beside it stands the detectable effect, the true difference that this "
         "design would find with 80% power before correction.",
