@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from importlib import resources
 
+from harness.data.prompts import MODE_LETTER
 from harness.data.records import TASKS
 from reports.tables import RunScore, ScoreRow
 
@@ -53,7 +54,7 @@ def _row(entry: dict[str, str], tasks: dict[str, float], printed: float) -> Scor
         entry["name"],
         "published",
         (RunScore(tasks),),
-        entry["eval_mode"],
+        MODE_LETTER.get(entry["eval_mode"], entry["eval_mode"]),
         note="; ".join(notes),
         printed=printed,
     )
