@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -20,9 +20,6 @@ from rich.text import Text
 
 from harness import registry
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from harness.config import StudyConfig
 
 REQUIRED = (
     "torch",
@@ -69,7 +66,10 @@ def examine(model: str | None, study: str | None = None, settings: Sequence[str]
     Raises:
         UserError: The study is unknown or wrong.
     """
-    resolved = _study(model, study, settings)
+    from harness.commands.studies import StudyOptions, resolve_study
+
+    asked = StudyOptions(study=study, model=model, settings=tuple(settings))
+    resolved = resolve_study(asked) if study is not None else None
     if resolved is not None and model is None:
         model = resolved.model.name
     hub = _hub()
@@ -93,20 +93,16 @@ def examine(model: str | None, study: str | None = None, settings: Sequence[str]
     table.add_row("Hub", hub.subject, Text(hub.text, style="" if hub.level == "good" else "yellow"))
     console = Console()
     console.print(table)
-    if resolved is not None and not bad:
-        from harness.study.memory import show
+    if model is None:
+        return 1 if bad else 0
+    from harness.study.memory import show
 
-        console.print()
-        bad = not show(resolved, console)
-    return 1 if bad else 0
-
-
-def _study(model: str | None, study: str | None, settings: Sequence[str]) -> StudyConfig | None:
-    if model is None and study is None:
-        return None
-    from harness.commands.studies import StudyOptions, resolve_study
-
-    return resolve_study(StudyOptions(study=study, model=model, settings=tuple(settings)))
+    console.print()
+    try:
+        return 1 if not show(resolved or resolve_study(asked), console) or bad else 0
+    except UserError as error:
+        console.print(Text(f"No account of memory: {error}", style="bold red"), soft_wrap=True)
+        return 1
 
 
 def _guarded(title: str, probe: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

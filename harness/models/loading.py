@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +83,21 @@ def model_config(name: str) -> Any:
     return config
 
 
+def model_sizes(name: str) -> Any:
+    """The configuration of a model for counting alone: that of 2b and 7b is packaged, so that they need not be had.
+
+    Raises:
+        UserError: As :func:`model_config`.
+    """
+    preset: ModelPreset | None = registry.load("models", name) if name in registry.names("models") else None
+    if preset is None or not preset.sizes:
+        return model_config(name)
+    from transformers import AutoConfig
+
+    content = json.loads(files("harness.models").joinpath(preset.sizes).read_text("utf-8"))
+    return AutoConfig.for_model(content.pop("model_type"), **content)
+
+
 def _not_loadable(name: str, location: str, error: Exception) -> UserError:
     if not Path(location).is_dir():
         return UserError(f"`--model {name}`: {unavailable(error, location, 'model')}")
@@ -96,10 +114,10 @@ def model_digest(name: str) -> str:
     location = Path(locate(name))
     if not location.is_dir():
         return digest_of(weight_digests(str(location)))
-    files = sorted(location.glob("*.safetensors"))
-    if not files:
+    weights = sorted(location.glob("*.safetensors"))
+    if not weights:
         raise UserError(f"`model.name` = {name}: {location} has no .safetensors file; only safetensors are loaded")
-    return digest_of({file.name: sha256_file(file) for file in files})
+    return digest_of({file.name: sha256_file(file) for file in weights})
 
 
 def choose_precision(section: ModelSection, device: torch.device) -> str:
@@ -182,6 +200,8 @@ def recompute_activations(model: Any, reentrant: bool = False) -> None:
 
 def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
     """The model with adapters on the language model's linear layers; their weights are drawn by torch's generator."""
+    # On a CPU bitsandbytes, which peft imports, warns that a kernel for 4-bit inference is not there; none is needed.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(

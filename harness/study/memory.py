@@ -14,7 +14,7 @@ from harness.algorithm import Algorithm
 from harness.config import StudyConfig
 from harness.data.video import smart_resize
 from harness.models.footprint import Footprint, footprint
-from harness.models.loading import choose_precision, model_config
+from harness.models.loading import choose_precision, model_sizes
 from harness.models.trace import Load
 from harness.types import Completion, Group
 
@@ -76,7 +76,7 @@ def account_for(
     Raises:
         UserError: The model cannot be had.
     """
-    config = config or model_config(study.model.name)
+    config = config or model_sizes(study.model.name)
     own, train, algorithm = study.for_method(method), study.train_for(method), study.algorithm(method)
     patches = _patches(study, config.vision_config, size)
     rollouts = algorithm.needs.rollouts
@@ -195,7 +195,7 @@ def tell(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_
 
     Nothing is refused: memory that runs out later halves the micro-batch.
     """
-    config, room = model_config(study.model.name), this_machine(study)
+    config, room = model_sizes(study.model.name), this_machine(study)
     if _about(config) < SMALL:
         return
     accounts = {method: account_for(study, method, room, size=size, config=config) for method in study.methods}
@@ -220,7 +220,7 @@ def _about(config: Any) -> int:
 
 def show(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> bool:
     """The whole arithmetic of every method of a study; say whether all fit."""
-    config, room = model_config(study.model.name), this_machine(study)
+    config, room = model_sizes(study.model.name), this_machine(study)
     fits = True
     for method in study.methods:
         account = account_for(study, method, room, size=size, config=config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,18 @@ from harness.data.reader import read_dataset
 from harness.data.video import VideoSettings
 from harness.models import footprint as module
 from harness.models.footprint import count_parameters, footprint
+from harness.models.loading import model_sizes
 from harness.models.trace import LiveBytes, Load, trace
 from harness.study import memory
 from harness.study.memory import Room, account_for, fitting_settings, trained_answers
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 FRAMES, SIDE = 8, 168
 PATCHES = FRAMES // 2 * (SIDE // 14) ** 2
 
 
 def published(size: str) -> Any:
     """Qwen2-VL's true configuration, without its weights."""
-    content = json.loads((GOLDEN / f"qwen2_vl_{size}.json").read_text())
-    return AutoConfig.for_model(content.pop("model_type"), **content)
+    return model_sizes(size)
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("2b", 2_208_985_600), ("7b", 8_291_375_616)])
@@ -159,8 +157,7 @@ def test_every_method_can_be_asked() -> None:
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The 2B preset without the model: its configuration is the published one, its precision a GPU's."""
-    monkeypatch.setattr(memory, "model_config", lambda name: published("2b"))
+    """The 2B preset on a GPU; the model itself is not needed."""
     monkeypatch.setattr(memory, "choose_precision", lambda section, device: "bf16")
     return load_study("2b", methods=["grpo"])
 
@@ -202,7 +199,7 @@ def test_a_run_begins_by_telling_what_it_takes(study: Any, monkeypatch: pytest.M
 
         assert re.search(words, console.export_text().strip()), words
     monkeypatch.setattr(
-        memory, "model_config", lambda name: AutoConfig.from_pretrained(registry.load("models", "tiny").location)
+        memory, "model_sizes", lambda name: AutoConfig.from_pretrained(registry.load("models", "tiny").location)
     )
     console = Console(record=True)
     memory.tell(study, console)
