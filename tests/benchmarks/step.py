@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ from harness.errors import UserError
 
 PHASES = ("sampling", "reference", "update", "step")
 NAMES = ("trl", "naive", "engine")
-GRID = {"prompt": [512, 1024, 2048], "completion": [8, 64], "group": [4, 8, 14, 16]}
+GRID = [
+    (prompt, completion, group) for prompt in (512, 1024, 2048) for completion in (8, 64) for group in (4, 8, 14, 16)
+]
 
 
 def main() -> None:
@@ -56,18 +58,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         write_model(SHAPES[options.model], model, options.seed)
-        out = Path(folder) / "out"
+        task = Task(
+            options.prompt,
+            options.completion,
+            options.group,
+            options.beta,
+            options.lora,
+            precision,
+            device,
+            options.seed,
+            model,
+            Path(folder) / "out",
+        )
         basis = basis_of(device, options.threads)
         rates = measure(device, precision, lambda: Clock(device).now()[basis == "processor"])
-        axes = GRID if options.grid else vars(options)
+        cells = GRID if options.grid else [(options.prompt, options.completion, options.group)]
         results = []
-        for sizes in itertools.product(axes["prompt"], axes["completion"], axes["group"]):
-            task = Task(*sizes, options.beta, options.lora, precision, device, options.seed, model, out)
-            results.append(run_cell(task, options) | floors(task, options, rates))
+        for prompt, completion, group in cells:
+            cell = replace(task, prompt=prompt, completion=completion, group=group)
+            results.append(run_cell(cell, options) | floors(cell, options, rates))
             add_ratios(results[-1])
             print(markdown(results[-1]), flush=True)
     report = {"machine": machine(device, precision, options, rates), "settings": vars(options), **results[-1]}
-    if len(results) > 1:
+    if options.grid:
         report |= {"cells": results, "growth": growth(results)}
         print(grid_markdown(results))
     if options.json:
@@ -76,11 +89,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--prompt", type=int, nargs="+", default=[2048], help="prompt tokens, the video's among them")
-    parser.add_argument("--completion", type=int, nargs="+", default=[8], help="tokens of every completion")
-    parser.add_argument("--group", type=int, nargs="+", default=[14], help="completions a prompt")
+    parser.add_argument("--prompt", type=int, default=2048, help="prompt tokens, the video's among them")
+    parser.add_argument("--completion", type=int, default=8, help="tokens of every completion")
+    parser.add_argument("--group", type=int, default=14, help="completions a prompt")
     parser.add_argument("--repeats", type=int, default=3, help="measured rounds; medians are reported")
-    parser.add_argument("--grid", action="store_true", help=f"all cells of {GRID}")
+    parser.add_argument("--grid", action="store_true", help=f"all {len(GRID)} cells instead of one")
     parser.add_argument("--model", choices=sorted(SHAPES), default="cpu-small")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -135,7 +148,7 @@ def run_cell(task: Task, options: argparse.Namespace) -> dict[str, Any]:
             if task.device.type == "cuda":
                 contender.move(torch.device("cpu"))
     basis = basis_of(task.device, options.threads)
-    contenders = {name: summary(tuned[name][1], taken, basis, task.group) for name, taken in steps.items()}
+    contenders = {name: summary(tuned[name][1], taken, basis) for name, taken in steps.items()}
     cell = {"prompt": task.prompt, "completion": task.completion, "group": task.group}
     return {"cell": cell, "contenders": contenders}
 
@@ -181,7 +194,7 @@ def tune(
     return best[1], tried
 
 
-def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str, group: int) -> dict[str, Any]:
+def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str) -> dict[str, Any]:
     """Medians of the measured steps; None where the contender could not take one."""
     fitting = {size: row for size, row in tried.items() if "step" in row}
     if not steps or not fitting:
@@ -199,7 +212,7 @@ def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str, gro
         "processor_seconds": processor,
         "every_step": [{"wall": step.wall["step"], "processor": step.processor["step"]} for step in steps],
         "saved_bytes": fitting[batch]["saved_bytes"],
-        "saved_bytes_whole_group": fitting[group]["saved_bytes"] if group in fitting else None,
+        "saved_bytes_whole_group": fitting[max(fitting)]["saved_bytes"] if max(fitting) == max(tried) else None,
         "allocated_bytes": max(step.allocated for step in steps),
         "tokens": steps[-1].tokens,
         "parameters_changed": all(step.changed for step in steps),
