@@ -141,7 +141,7 @@ def write_report(run_dir: Path, console: Console, *, with_published: bool = Fals
 
 def tell_files(paths: Sequence[Path], console: Console) -> None:
     """Name the files of a report that people open first, and where the others are."""
-    first = [path for path in paths if path.name in OPENED_FIRST]
+    first = [path for path in paths if path.name in OPENED_FIRST] or list(paths[:1])
     for path in first:
         console.print(str(path), soft_wrap=True, highlight=False)
     if len(paths) > len(first):
