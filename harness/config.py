@@ -59,8 +59,8 @@ class StudyConfig(StrictConfig):
     tune: TuneSection = TuneSection()
     method: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Hyper-parameters by method; its sub-tables `train`, `prompt`, `rollout` and `evaluation` (only "
-        "max_new_tokens) override those sections for it.",
+        description="Hyper-parameters by method; its sub-tables `train`, `prompt`, `rollout`, `reward` and "
+        "`evaluation` (only max_new_tokens) override those sections for it.",
     )
 
     @field_validator("methods")
@@ -91,7 +91,7 @@ class StudyConfig(StrictConfig):
         return self._section_for(method, "train", self.train)
 
     def for_method(self, method: str) -> StudyConfig:
-        """This study as one method or variant sees it: prompts, sampling and token limits with its overrides.
+        """This study as one method or variant sees it: prompts, sampling, rewards and token limits with its overrides.
 
         A variant that is evaluated in think or observe mode may answer at least as long as it may in training, unless
         it says otherwise.
@@ -100,13 +100,15 @@ class StudyConfig(StrictConfig):
             UserError: An override's key or value is wrong.
         """
         rollout = self._section_for(method, "rollout", self.rollout)
+        reward = self._section_for(method, "reward", self.reward)
         prompt = self._section_for(method, "prompt", self.prompt)
         told = self._settings(method)[1].get("evaluation", {})
         evaluation = self._section_for(method, "evaluation", self.evaluation)
         if prompt.evaluation in ("think", "observe") and prompt != self.prompt and "max_new_tokens" not in told:
             longest = max(evaluation.max_new_tokens, rollout.max_new_tokens)
             evaluation = evaluation.model_copy(update={"max_new_tokens": longest})
-        return self.model_copy(update={"rollout": rollout, "prompt": prompt, "evaluation": evaluation})
+        own = {"rollout": rollout, "reward": reward, "prompt": prompt, "evaluation": evaluation}
+        return self.model_copy(update=own)
 
     def label(self, method: str) -> str:
         """What tables call a method: its title, and in brackets what a variant changes."""
@@ -206,20 +208,23 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
         asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
         study.algorithm(method, asked=asked)
         study.train_for(method)
-        study.for_method(method)
+        _check_rewards(study.for_method(method).reward)
     _refuse_the_same_twice(study)
     for method in study.method:
         if method not in registry.names("algorithms"):
             raise unknown_name(f"method.{method}", method, registry.names("algorithms"))
-    for reward in study.reward.weights:
-        registry.create("rewards", reward, study.reward.options.get(reward), asked=f"reward.weights.{reward}")
-    for reward in study.reward.options:
-        if reward not in study.reward.weights:
-            raise unknown_name(f"reward.options.{reward}", reward, study.reward.weights)
     registry.load("benchmarks", study.evaluation.benchmark)
     for method in (name for pair in study.report.pairs or () for name in pair):
         if method not in (BASE, *study.methods):
             raise unknown_name(f"report.pairs: {method}", method, (BASE, *study.methods))
+
+
+def _check_rewards(section: RewardSection) -> None:
+    for reward in section.weights:
+        registry.create("rewards", reward, section.options.get(reward), asked=f"reward.weights.{reward}")
+    for reward in section.options:
+        if reward not in section.weights:
+            raise unknown_name(f"reward.options.{reward}", reward, section.weights)
 
 
 def _refuse_the_same_twice(study: StudyConfig) -> None:
@@ -227,7 +232,14 @@ def _refuse_the_same_twice(study: StudyConfig) -> None:
     seen: dict[str, str] = {}
     for method in study.methods:
         own = study.for_method(method)
-        parts = (study.algorithm(method).config, study.train_for(method), own.prompt, own.rollout, own.evaluation)
+        parts = (
+            study.algorithm(method).config,
+            study.train_for(method),
+            own.prompt,
+            own.rollout,
+            own.reward,
+            own.evaluation,
+        )
         key = digest_of([parse_variant(method).method, *(part.model_dump(mode="json") for part in parts)])
         if key in seen:
             raise UserError(f"`{method}` is the same as `{seen[key]}`: no setting differs; leave one out")

@@ -7,6 +7,7 @@ A variant is a method's name and what it changes, each after a colon::
     grpo:train.learning_rate=1e-6    a shared setting of one of the SECTIONS
     grpo:think                       trained and evaluated in that prompt mode (Table 2 of arXiv 2504.00883)
     grpo:prompt.train=think          trained in it, evaluated as the study says
+    grpo:reward.weights={mra=1.0}    other rewards; the whole table of weights, in TOML
 
 Everything else, seeds and budget included, a variant shares with the other methods of the study.
 """
@@ -25,6 +26,7 @@ SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "train": None,
     "prompt": None,
     "rollout": None,
+    "reward": None,
     "evaluation": ("max_new_tokens",),
 }
 """Shared sections of a study that a method or a variant may change for itself; None stands for all their keys."""

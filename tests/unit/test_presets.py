@@ -1,0 +1,99 @@
+"""Every packaged study is whole; the paper's say what the paper says, and of each value where it comes from."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from harness.config import load_study, preset_names
+
+PAPER = ("paper-2b", "paper-7b")
+GIVEN: dict[str, Any] = {
+    "tuning": "lora",
+    "temperature": 1.0,
+    "group_size": 14,
+    "beta": 1e-4,
+    "learning_rate": {"paper-2b": 1e-5, "paper-7b": 5e-6},
+}
+"""arXiv 2504.00883, section 3.2."""
+
+
+def text(name: str) -> str:
+    return resources.files("harness.presets").joinpath(f"{name}.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_study_loads(name: str) -> None:
+    study = load_study(name)
+    assert study.name == name
+    assert study.budget.amount > 0
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_values(name: str) -> None:
+    study = load_study(name)
+    assert study.model.name == name.removeprefix("paper-")
+    assert study.model.tuning == GIVEN["tuning"]
+    assert study.rollout.temperature == GIVEN["temperature"]
+    assert study.train.learning_rate == GIVEN["learning_rate"][name]
+    config = study.algorithm("grpo").config
+    assert (config.group_size, config.beta) == (GIVEN["group_size"], GIVEN["beta"])
+    assert (config.loss_type, config.scale) == ("sequence", "group")
+    assert study.algorithm("dpo:pairs=altered").needs.altered == 1
+    assert set(study.reward.weights) == {"distance", "choice", "format"}
+    assert study.report.with_published
+
+
+def test_the_rows_of_table_2() -> None:
+    """Trained in V, T or O and evaluated in V, T or O, as the paper's 2B rows are."""
+    study = load_study("paper-2b")
+    grpo = [study.for_method(method) for method in study.methods if method.startswith("grpo")]
+    assert {(own.prompt.train, own.prompt.evaluation) for own in grpo} == {
+        ("vanilla", "official"),
+        ("think", "official"),
+        ("observe", "official"),
+        ("think", "think"),
+        ("observe", "observe"),
+    }
+    for own in grpo:
+        longest = own.prompt.evaluation in ("think", "observe")
+        assert own.evaluation.max_new_tokens == (512 if longest else 16), "reasoning needs room"
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_value_says_where_it_comes_from(name: str) -> None:
+    known = re.compile(r"# .*(paper|Table 2|ours|R1-V|no influence|VSI-Bench|published|as many|implied)")
+    lines = text(name).splitlines()
+    silent = [line for line in lines if re.match(r"\s*[\"\w]", line) and not known.search(line)]
+    silent = [line for line in silent if not line.startswith(("name = ", "methods = ", "]"))]
+    assert silent == []
+    open_values = [line for line in lines if "not given" in line]
+    assert len(open_values) > 15
+    assert all("ours" in line or "default" in line or "all of it" in line for line in open_values)
+
+
+@pytest.mark.parametrize(("name", "differs"), [("kl-ablation", 2), ("reward-ablation", 3)])
+def test_ablations_differ_in_one_thing(name: str, differs: int) -> None:
+    study = load_study(name)
+    assert len(study.methods) == differs and study.seeds == 3
+    views = [study.for_method(method) for method in study.methods]
+    if name == "kl-ablation":
+        configs = [study.algorithm(method).config.model_dump() for method in study.methods]
+        assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {"beta"}
+        assert [config["beta"] for config in configs] == [1e-4, 0]
+        assert views[0] == views[1]
+    else:
+        numeric = [next(iter(own.reward.weights)) for own in views]
+        assert numeric == ["distance", "mra", "relative"]
+        assert len({study.algorithm(method).config.model_dump_json() for method in study.methods}) == 1
+    assert study.report.pairs
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_no_key_is_written_twice_or_unknown(name: str) -> None:
+    document = tomllib.loads(text(name))
+    assert "extends" not in document, "a paper's study stands alone"
