@@ -201,6 +201,7 @@ def test_pairs_are_made_from_wordings_that_are_not_the_benchmarks() -> None:
     assert {altered_answer(record, random.Random(seed)) for seed in range(40)} == {"table", "chair", "sofa"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory from /proc")
 def test_the_whole_set_loads_in_seconds_and_far_below_a_gigabyte(tmp_path: Path) -> None:
     """116,900 questions, as many as the paper counts; processor seconds, so that a busy machine does not matter."""
     question = "Measuring from the centre, which of these objects (table, chair, sink, sofa) is the closest to the tv?"
@@ -211,7 +212,10 @@ def test_the_whole_set_loads_in_seconds_and_far_below_a_gigabyte(tmp_path: Path)
     code = (
         "import resource, sys, pathlib; from harness.data.reader import read_dataset\n"
         "print(len(read_dataset(pathlib.Path(sys.argv[1]), 'train', check_videos=False).records))\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF); print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        # Not ru_maxrss: a child inherits there what the process that started it had.
+        "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(used.ru_utime + used.ru_stime, peak)"
     )
     told = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     count, seconds, kilobytes = map(float, told.stdout.split())
