@@ -96,7 +96,7 @@ def read_dataset(
     else:
         files = find_split(root, split)
     renamed = _known_fields(fields or {})
-    data = Dataset(root, split, (), "", videos=videos, notes=_notes(root))
+    data = Dataset(root, split, (), "", videos=videos, notes=tuple(_manifest(root).get("notes", ())))
     records: list[Record] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -123,9 +123,9 @@ def read_dataset(
     return replace(data, records=tuple(records), digest=records_digest(records), skipped=tuple(problems))
 
 
-def _notes(root: Path) -> tuple[str, ...]:
+def _manifest(root: Path) -> dict[str, Any]:
     path = root / MANIFEST
-    return tuple(read_json(path).get("notes", ())) if path.is_file() else ()
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def _known_fields(fields: Mapping[str, str]) -> Mapping[str, str]:
@@ -227,7 +227,7 @@ def _require_video(data: Dataset, record: Record, present: dict[tuple[str, str],
         zipped, fix = data.root / f"{record.dataset}.zip", "put it there"
         if zipped.is_file():
             fix = f"take it out of {zipped} with `harness data prepare vsibench --from {data.root} --out {data.root}`"
-        elif vsi100k.question_files(data.root):
+        elif vsi100k.question_files(data.root) or _manifest(data.root).get("name") == vsi100k.HUB_ID:
             fix = vsi100k.GET_SCANNET
         raise BadRecordError(f"video {missing} is missing; {fix}")
 

@@ -1,7 +1,7 @@
 """How long one GRPO step on video takes: TRL's own trainer, this project's plain engine and its shared-prefix engine.
 
     python tests/benchmarks/step.py --prompt 2048 --completion 8 --group 14 --repeats 3 --json
-    python tests/benchmarks/step.py --grid --json
+    python tests/benchmarks/step.py --prompt 512 2048 --group 4 16 --batch-sizes 1 --repeats 1     # or --grid
     python tests/benchmarks/step.py --model qwen2-vl-2b --completion 16 --group 14 --repeats 3 --json     # on a GPU
 
 One process, contenders alternating, medians. First every contender takes one step at each micro-batch size, a warm-up
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import platform
@@ -25,7 +26,6 @@ import statistics
 import sys
 import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ from harness.errors import UserError
 
 PHASES = ("sampling", "reference", "update", "step")
 NAMES = ("trl", "naive", "engine")
-GRID = [
-    (prompt, completion, group) for prompt in (512, 1024, 2048) for completion in (8, 64) for group in (4, 8, 14, 16)
-]
+GRID = {"prompt": [512, 1024, 2048], "completion": [8, 64], "group": [4, 8, 14, 16]}
 
 
 def main() -> None:
@@ -58,29 +56,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         write_model(SHAPES[options.model], model, options.seed)
-        task = Task(
-            options.prompt,
-            options.completion,
-            options.group,
-            options.beta,
-            options.lora,
-            precision,
-            device,
-            options.seed,
-            model,
-            Path(folder) / "out",
-        )
+        out = Path(folder) / "out"
         basis = basis_of(device, options.threads)
         rates = measure(device, precision, lambda: Clock(device).now()[basis == "processor"])
-        cells = GRID if options.grid else [(options.prompt, options.completion, options.group)]
+        axes = GRID if options.grid else vars(options)
         results = []
-        for prompt, completion, group in cells:
-            cell = replace(task, prompt=prompt, completion=completion, group=group)
-            results.append(run_cell(cell, options) | floors(cell, options, rates))
+        for sizes in itertools.product(axes["prompt"], axes["completion"], axes["group"]):
+            task = Task(*sizes, options.beta, options.lora, precision, device, options.seed, model, out)
+            results.append(run_cell(task, options) | floors(task, options, rates))
             add_ratios(results[-1])
             print(markdown(results[-1]), flush=True)
     report = {"machine": machine(device, precision, options, rates), "settings": vars(options), **results[-1]}
-    if options.grid:
+    if len(results) > 1:
         report |= {"cells": results, "growth": growth(results)}
         print(grid_markdown(results))
     if options.json:
@@ -89,11 +76,11 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--prompt", type=int, default=2048, help="prompt tokens, the video's among them")
-    parser.add_argument("--completion", type=int, default=8, help="tokens of every completion")
-    parser.add_argument("--group", type=int, default=14, help="completions a prompt")
+    parser.add_argument("--prompt", type=int, nargs="+", default=[2048], help="prompt tokens, the video's among them")
+    parser.add_argument("--completion", type=int, nargs="+", default=[8], help="tokens of every completion")
+    parser.add_argument("--group", type=int, nargs="+", default=[14], help="completions a prompt")
     parser.add_argument("--repeats", type=int, default=3, help="measured rounds; medians are reported")
-    parser.add_argument("--grid", action="store_true", help=f"all {len(GRID)} cells instead of one")
+    parser.add_argument("--grid", action="store_true", help=f"all cells of {GRID}")
     parser.add_argument("--model", choices=sorted(SHAPES), default="cpu-small")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -148,7 +135,7 @@ def run_cell(task: Task, options: argparse.Namespace) -> dict[str, Any]:
             if task.device.type == "cuda":
                 contender.move(torch.device("cpu"))
     basis = basis_of(task.device, options.threads)
-    contenders = {name: summary(tuned[name][1], taken, basis) for name, taken in steps.items()}
+    contenders = {name: summary(tuned[name][1], taken, basis, task.group) for name, taken in steps.items()}
     cell = {"prompt": task.prompt, "completion": task.completion, "group": task.group}
     return {"cell": cell, "contenders": contenders}
 
@@ -194,7 +181,7 @@ def tune(
     return best[1], tried
 
 
-def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str) -> dict[str, Any]:
+def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str, group: int) -> dict[str, Any]:
     """Medians of the measured steps; None where the contender could not take one."""
     fitting = {size: row for size, row in tried.items() if "step" in row}
     if not steps or not fitting:
@@ -212,7 +199,7 @@ def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str) -> 
         "processor_seconds": processor,
         "every_step": [{"wall": step.wall["step"], "processor": step.processor["step"]} for step in steps],
         "saved_bytes": fitting[batch]["saved_bytes"],
-        "saved_bytes_whole_group": fitting[max(fitting)]["saved_bytes"] if max(fitting) == max(tried) else None,
+        "saved_bytes_whole_group": fitting[group]["saved_bytes"] if group in fitting else None,
         "allocated_bytes": max(step.allocated for step in steps),
         "tokens": steps[-1].tokens,
         "parameters_changed": all(step.changed for step in steps),

@@ -1,0 +1,166 @@
+"""From published files to a report: VSI-100k with ScanNet and VSI-Bench in small, through the command line."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from datasets_kit import write_scannet, write_vsi_100k, write_vsi_bench
+
+from harness import cli
+from harness.config import load_study
+from harness.io import read_json
+from harness.study.cell import main as run_cell
+from harness.study.compare import make_plan, write_report
+from harness.study.matrix import write_cell, write_matrix
+from harness.study.setup import load_data
+
+Cli = Callable[..., tuple[int, str, str]]
+
+STUDY = """
+extends = "tiny"
+name = "published"
+methods = ["sft", "dpo:pairs=altered", "grpo"]
+
+[model]
+tuning = "lora"
+
+[data]
+train = "vsi-100k"
+benchmark = "vsi-bench"
+split = "debiased"
+benchmark_limit = 30
+frames = 4
+max_pixels = 7056
+
+[rollout]
+max_new_tokens = 4
+
+[budget]
+kind = "steps"
+amount = 1
+
+[train]
+prompts_per_step = 2
+checkpoints = 1
+
+[evaluation]
+max_new_tokens = 4
+
+[runtime]
+cache = "cache"
+
+[method.grpo]
+group_size = 2
+"""
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def handler_kept() -> Iterator[None]:
+    """A cell takes SIGTERM over, which the test process wants back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def copies(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has after the downloads."""
+    cache = tmp_path_factory.getbasetemp() / "world-cache"
+    write_vsi_bench(tmp_path / "download" / "bench", cache)
+    write_vsi_100k(tmp_path / "download" / "train", cache)
+    write_scannet(tmp_path / "download" / "scannet", cache, stills=True)
+    return tmp_path
+
+
+def test_prepare_train_evaluate_report(harness: Cli, copies: Path) -> None:
+    code, out, _ = harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "vsi-bench", "--part")
+    assert code == 0 and "72 questions on 6 scenes, 6 videos decoded" in out
+    assert "splits: full 72, debiased 54, pruned 18" in out
+    scannet = ("--scannet", "download/scannet")
+    code, out, _ = harness("data", "prepare", "vsi-100k", "--from", "download/train", *scannet, "--out", "vsi-100k")
+    assert code == 0 and "note: VSI-100k measures the absolute distance between the centres" in out
+    (copies / "study.toml").write_text(STUDY)
+    study = load_study("study.toml")
+    from rich.console import Console
+
+    console = Console(quiet=True)
+    plan = make_plan(study, console)
+    assert plan.questions <= 30 and plan.questions > 18
+    run_dir = copies / "run"
+    write_matrix(run_dir, study, plan.cells, train_digest=plan.train_digest, benchmark_digest=plan.benchmark_digest)
+    for cell in plan.cells:
+        write_cell(run_dir, study, cell, plan.evaluation)
+        assert run_cell([str(run_dir), cell.id]) == 0, (cell.folder(run_dir) / "status.json").read_text()
+    write_report(run_dir, console)
+    scores = (run_dir / "report" / "scores.csv").read_text()
+    assert all(name in scores for name in ("base", "sft", "dpo:pairs=altered", "grpo"))
+    train, benchmark = load_data(study)
+    assert train is not None and train.notes and len(benchmark.records) == plan.questions
+    evaluated = read_json(plan.cells[0].folder(run_dir) / "vsibench" / "step-000000" / "manifest.json")
+    assert evaluated["identity"]["benchmark"] == benchmark.digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("vsibench", "--from", "download/bench"), "object_counting 7 instead of 565"),
+        (("vsibench", "--from", "nowhere"), "`--from nowhere`: no such folder"),
+        (("vsibench", "--from", "nyu-visionx/VSI-Bench"), "offline mode is on"),
+        (("vsi-100k", "--from", "download/bench"), "no JSON file is named after a question type"),
+        (("vsi-100k", "--from", "download/train", "--field", "answer"), "write OURS=THEIRS"),
+        (("vsi-100k", "--from", "download/train", "--field", "answer=x"), "data.fields.answer`: no such name"),
+        (("vsi-100k", "--from", "download/train", "--scannet", "download/bench"), "no video of 6 of 6 scenes"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_code_2(
+    harness: Cli, copies: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    code, _, error = harness("data", "prepare", *arguments, "--out", "made")
+    assert code == 2
+    assert words in error and "Traceback" not in error
+
+
+def test_prepared_without_scannet_says_what_is_missing(harness: Cli, copies: Path) -> None:
+    code, out, _ = harness("data", "prepare", "vsi-100k", "--from", "download/train", "--out", "made")
+    assert code == 0 and "No videos are linked. VSI-100k ships no videos. Get ScanNet v2" in out
+    harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "bench", "--part")
+    code, _, error = harness("compare", "--data", "made", "--benchmark-data", "bench", "--dry-run")
+    assert code == 2 and re.search(r"scene\d{4}_\d\d\.mp4 is missing; VSI-100k ships no videos", error)
+
+
+def test_too_many_frames_for_a_video_are_refused_by_name(harness: Cli, copies: Path) -> None:
+    harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "vsi-bench", "--part")
+    manifest = read_json(copies / "vsi-bench" / "manifest.json")
+    (copies / "study.toml").write_text(STUDY.replace("frames = 4", f"frames = {manifest['shortest_video'] + 2}"))
+    study = load_study("study.toml", changes={"data.train": "world:train@1"})
+    from rich.console import Console
+
+    plan = make_plan(study, Console(quiet=True))
+    write_cell(copies / "run", study, plan.cells[0], plan.evaluation)
+    assert run_cell([str(copies / "run"), plan.cells[0].id]) == 1
+    reason = read_json(plan.cells[0].folder(copies / "run") / "status.json")["reason"]
+    assert "frames and" in reason and "Lower `frames`" in reason and ".mp4" in reason
