@@ -89,7 +89,7 @@ def _own(entry: Mapping[str, Any], where: str) -> tuple[str, RawAnswer]:
         raise UserError(f"{where}: `id` must be a number or text, is {key!r}; {_EXAMPLE}")
     if isinstance(answer, bool) or not isinstance(answer, int | float | str):
         raise UserError(f"{where}: `answer` must be text, is {answer!r}; {_EXAMPLE}")
-    return str(key), RawAnswer(str(answer), truncated if isinstance(truncated, bool) else None)
+    return _storable(str(key)), RawAnswer(_storable(str(answer)), truncated if isinstance(truncated, bool) else None)
 
 
 def _lmms_sample(
@@ -107,7 +107,12 @@ def _lmms_sample(
         key = records[row].key
     if key in by_key:
         _refuse_other_question(entry, by_key[key], where, by_row)
-    return key, RawAnswer(found[0])
+    return key, RawAnswer(_storable(found[0]))
+
+
+def _storable(text: str) -> str:
+    """Text that every file can hold: JSON allows half of a surrogate pair, UTF-8 does not; it becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _document_id(entry: Mapping[str, Any]) -> str | None:
@@ -115,7 +120,7 @@ def _document_id(entry: Mapping[str, Any]) -> str | None:
     documents = [entry.get("doc"), *entry.values()]
     for document in documents:
         if isinstance(document, dict) and "question_type" in document and isinstance(document.get("id"), int | str):
-            return str(document["id"])
+            return _storable(str(document["id"]))
     return None
 
 

@@ -195,6 +195,21 @@ def test_hostile_names_and_answers_stay_text(tmp_path: Path) -> None:
     assert found.answers.set_index("question").loc["100", "answer"].iloc[0] == HOSTILE
 
 
+def test_half_a_surrogate_pair_is_replaced_in_answers_and_told_in_ids(tmp_path: Path) -> None:
+    """JSON may hold what no UTF-8 file or terminal can."""
+    path, log = own(tmp_path / "a.jsonl", 3), lmms(tmp_path / "b.jsonl", "nested")
+    for file, key, broken in ((path, "answer", "\ud800 4 \U0001f600"), (log, "resps", [["\ud800 4 \U0001f600"]])):
+        lines = file.read_text().splitlines()
+        lines[0] = json.dumps(json.loads(lines[0]) | {key: broken})
+        file.write_text("\n".join(lines) + "\n")
+    found = results([str(path), str(log)])
+    assert set(found.answers.set_index("question").loc["100", "answer"]) == {"\ufffd 4 \U0001f600"}
+    assert build_tables(found).pairs is not None
+    path.write_text(json.dumps({"id": "\udcff", "answer": "4"}) + "\n")
+    with pytest.raises(UserError, match="ids that the benchmark does not have: \ufffd"):
+        results([str(path), str(log)])
+
+
 @pytest.mark.slow
 def test_ten_megabytes_in_one_answer_are_scored_in_seconds(tmp_path: Path) -> None:
     path = own(tmp_path / "big.jsonl", 3)
