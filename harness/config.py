@@ -160,7 +160,7 @@ def load_study(
         source: A preset's name or a path to a TOML file; the file may say ``extends = "tiny"``.
         overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
             or a method (``grpo.beta=0.01``). Values are TOML, else text.
-        methods: Replaces the study's methods.
+        methods: Replaces the study's methods; declared pairs that name another one are left out with it.
         changes: Further top-level or dotted keys set by command-line options.
 
     Raises:
@@ -169,6 +169,7 @@ def load_study(
     document, where = _read(source)
     if methods is not None:
         document["methods"] = list(methods)
+        _drop_pairs(document, {BASE, *methods})
     _add_plugins(document)
     for key, value in (changes or {}).items():
         put(document, key, value)
@@ -189,6 +190,16 @@ def load_study(
         raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
     _check_names(study, asked_methods=methods)
     return study
+
+
+def _drop_pairs(document: dict[str, Any], methods: set[str]) -> None:
+    """Declared pairs whose methods are all there; with none left, the report's own choice."""
+    report = document.get("report", {})
+    if isinstance(report, dict) and isinstance(report.get("pairs"), list):
+        kept = [pair for pair in report["pairs"] if isinstance(pair, list) and methods.issuperset(pair)]
+        document["report"] = {key: value for key, value in report.items() if key != "pairs"}
+        if kept:
+            document["report"]["pairs"] = kept
 
 
 def _add_plugins(document: dict[str, Any]) -> None:

@@ -25,5 +25,5 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     close.sort(key=lambda one: sorted(one) != sorted(name))  # swapped letters are the likeliest slip
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = f"; did you mean {close[0]}?" if close else "."
     return UserError(f"`{what}`: no such name{hint} Known: {', '.join(names) or 'none'}")

@@ -1,18 +1,18 @@
 """Frames of a video file, or of a folder of still frames; everything that is not whole is refused.
 
-Without torch, so that the processes that check many videos start at once.
+Without torch, so that the processes that check many videos start at once; PyAV is imported by the first video, so that
+all that needs none (a benchmark on random pixels, a report) runs without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
-from av.error import FFmpegError
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -97,10 +97,10 @@ def video_seconds(path: Path) -> float | None:
     if path.is_dir():
         return None
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             stream = container.streams.video[0]
             return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
-    except (FFmpegError, OSError, IndexError) as error:
+    except (OSError, IndexError) as error:
         raise _damaged(path, _why(error)) from error
 
 
@@ -126,11 +126,24 @@ def _read_still(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{path}: the frame cannot be read: {error}. Fetch or make it again.") from error
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open container; whatever FFmpeg finds wrong with it is an OSError."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except FFmpegError as error:
+        raise OSError(_why(error)) from error
+
+
 def _decoded(path: Path, total: int) -> Iterator[Any]:
     """Every frame of a file that declares ``total``; fewer, or a damaged one, is refused."""
     decoded = 0
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
@@ -138,7 +151,7 @@ def _decoded(path: Path, total: int) -> Iterator[Any]:
                     raise _damaged(path, f"frame {decoded} of {total} is corrupt")
                 yield frame
                 decoded += 1
-    except (FFmpegError, OSError) as error:
+    except OSError as error:
         raise _damaged(path, f"decoding stops after {decoded} of {total} frames ({_why(error)})") from error
     if decoded < total:
         raise _damaged(path, f"only {decoded} of {total} frames can be decoded")
@@ -152,7 +165,7 @@ def _count_frames(path: Path) -> int:
         raise UserError(f"{path}: the video file is empty. Fetch or make it again.")
     packets = hidden = 0
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             if not container.streams.video:
                 raise UserError(f"{path}: the file has no video stream")
             stream = container.streams.video[0]
@@ -164,7 +177,7 @@ def _count_frames(path: Path) -> int:
                     raise _damaged(path, f"it ends inside frame {packets}, so it is truncated")
                 packets += 1
                 hidden += packet.is_discard
-    except (FFmpegError, OSError) as error:
+    except OSError as error:
         raise _damaged(path, _why(error)) from error
     if packets < declared:
         raise _damaged(path, f"it is truncated: its header declares {declared} frames, it holds {packets}")

@@ -22,6 +22,9 @@ from harness.models.loading import recompute_activations, weights_dtype, with_lo
 from harness.models.packing import PackedRows, pack
 from harness.models.policy import Policy, PromptState
 
+MANY_VIDEOS = 10**6
+"""More than a run keeps features of."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -49,7 +52,7 @@ class Load:
     rollouts: int = 0
     sampled: int = 0
     evaluated: int = 0
-    videos: int = 10**6
+    videos: int = MANY_VIDEOS
 
     @property
     def prompts(self) -> int:
@@ -215,7 +218,7 @@ def _with_layers(config: Any, layers: int) -> Any:
     small = copy.deepcopy(config)
     small.text_config.num_hidden_layers = layers
     if getattr(small.text_config, "layer_types", None):
-        small.text_config.layer_types = small.text_config.layer_types[:layers]
+        small.text_config.layer_types = small.text_config.layer_types[:1] * layers
     small.vision_config.depth = 1
     for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
         if getattr(small.vision_config, name, None):

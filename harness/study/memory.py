@@ -15,7 +15,7 @@ from harness.config import StudyConfig
 from harness.data.video import smart_resize
 from harness.models.footprint import Footprint, footprint
 from harness.models.loading import choose_precision, model_sizes
-from harness.models.trace import Load
+from harness.models.trace import MANY_VIDEOS, Load
 from harness.types import Completion, Group
 
 VIDEO_SIZE = (480, 640)
@@ -62,7 +62,13 @@ def this_machine(study: StudyConfig) -> Room:
 
 
 def account_for(
-    study: StudyConfig, method: str, room: Room, *, size: tuple[int, int] = VIDEO_SIZE, config: Any = None
+    study: StudyConfig,
+    method: str,
+    room: Room,
+    *,
+    size: tuple[int, int] = VIDEO_SIZE,
+    videos: int = MANY_VIDEOS,
+    config: Any = None,
 ) -> Footprint:
     """The memory that one method of a study takes.
 
@@ -71,6 +77,7 @@ def account_for(
         method: One of its methods.
         room: Where it runs.
         size: Height and width of the videos.
+        videos: How many different ones there are.
         config: The model's configuration, when it is at hand.
 
     Raises:
@@ -90,6 +97,7 @@ def account_for(
         rollouts=rollouts,
         sampled=study.rollout.batch if rollouts else 0,
         evaluated=study.evaluation.batch,
+        videos=videos,
     )
     precision = choose_precision(study.model, torch.device("cuda" if room.cuda else "cpu"))
     reference = algorithm.needs.reference

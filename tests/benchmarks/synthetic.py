@@ -97,7 +97,7 @@ def _tokenizer(size: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = {token: index for index, token in enumerate(SPECIAL)}
-    words |= {f"w{index}": index for index in range(len(SPECIAL), size)}
+    words |= {str(index): index for index in range(len(SPECIAL), size)}
     plain = Tokenizer(WordLevel(words, unk_token="<pad>"))
     plain.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -123,20 +123,27 @@ def grid_for(length: int) -> tuple[int, int, int]:
 
 def make_prompt(length: int, vocabulary: int, seed: int) -> EncodedPrompt:
     """A prompt of exactly ``length`` tokens: text, a video of random pixels, text."""
-    generator = torch.Generator().manual_seed(seed)
     grid = grid_for(length)
-    patches = grid[0] * grid[1] * grid[2]
-    words = torch.randint(len(SPECIAL), vocabulary, (length - patches // MERGE**2 - 2,), generator=generator)
-    video = torch.tensor([START, *[VIDEO] * (patches // MERGE**2), STOP])
-    ids = torch.cat([words[:15], video, words[15:]])
-    pixels = torch.randn(patches, 3 * DEPTH * PATCH**2, generator=generator)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(grid[0] * grid[1] * grid[2], 3 * DEPTH * PATCH**2, generator=generator)
+    return prompt_about(
+        ProcessedVideo(pixels, torch.tensor([grid]), f"video-{seed}-{length}"), length, vocabulary, seed
+    )
+
+
+def prompt_about(video: ProcessedVideo, length: int, vocabulary: int, seed: int) -> EncodedPrompt:
+    """A prompt of exactly ``length`` tokens: text, a video, text."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = len(video.pixel_values) // MERGE**2
+    words = torch.randint(len(SPECIAL), vocabulary, (length - tokens - 2,), generator=generator)
+    ids = torch.cat([words[:15], torch.tensor([START, *[VIDEO] * tokens, STOP]), words[15:]])
     record = Record(
         id=seed,
         dataset="synthetic",
         scene_name=f"video{seed}",
         question_type="object_counting",
         question="How many?",
-        ground_truth="1",
+        ground_truth="12",
     )
     return EncodedPrompt(
         id=f"synthetic-{seed}",
@@ -144,7 +151,7 @@ def make_prompt(length: int, vocabulary: int, seed: int) -> EncodedPrompt:
         mode="vanilla",
         input_ids=ids,
         mm_token_type_ids=(ids == VIDEO).long() * VIDEO_TOKEN_TYPE,
-        video=ProcessedVideo(pixels, torch.tensor([grid]), f"video-{seed}-{length}"),
+        video=video,
         text_digest=f"text-{seed}",
     )
 

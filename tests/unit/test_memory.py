@@ -73,6 +73,16 @@ def test_quantised_weights_and_recomputed_activations_are_accounted_for() -> Non
     assert again.phases["update"] < 0.25 * plain.phases["update"]
 
 
+def test_a_model_of_two_layers_is_traced_with_three() -> None:
+    config = published("2b")
+    config.text_config.num_hidden_layers = 2
+    config.text_config.layer_types = config.text_config.layer_types[:2]
+    load = Load(150, 400, 1, 4, 1, 1)
+    assert trace(config, ModelSection(), "bf16", load, "prefill", 3) > trace(
+        config, ModelSection(), "bf16", load, "prefill", 2
+    )
+
+
 def test_tracing_without_content_counts_what_real_tensors_take(monkeypatch: pytest.MonkeyPatch) -> None:
     import contextlib
 

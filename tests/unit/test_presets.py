@@ -97,3 +97,8 @@ def test_ablations_differ_in_one_thing(name: str, differs: int) -> None:
 def test_no_key_is_written_twice_or_unknown(name: str) -> None:
     document = tomllib.loads(text(name))
     assert "extends" not in document, "a paper's study stands alone"
+
+
+def test_other_methods_leave_out_the_pairs_that_name_the_old_ones() -> None:
+    assert load_study("paper-2b", methods=["grpo", "sft"]).report.pairs == (("base", "grpo"), ("sft", "grpo"))
+    assert load_study("paper-2b", methods=["sft", "rloo"]).report.pairs is None
