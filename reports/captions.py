@@ -43,8 +43,14 @@ def mark_of(c: dict[str, Any]) -> str:
     return MARKS[c["claim"]] if c["task"] == OVERALL else TASK_MARK
 
 
-def test_caption(found: Sequence[dict[str, Any]], alpha: float) -> str:
-    """What was tested, how, on what: test, clusters, correction, questions, rooms and seeds."""
+def test_caption(found: Sequence[dict[str, Any]], alpha: float, pairs: int | None = None) -> str:
+    """What was tested, how, on what: test, clusters, correction, questions, rooms and seeds.
+
+    Args:
+        found: The contrasts shown.
+        alpha: Their level.
+        pairs: Size of their family, where not all of it is shown.
+    """
     if not found:
         return ""
     claims = {c["claim"] for c in found}
@@ -56,7 +62,7 @@ def test_caption(found: Sequence[dict[str, Any]], alpha: float) -> str:
     seeds = [c[side] for c in found for side in ("seeds_a", "seeds_b") if c[side[-1]] != BASE]
     parts = [
         f"Differences: paired over the same questions, least squares on the question types, {error}, two-sided t-test;",
-        f"p corrected by Holm over {count(len(found), 'declared pair')};",
+        f"p corrected by Holm over {count(pairs or len(found), 'declared pair')};",
         f"{_range([c['n_questions'] for c in found], 'question')} in",
         f"{_range([c['n_rooms'] for c in found], 'room')} (clusters), {_range(seeds, 'seed')} a method.",
     ]

@@ -6,12 +6,11 @@ is said by fields (``bold``, ``mark``, ``light``), never by markup inside the te
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -50,6 +49,19 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
 
 
 @dataclass(frozen=True)
+class Part:
+    """A further grid of a table, which would be too wide as one: its columns follow the first column again.
+
+    Attributes:
+        title: What its columns are, after the table's title.
+        caption: What they mean.
+    """
+
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Column:
     """A column, which may show several values in one cell (an interval, a mean and its deviation).
 
@@ -58,16 +70,16 @@ class Column:
         names: Names of the values in CSV and JSON, unique in the table; by default the header.
         format: Format string for the values, for example ``{:+.1f} [{:.1f}, {:.1f}]``.
         align: Alignment of its cells.
-        span: Head shared with the neighbours of the same span (LaTeX only).
-        light: Shown in a weaker tone, for what is only exploratory (LaTeX and terminal).
+        light: Shown in a weaker tone, for what is only exploratory (not in Markdown).
+        part: The further grid that it stands in (not in the terminal, which splits by its width); None for the first.
     """
 
     header: str
     names: tuple[str, ...] = ()
     format: str = "{}"
     align: Align = "right"
-    span: str = ""
     light: bool = False
+    part: Part | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -108,7 +120,7 @@ class Row:
     Attributes:
         cells: One a column.
         group: Name of the group it stands in.
-        light: Shown in a weaker tone, for what is not ours (LaTeX and terminal).
+        light: Shown in a weaker tone, for what is not ours (not in Markdown).
     """
 
     cells: tuple[Cell, ...]
@@ -146,6 +158,39 @@ class Table:
         """The cells' distinct notes in reading order; a note's number is its place, from 1."""
         return list(dict.fromkeys(cell.note for row in self.rows for cell in row.cells if cell.note))
 
+    @property
+    def captions(self) -> str:
+        """The captions of all parts."""
+        return " ".join(part.caption for part in self.parts if part.caption)
+
+    @property
+    def parts(self) -> list[Table]:
+        """The grids that the table is read in, each a table of its own; itself when there is only one."""
+        names = dict.fromkeys(column.part for column in self.columns)
+        if len(names) == 1:
+            return [self]
+        found = []
+        for part in names:
+            grid = self._select([j for j, column in enumerate(self.columns) if column.part == part or j == 0])
+            grid = replace(grid, columns=tuple(replace(column, part=None) for column in grid.columns))
+            if part is not None:
+                grid = replace(grid, title=f"{self.title}: {part.title}", caption=part.caption, footnotes=())
+            found.append(grid)
+        return found
+
+    def without_empty(self, *names: str) -> Table:
+        """The table without those of the named columns (by the first of their values) in which nothing stands."""
+        kept = [
+            j
+            for j, column in enumerate(self.columns)
+            if column.keys[0] not in names or any(not _is_missing(row.cells[j].values[0]) for row in self.rows)
+        ]
+        return self._select(kept)
+
+    def _select(self, kept: Sequence[int]) -> Table:
+        rows = tuple(replace(row, cells=tuple(row.cells[j] for j in kept)) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[j] for j in kept), rows=rows)
+
     def to_frame(self) -> pd.DataFrame:
         """All values with full precision, one column for each name, missing ones as None."""
         names = ["group"] * self._grouped + [name for column in self.columns for name in column.keys]
@@ -166,7 +211,7 @@ class Table:
         """Title, caption, notes, and the rows as objects with full precision."""
         content = {
             "title": clean(self.title),
-            "caption": clean(self.caption),
+            "caption": clean(self.captions),
             "footnotes": [clean(note) for note in (*self.remarks, *self.footnotes)],
             "rows": self.to_frame().to_dict(orient="records"),
         }
@@ -174,6 +219,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """A GitHub-flavoured Markdown table with title, caption and footnotes."""
+        if len(self.parts) > 1:
+            return "\n".join(part.to_markdown() for part in self.parts)
         lines = []
         for row, _, group in _with_groups(self.rows):
             if group:
@@ -205,6 +252,9 @@ class Table:
         Needs the packages booktabs, graphicx, xcolor and the T1 font encoding; with ``document`` the
         result is a complete document (:func:`latex_document`).
         """
+        if len(self.parts) > 1:
+            fragment = "\n".join(part.to_latex() for part in self.parts)
+            return latex_document([fragment]) if document else fragment
         notes = [rf"\textsuperscript{{{i}}}\,{escape_latex(note)}" for i, note in enumerate(self.remarks, 1)]
         notes += [escape_latex(note) for note in self.footnotes]
         pages = max(1, math.ceil(len(self.rows) / ROWS_ON_A_PAGE))
@@ -233,7 +283,7 @@ class Table:
         blocks = list(self._blocks(width))
         parts = [self._rich_block(columns, title=i == 0) for i, columns in enumerate(blocks)]
         notes = [f"{i} {clean(note)}" for i, note in enumerate(self.remarks, 1)]
-        texts = [clean(self.caption), *notes, *(clean(note) for note in self.footnotes)]
+        texts = [clean(self.captions), *notes, *(clean(note) for note in self.footnotes)]
         return Group(*parts, *(Text(text, style="dim") for text in texts if text))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -310,7 +360,6 @@ def _with_groups(rows: Sequence[Row]) -> Iterator[tuple[Row, bool, str]]:
 
 def _latex_body(table: Table, rows: Sequence[Row]) -> list[str]:
     lines = [rf"\begin{{tabular}}{{{''.join(c.align[0] for c in table.columns)}}}", r"\toprule"]
-    lines += _latex_spans(table.columns)
     lines += [" & ".join(_latex_head(c) for c in table.columns) + r" \\", r"\midrule"]
     for row, rule, group in _with_groups(rows):
         if rule:
@@ -323,20 +372,6 @@ def _latex_body(table: Table, rows: Sequence[Row]) -> list[str]:
     # After a line's \\ and after a rule, "[" and "*" would be read as their argument.
     lines = ["{}" + line if line[:1] in ("[", "*") else line for line in lines]
     return [*lines, r"\bottomrule", r"\end{tabular}"]
-
-
-def _latex_spans(columns: Sequence[Column]) -> list[str]:
-    """The line of heads shared by several columns, with its rules; empty when there is none."""
-    if not any(c.span for c in columns):
-        return []
-    heads, rules, start = [], [], 1
-    for span, members in itertools.groupby(columns, key=lambda c: c.span):
-        count = len(list(members))
-        heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escape_latex(span)}}}")
-        if span:
-            rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
-        start += count
-    return [" & ".join(heads) + r" \\", "".join(rules)]
 
 
 def _latex_head(column: Column) -> str:

@@ -19,12 +19,19 @@ from harness.data.records import NUMERIC_TYPES, TASKS
 from reports.captions import HEADS, claim_footnotes, overall, p_text, test_caption
 from reports.contrast import OVERALL, level
 from reports.pairtables import difference_cell
-from reports.table import Cell, Column, Row, Table
+from reports.table import Cell, Column, Part, Row, Table
 
 Kind = Literal["base", "method", "baseline", "published"]
 
 BASELINES = "Baselines, not tested"
 PUBLISHED = "Published elsewhere, never tested against ours"
+
+AIDS = Part(
+    "reading aids",
+    "Means of the tasks answered by a number and of those answered by a letter, and of all but object counting, where a "
+    "constant answer does well; shares of answers that the scorer could not read and that the token limit cut off.",
+)
+"""What a reader needs to judge an average."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +129,11 @@ def scores_table(
         *(Column(HEADS[task], (task, f"{task}_sd")) for task in TASKS),
         Column(f"Difference to base\n[{level(alpha)} interval]", ("difference_to_base", "ci_low", "ci_high")),
         Column("Holm\np", ("p_holm",)),
-        Column("Numeric\nmean", ("numeric_mean",), "{:.1f}"),
-        Column("Choice\nmean", ("choice_mean",), "{:.1f}"),
-        Column("Without\ncounting", ("without_counting",), "{:.1f}"),
-        Column("Unpars.\n%", ("unparsable",), "{:.1f}"),
-        Column("Trunc.\n%", ("truncated",), "{:.1f}"),
+        Column("Numeric\nmean", ("numeric_mean",), "{:.1f}", part=AIDS),
+        Column("Choice\nmean", ("choice_mean",), "{:.1f}", part=AIDS),
+        Column("Without\ncounting", ("without_counting",), "{:.1f}", part=AIDS),
+        Column("Unparsable\n%", ("unparsable",), "{:.1f}", part=AIDS),
+        Column("Truncated\n%", ("truncated",), "{:.1f}", part=AIDS),
     )
     best = _best(ordered)
     body = tuple(
@@ -137,16 +144,18 @@ def scores_table(
     caption = [
         f"Points from 0 to 100 by the scorer “{scorer}”; Avg is the plain mean of the {len(_tasks(rows))} tasks.",
         "Several seeds: mean ± standard deviation over seeds." if repeated else "",
-        "Bold: the highest of base and methods in its column, which is no test.",
-        test_caption(found, alpha),
+        "Bold: the highest of base and methods in its column, which is no test." if best else "",
     ]
-    return Table(
+    tested = list(against_base.values())
+    caption = [*caption, test_caption(tested, alpha, pairs=len(found))]
+    whole = Table(
         title=f"Scores on {benchmark}",
         columns=columns,
         rows=body,
         caption=" ".join(part for part in caption if part),
-        footnotes=(*claim_footnotes(found), *footnotes),
+        footnotes=(*claim_footnotes(tested), *footnotes),
     )
+    return whole.without_empty("eval_mode", "difference_to_base", "p_holm")
 
 
 def _score_cells(row: ScoreRow, contrast: dict[str, Any] | None, best: Mapping[str, float]) -> tuple[Cell, ...]:

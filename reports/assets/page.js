@@ -178,3 +178,13 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
     }
   });
 }
+
+// On paper nothing can be opened, so the tables are.
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll("details:not([open])")];
+  for (const details of opened) details.open = true;
+});
+addEventListener("afterprint", () => {
+  for (const details of opened) details.open = false;
+});

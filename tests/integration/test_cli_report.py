@@ -99,7 +99,7 @@ def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, t
     written = {path.name for path in (tmp_path / "rep").iterdir()}
     assert {"index.html", "scores.md", "scores.tex", "pairs.md", "pairs.json", "sensitivity.csv"} <= written
     table = " ".join((tmp_path / "rep" / "scores.md").read_text().split())
-    assert "| other | - | 1 | **100.0** |" in table and "start (base)" in table
+    assert "| other | 1 | **100.0** |" in table and "start (base)" in table
     pairs = json.loads((tmp_path / "rep" / "pairs.json").read_text())
     assert {(c["a"], c["b"]) for c in pairs} == {("base", "new"), ("base", "other"), ("new", "other")}
     code, said = harness("score", "other.jsonl", "--benchmark", str(data), "--json")

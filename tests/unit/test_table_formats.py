@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from reports.escape import clean, escape_latex, escape_markdown
-from reports.table import Cell, Column, Row, Table, latex_document
+from reports.table import Cell, Column, Part, Row, Table, latex_document
 
 NASTY = "50% & $5_a #1 {x} ~ ^ \\ | \"q\" `c` <script>alert(1)</script> [a](b) *b*\x1b[31m\x00\n'--' Zürich 漢 −1"
 
@@ -22,8 +23,8 @@ def table(text: str = "GRPO", rows: int = 2) -> Table:
     columns = (
         Column("Method", ("method",), align="left"),
         Column("Avg", ("avg", "sd"), "{:.1f} ± {:.1f}"),
-        Column("Difference\n[95% interval]", ("diff", "low", "high"), "{:+.1f} [{:.1f}, {:.1f}]", span="Paired"),
-        Column("n", span="Paired", light=True),
+        Column("Difference\n[95% interval]", ("diff", "low", "high"), "{:+.1f} [{:.1f}, {:.1f}]"),
+        Column("n", light=True),
     )
     first = Row((Cell((text,)), Cell((35.4, 1 / 3), bold=True), Cell((-1.25, -2.5, 0.1), mark="*"), Cell((7,))))
     other = (Cell((f"[{text}",)), Cell((None, float("nan"))), Cell((None, None, None)), Cell((None,), note=text))
@@ -121,7 +122,7 @@ def test_latex_bold_marks_and_signs() -> None:
     source = table().to_latex()
     assert r"\textbf{35.4{\scriptsize\,$\pm$0.3}}" in source
     assert r"$-$1.2 [$-$2.5, 0.1]\textsuperscript{*}" in source
-    assert r"\textcolor{gray}{7}" in source and r"\cmidrule(lr){3-4}" in source
+    assert r"\textcolor{gray}{7}" in source
     assert "{}[GRPO" in source  # else \\ takes it for its argument
 
 
@@ -132,6 +133,29 @@ def test_long_tables_go_on_in_further_tables_with_the_notes_at_the_end() -> None
     assert source.count("[GRPO &") == 79
     sizes = [part.count("& ") for part in source.split(r"\clearpage")]
     assert max(sizes) - min(sizes) <= 6  # evenly
+
+
+def test_a_wide_table_is_read_in_parts_and_stored_whole() -> None:
+    whole = table()
+    aside = Part("aids", "What they mean.")
+    columns = (*whole.columns[:2], replace(whole.columns[2], part=aside), replace(whole.columns[3], part=aside))
+    wide = replace(whole, columns=columns)
+    first, second = wide.parts
+    assert [c.header for c in first.columns] == ["Method", "Avg"] and first.caption == "GRPO"
+    assert [c.header for c in second.columns] == ["Method", "Difference\n[95% interval]", "n"]
+    assert (second.title, second.caption, second.footnotes) == ("GRPO: aids", "What they mean.", ())
+    assert wide.to_csv() == whole.to_csv() and json.loads(wide.to_json())["caption"] == "GRPO What they mean."
+    markdown, source = wide.to_markdown(), wide.to_latex()
+    assert markdown.count("### ") == 2 == source.count(r"\begin{table*}")
+    assert markdown.index(" Avg ") < markdown.index("### GRPO: aids") < markdown.index("Difference [95% interval]")
+    assert whole.parts == [whole] and "What they mean." in terminal(wide, 120)
+
+
+def test_named_columns_without_any_value_are_left_out() -> None:
+    whole = table()
+    empty = replace(whole, rows=tuple(replace(row, cells=(*row.cells[:3], Cell((None,)))) for row in whole.rows))
+    assert empty.without_empty("avg") == empty and whole.without_empty("n", "diff") == whole
+    assert [c.header for c in empty.without_empty("n").columns] == [c.header for c in whole.columns[:3]]
 
 
 def test_rows_that_are_not_ours_are_lighter() -> None:
