@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.data.encode import EncodedPrompt
 from harness.data.records import Record
 from harness.data.video import ProcessedVideo
 from harness.models.policy import Engine, Policy
+from harness.models.presets import TINY
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 VOCABULARY, PAD, END = 64, 0, 1
@@ -69,6 +71,27 @@ def tiny_config(family: str) -> Any:
         "vision_end_token_id": STOP,
     }
     return AutoConfig.for_model(family, text_config=text, vision_config=vision, **ids)
+
+
+def write_family(family: str, folder: Path) -> Path:
+    """A random model of a family with the embedded model's tokenizer, as a folder that ``--model`` takes."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY.location)
+    special = ("video_pad", "image_pad", "vision_start", "vision_end")
+    video, image, start, stop = (tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in special)
+    config = tiny_config(family)
+    config.text_config.vocab_size, config.text_config.max_position_embeddings = len(tokenizer), 1024
+    config.text_config.eos_token_id, config.text_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    config.vision_config.patch_size = 16 if family == "qwen3_vl" else 14
+    if family == "qwen2_5_vl":
+        config.vision_config.window_size = 4 * 14
+    config.video_token_id, config.image_token_id = video, image
+    config.vision_start_token_id, config.vision_end_token_id = start, stop
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def tiny_model(family: str = "qwen2_vl", dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:

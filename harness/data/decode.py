@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,24 @@ from PIL import Image
 
 from harness.errors import UserError
 
+Sampling = Literal["even", "ends"]
+"""Which frames are kept: ``even``, at a uniform distance from the first on, as Qwen2-VL's processor; or ``ends``, from
+the first to the last, as Qwen3-VL's and qwen-vl-utils."""
+
 _STILLS = (".jpg", ".jpeg", ".png")
 _NOT_COLOUR = re.compile(r"depth|label|instance|pose|intrinsic", re.IGNORECASE)
+
+
+class VideoClock(NamedTuple):
+    """What a video file says of time.
+
+    Attributes:
+        frames: Its frames.
+        rate: Frames a second.
+    """
+
+    frames: int
+    rate: float
 
 
 class VideoFacts(NamedTuple):
@@ -36,8 +52,8 @@ class VideoFacts(NamedTuple):
     width: int
 
 
-def decode_frames(path: Path, n: int) -> NDArray[np.uint8]:
-    """Decode a video and keep n frames at uniform distance, the first frame among them.
+def decode_frames(path: Path, n: int, sampling: Sampling = "even") -> NDArray[np.uint8]:
+    """Decode a video and keep n frames, the first one among them.
 
     A video file is decoded to its end, so that damage behind the last sampled frame is noticed too. Of a folder of
     stills only the n frames are read.
@@ -45,6 +61,7 @@ def decode_frames(path: Path, n: int) -> NDArray[np.uint8]:
     Args:
         path: A video file, or a folder of colour frames whose names' numbers order them.
         n: How many frames.
+        sampling: Which ones.
 
     Returns:
         (n, H, W, 3) RGB.
@@ -58,7 +75,7 @@ def decode_frames(path: Path, n: int) -> NDArray[np.uint8]:
         raise UserError(
             f"{path}: the video has {total} frames and {n} are asked for. Lower `frames` or replace the video."
         )
-    wanted = frame_indices(total, n)
+    wanted = frame_indices(total, n, sampling)
     if stills:
         kept = [_read_still(stills[index]) for index in wanted]
     else:
@@ -88,8 +105,8 @@ def inspect_video(path: Path) -> VideoFacts:
     return VideoFacts(total, *shapes.pop())
 
 
-def video_seconds(path: Path) -> float | None:
-    """How long a video file lasts by its frames and rate; None of a folder of stills, whose rate nobody wrote down.
+def video_clock(path: Path) -> VideoClock | None:
+    """Frames and rate of a video file; None where nobody wrote them down, as of a folder of stills.
 
     Raises:
         UserError: The file is missing, unreadable or not a video.
@@ -99,16 +116,20 @@ def video_seconds(path: Path) -> float | None:
     try:
         with _opened(path) as container:
             stream = container.streams.video[0]
-            return float(stream.frames / stream.average_rate) if stream.frames and stream.average_rate else None
+            known = stream.frames and stream.average_rate
+            return VideoClock(stream.frames, float(stream.average_rate)) if known else None
     except (OSError, IndexError) as error:
         raise _damaged(path, _why(error)) from error
 
 
-def frame_indices(total: int, n: int) -> list[int]:
-    """Which n of ``total`` frames are kept: ``torch.arange(0, total, total / n).int()[:n]``, as Qwen2-VL's processor.
+def frame_indices(total: int, n: int, sampling: Sampling = "even") -> list[int]:
+    """Which n of ``total`` frames are kept.
 
-    The cut matters: for some lengths (60 frames, n 26) float rounding makes ``arange`` one too long.
+    ``even`` is ``torch.arange(0, total, total / n).int()[:n]``; the cut matters: for some lengths (60 frames, n 26)
+    float rounding makes ``arange`` one too long. ``ends`` is ``numpy.linspace(0, total - 1, n).round()``.
     """
+    if sampling == "ends":
+        return [int(place) for place in np.linspace(0, total - 1, n).round()]
     return [int(place) for place in (np.arange(n) * (total / n)).astype(np.float32)]
 
 

@@ -31,7 +31,7 @@ class EncodedPrompt:
         input_ids: (P,) int64, up to and with the generation prompt.
         mm_token_type_ids: (P,) int64, 2 on video tokens and 0 elsewhere.
         video: The vision input; as many merged patches as there are video tokens.
-        text_digest: SHA-256 of the whole chat text, with one placeholder for the video.
+        text_digest: SHA-256 of the whole chat text, with one placeholder for each block of video tokens.
     """
 
     id: str
@@ -46,8 +46,13 @@ class EncodedPrompt:
 class PromptEncoder:
     """Encodes prompts with a model's own tokenizer and chat template: system, video, question."""
 
-    def __init__(self, tokenizer: Any, video_token_id: int, frames: FrameCache, merge_size: int) -> None:
+    def __init__(
+        self, tokenizer: Any, video_token_id: int, frames: FrameCache, merge_size: int, *, stamped: bool = False
+    ) -> None:
         """Bind a tokenizer of transformers, the id of its video token, and the video loader.
+
+        With ``stamped``, every temporal patch is a vision block of its own behind the second at which it stands, as
+        Qwen3-VL reads videos.
 
         Raises:
             ValueError: ``merge_size`` is not the one the frames are cut for, or the id is not a special token.
@@ -61,6 +66,7 @@ class PromptEncoder:
         self._video_token_id = video_token_id
         self._frames = frames
         self._merged = merge_size**2
+        self._stamped = stamped
 
     def encode(self, record: Record, mode: str, video_path: Path) -> EncodedPrompt:
         """The prompt of a record in a mode.
@@ -80,6 +86,8 @@ class PromptEncoder:
             add_generation_prompt=True,
         )
         video = self._frames.load(video_path)
+        if self._stamped:
+            chat = self._with_time_stamps(chat, video, video_path)
         input_ids = self._expand(self._tokenizer(chat, add_special_tokens=False)["input_ids"], video)
         return EncodedPrompt(
             id=_sha256(f"{chat}\0{video.digest}\0{PROMPTS_VERSION}")[:16],
@@ -91,22 +99,42 @@ class PromptEncoder:
             text_digest=_sha256(chat),
         )
 
+    def _with_time_stamps(self, chat: str, video: ProcessedVideo, path: Path) -> str:
+        """Put ``<1.5 seconds>`` and a vision block for each temporal patch in the place of the one block."""
+        token = self._tokenizer.convert_ids_to_tokens(self._video_token_id)
+        before, _, after = chat.partition(token)
+        start = next((one for one in self._special if before.endswith(one)), "")
+        end = next((one for one in self._special if after.startswith(one)), "")
+        if token in after or not start or not end:
+            raise self._wrong_template(chat.count(token), ", each between two special tokens")
+        if len(video.patch_times) != int(video.grid_thw[0, 0]):
+            raise UserError(
+                f"{path}: Qwen3-VL's prompts name the second of every frame, and this video does not say how many "
+                "frames a second it has (a folder of stills does not); make it a video file, or use a Qwen2-VL model"
+            )
+        blocks = "".join(f"<{seconds:.1f} seconds>{start}{token}{end}" for seconds in video.patch_times)
+        return before.removesuffix(start) + blocks + after.removeprefix(end)
+
     def _expand(self, ids: list[int], video: ProcessedVideo) -> Tensor:
-        """Repeat the one video token once for every merged patch, the vision tower's output rows."""
+        """Repeat the video token of each block once for every merged patch, the vision tower's output rows."""
         patches = int(video.grid_thw.prod())
-        tokens, rest = divmod(patches, self._merged)
+        blocks = int(video.grid_thw[0, 0]) if self._stamped else 1
+        tokens, rest = divmod(patches, self._merged * blocks)
         if tokens == 0 or rest or len(video.pixel_values) != patches:
             raise ValueError(
                 f"{len(video.pixel_values)} patches in a grid {video.grid_thw.tolist()} do not make whole tokens"
             )
-        places = [place for place, token in enumerate(ids) if token == self._video_token_id]
-        if len(places) != 1:
-            raise UserError(
-                f"the tokenizer's chat template gives a prompt with one video {len(places)} video tokens "
-                f"(id {self._video_token_id}) instead of 1; use the chat template of a Qwen2-VL model"
-            )
-        at = places[0]
-        return torch.tensor(ids[:at] + [self._video_token_id] * tokens + ids[at + 1 :], dtype=torch.long)
+        made = torch.tensor(ids, dtype=torch.long)
+        places = made == self._video_token_id
+        if int(places.sum()) != blocks:
+            raise self._wrong_template(int(places.sum()))
+        return made.repeat_interleave(torch.where(places, tokens, 1))
+
+    def _wrong_template(self, found: int, more: str = "") -> UserError:
+        return UserError(
+            f"the tokenizer's chat template gives a prompt with one video {found} video tokens "
+            f"(id {self._video_token_id}) instead of 1{more}; use the chat template of a Qwen2-VL model"
+        )
 
     def _refuse_special_tokens(self, record: Record, words: str) -> None:
         found = sorted(token for token in self._special if token in words)

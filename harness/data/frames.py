@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.decode import decode_frames, frame_indices, still_files, video_seconds
+from harness.data.decode import VideoClock, decode_frames, frame_indices, still_files, video_clock
 from harness.data.video import (
     ProcessedVideo,
     VideoSettings,
@@ -47,7 +47,7 @@ class FrameCache:
         self._memory_bytes = memory_bytes
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
-        self._seconds: dict[str, float | None] = {}
+        self._clocks: dict[str, VideoClock | None] = {}
         self._latest: tuple[str, ProcessedVideo] | None = None
         self._lock = threading.Lock()
         self._warned = False
@@ -72,7 +72,7 @@ class FrameCache:
                 frames = self._build(path)
                 self._write(digest, frames)
             self._remember(digest, frames)
-        video = replace(patchify(frames, self.settings), seconds_per_patch=self._seconds_per_patch(digest, path))
+        video = self._timed(patchify(frames, self.settings), digest, path)
         self._latest = (digest, video)
         return video
 
@@ -86,7 +86,7 @@ class FrameCache:
         """
         try:
             stills = still_files(path) if path.is_dir() else []
-            read = [stills[at] for at in frame_indices(len(stills), self.settings.frames)] if stills else [path]
+            read = [stills[at] for at in self._indices(len(stills))] if stills else [path]
             if not stills and path.is_dir():
                 raise UserError(f"{path}: the folder holds no colour frames")
             stamp = (len(stills), *(_stamp(file) for file in read))
@@ -99,14 +99,23 @@ class FrameCache:
         self._digests[path] = (stamp, digest)
         return digest
 
-    def _seconds_per_patch(self, digest: str, path: Path) -> float | None:
-        if digest not in self._seconds:
-            self._seconds[digest] = video_seconds(path)
-        seconds = self._seconds[digest]
-        return None if seconds is None else seconds / self.settings.frames * self.settings.temporal_patch_size
+    def _indices(self, total: int) -> list[int]:
+        return frame_indices(total, self.settings.frames, self.settings.sampling)
+
+    def _timed(self, video: ProcessedVideo, digest: str, path: Path) -> ProcessedVideo:
+        """The video with its times, as far as they are known."""
+        if digest not in self._clocks:
+            self._clocks[digest] = video_clock(path)
+        clock, depth = self._clocks[digest], self.settings.temporal_patch_size
+        if clock is None:
+            return video
+        seconds = clock.frames / clock.rate / self.settings.frames * depth
+        at = [index / clock.rate for index in self._indices(clock.frames)]
+        times = tuple((at[first] + at[first + depth - 1]) / 2 for first in range(0, len(at), depth))
+        return replace(video, seconds_per_patch=seconds, patch_times=times)
 
     def _build(self, path: Path) -> Tensor:
-        frames = decode_frames(path, self.settings.frames)
+        frames = decode_frames(path, self.settings.frames, self.settings.sampling)
         height, width = frames.shape[1:3]
         if min(height, width) < (side := self.settings.patch_size):
             raise UserError(

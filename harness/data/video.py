@@ -1,5 +1,6 @@
 """Video files to Qwen2-VL's vision input, bit for bit as its own video processor, without torchvision.
 
+Qwen2.5-VL's is the same; Qwen3-VL's differs in the settings that :func:`harness.models.families.video_defaults` names.
 The steps are those of ``Qwen2VLVideoProcessor`` of transformers 5.23 (decode by PyAV and uniform sampling, in
 :mod:`harness.data.decode`; ``smart_resize``, bicubic resize in uint8, fused rescale and normalisation, patches).
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.algorithm import StrictConfig
+from harness.data.decode import Sampling
 from harness.errors import UserError
 
 Channels = tuple[float, float, float]
@@ -31,6 +33,7 @@ class VideoSettings(StrictConfig):
     """How a video becomes patches. The pixel bounds have no default: libraries disagree about them."""
 
     frames: int = Field(16, ge=1, description="frames sampled uniformly from each video")
+    sampling: Sampling = Field("even", description="which frames: even (Qwen2-VL) or ends (Qwen3-VL)")
     min_pixels: Positive = Field(description="least height x width of a resized frame")
     max_pixels: Positive = Field(description="most height x width of a resized frame")
     patch_size: Positive = Field(14, description="side of a patch in pixels (Qwen2-VL: 14)")
@@ -88,12 +91,14 @@ class ProcessedVideo:
         grid_thw: (1, 3) int64, patches in time, height and width, ``video_grid_thw``.
         digest: SHA-256 over the resized frames and the settings: equal exactly when the model sees the same.
         seconds_per_patch: Time one temporal patch covers; Qwen2.5-VL's positions depend on it.
+        patch_times: Seconds at the middle of each temporal patch; Qwen3-VL's prompts name them.
     """
 
     pixel_values: Tensor
     grid_thw: Tensor
     digest: str
     seconds_per_patch: float | None = None
+    patch_times: tuple[float, ...] = ()
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:

@@ -24,6 +24,31 @@ below where it differs, and to pass the tests of the engine against plain transf
 
 SUPPORTED = tuple(FAMILIES)
 
+_HALF = (0.5, 0.5, 0.5)
+
+
+def video_defaults(config: Any) -> dict[str, Any]:
+    """Settings of :class:`~harness.data.video.VideoSettings` that are the model's own, not the study's.
+
+    Qwen2-VL and Qwen2.5-VL take frames at a uniform distance and normalise by CLIP's mean and deviation; Qwen3-VL takes
+    the first, the last and those between, and normalises to [-1, 1] (transformers' Qwen3VLVideoProcessor, whose pixel
+    bounds are for the whole video: ours for a frame, times the frames).
+    """
+    vision = config.vision_config
+    cut = {
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.spatial_merge_size,
+    }
+    if config.model_type == "qwen3_vl":
+        cut |= {"image_mean": _HALF, "image_std": _HALF, "sampling": "ends"}
+    return cut
+
+
+def has_time_stamps(config: Any) -> bool:
+    """Whether a prompt names the second of every temporal patch."""
+    return bool(config.model_type == "qwen3_vl")
+
 
 def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Tensor:
     """(1 + levels, tokens, hidden): what replaces the video tokens' embeddings, then Qwen3-VL's deepstack features.
@@ -52,7 +77,7 @@ def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) ->
     if family == "qwen3_vl" and _video_blocks(prompt) != int(prompt.video.grid_thw[0, 0]):
         raise UserError(
             f"record {prompt.record.key}: Qwen3-VL expects every temporal patch as a vision block of its own behind "
-            "a time stamp, which the harness's prompts do not write yet; use a Qwen2-VL or Qwen2.5-VL model"
+            "a time stamp; encode the prompt with stamped=True"
         )
     positions, _ = model.model.get_rope_index(
         prompt.input_ids[None].to(device),

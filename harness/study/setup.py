@@ -22,6 +22,7 @@ from harness.data.sources import resolve_source
 from harness.data.subset import stratified_subset
 from harness.data.video import VideoSettings
 from harness.errors import UserError
+from harness.models.families import has_time_stamps, video_defaults
 from harness.models.loading import load_model
 from harness.models.policy import Policy
 from harness.reward import WeightedRewards
@@ -104,16 +105,10 @@ def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Data
 
 
 def video_settings(study: StudyConfig, policy: Policy) -> VideoSettings:
-    """The study's frames and pixels with the model's patch geometry."""
-    vision = policy.base.config.vision_config
-    return VideoSettings(
-        frames=study.data.frames,
-        min_pixels=study.data.min_pixels,
-        max_pixels=study.data.max_pixels,
-        patch_size=vision.patch_size,
-        temporal_patch_size=vision.temporal_patch_size,
-        merge_size=vision.spatial_merge_size,
-    )
+    """The study's frames and pixels with what is the model's own."""
+    data = study.data
+    own = video_defaults(policy.base.config)
+    return VideoSettings(frames=data.frames, min_pixels=data.min_pixels, max_pixels=data.max_pixels, **own)
 
 
 def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Workbench:
@@ -126,7 +121,10 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Wo
     policy = Policy(*loaded, engine=study.model.engine)
     settings = video_settings(study, policy)
     frames = FrameCache(study.runtime.cache / "frames", settings)
-    encoder = PromptEncoder(loaded.tokenizer, policy.base.config.video_token_id, frames, settings.merge_size)
+    config = policy.base.config
+    encoder = PromptEncoder(
+        loaded.tokenizer, config.video_token_id, frames, settings.merge_size, stamped=has_time_stamps(config)
+    )
     return Workbench(study, policy, encoder, train, benchmark)
 
 

@@ -1,4 +1,4 @@
-"""Run transformers' own Qwen2VLVideoProcessor on given frames or files, in a process of its own.
+"""Run transformers' own video processors of Qwen2-VL and Qwen3-VL on given frames or files, in a process of its own.
 
 Usage: ``python stock_video_processor.py CASES.json OUTPUT.pt``. Where torchvision is not installed,
 the five functions of it that the stock class reaches are supplied; ``resize`` is what torchvision does for
@@ -76,21 +76,37 @@ def supply_torchvision() -> None:
             setattr(sys.modules[parent], child, module)
 
 
+def _stamped(processor: Any, made: Any, metadata: Any) -> str:
+    """What Qwen3-VL's own processor writes in the place of a video."""
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+
+    writer = Qwen3VLProcessor.__new__(Qwen3VLProcessor)
+    writer.video_processor, writer.video_token = processor, "<|video_pad|>"
+    writer.vision_start_token, writer.vision_end_token = "<|vision_start|>", "<|vision_end|>"
+    return writer.replace_video_token({"video_grid_thw": made["video_grid_thw"], "video_metadata": [metadata]}, 0)
+
+
 def main() -> None:
-    """Process every case and save ``[(pixel_values_videos, video_grid_thw), ...]``."""
+    """Process every case and save ``[(pixel_values_videos, video_grid_thw, text in the place of the video), ...]``.
+
+    The text is Qwen3-VL's, of files alone.
+    """
     cases, output = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     if importlib.util.find_spec("torchvision") is None:
         supply_torchvision()
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
     from transformers.video_utils import load_video
 
     results = []
     for case in cases:
-        processor = Qwen2VLVideoProcessor(**case["processor"])
+        family = Qwen3VLVideoProcessor if case.get("family") == "qwen3_vl" else Qwen2VLVideoProcessor
+        processor = family(**case["processor"])
+        metadata = None
         if "frames" in case:
             video = np.load(case["frames"])
         else:
-            video, _ = load_video(
+            video, metadata = load_video(
                 case["file"],
                 backend="pyav",
                 sample_indices_fn=lambda metadata, n=case["sample"], p=processor, **_: p.sample_frames(
@@ -98,7 +114,8 @@ def main() -> None:
                 ),
             )
         made = processor([video], return_tensors="pt", do_sample_frames=False)
-        results.append((made["pixel_values_videos"], made["video_grid_thw"]))
+        text = _stamped(processor, made, metadata) if metadata and family is Qwen3VLVideoProcessor else ""
+        results.append((made["pixel_values_videos"], made["video_grid_thw"], text))
     torch.save(results, output)
 
 

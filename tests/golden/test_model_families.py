@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,14 +19,9 @@ from engine_kit import (
     tiny_prompt,
     tiny_video,
 )
-from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.video_utils import VideoMetadata
+from transformers import AutoModelForImageTextToText
 
-from harness.data.decode import frame_indices, inspect_video
-from harness.data.encode import EncodedPrompt, PromptEncoder
-from harness.data.frames import FrameCache
-from harness.data.reader import Dataset
-from harness.data.video import VideoSettings
+from harness.data.encode import EncodedPrompt
 from harness.errors import UserError
 from harness.models.policy import Engine, Policy
 from harness.rollout.sampler import TransformersSampler
@@ -117,33 +110,3 @@ def test_qwen3_without_time_stamps_is_refused() -> None:
         plain, video=tiny_video((1, 4, 6)), input_ids=ids, mm_token_type_ids=(ids == VIDEO).long() * 2
     )
     tiny_policy(tiny_model("qwen3_vl")).log_probs([one], [[4]])  # one patch is one block
-
-
-def test_qwen25_reads_real_videos(small_dataset: Dataset, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """From mp4 to log-probabilities; the seconds are those of transformers' own video metadata."""
-    tokenizer: Any = request.getfixturevalue("tiny_tokenizer")
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("video_pad", "image_pad", "vision_start")}
-    tiny = tiny_config("qwen2_5_vl")
-    config = AutoConfig.for_model(
-        "qwen2_5_vl",
-        text_config=tiny.text_config.to_dict() | {"vocab_size": len(tokenizer)},
-        vision_config=tiny.vision_config.to_dict() | {"patch_size": 14, "window_size": 56},
-        video_token_id=ids["video_pad"],
-        image_token_id=ids["image_pad"],
-        vision_start_token_id=ids["vision_start"],
-    )
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").eval()
-    policy = Policy(model, tokenizer, torch.device("cpu"), "fp32")
-    settings = VideoSettings(frames=8, min_pixels=84 * 84, max_pixels=84 * 84)
-    encoder = PromptEncoder(tokenizer, ids["video_pad"], FrameCache(tmp_path, settings), 2)
-    record = small_dataset.records[0]
-    path = small_dataset.video_path(record)
-    prompt = encoder.encode(record, "vanilla", path)
-    total = inspect_video(path).frames
-    metadata = VideoMetadata(total_num_frames=total, fps=8.0, frames_indices=frame_indices(total, 8))
-    assert prompt.video.seconds_per_patch == pytest.approx(2 / metadata.sampled_fps)
-    with torch.no_grad():
-        values, _ = policy.log_probs([prompt] * 2, [[95, 96], [97]])
-        expected = stock_log_probs(model, prompt, [95, 96])
-    torch.testing.assert_close(values[0], expected, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Frames become patches bit for bit as in transformers' own Qwen2VLVideoProcessor."""
+"""Frames become patches bit for bit as in transformers' own video processors of Qwen2-VL and Qwen3-VL."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from harness.data.decode import decode_frames
+from harness.data.encode import PromptEncoder
+from harness.data.frames import FrameCache
+from harness.data.records import Record
 from harness.data.video import ProcessedVideo, VideoSettings, process_frames
 
 SCRIPT = Path(__file__).parent / "stock_video_processor.py"
@@ -39,6 +42,13 @@ FRAMES: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {
     "other patches": ((6, 90, 60), {**SMALL, "patch_size": 16, "temporal_patch_size": 3}),
 }
 SAMPLED = (4, 6, 16)
+QWEN3 = {"patch_size": 16, "image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5), "sampling": "ends"}
+"""What is Qwen3-VL's own; its pixel bounds are for the whole video."""
+QWEN3_FRAMES = {
+    "VSI-Bench size": ((8, 480, 640), (4 * 32 * 32, 128 * 32 * 32)),
+    "enlarged": ((4, 60, 90), (96 * 96, 128 * 128)),
+    "upright": ((6, 200, 64), (32 * 32, 96 * 96)),
+}
 
 
 def film(path: Path, frames: int, size: tuple[int, int]) -> None:
@@ -54,8 +64,20 @@ def film(path: Path, frames: int, size: tuple[int, int]) -> None:
         container.mux(stream.encode())
 
 
+def qwen3_settings(frames: int, bounds: tuple[int, int]) -> VideoSettings:
+    return VideoSettings(frames=frames, min_pixels=bounds[0], max_pixels=bounds[1], **QWEN3)
+
+
+def qwen3_stock(frames: int, bounds: tuple[int, int]) -> dict[str, Any]:
+    size = {"shortest_edge": frames * bounds[0], "longest_edge": frames * bounds[1]}
+    return {"processor": {"size": size, "cap_pixels_per_frame": False}}
+
+
+Results = dict[str, tuple[ProcessedVideo, Tensor, Tensor, str]]
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ProcessedVideo, Tensor, Tensor]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """For each case what we make and what the stock processor makes, in one process for all."""
     folder = tmp_path_factory.mktemp("stock")
     rng = np.random.default_rng(0)
@@ -73,6 +95,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Process
         ours[f"file, {count} frames"] = process_frames(decode_frames(folder / "film.mp4", count), settings)
         stock = {"cap_pixels_per_frame": False, **SMALL}
         cases.append({"file": str(folder / "film.mp4"), "sample": count, "processor": stock})
+    for name, (shape, bounds) in QWEN3_FRAMES.items():
+        frames = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        np.save(folder / f"qwen3 {name}.npy", frames)
+        ours[f"qwen3, {name}"] = process_frames(frames, qwen3_settings(shape[0], bounds))
+        cases.append(
+            {"family": "qwen3_vl", "frames": str(folder / f"qwen3 {name}.npy"), **qwen3_stock(shape[0], bounds)}
+        )
+    for count in SAMPLED:
+        bounds = (32 * 32, 96 * 96)
+        ours[f"qwen3, file, {count} frames"] = FrameCache(folder / "cache", qwen3_settings(count, bounds)).load(
+            folder / "film.mp4"
+        )
+        file = {"family": "qwen3_vl", "file": str(folder / "film.mp4"), "sample": count}
+        cases.append(file | qwen3_stock(count, bounds))
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [sys.executable, str(SCRIPT), str(folder / "cases.json"), str(folder / "stock.pt")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
@@ -81,10 +117,36 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Process
     return {name: (made, *stock) for (name, made), stock in zip(ours.items(), theirs, strict=True)}
 
 
-@pytest.mark.parametrize("case", [*FRAMES, *(f"file, {count} frames" for count in SAMPLED)])
-def test_equals_the_stock_processor(results: dict[str, tuple[ProcessedVideo, Tensor, Tensor]], case: str) -> None:
-    made, pixel_values, grid = results[case]
+FILES = [f"file, {count} frames" for count in SAMPLED]
+
+
+@pytest.mark.parametrize("case", [*FRAMES, *FILES, *(f"qwen3, {name}" for name in (*QWEN3_FRAMES, *FILES))])
+def test_equals_the_stock_processor(results: Results, case: str) -> None:
+    made, pixel_values, grid, _ = results[case]
     assert made.pixel_values.dtype == pixel_values.dtype == torch.float32
     assert made.grid_thw.dtype == grid.dtype == torch.int64
     assert torch.equal(made.grid_thw, grid)
     assert torch.equal(made.pixel_values, pixel_values)
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_qwen3s_prompt_names_the_seconds_as_its_own_processor_does(results: Results, case: str, tiny_tokenizer) -> None:
+    """In the place of the template's vision block, as in the release the model came with (transformers 4.57)."""
+    made, _, _, stock = results[f"qwen3, {case}"]
+    ids = tiny_tokenizer.convert_tokens_to_ids("<|video_pad|>")
+
+    class Frames:
+        settings = qwen3_settings(2, (32 * 32, 96 * 96))
+
+        def load(self, path: Path) -> ProcessedVideo:
+            return made
+
+    encoder = PromptEncoder(tiny_tokenizer, ids, Frames(), 2, stamped=True)  # type: ignore[arg-type]
+    record = Record(
+        id=1, dataset="d", scene_name="s", question_type="object_counting", question="How many?", ground_truth="1"
+    )
+    prompt = encoder.encode(record, "vanilla", Path("film.mp4"))
+    text = tiny_tokenizer.decode(prompt.input_ids)
+    assert text.count(stock) == 1 and stock.count("seconds>") == int(made.grid_thw[0, 0])
+    assert f"<|im_start|>user\n{stock}How many?" in text
+    assert int((prompt.mm_token_type_ids == 2).sum()) == stock.count("<|video_pad|>")

@@ -37,9 +37,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the videos decoded so far."""
     names: list[str] = []
 
-    def counting(path: Path, n: int) -> np.ndarray:
+    def counting(path: Path, n: int, sampling: str) -> np.ndarray:
         names.append(path.name)
-        return decode_frames(path, n)
+        return decode_frames(path, n, sampling)
 
     monkeypatch.setattr(frames_module, "decode_frames", counting)
     return names
