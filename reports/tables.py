@@ -28,8 +28,8 @@ PUBLISHED = "Published elsewhere, never tested against ours"
 
 AIDS = Part(
     "reading aids",
-    "Means of the tasks answered by a number and of those answered by a letter, and of all but object counting, where a "
-    "constant answer does well; shares of answers that the scorer could not read and that the token limit cut off.",
+    "Means of the tasks answered by a number and of those answered by a letter, and of all but object counting, where "
+    "a constant answer does well; shares of answers that the scorer could not read and that the token limit cut off.",
 )
 """What a reader needs to judge an average."""
 

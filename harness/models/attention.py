@@ -9,8 +9,7 @@ The idea is known for text (Hydragen, arXiv 2402.05099; prefix sharing for DPO; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ class PackedPrefix:
     suffix_only: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class CachedPrefix:
     """The trunks' keys and values in decoding; the attention mask is that of the rows' own tokens, (rows, 1, 1, own).
 
@@ -55,17 +54,17 @@ class CachedPrefix:
         mask: (T, 1, 1, P) additive mask of the trunks' padding.
         slot: (rows,) where a row stands among T x ``width`` places: its trunk times ``width``, plus its number there.
         width: Most rows of one trunk.
+        in_order: Whether every place is taken, by the rows as they stand; then none has to be moved.
     """
 
     layers: list[tuple[Tensor, Tensor]]
     mask: Tensor
     slot: Tensor
     width: int
+    in_order: bool = field(init=False)
 
-    @cached_property
-    def in_order(self) -> bool:
-        """Whether every place is taken, by the rows as they stand; then none has to be moved."""
-        return self.slot.equal(torch.arange(len(self.mask) * self.width, device=self.slot.device))
+    def __post_init__(self) -> None:
+        self.in_order = self.slot.equal(torch.arange(len(self.mask) * self.width, device=self.slot.device))
 
     def gather(self, rows: Tensor) -> Tensor:
         """(rows, kv heads, q, x) to (T, kv heads, width * q, x): what is asked of each trunk, together."""
@@ -89,32 +88,40 @@ class CachedPrefix:
 
 
 class OwnCache:
-    """Keys and values of the rows' own tokens, preallocated; the trunks' stay in :class:`CachedPrefix`.
+    """Keys and values of the rows' own tokens; the trunks' stay in :class:`CachedPrefix`.
 
-    Implements what transformers' attention layers call on a cache, ``update``, and nothing more.
+    Memory and shapes stay the same from step to step, and the column to write is a tensor, so that a step can be
+    captured in a CUDA graph. Implements what transformers' attention layers call on a cache, and nothing more.
 
     Args:
-        layers: For each layer, keys and values of (rows, kv heads, L, head size) to begin with.
-        steps: Tokens to come.
+        layers: For each layer, keys and values of (rows, kv heads, columns, head size).
+        mask: (rows, 1, 1, columns) additive mask; columns to come are closed.
+        column: (1,) the column of the next token.
     """
 
     is_compileable = False
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], steps: int) -> None:
-        self.layers = [(F.pad(keys, (0, 0, 0, steps)), F.pad(values, (0, 0, 0, steps))) for keys, values in layers]
-        self.length = layers[0][0].shape[2]
+    def __init__(self, layers: list[tuple[Tensor, Tensor]], mask: Tensor, column: Tensor) -> None:
+        self.layers = layers
+        self.mask = mask
+        self.column = column
+
+    def open(self) -> None:
+        """Let every row see the column that is about to be written."""
+        self.mask.index_fill_(3, self.column, 0.0)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        end = self.length + keys.shape[2]
         own_keys, own_values = self.layers[layer]
-        own_keys[:, :, self.length : end], own_values[:, :, self.length : end] = keys, values
-        return own_keys[:, :, :end], own_values[:, :, :end]
+        own_keys.index_copy_(2, self.column, keys.to(own_keys.dtype))
+        own_values.index_copy_(2, self.column, values.to(own_values.dtype))
+        return own_keys, own_values
 
     def get_seq_length(self, *_: Any) -> int:
-        return self.length
+        return self.mask.shape[3]
 
     def keep(self, rows: Tensor) -> None:
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
+        self.mask = self.mask[rows]
 
 
 def shared_prefix_attention(

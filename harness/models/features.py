@@ -63,5 +63,7 @@ class VideoFeatures:
 
     def _encode(self, video: ProcessedVideo) -> Tensor:
         self.passes += 1
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+        # A tower in bf16 throughout needs no autocast, whose fp32 norms only make it copy to and fro.
+        mixed = any(weight.dtype != torch.bfloat16 for weight in self._model.model.visual.parameters())
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16" and mixed):
             return encode_video(self._model, video, self._device)

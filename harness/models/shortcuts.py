@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -46,13 +47,58 @@ class MatrixPatches:
         return F.linear(hidden_states.to(weight.dtype), weight, self.proj.bias)
 
 
-def install(model: Any) -> None:
-    """Give a vision-language model both shortcuts. Its weights, their names and its ordinary calls stay as they are.
+class EqualFrames:
+    """Mixed into the vision tower's attention: frames of one size attend to themselves in one batched call, where
+    transformers makes a call for each frame and asks the device for the frames' sizes in each layer.
+    """
 
-    The classes of two modules are replaced, rather than their ``forward``, so that copies of the model are right.
+    config: Any
+    num_heads: int
+    scaling: float
+    qkv: nn.Module
+    proj: nn.Module
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cu_seqlens: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **inputs: Any,
+    ) -> Tensor:
+        frames = _equal_frames(cu_seqlens)
+        if not frames or position_embeddings is None or self.config._attn_implementation != "sdpa":
+            output: Tensor = super().forward(  # type: ignore[misc]
+                hidden_states, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **inputs
+            )
+            return output
+        query, key, value = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
+        rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb_vision
+        query, key = rotate(query, key, *position_embeddings)
+        query, key, value = (part.unflatten(0, (frames, -1)).transpose(1, 2) for part in (query, key, value))
+        seen = F.scaled_dot_product_attention(query, key, value, scale=self.scaling)
+        projected: Tensor = self.proj(seen.transpose(1, 2).reshape(len(hidden_states), -1))
+        return projected
+
+
+def _equal_frames(cu_seqlens: Tensor) -> int:
+    """How many frames there are if all have one size, else 0; asked of the device once for all layers."""
+    known: int | None = getattr(cu_seqlens, "equal_frames", None)
+    if known is None:
+        sizes = cu_seqlens.diff()
+        known = len(sizes) if bool((sizes == sizes[0]).all()) else 0
+        cu_seqlens.equal_frames = known  # type: ignore[attr-defined]
+    return known
+
+
+def install(model: Any) -> None:
+    """Give a vision-language model these shortcuts. Its weights, their names and its ordinary calls stay as they are.
+
+    The classes of modules are replaced, rather than their ``forward``, so that copies of the model are right.
     """
     _mix_in(SuffixOnly, model.model.language_model.layers[-1])
     _mix_in(MatrixPatches, model.model.visual.patch_embed)
+    for block in model.model.visual.blocks:
+        _mix_in(EqualFrames, block.attn)
 
 
 def _mix_in(shortcut: type, module: nn.Module) -> None:

@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.models.attention import CachedPrefix, OwnCache
 from harness.models.families import vision_inputs
 from harness.models.packing import PackedRows, pack
 from harness.models.policy import Policy, PromptState
+from harness.rollout.graphs import DecodingGraphs, advance
+
+LOOK_EVERY = 8
+"""Steps between two looks at whether every row has ended, where looking would keep a GPU waiting."""
 
 
 class Decoder(Protocol):
@@ -19,16 +24,18 @@ class Decoder(Protocol):
 
     Attributes:
         logits: (prompts, vocabulary) logits of the first token, from the prefill.
+        look_every: After how many steps it pays to look which rows have ended.
     """
 
     logits: Tensor
+    look_every: int
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         """Feed (rows,) tokens at (rows,) positions; return the next (rows, vocabulary) logits."""
         ...
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+    def keep(self, rows: Tensor) -> bool:
+        """Go on with these rows only; False if all rows go on, since that costs nothing."""
         ...
 
 
@@ -41,10 +48,17 @@ class SharedDecoder:
         keys: The prompts' ids in the order of the rows.
         n: Rows a prompt.
         steps: Most tokens a row will get.
+        graphs: Captured steps of earlier calls, where the device has such.
     """
 
     def __init__(
-        self, policy: Policy, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
+        self,
+        policy: Policy,
+        states: Mapping[str, PromptState],
+        keys: Sequence[str],
+        n: int,
+        steps: int,
+        graphs: DecodingGraphs | None = None,
     ) -> None:
         from transformers import DynamicCache
 
@@ -56,38 +70,41 @@ class SharedDecoder:
         places = torch.tensor([rests[key] for key in keys], device=policy.device)
         self.logits = policy.logits(hidden[places[:, 0], rows.trunk + places[:, 2] - 1])
         layers = [(layer.keys, layer.values) for layer in cache.layers]
-        self._own, self._mask = self._own_tokens(rows, layers, places, n, steps)
+        self._own = _own_tokens(rows, layers, places.repeat_interleave(n, 0), steps)
         self._prefix = _prefix(rows, layers, places[:, 0].repeat_interleave(n))
-
-    def _own_tokens(
-        self, rows: PackedRows, layers: list[tuple[Tensor, Tensor]], places: Tensor, n: int, steps: int
-    ) -> tuple[OwnCache, Tensor]:
-        """The rests' keys and values, left-padded, n copies of each."""
-        trunk, start, end = places.repeat_interleave(n, 0).T
-        longest = int((end - start).max())
-        column = end[:, None] - longest + torch.arange(longest, device=end.device)
-        real = column >= start[:, None]
-        column = (rows.trunk + column).clamp(min=0)
-        own = [
-            (keys[trunk[:, None], :, column].transpose(1, 2), values[trunk[:, None], :, column].transpose(1, 2))
-            for keys, values in layers
-        ]
-        mask = torch.zeros(len(real), 1, 1, longest + steps, dtype=rows.mask.dtype, device=end.device)
-        mask[:, 0, 0, :longest].masked_fill_(~real, -torch.inf)
-        return OwnCache(own, steps), mask
+        self._graph = graphs.of(policy, self._prefix, self._own) if graphs and steps > 1 else None
+        self.look_every = LOOK_EVERY if self._graph else 1
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         embeddings = self._policy.embed(token[:, None])
         places = position[None, :, None].expand(3, -1, -1)
-        mask = self._mask[..., : self._own.length + 1]
-        hidden = self._policy.forward(embeddings, places, mask, self._own, shared_prefix=self._prefix)
-        self._own.length += 1
-        return self._policy.logits(hidden[:, -1])
+        if self._graph:
+            return self._graph.step(embeddings, places)
+        return advance(self._policy, embeddings, places, self._prefix, self._own)
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Tensor) -> bool:
+        if self._graph:
+            return False
         self._prefix = self._prefix.keep(rows)
         self._own.keep(rows)
-        self._mask = self._mask[rows]
+        return True
+
+
+def _own_tokens(rows: PackedRows, layers: list[tuple[Tensor, Tensor]], places: Tensor, steps: int) -> OwnCache:
+    """The rests' keys and values, left-padded, one copy a row, and room for ``steps`` more tokens."""
+    trunk, start, end = places.T
+    longest = int((end - start).max())
+    column = end[:, None] - longest + torch.arange(longest, device=end.device)
+    real = column >= start[:, None]
+    column = (rows.trunk + column).clamp(min=0)
+
+    def part(of: Tensor) -> Tensor:
+        return F.pad(of[trunk[:, None], :, column].transpose(1, 2), (0, 0, 0, steps))
+
+    mask = torch.full((len(real), 1, 1, longest + steps), -torch.inf, dtype=rows.mask.dtype, device=end.device)
+    mask[:, 0, 0, :longest].masked_fill_(real, 0.0)
+    own = [(part(keys), part(values)) for keys, values in layers]
+    return OwnCache(own, mask, torch.tensor([longest], device=end.device))
 
 
 def _prefix(rows: PackedRows, layers: list[tuple[Tensor, Tensor]], trunk: Tensor) -> CachedPrefix:
@@ -105,6 +122,8 @@ class RepeatedDecoder:
     Left-padded, so that every row's next token stands in the same column. The arguments are those of
     :class:`SharedDecoder`.
     """
+
+    look_every = 1
 
     def __init__(
         self, policy: Policy, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
@@ -137,6 +156,7 @@ class RepeatedDecoder:
         hidden = self._policy.forward(embeddings, places, self._mask, self._cache)
         return self._policy.logits(hidden[:, -1])
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Tensor) -> bool:
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows]
+        return True

@@ -11,7 +11,8 @@ from torch import Tensor
 from harness.data.encode import EncodedPrompt
 from harness.memory import Parts
 from harness.models.policy import Policy
-from harness.rollout.decoding import RepeatedDecoder, SharedDecoder
+from harness.rollout.decoding import Decoder, RepeatedDecoder, SharedDecoder
+from harness.rollout.graphs import DecodingGraphs
 
 KEEP_BELOW = 0.5
 """Finished rows leave the batch when no more than this share of it goes on."""
@@ -58,6 +59,8 @@ class TransformersSampler:
     def __init__(self, policy: Policy, batch: int) -> None:
         self._policy = policy
         self._parts = Parts("sampling", batch)
+        self._graphs = DecodingGraphs.for_device(policy.device)
+        self._banned = torch.tensor(policy.banned_tokens, dtype=torch.long, device=policy.device)
         self.tokens_sampled = 0
 
     @torch.no_grad()
@@ -114,7 +117,11 @@ class TransformersSampler:
         policy = self._policy
         states = policy.prompt_states(prompts)
         keys = [prompt.id for prompt in prompts]
-        decoder = (SharedDecoder if policy.engine == "shared" else RepeatedDecoder)(policy, states, keys, n, steps)
+        decoder: Decoder = (
+            SharedDecoder(policy, states, keys, n, steps, self._graphs)
+            if policy.engine == "shared"
+            else RepeatedDecoder(policy, states, keys, n, steps)
+        )
         logits = decoder.logits.repeat_interleave(n, 0)
         position = torch.tensor([states[key].next_position for key in keys], device=policy.device).repeat_interleave(n)
         ends = torch.tensor(policy.end_tokens, device=policy.device)
@@ -127,13 +134,16 @@ class TransformersSampler:
             tokens[rows, step] = torch.where(done, -1, token)
             log_probs[rows, step] = log_prob
             done = done | torch.isin(token, ends)
-            going = int((~done).sum())
-            if going == 0 or step + 1 == steps:
+            if step + 1 == steps:
                 break
-            if going <= KEEP_BELOW * len(done):
-                keep = (~done).nonzero()[:, 0]
-                decoder.keep(keep)
-                rows, token, done = rows[keep], token[keep], done[keep]
+            if (step + 1) % decoder.look_every == 0:
+                going = int((~done).sum())
+                if going == 0:
+                    break
+                if going <= KEEP_BELOW * len(done):
+                    keep = (~done).nonzero()[:, 0]
+                    if decoder.keep(keep):
+                        rows, token, done = rows[keep], token[keep], done[keep]
             logits = decoder.step(token, position[rows] + step)
         if not log_probs.isfinite().all():
             raise FloatingPointError("the model's log-probabilities are not finite, so its weights are damaged")
@@ -144,7 +154,7 @@ class TransformersSampler:
         """Pick a token a row: the best one, or the inverse of the cumulative distribution at the row's noise."""
         log_probs = (logits / (temperature or 1.0)).log_softmax(-1)
         allowed = log_probs.clone()
-        allowed[:, list(self._policy.banned_tokens)] = -torch.inf
+        allowed.index_fill_(1, self._banned, -torch.inf)
         if noise is None:
             token = allowed.argmax(-1)
         else:

@@ -24,7 +24,9 @@ def build_optimizer(model: nn.Module, settings: TrainSection) -> torch.optim.Opt
         "weight_decay": settings.weight_decay,
     }
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **options)
+        # One kernel for all parameters on a GPU; elsewhere torch's default.
+        fused = True if all(parameter.is_cuda for parameter in parameters) else None
+        return torch.optim.AdamW(parameters, fused=fused, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
