@@ -120,7 +120,14 @@ class StudyConfig(StrictConfig):
 
     def _settings(self, method: str) -> tuple[Variant, dict[str, Any]]:
         variant = parse_variant(method)
-        return variant, merge(self.method.get(variant.method, {}), variant.settings)
+        own = merge(self.method.get(variant.method, {}), variant.settings)
+        if variant.method not in registry.names("algorithms"):
+            return variant, own
+        plugin = registry.load("algorithms", variant.method)
+        # A guest takes the settings of the method that it is compared with, as far as it knows them.
+        shared = self.method.get(getattr(plugin, "counterpart", ""), {})
+        known = {*SECTIONS, *getattr(plugin, "Config", StrictConfig).model_fields}
+        return variant, merge({key: value for key, value in shared.items() if key in known}, own)
 
     def _section_for(self, method: str, name: str, shared: Section) -> Section:
         variant, settings = self._settings(method)

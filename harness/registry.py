@@ -215,12 +215,12 @@ def _import_file(file: Path) -> ModuleType:
 
 
 def _entries_in(module: ModuleType, file: Path) -> list[EntryPoint]:
-    from harness.algorithm import Algorithm
+    from harness.algorithm import Method
     from harness.benchmark import Benchmark
     from harness.reward import Reward
 
     found = []
-    for group, kind in (("algorithms", Algorithm), ("rewards", Reward), ("benchmarks", Benchmark)):
+    for group, kind in (("algorithms", Method), ("rewards", Reward), ("benchmarks", Benchmark)):
         own = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, kind)]
         own = [one for one in dict.fromkeys(own) if one.__module__ == module.__name__]
         named = [one for one in own if "name" in vars(one)]

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.algorithm import Algorithm
+from harness.algorithm import Algorithm, GuestTrainer, Method
 from harness.conformance.checks import CHECKS, ContractError, InapplicableError, Subject
 from harness.errors import UserError, unknown_name
 from harness.reward import Reward
@@ -128,6 +128,25 @@ def check_training(method: str, cache: Path = Path("cache")) -> list[CheckResult
     return results
 
 
+GUEST_CHECKS = ("config", "documentation", "needs")
+"""The checks that a guest has in common with a method; the others are about a loss that it keeps to itself."""
+
+
+def check_guest(guest: type[GuestTrainer] | GuestTrainer) -> list[CheckResult]:
+    """What can be said of a foreign trainer before it trains: its configuration, its needs, and what it stands on.
+
+    Its loop and its loss are its own, so :func:`check_training` says the rest: it trains, repeats and resumes.
+    """
+    cls = guest if isinstance(guest, type) else type(guest)
+    subject = Subject(cls, None if isinstance(guest, type) else guest.config)
+
+    def versions() -> str:
+        return ", ".join(f"{name} {value[:12]}" for name, value in subject.new().versions().items())
+
+    found = [_run(name, partial(CHECKS[name], subject)) for name in GUEST_CHECKS]
+    return [*found, _run("versions", versions)]
+
+
 def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
     """Run all checks of a reward, by default with its default options.
 
@@ -161,7 +180,7 @@ def _run(name: str, check: Callable[[], str | None]) -> CheckResult:
     return CheckResult(name, True, remark or "")
 
 
-def _exemptions(cls: type[Algorithm]) -> Mapping[str, str]:
+def _exemptions(cls: type[Method]) -> Mapping[str, str]:
     exemptions: Mapping[str, str] = getattr(cls, "exempt_checks", {})
     return exemptions
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.algorithm import GuestTrainer
 from harness.config import StudyConfig
 from harness.variants import SECTIONS
 from reports.collect import Collected
@@ -37,6 +38,7 @@ def fairness_card(collected: Collected) -> str:
         _consumption(collected).to_markdown(index=False, disable_numparse=True),
         "## What differed between methods",
         _differences(study).to_markdown(index=False),
+        *_guests(study),
         "## Cells",
         _cells(collected).to_markdown(index=False),
     ]
@@ -103,6 +105,24 @@ def _differences(study: StudyConfig) -> pd.DataFrame:
         values = _listed({**algorithm.config.model_dump(), **changed})
         rows.append({"Method": escape_markdown(study.label(method)), "Values": values})
     return pd.DataFrame(rows)
+
+
+def _guests(study: StudyConfig) -> list[str]:
+    """Foreign trainers among the methods: what differs beside their settings."""
+    rows = [
+        {"Guest": escape_markdown(study.label(method)), "Differs in": escape_markdown(remark)}
+        for method in study.methods
+        if isinstance(guest := study.algorithm(method), GuestTrainer)
+        for remark in guest.remarks
+    ]
+    if not rows:
+        return []
+    return [
+        "## Guests: foreign trainers with a loop of their own",
+        "Records, order, words, frames, rewards, optimiser, schedule, clipping, budget, checkpoints and evaluation are "
+        "those of every method.",
+        pd.DataFrame(rows).to_markdown(index=False),
+    ]
 
 
 def _cells(collected: Collected) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from conftest import random_tiny, write_small_dataset
 from transformers import AutoTokenizer
 
 from harness import registry
+from harness.algorithm import GuestTrainer
 from harness.config import BudgetSection, ModelSection, RolloutSection, TrainSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.frames import FrameCache
@@ -25,6 +26,7 @@ from harness.models.presets import TINY
 from harness.reward import Reward, WeightedRewards
 from harness.rollout.groups import GroupBuilder
 from harness.rollout.sampler import TransformersSampler
+from harness.train.run import TrainingRun
 from harness.train.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -86,7 +88,19 @@ class Kit:
 
         return prompt
 
-    def trainer(
+    def trainer(self, folder: Path, method: str | Any, policy: Policy, **settings: Any) -> Trainer:
+        """A trainer as a cell builds it; for the arguments see :meth:`parts`."""
+        algorithm, parts = self.parts(folder, method, policy, **settings)
+        return Trainer(*parts, algorithm=algorithm)
+
+    def guest(self, folder: Path, method: str | Any, policy: Policy, **settings: Any) -> TrainingRun:
+        """Train with a foreign trainer, as a cell does; give its run. For the arguments see :meth:`parts`."""
+        guest, parts = self.parts(folder, method, policy, **settings)
+        run = TrainingRun(*parts)
+        guest.train(run)
+        return run
+
+    def parts(
         self,
         folder: Path,
         method: str | Any,
@@ -100,26 +114,28 @@ class Kit:
         progress: Callable[[int, int, dict[str, float]], None] = ignore,
         prompts: Callable[[int], EncodedPrompt] | None = None,
         **settings: Any,
-    ) -> Trainer:
-        """A trainer as a cell builds it; ``settings`` are those of ``[train]``."""
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The method, and what a run of it is made of; ``settings`` are those of ``[train]``."""
         algorithm = registry.create("algorithms", method, options) if isinstance(method, str) else method
+        guest = isinstance(algorithm, GuestTrainer)
+        needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
         train = TrainSection(
             **({"learning_rate": 1e-3, "warmup_steps": 0, "prompts_per_step": 4, "micro_batch": 8} | settings)
         )
         rollouts = RolloutSection(**({"max_new_tokens": 6, "batch": 64} | (rollout or {})))
         groups = GroupBuilder(
             policy,
-            policy.reference() if algorithm.needs.reference else policy,
+            policy.reference() if needs.reference else policy,
             TransformersSampler(policy, rollouts.batch),
             WeightedRewards({"toy": TextReward(reward)}, {"toy": 1.0}),
-            algorithm.needs,
+            needs,
             rollouts,
             "vanilla",
             seed,
             train.micro_batch,
         )
-        return Trainer(
-            algorithm,
+        tuning = "lora" if hasattr(policy.model, "peft_config") else "full"
+        return algorithm, (
             policy,
             groups,
             prompts or self.prompts(policy),
@@ -128,7 +144,7 @@ class Kit:
             BudgetSection(kind=budget[0], amount=budget[1]),
             seed,
             folder,
-            {"cell": "a-cell", "method": "a method"},
+            {"cell": "a-cell", "method": "a method", "model": self.section(tuning=tuning).model_dump()},
             progress,
         )
 

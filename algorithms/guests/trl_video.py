@@ -50,6 +50,16 @@ def require_trl() -> None:
         )
 
 
+class VideoMissedError(UserError):
+    """The loss of a TRL trainer does not see the video, or not as the model should."""
+
+    def __init__(self, prompt: str, gap: float) -> None:
+        super().__init__(
+            f"prompt {prompt}: the log-probabilities in TRL's loss are off by {gap:.3g} from a plain forward with the "
+            "video; training is refused, since it would not see the video"
+        )
+
+
 @functools.cache
 def video_trainer_class() -> Any:
     """``GRPOTrainer`` with four private methods overridden; see :func:`grpo_trainer` for how to build one."""
@@ -63,16 +73,18 @@ def video_trainer_class() -> Any:
             self._encoded = prompts
             self._precision = precision
             self._videos: list[EncodedPrompt] = []
+            self.tokens_sampled = 0
             self._checked = False
 
         def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             rows = [self._encoded(name) for name in prompts]
-            fields = _pixels(rows) | {"mm_token_type_ids": [row.mm_token_type_ids.tolist() for row in rows]}
+            fields = pixels_of(rows) | {"mm_token_type_ids": [row.mm_token_type_ids.tolist() for row in rows]}
             return [row.input_ids.tolist() for row in rows], None, fields
 
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
             self._videos = [self._encoded(row["prompt"]) for row in inputs]
             made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            self.tokens_sampled += int(made["completion_mask"].sum())
             return made | {VIDEOS: self._videos}
 
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -103,10 +115,7 @@ def video_trainer_class() -> Any:
             self.model.train(training)
             gap = float((used[answer_mask.bool()].float() - plain).abs().max())
             if not gap <= TOLERANCE[self._precision]:
-                raise UserError(
-                    f"prompt {self._videos[0].id}: the log-probabilities in TRL's loss are off by {gap:.3g} from a "
-                    "plain forward with the video; training is refused, since it would not see the video"
-                )
+                raise VideoMissedError(self._videos[0].id, gap)
             self._checked = True
 
     return VideoGRPOTrainer
@@ -160,7 +169,7 @@ def grpo_trainer(
 def plain_log_probs(model: Any, prompt: EncodedPrompt, tokens: Tensor, temperature: float = 1.0) -> Tensor:
     """(L,) float32 log-probabilities of one completion by the stock forward of one unpadded row with its pixels."""
     ids = torch.cat([prompt.input_ids.to(tokens.device), tokens])[None]
-    inputs = {name: value.to(tokens.device) for name, value in _pixels([prompt]).items()}
+    inputs = {name: value.to(tokens.device) for name, value in pixels_of([prompt]).items()}
     kinds = torch.nn.functional.pad(prompt.mm_token_type_ids, (0, len(tokens)))[None].to(tokens.device)
     logits = model(
         input_ids=ids,
@@ -173,7 +182,7 @@ def plain_log_probs(model: Any, prompt: EncodedPrompt, tokens: Tensor, temperatu
     return (logits.float() / temperature).log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
 
 
-def _pixels(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
+def pixels_of(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
     """The vision input of some rows; a video that several rows share is repeated, as TRL repeats images."""
     return {
         "pixel_values_videos": torch.cat([prompt.video.pixel_values for prompt in prompts]),
@@ -186,7 +195,7 @@ def _seeing(model: Any, videos: Iterator[EncodedPrompt], video_token: int) -> Ca
 
     def forward(**inputs: Any) -> Any:
         ids = inputs["input_ids"]
-        pixels = {name: value.to(ids.device) for name, value in _pixels(list(islice(videos, len(ids)))).items()}
+        pixels = {name: value.to(ids.device) for name, value in pixels_of(list(islice(videos, len(ids)))).items()}
         kinds = (ids == video_token).long() * VIDEO_TOKEN_TYPE
         return model(**(inputs | pixels | {"mm_token_type_ids": kinds}))
 

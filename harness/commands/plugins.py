@@ -63,6 +63,8 @@ def show(text: str) -> int:
     console.print(Text(f"{group}, {registry.place_of(entry)}", style="dim"), soft_wrap=True)
     if isinstance(getattr(plugin, "needs", None), Needs):
         console.print(f"Needs: {describe_needs(plugin.needs)}. Cost: {cost_class(plugin.needs)}.", soft_wrap=True)
+    if getattr(cls, "counterpart", ""):
+        console.print(f"A guest beside {cls.counterpart}, with its settings: {'; '.join(cls.remarks)}.", soft_wrap=True)
     console.print(Text(f"\n{_reflowed(inspect.getdoc(cls) or '')}\n"))
     fields = cls.Config.model_fields
     if not fields:
@@ -85,7 +87,8 @@ def show(text: str) -> int:
 
 def check(text: str, *, pure: bool, cache: Path) -> int:
     """``harness check``: the conformance suite on a method or reward, two real steps included; 1 when a check fails."""
-    from harness.testing import CheckResult, check_algorithm, check_reward, check_training
+    from harness.algorithm import GuestTrainer
+    from harness.testing import CheckResult, check_algorithm, check_guest, check_reward, check_training
 
     variant, group = _named(text, "check")
     console = Console(highlight=False)
@@ -104,7 +107,12 @@ def check(text: str, *, pure: bool, cache: Path) -> int:
         good = tell(results)
     else:
         subject = registry.create(group, variant.method, dict(variant.settings)) if variant.settings else cls
-        results = check_algorithm(subject)
+        guest = isinstance(cls, type) and issubclass(cls, GuestTrainer)
+        if guest:
+            console.print(
+                "A guest: its loop and loss are its own, so what it makes of a study is checked.", style="dim"
+            )
+        results = check_guest(subject) if guest else check_algorithm(subject)
         good = tell(results)
         if good and not pure:
             _hide_progress_bars()

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
+from harness.algorithm import Algorithm, Method, StrictConfig
 from harness.conformance.world import Step, World, build_world, collate, key_of, seeded, shifted
 from harness.train.reduce import micro_batches
 from harness.types import Completion, Needs, Reduction, Sample
@@ -36,10 +36,10 @@ class InapplicableError(Exception):
 class Subject:
     """A method under test: its class and configuration."""
 
-    cls: type[Algorithm]
+    cls: type[Method]
     config: Any = None
 
-    def new(self) -> Algorithm:
+    def new(self) -> Any:
         return self.cls(self.config)
 
     def run(self, **world: Any) -> tuple[Algorithm, World, list[Sample]]:

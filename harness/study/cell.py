@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -115,29 +116,33 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
 
 def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
     """Train the method that a cell's ``config.json`` names to the end of the budget; return its checkpoints."""
+    from harness.algorithm import GuestTrainer
     from harness.rollout.groups import GroupBuilder
     from harness.rollout.sampler import TransformersSampler
     from harness.study.setup import build_rewards
+    from harness.train.run import TrainingRun
     from harness.train.trainer import Trainer
 
     study, method, seed = bench.study, document["method"], int(document["seed"])
     algorithm = study.algorithm(method)
+    guest = isinstance(algorithm, GuestTrainer)
     if algorithm.needs.rollouts and not study.reward.weights:
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
     settings = study.train_for(method)
+    # A guest computes its reference itself.
+    needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
     groups = GroupBuilder(
         bench.policy,
-        bench.policy.reference() if algorithm.needs.reference else bench.policy,
+        bench.policy.reference() if needs.reference else bench.policy,
         TransformersSampler(bench.policy, study.rollout.batch),
         build_rewards(study),
-        algorithm.needs,
+        needs,
         study.rollout,
         study.prompt.train,
         seed,
         settings.micro_batch,
     )
-    trainer = Trainer(
-        algorithm,
+    shared = (
         bench.policy,
         groups,
         bench.training_prompt,
@@ -156,7 +161,11 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Pat
         lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
     )
     _report(cell_dir, "train", 0, 0, {})
-    return trainer.train()
+    if guest:
+        run = TrainingRun(*shared)
+        algorithm.train(run)
+        return run.checkpoints()
+    return Trainer(*shared, algorithm=algorithm).train()
 
 
 def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.algorithm import Algorithm
+from harness.algorithm import Algorithm, GuestTrainer, Method
 from harness.config import BASE, StudyConfig, digest_of
 from harness.data.prompts import prompts_digest
 from harness.errors import UserError
@@ -219,9 +219,10 @@ def _evaluated(study: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _method_identity(study: StudyConfig, method: str, algorithm: Algorithm) -> dict[str, Any]:
+def _method_identity(study: StudyConfig, method: str, algorithm: Method) -> dict[str, Any]:
     """By resolved values: ``grpo`` and ``grpo:beta=0.0001`` are one cell. ``study`` is the method's own view of it."""
-    return {
+    versions = {"versions": dict(algorithm.versions())} if isinstance(algorithm, GuestTrainer) else {}
+    return versions | {
         "method": parse_variant(method).method,
         "hyper_parameters": algorithm.config.model_dump(mode="json"),
         "method_source": _source_digest(type(algorithm)),
@@ -235,10 +236,11 @@ def _method_identity(study: StudyConfig, method: str, algorithm: Algorithm) -> d
 
 def _source_digest(cls: type) -> str:
     """Of the files of a method and of the methods that it inherits from."""
+    own_classes = (Method, Algorithm, GuestTrainer)
     digest = hashlib.sha256()
     files: dict[str, None] = {}
     for part in cls.__mro__:
-        if part is not Algorithm and issubclass(part, Algorithm):
+        if part not in own_classes and issubclass(part, Method):
             file = inspect.getsourcefile(part)
             if file is None:
                 raise UserError(f"{part.__module__}.{part.__qualname__}: its source file is not to be found")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.algorithm import Algorithm
+from harness.algorithm import Algorithm, Method
 from harness.config import StudyConfig
 from harness.data.video import smart_resize
 from harness.models.footprint import Footprint, footprint
@@ -86,16 +86,20 @@ def account_for(
     config = config or model_sizes(study.model.name)
     own, train, algorithm = study.for_method(method), study.train_for(method), study.algorithm(method)
     patches = _patches(study, config.vision_config, size)
-    rollouts = algorithm.needs.rollouts
+    rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, study.rollout.batch
+    if rollouts and not isinstance(algorithm, Algorithm):
+        # A guest's loop repeats a prompt for each of its answers, and samples those of a step at once.
+        prompts *= rollouts
+        rollouts, sampled = 1, prompts
     load = Load(
         prompt=patches // config.vision_config.spatial_merge_size**2 + TEXT_TOKENS,
         patches=patches,
         answers=trained_answers(algorithm),
         length=own.rollout.max_new_tokens if rollouts else WRITTEN_TOKENS,
         micro_batch=train.micro_batch,
-        step=train.prompts_per_step,
+        step=prompts,
         rollouts=rollouts,
-        sampled=study.rollout.batch if rollouts else 0,
+        sampled=sampled if rollouts else 0,
         evaluated=study.evaluation.batch,
         videos=videos,
     )
@@ -115,8 +119,13 @@ def _patches(study: StudyConfig, vision: Any, size: tuple[int, int]) -> int:
     return data.frames // vision.temporal_patch_size * (height // side) * (width // side)
 
 
-def trained_answers(algorithm: Algorithm) -> int:
-    """How many completions of one prompt a method trains on: what it makes of a group whose rewards all differ."""
+def trained_answers(algorithm: Method) -> int:
+    """How many completions of one prompt a method trains on: what it makes of a group whose rewards all differ.
+
+    Of a guest 1: its loop knows of no shared prompts.
+    """
+    if not isinstance(algorithm, Algorithm):
+        return 1
     needs = algorithm.needs
 
     def one(number: int, source: Any) -> Completion:

@@ -2,74 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from harness.algorithm import Algorithm
-from harness.config import BudgetSection, TrainSection
 from harness.data.encode import EncodedPrompt
-from harness.io import write_json
 from harness.memory import Parts
-from harness.models.policy import Policy
-from harness.rollout.groups import GroupBuilder
-from harness.rollout.selfcheck import check_engine
-from harness.train import checkpoint as ckpt
-from harness.train.meter import BudgetMeter
-from harness.train.optimizer import build_optimizer, set_learning_rate
+from harness.train.optimizer import set_learning_rate
 from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
+from harness.train.run import TrainingError, TrainingRun
 from harness.train.seeds import seed_for
-from harness.train.tracking import Metrics
 from harness.types import Group, Sample
-
-Progress = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with (step, expected steps or 0, numbers)."""
 
 RESAMPLE_ROUNDS = 4
 """How often dropped prompts are replaced in one step before the step goes on with what it has."""
 
 
-class TrainingError(Exception):
-    """Training cannot go on; the last checkpoint stays."""
-
-
 @dataclass
-class Trainer:
+class Trainer(TrainingRun):
     """Trains one method on one seed until the budget is spent.
 
     Attributes:
         algorithm: The method.
-        policy: The model, not yet restored.
-        groups: Builds scored groups from prompts.
-        prompts: ``prompts(index)`` encodes the index-th training record.
-        size: Number of training records.
-        settings: The shared optimisation settings with the method's overrides.
-        budget: What may be consumed.
-        seed: The repetition's seed.
-        folder: The cell's folder.
-        about: What checkpoints say about the cell.
-        progress: Called after each step.
     """
 
-    algorithm: Algorithm
-    policy: Policy
-    groups: GroupBuilder
-    prompts: Callable[[int], EncodedPrompt]
-    size: int
-    settings: TrainSection
-    budget: BudgetSection
-    seed: int
-    folder: Path
-    about: dict[str, Any]
-    progress: Progress
-    _cursor: int = field(default=0, init=False)
+    algorithm: Algorithm = field(kw_only=True)
 
     def train(self) -> list[Path]:
         """Train to the end of the budget, resuming from the last whole checkpoint; return all checkpoints.
@@ -77,36 +39,19 @@ class Trainer:
         Raises:
             TrainingError: A loss, gradient, reward or probability is not finite; the last checkpoint stays.
         """
-        self.optimizer = build_optimizer(self.policy.model, self.settings)
-        self.meter = BudgetMeter(self.budget, self.policy.device)
-        step = self._resume()
-        metrics = Metrics(self.folder / "metrics.jsonl", step, self.settings.report_to, self.policy.model)
+        self.begin()
         # After the trackers: building transformers' arguments for them resets accelerate's shared state.
         self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
         self._parts = Parts("training", self.settings.micro_batch)
-        self._checked = False
         try:
-            self._loop(step, metrics)
+            self._loop()
         finally:
-            metrics.close()
-        # Also when nothing was left to train: a kill may have come between the last checkpoint and this file.
-        write_json(self.folder / "compute.json", self.meter.state())
-        return ckpt.list_checkpoints(self.folder / "checkpoints")
+            self.end()
+        return self.checkpoints()
 
-    def _loop(self, step: int, metrics: Metrics) -> None:
-        expected = self.meter.expected_steps(self.settings.prompts_per_step)
-        saved = math.floor(self.meter.progress * self.settings.checkpoints + 1e-9)
+    def _loop(self) -> None:
         while not self.meter.spent:
-            start = time.perf_counter()
-            numbers = self._step(step)
-            step += 1
-            numbers["seconds"] = time.perf_counter() - start
-            metrics.log(step, numbers)
-            due = min(self.settings.checkpoints, math.floor(self.meter.progress * self.settings.checkpoints + 1e-9))
-            if due > saved or self.meter.spent:
-                self._save(step)
-                saved = due
-            self.progress(step, expected, numbers)
+            self.finish_step(self._step(self.step))
 
     # ------------------------------------------------------------------ one step
 
@@ -141,35 +86,17 @@ class Trainer:
         samples: list[Sample] = []
         wanted = self.settings.prompts_per_step
         for round_number in range(RESAMPLE_ROUNDS if self.algorithm.needs.resample_dropped else 1):
-            drawn = [self.prompts(index) for index in self._draw(wanted)]
+            drawn = self.draw(wanted)
             if not drawn:
                 break
-            self._check_engine(drawn[0])
             prompts |= {prompt.id: prompt for prompt in drawn}
-            groups += self.groups.build(drawn, step * RESAMPLE_ROUNDS + round_number)
+            groups += self.build(drawn, step * RESAMPLE_ROUNDS + round_number)
             samples = list(self.algorithm.experience(groups))
             kept = {sample.completion.prompt_id for sample in samples}
             wanted = self.settings.prompts_per_step - sum(group.prompt_id in kept for group in groups)
             if wanted <= 0:
                 break
         return prompts, groups, samples
-
-    def _check_engine(self, prompt: EncodedPrompt) -> None:
-        """Before anything is computed with it, once a run: does the shared engine equal the naive one?"""
-        if not self._checked:
-            check_engine(self.policy, prompt)
-            self.groups.reference.engine = self.policy.engine
-            self._checked = True
-
-    def _draw(self, count: int) -> Iterator[int]:
-        """The next records in an order that depends on the seed and the epoch, never on the method."""
-        remaining = self.meter.remaining_examples
-        for _ in range(count if remaining is None else min(count, remaining)):
-            epoch, place = divmod(self._cursor, self.size)
-            order = np.random.default_rng(seed_for(self.seed, "order", epoch)).permutation(self.size)
-            self._cursor += 1
-            self.meter.consumed.examples += 1
-            yield int(order[place])
 
     def _update(self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int) -> dict[str, float]:
         """One optimiser step."""
@@ -212,33 +139,6 @@ class Trainer:
                 logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
             logged["loss"] += loss.item()
         return logged
-
-    # ------------------------------------------------------------------ checkpoints
-
-    def _resume(self) -> int:
-        found = ckpt.list_checkpoints(self.folder / "checkpoints")
-        if not found:
-            return 0
-        last = ckpt.read_checkpoint(found[-1])
-        ckpt.drop_older_states(last.folder)
-        ckpt.restore_weights(self.policy.model, last)
-        state = ckpt.restore_state(last, self.optimizer)
-        self.meter = BudgetMeter(self.budget, self.policy.device, state["consumed"])
-        self._cursor = state["cursor"]
-        return last.step
-
-    def _save(self, step: int) -> None:
-        consumed = self.meter.state()
-        ckpt.save_checkpoint(
-            self.folder / "checkpoints",
-            step,
-            self.policy.model,
-            self.policy.tokenizer,
-            self.optimizer,
-            {"consumed": consumed, "cursor": self._cursor},
-            self.about | {"consumed": consumed},
-        )
-        write_json(self.folder / "compute.json", consumed)
 
 
 def describe_groups(groups: Sequence[Group]) -> dict[str, float]:

@@ -172,7 +172,7 @@ class Ours(Contender):
             about={},
             progress=lambda step, steps, numbers: None,
         )
-        self.trainer._loop = lambda step, metrics: None  # so that train() sets itself up and takes no step yet
+        self.trainer._loop = lambda: None  # so that train() sets itself up and takes no step yet
         self.trainer.train()
         self._taken = 0
         timed(groups.sampler, "sample", self.clock, "sampling")

@@ -24,7 +24,7 @@ from harness.study.cell import evaluate_checkpoint, main
 from harness.study.locks import hold
 from harness.study.matrix import Cell, missing_work
 from harness.study.status import State, Status, read_status, recorded_status, write_status
-from harness.train import trainer as trainer_module
+from harness.train import run as run_module
 from harness.train.checkpoint import list_checkpoints
 from reports.evaluate import read_samples
 
@@ -143,7 +143,7 @@ def test_a_full_disk_fails_the_cell_with_the_reason(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, cells = prepare_cells(small_study(data), tmp_path)
-    save, saved = trainer_module.ckpt.save_checkpoint, []
+    save, saved = run_module.ckpt.save_checkpoint, []
 
     def full(*arguments: Any) -> Any:
         if saved:
@@ -151,7 +151,7 @@ def test_a_full_disk_fails_the_cell_with_the_reason(
         saved.append(save(*arguments))
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.ckpt, "save_checkpoint", full)
+        patch.setattr(run_module.ckpt, "save_checkpoint", full)
         code, status = run(tmp_path, cells["sft-0"])
     assert code == 1 and status.state is State.FAILED and "No space left on device" in status.reason
     folder = cells["sft-0"].folder(tmp_path)

@@ -247,7 +247,7 @@ def test_training_goes_on_with_the_same_gradient(
 ) -> None:
     """In the update and, for methods with a reference, in its pass. SGD, so that a step is the gradient itself."""
     monkeypatch.setattr(
-        "harness.train.trainer.build_optimizer", lambda model, _: torch.optim.SGD(model.parameters(), lr=1e-3)
+        "harness.train.run.build_optimizer", lambda model, _: torch.optim.SGD(model.parameters(), lr=1e-3)
     )
     steps = []
     for name in ("enough", "scarce"):

@@ -16,7 +16,7 @@ from algorithms.grpo import GRPO
 from harness.data.encode import EncodedPrompt
 from harness.io import read_json
 from harness.rollout.sampler import TransformersSampler
-from harness.train import trainer as trainer_module
+from harness.train import run as run_module
 from harness.train.checkpoint import read_checkpoint
 from harness.train.meter import BudgetMeter
 
@@ -48,7 +48,7 @@ def test_accumulation_leaves_the_gradient_unchanged(
     def plain(model: torch.nn.Module, settings: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
 
-    monkeypatch.setattr(trainer_module, "build_optimizer", plain)
+    monkeypatch.setattr(run_module, "build_optimizer", plain)
     method, options = METHODS[name]
     gradients = []
     for size in (2, 64):
@@ -215,7 +215,7 @@ def test_the_meter_equals_independent_counts(kit: Kit, tmp_path: Path, monkeypat
     policy = kit.policy()
     trainer = kit.trainer(tmp_path, Counted(DPO.Config(rollouts=4)), policy, budget=("steps", 3), micro_batch=4)
     trainer.groups.sampler = Drawn(policy, 64)
-    monkeypatch.setattr("harness.train.trainer.check_engine", lambda *_: 0.0)  # a look at the engine, not counted
+    monkeypatch.setattr("harness.train.run.check_engine", lambda *_: 0.0)  # a look at the engine, not counted
     passes = [0]
 
     def count(*_: Any) -> None:

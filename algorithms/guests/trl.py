@@ -1,0 +1,241 @@
+"""TRL's own SFT, DPO and GRPO trainers as contenders in a study: ``--methods grpo,trl-grpo``."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from algorithms.dpo import DPO, DPOConfig
+from algorithms.guests.trl_video import grpo_trainer, require_trl
+from harness.algorithm import GuestTrainer, StrictConfig
+from harness.data.encode import EncodedPrompt
+from harness.train.run import TrainingRun
+from harness.train.trainer import RESAMPLE_ROUNDS, describe_groups
+from harness.types import Needs
+
+if TYPE_CHECKING:
+    from algorithms.guests.trl_steps import EngineSteps, Row
+
+
+class TRLTrainer(GuestTrainer):
+    """What the three have in common."""
+
+    remarks: ClassVar[Sequence[str]] = (
+        "loop, forward passes and loss are TRL's: each answer is a row of its own, so its prompt and its video are "
+        "encoded once for every answer",
+    )
+
+    def versions(self) -> Mapping[str, str]:
+        require_trl()
+        files = (Path(__file__).with_name(name) for name in ("trl_steps.py", "trl_video.py"))
+        repair = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        return {"trl": version("trl"), "transformers": version("transformers"), "repair": repair}
+
+    def train(self, run: TrainingRun) -> None:
+        from algorithms.guests import trl_steps
+
+        trl_steps.refuse_unlike(run, reference=self.needs.reference)
+        run.begin()
+        try:
+            if not run.meter.spent:
+                steps = trl_steps.EngineSteps(run)
+                trl_steps.train(self.trainer(run, steps), steps)
+        finally:
+            run.end()
+
+    @abstractmethod
+    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+        """TRL's trainer on the run's model, fed by the steps."""
+
+
+class TRLSFTConfig(StrictConfig):
+    """Options of ``trl.SFTConfig``."""
+
+    loss_type: Literal["nll", "dft"] = Field(
+        "nll", description="Likelihood (TRL's default), or dynamic fine-tuning (arXiv 2508.05629)."
+    )
+
+
+class TRLSFT(TRLTrainer):
+    """``trl.SFTTrainer`` on the gold answers, with video: the mean over all answer tokens of a step, as ``sft``."""
+
+    Config: ClassVar[type[StrictConfig]] = TRLSFTConfig
+    title = "TRL SFT"
+    counterpart = "sft"
+    summary = "TRL 1.16's own SFT trainer, with video."
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(gold=True, reduce="token")
+
+    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+        from trl import SFTConfig, SFTTrainer
+
+        from algorithms.guests import trl_steps
+
+        class GivenSFT(trl_steps.GivenRows, SFTTrainer):
+            """Marked tokens are SFT's labels."""
+
+            def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+                scored = inputs.pop("completion_mask")
+                labels = inputs["input_ids"].masked_fill(scored == 0, -100)
+                return super().compute_loss(model, inputs | {"labels": labels}, *rest, **options)
+
+        def rows() -> list[list[Row]]:
+            prompts = steps.open()
+            groups = run.build(prompts, run.step * RESAMPLE_ROUNDS)
+            given = [(p, gold) for p, group in zip(prompts, groups, strict=True) for gold in group.by_source("gold")]
+            return trl_steps.split(given, parts)
+
+        parts = trl_steps.micro_batches(run, rows_a_prompt=1)
+        arguments = trl_steps.arguments(run, parts) | {"max_length": None, "loss_type": self.config.loss_type}
+        trainer: Any = GivenSFT(
+            model=run.policy.model,
+            args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
+            train_dataset=trl_steps.placeholder(parts),
+            processing_class=run.policy.tokenizer,
+        )
+        trainer.bind(steps, rows, by_token=True)
+        return trainer
+
+
+class TRLDPOConfig(DPOConfig):
+    """Hyper-parameters of ``dpo``, and those of ``trl.DPOConfig``."""
+
+    loss_type: Literal["sigmoid", "ipo", "hinge"] = Field(
+        "sigmoid", description="sigmoid is DPO (TRL's default); IPO (arXiv 2310.12036); hinge (arXiv 2305.10425)."
+    )
+
+
+class TRLDPO(TRLTrainer):
+    """``trl.DPOTrainer``, with video, on the pairs that ``dpo`` would take.
+
+    TRL's DPO samples nothing: the engine samples and scores the answers of each step, and pairs are chosen as by
+    ``dpo``, so that the two see the same pairs as long as their weights are equal.
+    """
+
+    Config: ClassVar[type[StrictConfig]] = TRLDPOConfig
+    title = "TRL DPO"
+    counterpart = "dpo"
+    summary = "TRL 1.16's own DPO trainer, with video, on the engine's pairs."
+    remarks: ClassVar[Sequence[str]] = (
+        *TRLTrainer.remarks,
+        "answers to take pairs from are sampled by the engine; its log-probabilities are those of temperature 1",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        return self._pairs.needs
+
+    @property
+    def _pairs(self) -> DPO:
+        own = self.config.model_dump(exclude={"loss_type"})
+        return DPO(DPOConfig(**own))
+
+    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+        from trl import DPOConfig as Options
+        from trl import DPOTrainer
+
+        from algorithms.guests import trl_steps
+
+        class GivenDPO(trl_steps.GivenRows, DPOTrainer):
+            pass
+
+        def rows() -> list[list[Row]]:
+            """Chosen answers first, then the rejected ones in the same order, as TRL's collator has them."""
+            drawn = steps.open()
+            prompts = {prompt.id: prompt for prompt in drawn}
+            groups = run.build(drawn, run.step * RESAMPLE_ROUNDS)
+            steps.numbers |= describe_groups(groups)
+            answers = [(prompts[one.completion.prompt_id], one.completion) for one in pairs.experience(groups)]
+            both = list(zip(answers[::2], answers[1::2], strict=True))
+            return [[*(c for c, _ in part), *(r for _, r in part)] for part in trl_steps.split(both, parts)]
+
+        pairs, parts = self._pairs, trl_steps.micro_batches(run, rows_a_prompt=2)
+        steps.sampled = lambda: getattr(run.groups.sampler, "tokens_sampled", 0)
+        arguments = trl_steps.arguments(run, parts) | {"max_length": None, "loss_type": [self.config.loss_type]}
+        trainer: Any = GivenDPO(
+            model=run.policy.model,
+            args=Options(**arguments, beta=self.config.beta),
+            train_dataset=trl_steps.placeholder(parts),
+            processing_class=run.policy.tokenizer,
+        )
+        trainer.bind(steps, rows, by_token=False)
+        return trainer
+
+
+class TRLGRPOConfig(StrictConfig):
+    """Options of ``trl.GRPOConfig``, by default as close to ``grpo`` as TRL comes."""
+
+    group_size: int = Field(8, ge=2, description="Answers sampled a prompt: TRL's num_generations (TRL: 8).")
+    beta: float = Field(1e-4, ge=0, description="Weight of the KL term (arXiv 2504.00883: 1e-4; TRL: 0).")
+    epsilon: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - epsilon (TRL: 0.2).")
+    epsilon_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + epsilon_high (TRL: epsilon).")
+    loss_type: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = Field(
+        "grpo", description="How token losses are averaged (TRL: dapo; arXiv 2402.03300 and `grpo` here: grpo)."
+    )
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="What advantages are divided by: a deviation within the group (TRL's default) or step."
+    )
+    use_bias_correction_kl: bool = Field(
+        False, description="Multiply the KL term by the ratio (TRL: true; arXiv 2402.03300 and `grpo` here: false)."
+    )
+
+
+class TRLGRPO(TRLTrainer):
+    """``trl.GRPOTrainer`` with its own sampling, repaired so that its loss sees the video."""
+
+    Config: ClassVar[type[StrictConfig]] = TRLGRPOConfig
+    title = "TRL GRPO"
+    counterpart = "grpo"
+    summary = "TRL 1.16's own GRPO trainer and sampling, video repaired."
+    remarks: ClassVar[Sequence[str]] = (
+        *TRLTrainer.remarks,
+        "answers are sampled by TRL, with random numbers of its own",
+    )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(rollouts=self.config.group_size, behaviour=True, reference=self.config.beta > 0)
+
+    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+        from algorithms.guests import trl_steps
+
+        size, prompts, rollout = self.config.group_size, run.settings.prompts_per_step, run.groups.rollout
+        rows = prompts * size
+        batch = max(part for part in range(1, rows + 1) if rows % part == 0 and part <= run.settings.micro_batch)
+
+        def reward(text: str, prompt: EncodedPrompt) -> float:
+            return run.groups.rewards.score(text, prompt.record, run.groups.mode).total
+
+        trainer = grpo_trainer(
+            run.policy,
+            lambda place: steps.prompts[int(place)],
+            [str(place) for place in range(prompts)],
+            reward,
+            trl_steps.arguments(run, rows // batch)
+            | self.config.model_dump(exclude={"group_size"})
+            | {
+                "per_device_train_batch_size": batch,
+                "num_generations": size,
+                "max_completion_length": rollout.max_new_tokens,
+                "temperature": rollout.temperature,
+                "shuffle_dataset": False,
+            },
+        )
+        fetch = trainer.get_batch_samples
+
+        def opened(*arguments: Any) -> Any:
+            steps.open()
+            steps.numbers["samples"] = rows
+            return fetch(*arguments)
+
+        trainer.get_batch_samples = opened
+        steps.sampled = lambda: trainer.tokens_sampled
+        return trainer
