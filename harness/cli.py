@@ -24,6 +24,7 @@ from harness.commands.options import (
     BenchmarkOption,
     DataOption,
     DropLeakingOption,
+    EngineOption,
     LimitOption,
     ModelOption,
     OutOption,
@@ -106,6 +107,7 @@ def compare(
     drop_leaking: DropLeakingOption = False,
     out: OutOption = None,
     workers: WorkersOption = None,
+    engine: EngineOption = None,
     with_published: PublishedOption = False,
     dry_run: Annotated[
         bool,
@@ -143,7 +145,7 @@ def compare(
         drop_leaking=drop_leaking,
         workers=workers,
         with_published=with_published,
-        settings=tuple(settings or ()),
+        settings=(*(settings or ()), *([f"model.engine={engine}"] if engine else [])),
         out=out,
     )
     raise typer.Exit(studies.compare(options, dry_run=dry_run))

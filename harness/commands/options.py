@@ -35,6 +35,16 @@ SetOption = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="shared|naive",
+        help="shared runs each prompt once for all its answers; naive once for each, to compare with. Same results. "
+        "\[default: the study's]",
+        rich_help_panel=RUN,
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(

@@ -16,7 +16,7 @@ from types import FrameType
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.matrix import Cell
-from harness.study.process import cell_command, cell_environment
+from harness.study.process import cell_command, cell_environment, visible_gpus
 from harness.study.status import State, Status, recorded_status, write_status
 
 LOG_FILE = "log.txt"
@@ -33,6 +33,7 @@ class _Running:
     process: subprocess.Popen[bytes]
     seen: Status
     looked: float
+    gpu: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -50,7 +51,7 @@ def run_cells(
     """Run cells in the given order, each as a process whose output goes to its ``log.txt``.
 
     A cell that fails, or is killed before it can say why, is recorded as ``failed`` with a
-    reason, and the others go on.
+    reason, and the others go on. Where there are several GPUs, each cell gets the one with the fewest cells.
 
     Args:
         run_dir: The run directory, with the cells' folders prepared.
@@ -70,12 +71,14 @@ def run_cells(
     """
     waiting = list(cells)
     running: list[_Running] = []
+    gpus = visible_gpus()
     final: dict[str, State] = {}
     with _signals_as_interrupt():
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
-                    started = _start(run_dir, waiting.pop(0), threads, command, on_change)
+                    gpu = _least_used(gpus, running) if len(gpus) > 1 else None
+                    started = _start(run_dir, waiting.pop(0), threads, gpu, command, on_change)
                     if isinstance(started, _Running):
                         running.append(started)
                     else:
@@ -94,8 +97,13 @@ def run_cells(
     return final
 
 
+def _least_used(gpus: list[str], running: list[_Running]) -> str:
+    taken = [item.gpu for item in running]
+    return min(gpus, key=taken.count)
+
+
 def _start(
-    run_dir: Path, cell: Cell, threads: int, command: Command, on_change: OnChange
+    run_dir: Path, cell: Cell, threads: int, gpu: str | None, command: Command, on_change: OnChange
 ) -> _Running | tuple[str, State]:
     """Start a cell, or record why it cannot be started."""
     folder = cell.folder(run_dir)
@@ -109,7 +117,7 @@ def _start(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=cell_environment(threads),
+                env=cell_environment(threads, gpu=gpu),
                 start_new_session=True,
             )
     except OSError as error:
@@ -117,7 +125,7 @@ def _start(
         on_change(cell, failed)
         return cell.id, State.FAILED
     on_change(cell, status)
-    return _Running(cell, folder, process, status, time.monotonic())
+    return _Running(cell, folder, process, status, time.monotonic(), gpu)
 
 
 def _watch(item: _Running, on_change: OnChange) -> None:

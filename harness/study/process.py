@@ -18,12 +18,23 @@ def cell_command(run_dir: Path, cell_id: str) -> list[str]:
     return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id]
 
 
-def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+def visible_gpus(inherited: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; none where there are none."""
+    named = inherited.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ, gpu: str | None = None) -> dict[str, str]:
     """The environment of a cell.
 
     Args:
         threads: CPU threads; 0 leaves the choice to torch.
-        inherited: The launcher's environment, kept otherwise (``HF_HUB_OFFLINE``, ``CUDA_VISIBLE_DEVICES``).
+        inherited: The launcher's environment, kept otherwise (``HF_HUB_OFFLINE``).
+        gpu: The only one that the cell sees; None leaves it those of the launcher.
     """
     environment = dict(inherited)
     environment |= {
@@ -33,6 +44,8 @@ def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ) ->
     }
     if threads > 0:
         environment["OMP_NUM_THREADS"] = str(threads)
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
 
 

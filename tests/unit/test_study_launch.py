@@ -12,7 +12,7 @@ import pytest
 
 from harness.study.launch import run_cells
 from harness.study.matrix import Cell
-from harness.study.process import PARENT_VARIABLE, cell_command, cell_environment
+from harness.study.process import PARENT_VARIABLE, cell_command, cell_environment, visible_gpus
 from harness.study.status import State, Status, read_status, write_status
 
 FAKE_CELL = textwrap.dedent(
@@ -29,7 +29,7 @@ FAKE_CELL = textwrap.dedent(
         say(State.INTERRUPTED, reason="asked to")
         sys.exit(130)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if kind == "deaf" else stop)
-    print("hello from", name, os.environ.get("OMP_NUM_THREADS"), flush=True)
+    print("hello from", name, os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     say(State.RUNNING, phase="train", step=1, steps=2)
     (run_dir / (name + ".started")).touch()
     if kind == "good": say(State.DONE, phase="train", step=2, steps=2)
@@ -183,3 +183,17 @@ def test_the_cell_is_started_as_the_layout_says(tmp_path: Path) -> None:
         PARENT_VARIABLE: str(os.getpid()),
     }
     assert cell_environment(4, {})["OMP_NUM_THREADS"] == "4"
+
+
+def test_cells_are_spread_over_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    todo = prepare(tmp_path, *(cell("late", seed) for seed in range(4)))
+    run_cells(tmp_path, todo, workers=4, poll=0.02, command=fake_command)
+    gpus = sorted((one.folder(tmp_path) / "log.txt").read_text().split()[-1] for one in todo)
+    assert gpus == ["2", "2", "5", "5"]
+
+
+def test_the_gpus_of_a_launcher() -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1, GPU-8f"}) == ["1", "GPU-8f"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert "CUDA_VISIBLE_DEVICES" not in cell_environment(0, {})
