@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from reports.scorers import SCORERS
 
 DIGITS = 16
 """Hex digits shown of a SHA-256."""
+
+_TABLE_ROWS = 40
+"""Rows of one LaTeX table, which cannot go on on the next page."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +89,44 @@ def to_latex(blocks: Sequence[Block]) -> str:
     """The section as LaTeX, for the packages booktabs and tabularx; text in it is never a command."""
 
     def written(block: Block) -> str:
-        rows = [[escape_latex(cell) for cell in row] for row in block.rows]
+        rows = [[_breakable(escape_latex(cell)) for cell in row] for row in block.rows]
         if block.kind == "heading":
             return rf"\paragraph{{{rows[0][0]}.}}"
         if block.kind == "code":
             lines = r"\\{}".join("\n" + rf"\texttt{{{line}}}" for (line,) in rows)
             return rf"\begin{{flushleft}}\footnotesize{lines}" + "\n" + r"\end{flushleft}"
         if block.kind == "table":
-            columns = "l" * (len(rows[0]) - 1) + r">{\raggedright\arraybackslash}X"
-            head, *body = (" & ".join(row) + r" \\" for row in rows)
-            top = [rf"\noindent\begin{{tabularx}}{{\linewidth}}{{{columns}}}", r"\toprule", head, r"\midrule"]
-            # After a rule or a line's end, "[" and "*" would be read as their argument.
-            return "\n".join([*top, *("{}" + line for line in body), r"\bottomrule", r"\end{tabularx}"])
+            return "\n\n".join(_latex_table(rows[0], rows[at : at + _TABLE_ROWS]) for at in range(1, len(rows), _TABLE_ROWS))
         return rows[0][0]
 
     return (
-        "% Needs \\usepackage{booktabs,tabularx}.\n\\subsection*{Methods}\n" + "\n\n".join(map(written, blocks)) + "\n"
+        "% Needs \\usepackage{booktabs,tabularx}.\n\\subsection*{Methods}\n\\begingroup\\emergencystretch=3em\n"
+        + "\n\n".join(map(written, blocks))
+        + "\n\n\\endgroup\n"
+    )
+
+
+def _breakable(latex: str) -> str:
+    """LaTeX source in which long paths may go on on the next line."""
+    return re.sub(r"\S*/\S*/\S*", lambda path: path[0].replace("/", r"/\allowbreak{}"), latex)
+
+
+def _latex_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of the text's width, below the heading that runs into the text; cells are LaTeX source."""
+    columns = "l" * (len(head) - 1) + r">{\raggedright\arraybackslash}X"
+    top, *lines = (" & ".join(row) + r" \\" for row in (head, *body))
+    return "\n".join(
+        [
+            r"\leavevmode\par\nobreak\smallskip{\small\noindent",
+            rf"\begin{{tabularx}}{{\linewidth}}{{{columns}}}",
+            r"\toprule",
+            top,
+            r"\midrule",
+            # After a rule or a line's end, "[" and "*" would be read as their argument.
+            *("{}" + line for line in lines),
+            r"\bottomrule",
+            r"\end{tabularx}\par}",
+        ]
     )
 
 

@@ -43,7 +43,7 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
 \usepackage{graphicx}
 \usepackage{xcolor}
 \pagestyle{empty}
-\makeatletter\setlength{\@fptop}{0pt}\makeatother
+\makeatletter\setlength{\@fptop}{0pt}\setlength{\@fpsep}{2em}\makeatother
 \begin{document}
 """
 
@@ -341,8 +341,8 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def latex_document(fragments: Sequence[str]) -> str:
-    """A complete landscape A4 document around LaTeX tables, one page each, for pdflatex."""
-    return _PREAMBLE + "\\clearpage\n".join(fragments) + "\\end{document}\n"
+    """A complete landscape A4 document around LaTeX tables, as many on a page as fit, for pdflatex."""
+    return _PREAMBLE + "\n".join(fragments) + "\\end{document}\n"
 
 
 def _is_missing(value: Value) -> bool:
