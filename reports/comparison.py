@@ -16,11 +16,12 @@ from harness.io import write_json, write_text
 from reports.collect import Collected, collect
 from reports.escape import escape_markdown
 from reports.fairness import fairness_card
+from reports.methods import methods_section, samples_section
 from reports.page import write_page
 from reports.paired import default_pairs
 from reports.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
 from reports.results import Tables, build_tables, results_of
-from reports.samples import results_from
+from reports.samples import parse_sources, results_from
 from reports.table import Table, csv_text, latex_document
 from reports.vsibench import VSIBench
 
@@ -46,7 +47,15 @@ class Comparison:
         written = write_tables(folder, tables)
         write_text(folder / "checkpoints.csv", checkpoint_curve(collected).to_csv(index=False))
         write_text(folder / "fairness.md", fairness_card(collected))
-        page = write_page(folder, results, tables, benchmark=collected.benchmark, collected=collected, run_dir=run_dir)
+        page = write_page(
+            folder,
+            results,
+            tables,
+            benchmark=collected.benchmark,
+            collected=collected,
+            run_dir=run_dir,
+            methods=methods_section(collected, tables.contrasts, run_dir),
+        )
         return [page[0], *written, folder / "checkpoints.csv", folder / "fairness.md", *page[1:]]
 
     def render(self, console: Console, run_dir: Path, *, with_published: bool = False) -> None:
@@ -63,6 +72,7 @@ class Comparison:
         base: str | None = None,
         scorer: str = "official",
         settings: ReportSection | None = None,
+        command: str = "",
     ) -> list[Path]:
         """Report on answers made elsewhere: print the tables, write them below ``folder``, return the paths.
 
@@ -74,6 +84,7 @@ class Comparison:
             base: The name of the untrained model among the sources.
             scorer: The scorer of the headline.
             settings: Margin, level, pairs; the defaults unless given.
+            command: What was typed, for the methods section.
 
         Raises:
             UserError: A source is wrong, or two sources answer different questions.
@@ -81,7 +92,8 @@ class Comparison:
         results = results_from(sources, benchmark, base=base, scorer=scorer, settings=settings or ReportSection())
         tables = build_tables(results)
         show(console, tables)
-        page = write_page(folder, results, tables, benchmark=benchmark)
+        methods = samples_section(parse_sources(sources), results, benchmark, tables.contrasts, command)
+        page = write_page(folder, results, tables, benchmark=benchmark, methods=methods)
         return [page[0], *write_tables(folder, tables), *page[1:]]
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,7 +35,9 @@ def fairness_card(collected: Collected) -> str:
         _shared(collected).to_markdown(index=False),
         "## What each consumed (evaluation excepted)",
         f"Budget: {study.budget.amount:g} {study.budget.kind}. Mean over finished seeds.",
-        _consumption(collected).to_markdown(index=False, disable_numparse=True),
+        _consumption(collected).to_markdown(
+            index=False, disable_numparse=True, colalign=["left", *["right"] * (len(CONSUMED) + 1)]
+        ),
         "## What differed between methods",
         _differences(study).to_markdown(index=False),
         *_guests(study),
@@ -43,7 +45,10 @@ def fairness_card(collected: Collected) -> str:
         _cells(collected).to_markdown(index=False),
     ]
     if collected.train.skipped or collected.benchmark.skipped:
-        parts += ["## Records left out", *(f"- {escape_markdown(line)}" for line in _skipped(collected))]
+        parts += ["## Records left out", _bullets(_skipped(collected))]
+    notes = dict.fromkeys((*collected.train.notes, *collected.benchmark.notes))
+    if notes:
+        parts += ["## What to know of the data", _bullets(list(notes))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,7 +75,8 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Reported checkpoint": "the last, declared beforehand",
         "Learning-rate schedule": "warm-up, then constant",
         "Reward": ", ".join(f"{name} x {weight:g}" for name, weight in study.reward.weights.items()),
-        "Declared for the tests": f"margin of equivalence {study.report.margin:g} points, level {study.report.alpha:g}",
+        "Margin of equivalence": f"{study.report.margin:g} in points, declared beforehand",
+        "Level of the tests": f"{study.report.alpha:g}",
         "Threads per cell": environment.get("threads", "unknown"),
     }
     return pd.DataFrame({"What": rows.keys(), "Value": [escape_markdown(str(value)) for value in rows.values()]})
@@ -137,6 +143,10 @@ def _cells(collected: Collected) -> pd.DataFrame:
             for cell in collected.cells
         ]
     )
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {escape_markdown(line)}" for line in lines)
 
 
 def _skipped(collected: Collected) -> list[str]:

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
-from harness.config import BASE, StudyConfig
-from harness.io import read_json
+from harness.config import BASE, ReportSection, StudyConfig
+from harness.data.reader import Dataset
+from harness.data.records import Record
+from harness.io import read_json, sha256_file
 from harness.variants import SECTIONS
+from reports.blocks import Block, heading, paragraph, table
 from reports.collect import CellResult, Collected
 from reports.contrast import OVERALL, SEEDS_FOR_METHODS, level
-from reports.escape import clean, escape_latex, escape_markdown
+from reports.results import Results
+from reports.samples import Source
 from reports.scorers import SCORERS
 
 DIGITS = 16
 """Hex digits shown of a SHA-256."""
-
-_TABLE_ROWS = 40
-"""Rows of one LaTeX table, which cannot go on on the next page."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of the section; all text in it is plain.
-
-    Attributes:
-        kind: A heading or a paragraph (one cell), lines of code (one row each), or a table (its head first).
-        rows: The text.
-    """
-
-    kind: Literal["heading", "paragraph", "code", "table"]
-    rows: Sequence[Sequence[str]]
 
 
 def methods_section(collected: Collected, contrasts: pd.DataFrame, run_dir: Path | None) -> list[Block]:
@@ -51,91 +38,57 @@ def methods_section(collected: Collected, contrasts: pd.DataFrame, run_dir: Path
     study = collected.study
     overall = contrasts[contrasts["task"] == OVERALL]
     return [
-        _heading("Training"),
-        _paragraph(_training(collected)),
-        _paragraph(_optimisation(study)),
-        _heading("Evaluation"),
-        _paragraph(_evaluation(collected)),
-        _heading("Statistics"),
-        *(_paragraph(" ".join(sentences)) for sentences in _statistics(collected, overall)),
-        _heading("Configuration of each method"),
-        Block("table", [("Method", "Settings"), *_configuration(study)]),
-        _heading("Commands"),
+        heading("Training"),
+        paragraph(_training(collected)),
+        paragraph(_optimisation(study)),
+        heading("Evaluation"),
+        paragraph(_evaluation(collected)),
+        heading("Statistics"),
+        *(paragraph(" ".join(sentences)) for sentences in _statistics(study.report, overall)),
+        heading("Configuration of each method"),
+        table(("Method", "Settings"), *_configuration(study)),
+        heading("Commands"),
         Block("code", [(command,) for command in _commands(collected, run_dir)]),
-        _heading("Versions"),
-        _paragraph(_versions(collected.cells)),
-        _heading("Weights"),
-        Block("table", [("Cell", "Seed", "Weights (SHA-256)", "State"), *map(_weights, collected.cells)]),
+        heading("Versions"),
+        paragraph(_versions(collected.cells)),
+        heading("Weights"),
+        table(("Cell", "Seed", "Weights (SHA-256)", "State"), *map(_weights, collected.cells)),
     ]
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
-    """The section as Markdown; text in it is never markup."""
+def samples_section(
+    sources: Sequence[Source], results: Results, benchmark: Dataset, contrasts: pd.DataFrame, command: str
+) -> list[Block]:
+    """What was scored and tested of answers made elsewhere, from which files.
 
-    def written(block: Block) -> str:
-        rows = [[escape_markdown(cell) for cell in row] for row in block.rows]
-        if block.kind == "heading":
-            return f"### {rows[0][0]}"
-        if block.kind == "code":
-            return "\n".join(f"    {clean(line)}" for (line,) in block.rows)
-        if block.kind == "table":
-            return tabulate(rows[1:], headers=rows[0], tablefmt="pipe", disable_numparse=True)
-        return rows[0][0]
-
-    return "## Methods\n\n" + "\n\n".join(map(written, blocks)) + "\n"
-
-
-def to_latex(blocks: Sequence[Block]) -> str:
-    """The section as LaTeX, for the packages booktabs and tabularx; text in it is never a command."""
-
-    def written(block: Block) -> str:
-        rows = [[_breakable(escape_latex(cell)) for cell in row] for row in block.rows]
-        if block.kind == "heading":
-            return rf"\paragraph{{{rows[0][0]}.}}"
-        if block.kind == "code":
-            lines = r"\\{}".join("\n" + rf"\texttt{{{line}}}" for (line,) in rows)
-            return rf"\begin{{flushleft}}\footnotesize{lines}" + "\n" + r"\end{flushleft}"
-        if block.kind == "table":
-            return "\n\n".join(_latex_table(rows[0], rows[at : at + _TABLE_ROWS]) for at in range(1, len(rows), _TABLE_ROWS))
-        return rows[0][0]
-
-    return (
-        "% Needs \\usepackage{booktabs,tabularx}.\n\\subsection*{Methods}\n\\begingroup\\emergencystretch=3em\n"
-        + "\n\n".join(map(written, blocks))
-        + "\n\n\\endgroup\n"
-    )
-
-
-def _breakable(latex: str) -> str:
-    """LaTeX source in which long paths may go on on the next line."""
-    return re.sub(r"\S*/\S*/\S*", lambda path: path[0].replace("/", r"/\allowbreak{}"), latex)
-
-
-def _latex_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of the text's width, below the heading that runs into the text; cells are LaTeX source."""
-    columns = "l" * (len(head) - 1) + r">{\raggedright\arraybackslash}X"
-    top, *lines = (" & ".join(row) + r" \\" for row in (head, *body))
-    return "\n".join(
-        [
-            r"\leavevmode\par\nobreak\smallskip{\small\noindent",
-            rf"\begin{{tabularx}}{{\linewidth}}{{{columns}}}",
-            r"\toprule",
-            top,
-            r"\midrule",
-            # After a rule or a line's end, "[" and "*" would be read as their argument.
-            *("{}" + line for line in lines),
-            r"\bottomrule",
-            r"\end{tabularx}\par}",
-        ]
-    )
-
-
-def _heading(text: str) -> Block:
-    return Block("heading", [(text,)])
-
-
-def _paragraph(text: str) -> Block:
-    return Block("paragraph", [(text,)])
+    Args:
+        sources: The files.
+        results: What they answered.
+        benchmark: What was asked.
+        contrasts: What :func:`reports.paired.compare_all` returned.
+        command: What was typed; empty when it is not known.
+    """
+    overall = contrasts[contrasts["task"] == OVERALL]
+    names = ("numpy", "scipy", "statsmodels", "vlm-harness")
+    packages = ", ".join(f"{name} {version(name)}" for name in names)
+    return [
+        heading("Evaluation"),
+        paragraph(
+            f"The answers were made elsewhere and read from the files below; how they were made is not part of this "
+            f"report. Every file answers the same {_questions(results.records)} ({benchmark.root}, split "
+            f"{benchmark.split}, SHA-256 {benchmark.digest[:DIGITS]}). {_scoring(results.scorer)}"
+        ),
+        heading("Statistics"),
+        *(paragraph(" ".join(sentences)) for sentences in _statistics(results.report, overall)),
+        *([heading("Commands"), Block("code", [(command,)])] if command else []),
+        heading("Versions"),
+        paragraph(f"Python {platform.python_version()}, {packages}."),
+        heading("Answers"),
+        table(
+            ("Method", "Seed", "SHA-256", "File"),
+            *((one.name, str(one.seed), sha256_file(one.path)[:DIGITS], str(one.path)) for one in sources),
+        ),
+    ]
 
 
 def _training(collected: Collected) -> str:
@@ -176,21 +129,29 @@ def _optimisation(study: StudyConfig) -> str:
 def _evaluation(collected: Collected) -> str:
     study, benchmark = collected.study, collected.benchmark
     identity = next((cell.identity for cell in collected.cells if cell.identity), {})
-    rooms = len({record.room for record in benchmark.records})
-    scorer = study.evaluation.scorer
     return (
-        f"Every checkpoint answered the same {len(benchmark.records):,} questions about {rooms:,} rooms "
+        f"Every checkpoint answered the same {_questions(benchmark.records)} "
         f"({study.data.benchmark}, SHA-256 {benchmark.digest[:DIGITS]}) with the prompt "
         f"“{study.prompt.evaluation}”; decoding: {identity.get('decoding', 'unknown')}; engine: "
         f"{identity.get('engine', 'unknown')}; frame settings: SHA-256 {identity.get('frames', 'unknown')[:DIGITS]}. "
+        f"{_scoring(study.evaluation.scorer)}"
+    )
+
+
+def _questions(records: Sequence[Record]) -> str:
+    rooms = len({record.room for record in records})
+    return f"{len(records):,} question{'s' * (len(records) != 1)} about {rooms:,} room{'s' * (rooms != 1)}"
+
+
+def _scoring(scorer: str) -> str:
+    return (
         f"Answers were scored by “{scorer}” (version {SCORERS[scorer].version}). "
         "The score of a task is the mean over its questions, the three levels of relative direction being averaged "
         "first; the overall score is the plain mean of the tasks."
     )
 
 
-def _statistics(collected: Collected, overall: pd.DataFrame) -> Iterator[list[str]]:
-    report = collected.study.report
+def _statistics(report: ReportSection, overall: pd.DataFrame) -> Iterator[list[str]]:
     if overall.empty:
         yield ["No two methods have answers, so nothing was tested."]
         return

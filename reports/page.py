@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from harness.config import BASE
 from harness.data.reader import Dataset
 from harness.data.records import TASKS
 from harness.io import write_text
+from reports.blocks import Block, to_latex, to_markdown
 from reports.browser import browser_data, script_json
 from reports.collect import Collected
 from reports.contrast import OVERALL, level
@@ -38,7 +39,6 @@ from reports.figures import (
     task_forest,
     training_curve,
 )
-from reports.methods import methods_section, to_latex, to_markdown
 from reports.results import Results, Tables
 from reports.verdicts import Verdict
 
@@ -57,6 +57,7 @@ def write_page(
     benchmark: Dataset | None = None,
     collected: Collected | None = None,
     run_dir: Path | None = None,
+    methods: Sequence[Block] = (),
 ) -> list[Path]:
     """Write ``index.html``, ``figures/*.svg`` and ``.pdf``, and the methods section.
 
@@ -67,8 +68,9 @@ def write_page(
         results: What was answered.
         tables: What was tested, from :func:`reports.results.build_tables`.
         benchmark: Where the videos are; without it the sample browser shows no frames.
-        collected: Of a run directory: adds learning curves, fairness card and methods section.
+        collected: Of a run directory: adds learning curves and fairness card.
         run_dir: Of a run directory: adds what training logged and consumed.
+        methods: The methods section, see :mod:`reports.methods`; none when empty.
 
     Returns:
         The page, then the methods section's files, then the figures.
@@ -97,22 +99,25 @@ def write_page(
         "frames_note": _frames_note(data),
         "sample_json": script_json(data),
         "footer": _footer(),
-        "fairness": "",
-        "methods": [],
+        "fairness": "" if collected is None else _html(fairness_card(collected)),
+        "methods": methods,
     }
     written = [folder / PAGE]
-    if collected is not None:
-        blocks = methods_section(collected, tables.contrasts, run_dir)
-        texts = {"markdown": to_markdown(blocks), "latex": to_latex(blocks)}
-        # The card's text comes from data: it is escaped as Markdown, and HTML in it stays text.
-        card = MarkdownIt("commonmark", {"html": False}).enable("table").render(fairness_card(collected))
-        context |= {"methods": blocks, "fairness": card, **texts}
+    if methods:
+        texts = {"markdown": to_markdown(methods), "latex": to_latex(methods)}
+        context |= texts
         for name, text in (("methods.md", texts["markdown"]), ("methods.tex", texts["latex"])):
             write_text(folder / name, text)
             written.append(folder / name)
     context["sections"] = _sections(context)
     write_text(folder / PAGE, _render(context))
     return [*written, *sorted((folder / "figures").iterdir())]
+
+
+def _html(markdown: str) -> str:
+    """Markdown whose text comes from data and is escaped as Markdown: HTML in it stays text."""
+    rendered: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return rendered
 
 
 def _draw(

@@ -246,7 +246,8 @@ def _clustered(
         return _round(effect), np.full(len(weights), math.nan)
     # Design matrices, not a formula: patsy looks names such as C up in the caller's frame.
     fit = model.fit(cov_type="cluster", cov_kwds={"groups": rooms}, use_t=True)
-    test = fit.t_test(weights)
+    with np.errstate(invalid="ignore"):
+        test = fit.t_test(weights)
     error = _round(np.nan_to_num(np.ravel(test.sd)))  # the square root of a variance of -1e-34 is NaN
     return _round(np.ravel(test.effect)), error**2
 

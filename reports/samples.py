@@ -14,6 +14,7 @@ from harness.config import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.data.records import Record
 from harness.errors import UserError, unknown_name
+from harness.world.questions import DATASET
 from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
 from reports.vsibench import score_answers
@@ -99,7 +100,7 @@ def results_from(
             [_scored(source, found, asked, scorer, internal) for source, found in answers.items()], ignore_index=True
         ),
         records=asked,
-        benchmark="VSI-Bench",
+        benchmark="the embedded world" if {record.dataset for record in asked} == {DATASET} else "VSI-Bench",
         scorer=scorer,
         report=settings,
         planned=Counter(internal[source.name] for source in sources),

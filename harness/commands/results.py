@@ -89,6 +89,7 @@ def report(run_dir: Path | None, *, with_published: bool, benchmark: str | None)
 def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
     """``harness report --samples``: the report on answers made elsewhere."""
     from harness.study.compare import tell_files
+    from harness.study.process import command_line
 
     if run_dir is not None:
         raise UserError(f"`{run_dir}`: give a run directory or --samples, not both")
@@ -106,7 +107,14 @@ def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
     comparison = registry.load("reports", "comparison")()
     console = Console()
     paths: list[Path] = comparison.write_samples(
-        console, answers.samples, dataset, out, base=answers.base, scorer=answers.scorer, settings=settings
+        console,
+        answers.samples,
+        dataset,
+        out,
+        base=answers.base,
+        scorer=answers.scorer,
+        settings=settings,
+        command=command_line(),
     )
     tell_files(paths, console)
     return 0

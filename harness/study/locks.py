@@ -5,15 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.study.process import command_line
 
 LOCK_FILE = ".lock"
 
@@ -64,7 +63,7 @@ def _holder() -> dict[str, str | int]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,11 @@ from pathlib import Path
 
 PARENT_VARIABLE = "HARNESS_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
+
+
+def command_line() -> str:
+    """What was typed to start this process, as one line."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def cell_command(run_dir: Path, cell_id: str) -> list[str]:

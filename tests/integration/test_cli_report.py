@@ -12,6 +12,7 @@ from conftest import QUESTIONS, write_small_dataset
 from page_kit import fabricate_run
 
 from harness import cli
+from harness.io import sha256_file
 
 Run = Callable[..., tuple[int, str]]
 
@@ -102,6 +103,10 @@ def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, t
     assert "| other | 1 | **100.0** |" in table and "start (base)" in table
     pairs = json.loads((tmp_path / "rep" / "pairs.json").read_text())
     assert {(c["a"], c["b"]) for c in pairs} == {("base", "new"), ("base", "other"), ("new", "other")}
+    methods = (tmp_path / "rep" / "methods.md").read_text()
+    assert "made elsewhere" in methods and "harness report --samples new@0=" in methods and "9,999 draws" in methods
+    assert sha256_file(tmp_path / "new1.jsonl")[:16] in methods and "scipy" in methods
+    assert "Ready to paste" in (tmp_path / "rep" / "index.html").read_text()
     code, said = harness("score", "other.jsonl", "--benchmark", str(data), "--json")
     assert code == 0 and json.loads(said)["official"]["overall"] == 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,14 @@ def test_the_card_names_what_was_shared(tmp_path: Path, study: StudyConfig, cell
     card = fairness_card(collect(tmp_path))
     for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance x 1", "greedy"):
         assert said in card
+
+
+def test_the_card_tells_what_was_left_out_and_what_to_know(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    collected = collect(tmp_path)
+    train = replace(
+        collected.train, skipped=("a.jsonl:3: no <b>video</b>",) * 2, notes=("2 types are not in this copy",)
+    )
+    card = fairness_card(replace(collected, train=train))
+    assert "- a.jsonl:3: no &lt;b&gt;video&lt;/b&gt; (2 times)" in card
+    assert "## What to know of the data\n\n- 2 types are not in this copy" in card

@@ -27,6 +27,7 @@ from reports.browser import browser_data, script_json, shown
 from reports.collect import Collected, collect
 from reports.curves import learning_curves, score_intervals, training_metrics
 from reports.drawing import Drawing, Palette, save_figure
+from reports.methods import methods_section
 from reports.page import write_page
 from reports.paired import compare_pair
 from reports.results import build_tables, results_of
@@ -76,13 +77,15 @@ class Structure(HTMLParser):
 def write(run: Path) -> tuple[str, Structure, Collected]:
     collected = collect(run)
     results = results_of(collected)
+    tables = build_tables(results)
     write_page(
         run / "report",
         results,
-        build_tables(results),
+        tables,
         benchmark=collected.benchmark,
         collected=collected,
         run_dir=run,
+        methods=methods_section(collected, tables.contrasts, run),
     )
     text = (run / "report" / "index.html").read_text(encoding="utf-8")
     return text, Structure(text), collected
