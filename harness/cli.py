@@ -174,7 +174,7 @@ def plan(
         typer.Option(
             "--pilot",
             metavar="RUN_DIR",
-            help="Take the spread of scores from this finished run instead of the stated defaults.",
+            help="Take the spread of scores, and time and disk, from this finished run instead of the stated defaults.",
             rich_help_panel=DATA,
         ),
     ] = None,

@@ -180,8 +180,13 @@ def _weights(sizes: Sizes, section: ModelSection, precision: str, reference: boo
     return parts
 
 
+def state_bytes(optimizer: str) -> float:
+    """Bytes of an optimiser's state for each trained parameter: two moments, in fp32 or in blocks of 8 bits."""
+    return 8.0 if optimizer == "adamw" else 2 + 8 / 256
+
+
 def _training_state(sizes: Sizes, optimizer: str) -> list[Part]:
-    state = 8.0 if optimizer == "adamw" else 2 + 8 / 256
+    state = state_bytes(optimizer)
     return [
         Part("gradients", f"{sizes.trained:,} x 4 bytes", sizes.trained * 4.0, "update"),
         Part("optimiser", f"{sizes.trained:,} x {state:g} bytes ({optimizer}: two moments)", sizes.trained * state),

@@ -172,9 +172,11 @@ def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
     def progress(done: int, total: int) -> None:
         _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, {"done": done, "of": total})
 
-    progress(0, len(bench.benchmark.records))
+    total = len(bench.benchmark.records)
+    progress(0, total)
     numbers = _run_benchmark(bench, cell_dir / bench.study.evaluation.benchmark / name, digest, progress)
-    _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, numbers)
+    # How many questions it were stays with the result: later estimates divide the time by it.
+    _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, numbers | {"done": total, "of": total})
 
 
 def _run_benchmark(bench: Any, folder: Path, digest: str, progress: Any) -> dict[str, float]:

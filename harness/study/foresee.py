@@ -15,6 +15,8 @@ from harness.config import StudyConfig
 from harness.data.reader import Dataset
 from harness.data.sources import is_ready
 from harness.errors import UserError
+from harness.models.footprint import count_parameters, state_bytes
+from harness.models.loading import model_sizes
 from harness.study import matrix
 from harness.study.display import duration
 from harness.study.estimate import estimate, finished, makespan
@@ -39,9 +41,9 @@ class Cost:
 
     def __str__(self) -> str:
         if not self.seconds and not self.size:
-            return "an unknown time and disk: no finished cell of the same kind to measure by"
+            return "an unknown time: no finished cell of the same kind on this machine to measure by"
         missing = f", without {', '.join(self.unmeasured)}, which were not measured" if self.unmeasured else ""
-        return f"about {duration(self.seconds)} and {self.size / 1e9:.2g} GB of disk{missing}"
+        return f"about {duration(self.seconds)} and {_bytes(self.size)} of disk{missing}"
 
 
 def foresee(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: Console) -> None:
@@ -50,7 +52,8 @@ def foresee(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: C
     Args:
         study: The resolved study.
         run_dir: Where it would go; finished cells there and in its neighbours are measured.
-        pilot: A finished run directory whose spread of scores is taken instead of the defaults.
+        pilot: A finished run directory whose spread of scores is taken instead of the defaults; it and its neighbours
+            are measured then.
         console: Where the user looks.
 
     Raises:
@@ -61,8 +64,46 @@ def foresee(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: C
     cells = matrix.plan(study, model_digest="", train_digest="")
     one_more = [cell for cell in cells if not cell.is_base and cell.seed == study.first_seed]
     console.print()
+    console.print(Text(_work(study, cells, questions)), soft_wrap=True)
+    console.print(Text(_storage(study, cells)), soft_wrap=True)
     for what, some in (("The whole study takes", cells), ("One more seed a method takes", one_more)):
-        console.print(Text(f"{what} {_cost(some, study, run_dir, questions)}."), soft_wrap=True)
+        console.print(Text(f"{what} {_cost(some, study, pilot or run_dir, questions)}."), soft_wrap=True)
+
+
+def _work(study: StudyConfig, cells: Sequence[Cell], questions: int) -> str:
+    """What is to be computed, in units that hold on any machine."""
+    budget, runs = study.budget, [cell for cell in cells if not cell.is_base]
+    unit = {"examples": "examples", "steps": "optimiser steps", "seconds": "device seconds"}[budget.kind]
+    sampling = {cell.method: cell.rollouts for cell in runs if cell.rollouts}
+    sampled = ", ".join(f"{rollouts} by {study.label(method)}" for method, rollouts in sampling.items())
+    checkpoints = sum(study.train_for(cell.method).checkpoints for cell in runs)
+    return (
+        f"Work: {len(runs)} training runs of {budget.amount:g} {unit} each"
+        + (f", with answers sampled to every example ({sampled})" if sampled else "")
+        + f"; {questions:,} questions answered by {checkpoints} checkpoints and the base model, "
+        f"{questions * (checkpoints + 1):,} answers."
+    )
+
+
+def _storage(study: StudyConfig, cells: Sequence[Cell]) -> str:
+    """What the checkpoints fill: every checkpoint's trained weights, and the optimiser's state of each run's last."""
+    try:
+        sizes = count_parameters(model_sizes(study.model.name), study.model)
+    except UserError as error:
+        return f"Disk: unknown, because {str(error).splitlines()[0]}"
+    # As the trainer saves them: fp32, the whole model or only what is trained beside a frozen one.
+    each = 4.0 * (sizes.total if study.model.tuning == "full" else sizes.trained)
+    total = 0.0
+    for cell in cells:
+        if not cell.is_base:
+            train = study.train_for(cell.method)
+            total += train.checkpoints * each + sizes.trained * state_bytes(train.optimizer)
+    last = "the optimiser's state of each run's last"
+    return f"Disk: about {_bytes(total)} of checkpoints, {_bytes(each)} each and {last}."
+
+
+def _bytes(size: float) -> str:
+    return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.2g} MB"
 
 
 def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:

@@ -12,7 +12,8 @@ from conftest import QUESTIONS, write_small_dataset
 from page_kit import fabricate_run
 
 from harness import cli
-from harness.io import sha256_file
+from harness.io import sha256_file, write_json
+from harness.study.status import State, Status, write_status
 
 Run = Callable[..., tuple[int, str]]
 
@@ -137,7 +138,12 @@ def test_a_plan_needs_no_data_no_model_and_no_pilot(harness: Run, tmp_path: Path
     code, said = harness("plan", "--study", "2b", "--methods", "sft,grpo", "--seeds", "3")
     assert code == 0, said
     assert "data/vsi-bench" in said and "3.1 [3.9]" in said and "5,130 questions in 288 rooms" in said
-    assert "One more seed a method lowers that to" in said and "unknown time and disk" in said
+    assert "One more seed a method lowers that to" in said and "an unknown time" in said
+    # By hand: 6 runs, 4 checkpoints each, 5,130 x 25 answers. 18,464,768 adapter weights x 4 bytes = 74 MB a
+    # checkpoint; 24 of them and 6 states of twice that are 2.7 GB.
+    assert "Work: 6 training runs of 10000 examples each" in said and "(14 by GRPO)" in said
+    assert "5,130 questions answered by 24 checkpoints and the base model, 128,250 answers" in said
+    assert "Disk: about 2.7 GB of checkpoints, 74 MB each" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -146,6 +152,19 @@ def test_a_plan_from_a_pilot_and_measured_cells(harness: Run, run_dir: Path, dat
     code, said = harness("plan", *options, "--pilot", str(run_dir), "-s", "report.alpha=0.1")
     assert code == 0, said
     assert "24 questions in 8 rooms" in said and "the pilot" in said and "level 0.1" in said
+    # By hand: training 3 s, evaluation 0.1 s an answer, 3 checkpoints: (3 + 0.1 x 24 x 3) + 0.1 x 24 for the base.
+    for cell in (run_dir / "cells").iterdir():
+        method = cell.name.split("-")[0]
+        if method == "sft":
+            continue
+        if method == "grpo":
+            write_json(cell / "compute.json", {"examples": 960})
+        write_json(cell / "timing.json", {"train": 3.0, "evaluate": 2.4 if method == "base" else 7.2})
+        write_json(cell / "config.json", {"method": method, "study": {"method": {}, "train": {"checkpoints": 3}}})
+        write_status(cell, Status(state=State.DONE, numbers={"of": 24}))
+    more = ["-s", "budget.amount=960", "-s", "train.checkpoints=3", "-s", "runtime.workers=1"]
+    code, said = harness("plan", *options, *more, "--pilot", str(run_dir))
+    assert code == 0 and "The whole study takes about 13s and" in said and "not measured" not in said, said
     code, said = harness("plan", *options, "--pilot", "nowhere")
     assert code == 2 and "nowhere" in said
 

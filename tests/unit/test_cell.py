@@ -61,6 +61,7 @@ def test_a_cell_leaves_all_that_a_table_needs(data: Path, tmp_path: Path) -> Non
     for name in ("base-0", "sft-0"):
         code, status = run(tmp_path, cells[name])
         assert (code, status.state, status.reason) == (0, State.DONE, "")
+        assert status.numbers["of"] == 9  # questions: what later estimates divide the time of evaluation by
     folder = cells["sft-0"].folder(tmp_path)
     steps = ["step-000001", "step-000002"]
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == steps
