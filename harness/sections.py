@@ -112,6 +112,9 @@ class TrainSection(StrictConfig):
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up, then constant; the paper gives none; ours.")
     prompts_per_step: int = Field(16, ge=1, description="Prompts per optimiser step; not given by the paper.")
     micro_batch: int = Field(16, ge=1, description="Completions in one forward and backward pass.")
+    processes: int = Field(
+        1, ge=1, description="Processes that share each step's prompts, one a GPU; the gradient is the same."
+    )
     updates_per_batch: int = Field(1, ge=1, description="Optimiser steps on one set of rollouts.")
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="torch AdamW, or bitsandbytes' 8-bit.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")

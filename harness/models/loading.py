@@ -167,6 +167,8 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
         model.requires_grad_(False)
     if section.freeze_vision:
         model.model.visual.requires_grad_(False)
+        if precision == "bf16":
+            model.model.visual.to(torch.bfloat16)  # its weights stay as they are, so they need no fp32
     if section.tuning == "lora":
         torch.manual_seed(seed_for(seed, "adapters"))
         model = with_lora(model, section)

@@ -90,6 +90,52 @@ def _equal_frames(cu_seqlens: Tensor) -> int:
     return known
 
 
+class OneKernelNorm:
+    """Mixed into root-mean-square norms: one kernel where transformers makes seven."""
+
+    weight: nn.Parameter
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        normed = F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        return normed.to(torch.promote_types(hidden_states.dtype, self.weight.dtype))
+
+
+class FusedAdapter:
+    """Mixed into peft's LoRA layers: W x + s B (A x), the last product added as it is computed."""
+
+    base_layer: nn.Module
+    lora_A: nn.ModuleDict
+    lora_B: nn.ModuleDict
+    lora_dropout: nn.ModuleDict
+    scaling: dict[str, float]
+
+    def forward(self, x: Tensor, *args: Any, **inputs: Any) -> Tensor:
+        layer: Any = self
+        names = layer.active_adapters
+        if args or inputs or layer.merged or len(names) != 1 or not self._plain(names[0], x):
+            output: Tensor = super().forward(x, *args, **inputs)  # type: ignore[misc]
+            return output
+        result: Tensor = self.base_layer(x)
+        if layer.disable_adapters:
+            return result
+        low, up = self.lora_A[names[0]](x), self.lora_B[names[0]].weight
+        return torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.T, alpha=self.scaling[names[0]]).view_as(
+            result
+        )
+
+    def _plain(self, name: str, x: Tensor) -> bool:
+        """Whether the adapter is nothing but two matrices of the input's type, or autocast sees to their types."""
+        layer: Any = self
+        return (
+            name in self.lora_A
+            and name not in layer.lora_variant
+            and self.lora_B[name].bias is None
+            and isinstance(self.lora_dropout[name], nn.Identity)
+            and (x.dtype == self.lora_A[name].weight.dtype or torch.is_autocast_enabled(x.device.type))
+        )
+
+
 def install(model: Any) -> None:
     """Give a vision-language model these shortcuts. Its weights, their names and its ordinary calls stay as they are.
 
@@ -99,6 +145,11 @@ def install(model: Any) -> None:
     _mix_in(MatrixPatches, model.model.visual.patch_embed)
     for block in model.model.visual.blocks:
         _mix_in(EqualFrames, block.attn)
+    for module in model.model.language_model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            _mix_in(OneKernelNorm, module)
+        elif type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear":
+            _mix_in(FusedAdapter, module)
 
 
 def _mix_in(shortcut: type, module: nn.Module) -> None:

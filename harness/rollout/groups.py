@@ -54,21 +54,27 @@ class GroupBuilder:
         """What divides the logits of every log-probability: that of sampling, or 1 where nothing is sampled."""
         return self.rollout.temperature if self.needs.rollouts else 1.0
 
-    def build(self, prompts: Sequence[EncodedPrompt], step: int) -> list[Group]:
-        """Score every completion; draws depend on the seed and the step only."""
-        sampled = self._sample(prompts, step)
-        rows = [[*sampled[index], *self._given(prompt, step, index)] for index, prompt in enumerate(prompts)]
+    def build(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int] | None = None) -> list[Group]:
+        """Score every completion; draws depend on the seed, the step and the prompts' places in it, in order unless
+        told.
+        """
+        places = range(len(prompts)) if places is None else places
+        sampled = self._sample(prompts, step, places)
+        rows = [
+            [*sampled[index], *self._given(prompt, step, place)]
+            for index, (prompt, place) in enumerate(zip(prompts, places, strict=True))
+        ]
         scored = [[self._score(one, prompt) for one in row] for row, prompt in zip(rows, prompts, strict=True)]
         if self.needs.reference:
             scored = self._with_reference(prompts, scored)
         if self.needs.shuffled:
-            scored = [[*row, *more] for row, more in zip(scored, self._shuffled(prompts, step), strict=True)]
+            scored = [[*row, *more] for row, more in zip(scored, self._shuffled(prompts, step, places), strict=True)]
         return [
             Group(prompt.id, tuple(row), prompt.record.question_type)
             for prompt, row in zip(prompts, scored, strict=True)
         ]
 
-    def _sample(self, prompts: Sequence[EncodedPrompt], step: int) -> list[list[Completion]]:
+    def _sample(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]) -> list[list[Completion]]:
         if not self.needs.rollouts:
             return [[] for _ in prompts]
         answers = self.sampler.sample(
@@ -77,6 +83,7 @@ class GroupBuilder:
             temperature=self.rollout.temperature,
             max_new_tokens=self.rollout.max_new_tokens,
             seed=seed_for(self.seed, "rollout", step),
+            places=places,
         )
         return [
             [
@@ -86,16 +93,20 @@ class GroupBuilder:
             for prompt, group in zip(prompts, answers, strict=True)
         ]
 
-    def _shuffled(self, prompts: Sequence[EncodedPrompt], step: int) -> list[list[Completion]]:
+    def _shuffled(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]) -> list[list[Completion]]:
         """Scored answers to the same prompts with their frames in random order."""
         depth = self.policy.base.config.vision_config.temporal_patch_size
-        others = [shuffled_prompt(p, depth, seed_for(self.seed, "shuffle", step, i)) for i, p in enumerate(prompts)]
+        others = [
+            shuffled_prompt(prompt, depth, seed_for(self.seed, "shuffle", step, place))
+            for prompt, place in zip(prompts, places, strict=True)
+        ]
         answers = self.sampler.sample(
             others,
             self.needs.shuffled,
             temperature=self.rollout.temperature,
             max_new_tokens=self.rollout.max_new_tokens,
             seed=seed_for(self.seed, "rollout-shuffled", step),
+            places=places,
         )
         return [
             [

@@ -38,9 +38,19 @@ class Sampler(Protocol):
     """Anything that answers prompts."""
 
     def sample(
-        self, prompts: Sequence[EncodedPrompt], n: int, *, temperature: float, max_new_tokens: int, seed: int
+        self,
+        prompts: Sequence[EncodedPrompt],
+        n: int,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+        places: Sequence[int] | None = None,
     ) -> list[list[Sampled]]:
-        """Answer each prompt n times; greedy when the temperature is 0 (then n must be 1)."""
+        """Answer each prompt n times; greedy when the temperature is 0 (then n must be 1).
+
+        A prompt's draws depend on the seed and its place, which is where it stands among these prompts unless told.
+        """
         ...
 
 
@@ -65,7 +75,14 @@ class TransformersSampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[EncodedPrompt], n: int, *, temperature: float, max_new_tokens: int, seed: int
+        self,
+        prompts: Sequence[EncodedPrompt],
+        n: int,
+        *,
+        temperature: float,
+        max_new_tokens: int,
+        seed: int,
+        places: Sequence[int] | None = None,
     ) -> list[list[Sampled]]:
         if n < 1 or max_new_tokens < 1:
             raise ValueError("n and max_new_tokens must be at least 1")
@@ -73,15 +90,17 @@ class TransformersSampler:
             raise ValueError("greedy decoding gives one answer; n must be 1")
         was_training = self._policy.model.training
         self._policy.model.eval()
-        noise = self._noise(seed, len(prompts), n, max_new_tokens) if temperature > 0 else None
+        noise = None
+        if temperature > 0:
+            noise = self._noise(seed, range(len(prompts)) if places is None else places, n, max_new_tokens)
         results = self._parts.run(lambda size: self._sample(prompts, n, temperature, max_new_tokens, noise, size))
         self._policy.model.train(was_training)
         self.tokens_sampled += sum(len(one.tokens) for group in results for one in group)
         return results
 
-    def _noise(self, seed: int, prompts: int, n: int, steps: int) -> Tensor:
+    def _noise(self, seed: int, places: Sequence[int], n: int, steps: int) -> Tensor:
         rows = []
-        for index in range(prompts):
+        for index in places:
             generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
             rows.append(torch.rand(n, steps, generator=generator, dtype=torch.float64))
         return torch.stack(rows).to(self._policy.device)

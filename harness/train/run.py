@@ -21,6 +21,7 @@ from harness.rollout.selfcheck import check_engine
 from harness.train import checkpoint as ckpt
 from harness.train.meter import BudgetMeter
 from harness.train.optimizer import build_optimizer
+from harness.train.ranks import Ranks
 from harness.train.seeds import seed_for
 from harness.train.tracking import Metrics
 from harness.types import Group
@@ -52,6 +53,7 @@ class TrainingRun:
         folder: The cell's folder.
         about: What checkpoints say about the cell.
         progress: Called after each step.
+        ranks: The processes that train together; only the first writes.
         step: Steps done.
         meter: What was consumed, and whether the budget is spent.
         optimizer: Over the trained weights, with the study's settings.
@@ -67,6 +69,7 @@ class TrainingRun:
     folder: Path
     about: dict[str, Any]
     progress: Progress
+    ranks: Ranks = Ranks()  # noqa: RUF009 (frozen)
     step: int = field(default=0, init=False)
     meter: BudgetMeter = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
@@ -83,7 +86,10 @@ class TrainingRun:
         self.meter = BudgetMeter(self.budget, self.policy.device)
         self.step = self._resume()
         self._saved = self._due()
-        self._metrics = Metrics(self.folder / "metrics.jsonl", self.step, self.settings.report_to, self.policy.model)
+        self._metrics: Metrics | None = None
+        if self.ranks.first:
+            log = self.folder / "metrics.jsonl"
+            self._metrics = Metrics(log, self.step, self.settings.report_to, self.policy.model)
         self._clock = time.perf_counter()
 
     @property
@@ -111,24 +117,27 @@ class TrainingRun:
         """Count a step, log its numbers, write a checkpoint if one is due, and tell the progress."""
         numbers["seconds"] = time.perf_counter() - self._clock
         self.step += 1
-        self._metrics.log(self.step, numbers)
         due = self._due()
-        if due > self._saved or self.meter.spent:
-            self._save()
-            self._saved = due
+        if self._metrics:
+            self._metrics.log(self.step, numbers)
+            if due > self._saved or self.meter.spent:
+                self._save()
+        self._saved = due
         self._clock = time.perf_counter()
         self.progress(self.step, self.expected_steps, numbers)
 
     def end(self) -> None:
         """Close what is open, whether training is complete or not."""
-        self._metrics.close()
+        if self._metrics:
+            self._metrics.close()
 
     def checkpoints(self) -> list[Path]:
         """The run's whole checkpoints, and its consumption beside them.
 
         Written also when nothing was left to train: a kill may have come between the last checkpoint and this file.
         """
-        write_json(self.folder / "compute.json", self.meter.state())
+        if self.ranks.first:
+            write_json(self.folder / "compute.json", self.meter.state())
         return ckpt.list_checkpoints(self.folder / "checkpoints")
 
     def _next_records(self, count: int) -> Iterator[int]:
@@ -149,7 +158,8 @@ class TrainingRun:
         if not found:
             return 0
         last = ckpt.read_checkpoint(found[-1])
-        ckpt.drop_older_states(last.folder)
+        if self.ranks.first:
+            ckpt.drop_older_states(last.folder)
         ckpt.restore_weights(self.policy.model, last)
         state = ckpt.restore_state(last, self.optimizer)
         self.meter = BudgetMeter(self.budget, self.policy.device, state["consumed"])

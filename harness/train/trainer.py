@@ -56,6 +56,8 @@ class Trainer(TrainingRun):
     # ------------------------------------------------------------------ one step
 
     def _step(self, step: int) -> dict[str, float]:
+        consumed = self.meter.consumed
+        seconds = consumed.seconds
         with self.meter.clock():
             passes, sampled = self._counts()
             try:
@@ -67,10 +69,12 @@ class Trainer(TrainingRun):
                 torch.manual_seed(seed_for(self.seed, "update", step, repeat))
                 numbers |= self._update(samples, prompts, step)
             after = self._counts()
-        consumed = self.meter.consumed
+        used = {"passes": after[0] - passes, "tokens": after[1] - sampled, "seconds": consumed.seconds - seconds}
+        used = self.ranks.total(used)
         consumed.steps += 1
-        consumed.forward_passes += after[0] - passes
-        consumed.tokens_sampled += after[1] - sampled
+        consumed.seconds = seconds + used["seconds"]
+        consumed.forward_passes += int(used["passes"])
+        consumed.tokens_sampled += int(used["tokens"])
         return {"examples": float(consumed.examples), "samples": float(len(samples)), **numbers}
 
     def _counts(self) -> tuple[int, int]:
@@ -86,11 +90,12 @@ class Trainer(TrainingRun):
         samples: list[Sample] = []
         wanted = self.settings.prompts_per_step
         for round_number in range(RESAMPLE_ROUNDS if self.algorithm.needs.resample_dropped else 1):
-            drawn = self.draw(wanted)
+            drawn = list(enumerate(self._next_records(wanted)))
             if not drawn:
                 break
-            prompts |= {prompt.id: prompt for prompt in drawn}
-            groups += self.build(drawn, step * RESAMPLE_ROUNDS + round_number)
+            mine, built = self._share(drawn, step * RESAMPLE_ROUNDS + round_number)
+            prompts |= mine
+            groups += built
             samples = list(self.algorithm.experience(groups))
             kept = {sample.completion.prompt_id for sample in samples}
             wanted = self.settings.prompts_per_step - sum(group.prompt_id in kept for group in groups)
@@ -98,14 +103,26 @@ class Trainer(TrainingRun):
                 break
         return prompts, groups, samples
 
+    def _share(self, drawn: Sequence[tuple[int, int]], draw: int) -> tuple[dict[str, EncodedPrompt], list[Group]]:
+        """This rank's prompts, and the groups of all; a prompt drawn twice belongs to the first rank that drew it."""
+        share = self.ranks.share(drawn)
+        prompts = [self.prompts(index) for _, index in share]
+        if prompts:
+            self.check(prompts[0])
+        groups = self.ranks.gather(self.groups.build(prompts, draw, [place for place, _ in share]) if prompts else [])
+        owner: dict[str, int] = {}
+        for place, group in enumerate(groups):
+            owner.setdefault(group.prompt_id, place % self.ranks.size)
+        return {prompt.id: prompt for prompt in prompts if owner[prompt.id] == self.ranks.rank}, groups
+
     def _update(self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int) -> dict[str, float]:
         """One optimiser step."""
         rate = set_learning_rate(self.optimizer, self.settings, self.meter.consumed.updates)
         self.policy.model.train()
-        numbers = self._parts.run(lambda size: self._gradient(samples, prompts, step, size))
-        norm = self.accelerator.clip_grad_norm_(
-            [p for p in self.policy.model.parameters() if p.requires_grad], self.settings.max_grad_norm
-        )
+        trained = [parameter for parameter in self.policy.model.parameters() if parameter.requires_grad]
+        numbers = self.ranks.total(self._parts.run(lambda size: self._gradient(samples, prompts, step, size)))
+        self.ranks.add_gradients(trained)
+        norm = self.accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient norm is {norm.item()} at step {step + 1}")
         self.optimizer.step()
@@ -118,12 +135,14 @@ class Trainer(TrainingRun):
     def _gradient(
         self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int, size: int
     ) -> dict[str, float]:
-        """The step's whole gradient, from zero; denominators are known beforehand, so micro-batches are inert."""
+        """The gradient of this rank's prompts, from zero; what it is divided by is known beforehand and counts the
+        whole step, so that neither micro-batches nor ranks change it.
+        """
         needs = self.algorithm.needs
         total = denominator(samples, needs)
         self.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {"loss": 0.0}
-        for part in micro_batches(samples, size):
+        for part in micro_batches([one for one in samples if one.completion.prompt_id in prompts], size):
             values, mask = self.policy.log_probs(
                 [prompts[one.completion.prompt_id] for one in part],
                 [one.completion.tokens for one in part],
