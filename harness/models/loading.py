@@ -205,7 +205,6 @@ def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
     # On a CPU bitsandbytes, which peft imports, warns that a kernel for 4-bit inference is not there; none is needed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig, get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     config = LoraConfig(
         r=section.lora_rank,
@@ -216,10 +215,6 @@ def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
     )
     vision_trained = not section.freeze_vision
     wrapped = get_peft_model(model, config)
-    for module in wrapped.modules():
-        if isinstance(module, BaseTunerLayer):
-            # Autocast brings inputs and fp32 adapters to one type; peft would first copy every input to fp32 and back.
-            module.cast_input_dtype_enabled = False
     if vision_trained:
         # In fp32 like the adapters: bf16 weights would round the updates of a small learning rate away.
         wrapped.get_base_model().model.visual.float().requires_grad_(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import replace
 from typing import Any
@@ -102,38 +103,33 @@ class OneKernelNorm:
 
 
 class FusedAdapter:
-    """Mixed into peft's LoRA layers: W x + s B (A x), the last product added as it is computed."""
-
-    base_layer: nn.Module
-    lora_A: nn.ModuleDict
-    lora_B: nn.ModuleDict
-    lora_dropout: nn.ModuleDict
-    scaling: dict[str, float]
+    """Mixed into peft's LoRA layers: W x + s B (A x), the last product added as it is computed, and inputs left in the
+    type that autocast computes in, where peft copies them to the adapters' fp32 first.
+    """
 
     def forward(self, x: Tensor, *args: Any, **inputs: Any) -> Tensor:
         layer: Any = self
         names = layer.active_adapters
-        if args or inputs or layer.merged or len(names) != 1 or not self._plain(names[0], x):
+        if args or inputs or layer.merged or len(names) != 1 or not _is_plain(layer, names[0], x):
             output: Tensor = super().forward(x, *args, **inputs)  # type: ignore[misc]
             return output
-        result: Tensor = self.base_layer(x)
+        result: Tensor = layer.base_layer(x)
         if layer.disable_adapters:
             return result
-        low, up = self.lora_A[names[0]](x), self.lora_B[names[0]].weight
-        return torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.T, alpha=self.scaling[names[0]]).view_as(
-            result
-        )
+        low, up = layer.lora_A[names[0]](x), layer.lora_B[names[0]].weight
+        added = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), up.T, alpha=layer.scaling[names[0]])
+        return added.view_as(result)
 
-    def _plain(self, name: str, x: Tensor) -> bool:
-        """Whether the adapter is nothing but two matrices of the input's type, or autocast sees to their types."""
-        layer: Any = self
-        return (
-            name in self.lora_A
-            and name not in layer.lora_variant
-            and self.lora_B[name].bias is None
-            and isinstance(self.lora_dropout[name], nn.Identity)
-            and (x.dtype == self.lora_A[name].weight.dtype or torch.is_autocast_enabled(x.device.type))
-        )
+
+def _is_plain(layer: Any, name: str, x: Tensor) -> bool:
+    """Whether an adapter is nothing but two matrices of the input's type, or autocast sees to their types."""
+    return (
+        name in layer.lora_A
+        and name not in layer.lora_variant
+        and layer.lora_B[name].bias is None
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and (x.dtype == layer.lora_A[name].weight.dtype or torch.is_autocast_enabled(x.device.type))
+    )
 
 
 def install(model: Any) -> None:
@@ -153,6 +149,11 @@ def install(model: Any) -> None:
 
 
 def _mix_in(shortcut: type, module: nn.Module) -> None:
-    found = type(module)
     if not isinstance(module, shortcut):
-        module.__class__ = type(found.__name__, (shortcut, found), {"__module__": found.__module__})
+        module.__class__ = _mixed(shortcut, type(module))
+
+
+@functools.cache
+def _mixed(shortcut: type, found: type) -> type:
+    """One class for all modules of a kind, so that what is compiled for one serves them all."""
+    return type(found.__name__, (shortcut, found), {"__module__": found.__module__})
