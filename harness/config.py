@@ -60,7 +60,7 @@ class StudyConfig(StrictConfig):
     method: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Hyper-parameters by method; its sub-tables `train`, `prompt`, `rollout`, `reward` and "
-        "`evaluation` (only max_new_tokens) override those sections for it.",
+        "`evaluation` (only max_new_tokens and two_turns) override those sections for it.",
     )
 
     @field_validator("methods")
@@ -104,7 +104,7 @@ class StudyConfig(StrictConfig):
         prompt = self._section_for(method, "prompt", self.prompt)
         told = self._settings(method)[1].get("evaluation", {})
         evaluation = self._section_for(method, "evaluation", self.evaluation)
-        if prompt.evaluation in ("think", "observe") and prompt != self.prompt and "max_new_tokens" not in told:
+        if prompt.evaluation in ("think", "observe", "cot") and prompt != self.prompt and "max_new_tokens" not in told:
             longest = max(evaluation.max_new_tokens, rollout.max_new_tokens)
             evaluation = evaluation.model_copy(update={"max_new_tokens": longest})
         own = {"rollout": rollout, "reward": reward, "prompt": prompt, "evaluation": evaluation}

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from harness import registry
 from harness.algorithm import StrictConfig
+from harness.data.pixels import PIXELS
+from harness.errors import unknown_name
 
 
 class ModelSection(StrictConfig):
@@ -59,12 +61,33 @@ class DataSection(StrictConfig):
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
     drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")
     frames: int = Field(16, ge=2, multiple_of=2, description="Frames sampled evenly from each video; even.")
+    pixels: str | None = Field(
+        None,
+        description=f"Bounds of a frame by name; it sets min_pixels and max_pixels: {', '.join(PIXELS)}.",
+    )
     min_pixels: int = Field(56 * 56, ge=1, description="Least pixels (height x width) of one frame.")
     max_pixels: int = Field(
         128 * 28 * 28,
         ge=1,
         description="Most pixels of one frame; 128 x 28 x 28 as Video-R1 trains (the paper is silent).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pixels_by_name(cls, values: Any) -> Any:
+        """A name stands for its bounds, so that naming them or writing them out is the same study."""
+        name = values.get("pixels") if isinstance(values, dict) else None
+        if name is None:
+            return values
+        if name not in PIXELS:
+            raise ValueError(str(unknown_name(f"data.pixels = {name!r}", str(name), PIXELS)))
+        return {**values, "pixels": None, "min_pixels": PIXELS[name].least, "max_pixels": PIXELS[name].most}
+
+    @model_validator(mode="after")
+    def _pixels_in_order(self) -> DataSection:
+        if self.max_pixels < self.min_pixels:
+            raise ValueError(f"max_pixels = {self.max_pixels} is below min_pixels = {self.min_pixels}")
+        return self
 
 
 class PromptSection(StrictConfig):
@@ -73,8 +96,9 @@ class PromptSection(StrictConfig):
     train: Literal["official", "vanilla", "think", "observe"] = Field(
         "vanilla", description="Wording of training prompts (arXiv 2504.00883, section 3.2)."
     )
-    evaluation: Literal["official", "vanilla", "think", "observe"] = Field(
-        "official", description="Wording of evaluation prompts; official is VSI-Bench's own."
+    evaluation: Literal["official", "vanilla", "think", "observe", "cot"] = Field(
+        "official",
+        description="Wording of evaluation prompts; official is VSI-Bench's own, cot its chain of thought.",
     )
 
 
@@ -131,6 +155,11 @@ class EvaluationSection(StrictConfig):
     benchmark: str = Field("vsibench", description="A registered benchmark.")
     scorer: str = Field("official", description="The scorer of the headline.")
     max_new_tokens: int = Field(16, ge=1, description="Token limit; 16 is VSI-Bench's own.")
+    two_turns: bool = Field(
+        False,
+        description="Ask in a second turn for the answer alone, as VSI-Bench does after a chain of thought (cot); "
+        "the first turn has max_new_tokens, the second 16. Both raw answers are kept.",
+    )
     batch: int = Field(32, ge=1, description="Questions per batch; fixed, since greedy answers may move with it.")
 
 

@@ -27,7 +27,7 @@ SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "prompt": None,
     "rollout": None,
     "reward": None,
-    "evaluation": ("max_new_tokens",),
+    "evaluation": ("max_new_tokens", "two_turns"),
 }
 """Shared sections of a study that a method or a variant may change for itself; None stands for all their keys."""
 

@@ -12,10 +12,13 @@ from harness.data.encode import EncodedPrompt
 from harness.data.records import Record
 from harness.errors import UserError
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
-from harness.rollout.sampler import TransformersSampler
+from harness.rollout.sampler import Sampled, TransformersSampler
 
 SAMPLES = "samples.jsonl"
 MANIFEST = "manifest.json"
+
+SECOND_TURN_TOKENS = 16
+"""Token limit of a second turn: VSI-Bench's own for an answer alone."""
 
 
 def answer_benchmark(job: EvaluationJob) -> Path:
@@ -67,16 +70,28 @@ def _is_whole(samples: Path, manifest: dict[str, Any]) -> bool:
 
 def _answer(job: EvaluationJob, sampler: TransformersSampler, records: Sequence[Record]) -> Iterator[str]:
     prompts = [_prompt(job, record) for record in records]
-    answers = sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=job.settings.max_new_tokens, seed=0)
-    for record, prompt, (answer,) in zip(records, prompts, answers, strict=True):
-        line = {
+    answers = _greedy(sampler, prompts, job.settings.max_new_tokens)
+    lines: list[dict[str, Any]] = [
+        {
             "id": record.id,
             "answer": answer.text,
             "truncated": answer.truncated,
             "tokens": len(answer.tokens),
             "prompt": prompt.id,
         }
-        yield json.dumps(line, ensure_ascii=False)
+        for record, prompt, answer in zip(records, prompts, answers, strict=True)
+    ]
+    if job.settings.two_turns:
+        asked = [job.encoder.second_turn(*pair) for pair in zip(prompts, (one.text for one in answers), strict=True)]
+        for line, final in zip(lines, _greedy(sampler, asked, SECOND_TURN_TOKENS), strict=True):
+            line |= {"reasoning": line["answer"], "reasoning_truncated": line["truncated"]}
+            line |= {"answer": final.text, "truncated": final.truncated}
+            line["tokens"] += len(final.tokens)
+    yield from (json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def _greedy(sampler: TransformersSampler, prompts: Sequence[EncodedPrompt], limit: int) -> list[Sampled]:
+    return [one for (one,) in sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=limit, seed=0)]
 
 
 def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:

@@ -44,6 +44,8 @@ def fairness_card(collected: Collected) -> str:
         "## Cells",
         _cells(collected).to_markdown(index=False),
     ]
+    if notes := list(dict.fromkeys((*collected.train.notes, *collected.benchmark.notes))):
+        parts += ["## What to know of the data", "\n".join(f"- {escape_markdown(note)}" for note in notes)]
     if collected.train.skipped or collected.benchmark.skipped:
         parts += ["## Records left out", _bullets(_skipped(collected))]
     notes = dict.fromkeys((*collected.train.notes, *collected.benchmark.notes))
@@ -62,7 +64,8 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Training records": f"{study.data.train}: {len(collected.train.records)}, digest {collected.train.digest[:12]}",
         "Benchmark": f"{study.data.benchmark}: {len(collected.benchmark.records)} questions, "
         f"digest {collected.benchmark.digest[:12]}",
-        "Frames": f"{study.data.frames}, digest {identity['frames'][:12]}",
+        "Frames": f"{study.data.frames} of {study.data.min_pixels:,} to {study.data.max_pixels:,} pixels, digest "
+        f"{identity['frames'][:12]}",
         "Training prompt": f"{study.prompt.train}, unless a method differs below",
         "Evaluation prompt": identity["prompts"][: len(study.prompt.evaluation) + 13],
         "Decoding": identity["decoding"],

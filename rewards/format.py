@@ -12,8 +12,8 @@ from harness.reward import Reward
 TAGGED_MODES: tuple[str, ...] = ("think", "observe")
 """Prompt modes that ask for reasoning and an answer in tags."""
 
-PLAIN_MODES: tuple[str, ...] = ("vanilla", "official")
-"""Prompt modes that ask for the bare answer; the paper drops the format reward there."""
+PLAIN_MODES: tuple[str, ...] = ("vanilla", "official", "cot")
+"""Prompt modes that ask for no tags; the paper drops the format reward there."""
 
 
 class Format(Reward):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.data.frames import FrameCache
-from harness.data.prompts import PROMPTS_VERSION, SYSTEM, prompt_text
+from harness.data.prompts import PROMPTS_VERSION, SYSTEM, prompt_text, second_turn_text
 from harness.data.records import Record
 from harness.data.video import ProcessedVideo
 from harness.errors import UserError
@@ -77,17 +78,33 @@ class PromptEncoder:
         """
         words = prompt_text(record, mode)
         self._refuse_special_tokens(record, words)
+        said = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": words}]}
+        return self._encoded(record, mode, [said], self._frames.load(video_path))
+
+    def second_turn(self, prompt: EncodedPrompt, answer: str) -> EncodedPrompt:
+        """The prompt that asks for the answer alone, after what the model wrote to the first one.
+
+        Special tokens that the model spelled out in letters are left out of its answer.
+        """
+        for token in self._special:
+            answer = answer.replace(token, "")
+        first = prompt_text(prompt.record, prompt.mode)
+        said: list[Mapping[str, Any]] = [
+            {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": first}]},
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": second_turn_text(prompt.record)},
+        ]
+        return self._encoded(prompt.record, prompt.mode, said, prompt.video)
+
+    def _encoded(
+        self, record: Record, mode: str, said: Sequence[Mapping[str, Any]], video: ProcessedVideo
+    ) -> EncodedPrompt:
+        """A conversation in which the first turn shows the video."""
         chat = self._tokenizer.apply_chat_template(
-            [
-                {"role": "system", "content": SYSTEM},
-                {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": words}]},
-            ],
-            tokenize=False,
-            add_generation_prompt=True,
+            [{"role": "system", "content": SYSTEM}, *said], tokenize=False, add_generation_prompt=True
         )
-        video = self._frames.load(video_path)
         if self._stamped:
-            chat = self._with_time_stamps(chat, video, video_path)
+            chat = self._with_time_stamps(chat, video, record)
         input_ids = self._expand(self._tokenizer(chat, add_special_tokens=False)["input_ids"], video)
         return EncodedPrompt(
             id=_sha256(f"{chat}\0{video.digest}\0{PROMPTS_VERSION}")[:16],
@@ -99,7 +116,7 @@ class PromptEncoder:
             text_digest=_sha256(chat),
         )
 
-    def _with_time_stamps(self, chat: str, video: ProcessedVideo, path: Path) -> str:
+    def _with_time_stamps(self, chat: str, video: ProcessedVideo, record: Record) -> str:
         """Put ``<1.5 seconds>`` and a vision block for each temporal patch in the place of the one block."""
         token = self._tokenizer.convert_ids_to_tokens(self._video_token_id)
         before, _, after = chat.partition(token)
@@ -109,8 +126,9 @@ class PromptEncoder:
             raise self._wrong_template(chat.count(token), ", each between two special tokens")
         if len(video.patch_times) != int(video.grid_thw[0, 0]):
             raise UserError(
-                f"{path}: Qwen3-VL's prompts name the second of every frame, and this video does not say how many "
-                "frames a second it has (a folder of stills does not); make it a video file, or use a Qwen2-VL model"
+                f"{record.dataset}/{record.scene_name}: Qwen3-VL's prompts name the second of every frame, and this "
+                "video does not say how many frames a second it has (a folder of stills does not); make it a video "
+                "file, or use a Qwen2-VL model"
             )
         blocks = "".join(f"<{seconds:.1f} seconds>{start}{token}{end}" for seconds in video.patch_times)
         return before.removesuffix(start) + blocks + after.removeprefix(end)

@@ -1,6 +1,7 @@
 """The words of every prompt: the benchmark's official wording and the paper's three training wordings.
 
-Official: VSI-Bench section 4.1 and its evaluation code. Vanilla, think and observe: arXiv 2504.00883
+Official: VSI-Bench section 4.1 and its evaluation code; cot: its chain of thought (arXiv 2412.14171), whose answer a
+second turn asks for (the second turn's words are not published; ours). Vanilla, think and observe: arXiv 2504.00883
 section 3.2, word for word. A change of any wording must change :data:`PROMPTS_VERSION`.
 """
 
@@ -16,10 +17,10 @@ from harness.errors import unknown_name
 PROMPTS_VERSION = "1"
 """Part of every prompt's id, so that answers to other words are never mixed."""
 
-MODES: tuple[str, ...] = ("official", "vanilla", "think", "observe")
+MODES: tuple[str, ...] = ("official", "vanilla", "think", "observe", "cot")
 """Ways to put a question."""
 
-MODE_LETTER: dict[str, str] = {"official": "V", "vanilla": "V", "think": "T", "observe": "O"}
+MODE_LETTER: dict[str, str] = {"official": "V", "vanilla": "V", "think": "T", "observe": "O", "cot": "T"}
 """The mode in the paper's "Eval mode" column; the official wording asks for the bare answer, as vanilla."""
 
 SYSTEM = "You are a helpful assistant."
@@ -29,6 +30,8 @@ _PREFIX = "These are frames of a video.\n"
 _OPTIONS = "Options:\n"
 _OFFICIAL_CHOICE = "Answer with the option's letter from the given choices directly."
 _OFFICIAL_WORDS = "Please answer the question using a single word or phrase."
+_COT = "Let's think step by step."
+_SECOND_TURN = "Give the final answer to the question from what you wrote above.\n"
 _TRAINING: dict[str, str] = {
     "vanilla": "Please provide the short answer with one or two words or a number.",
     "think": "Please think step by step and enclose your thinking process in <think> </think> tags and then "
@@ -49,10 +52,18 @@ def prompt_text(record: Record, mode: str) -> str:
     """
     _check(mode)
     options = "" if record.options is None else _OPTIONS + "\n".join(record.options) + "\n"
-    if mode != "official":
+    if mode in _TRAINING:
         return f"{record.question}\n{options}{_TRAINING[mode]}"
-    ask = _OFFICIAL_WORDS if record.options is None else _OFFICIAL_CHOICE
-    return f"{_PREFIX}{record.question}\n{options}{ask}"
+    return f"{_PREFIX}{record.question}\n{options}{_COT if mode == 'cot' else _official_ask(record)}"
+
+
+def second_turn_text(record: Record) -> str:
+    """The user's words after a chain of thought: the answer alone, in the form that the benchmark asks for."""
+    return _SECOND_TURN + _official_ask(record)
+
+
+def _official_ask(record: Record) -> str:
+    return _OFFICIAL_WORDS if record.options is None else _OFFICIAL_CHOICE
 
 
 def answer_text(words: str, mode: str) -> str:
@@ -89,6 +100,8 @@ def prompts_digest() -> str:
         _OPTIONS,
         _OFFICIAL_CHOICE,
         _OFFICIAL_WORDS,
+        _COT,
+        _SECOND_TURN,
         _TRAINING,
         _TAGGED_ANSWER,
     ]

@@ -96,7 +96,8 @@ def read_dataset(
     else:
         files = find_split(root, split)
     renamed = _known_fields(fields or {})
-    data = Dataset(root, split, (), "", videos=videos, notes=tuple(_manifest(root).get("notes", ())))
+    notes = _manifest(root).get("notes", vsi100k.NOTES if files.files[0].suffix == ".json" else ())
+    data = Dataset(root, split, (), "", videos=videos, notes=tuple(notes))
     records: list[Record] = []
     problems: list[str] = []
     seen: dict[str, str] = {}

@@ -113,7 +113,8 @@ def plan(study: StudyConfig, *, model_digest: str, train_digest: str) -> list[Ce
         algorithm, own = study.algorithm(method), study.for_method(method)
         shared = _method_identity(own, method, algorithm) | {"model": model, "data": data, "version": package}
         apart = {key: value for key, value in _evaluated(own).items() if value != _evaluated(study)[key]}
-        suffix = f"-{own.prompt.evaluation}{own.evaluation.max_new_tokens}" if apart else ""
+        turns = "-two-turns" if own.evaluation.two_turns else ""
+        suffix = f"-{own.prompt.evaluation}{own.evaluation.max_new_tokens}{turns}" if apart else ""
         for seed in seeds_of(study):
             cell = _cell(study, seed, shared | {"seed": seed})
             cells.append(

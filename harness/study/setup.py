@@ -66,7 +66,8 @@ class Workbench:
             "benchmark": self.benchmark.digest,
             "prompts": f"{self.study.prompt.evaluation}/{prompts_digest()}",
             "frames": video_settings(self.study, policy).digest,
-            "decoding": f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}",
+            "decoding": f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}"
+            + (", the answer in a second turn" if settings.two_turns else ""),
             "engine": f"transformers {version('transformers')}, torch {torch.__version__}, "
             f"{policy.device.type}, {policy.precision}, {policy.engine} prefix",
         }

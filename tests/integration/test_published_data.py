@@ -15,8 +15,8 @@ from harness import cli
 from harness.config import load_study
 from harness.io import read_json
 from harness.study.cell import main as run_cell
-from harness.study.compare import make_plan, write_report
-from harness.study.matrix import write_cell, write_matrix
+from harness.study.compare import make_plan
+from harness.study.matrix import write_cell
 from harness.study.setup import load_data
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -104,23 +104,23 @@ def test_prepare_train_evaluate_report(harness: Cli, copies: Path) -> None:
     code, out, _ = harness("data", "prepare", "vsi-100k", "--from", "download/train", *scannet, "--out", "vsi-100k")
     assert code == 0 and "note: VSI-100k measures the absolute distance between the centres" in out
     (copies / "study.toml").write_text(STUDY)
-    study = load_study("study.toml")
-    from rich.console import Console
-
-    console = Console(quiet=True)
-    plan = make_plan(study, console)
-    assert plan.questions <= 30 and plan.questions > 18
+    code, out, error = harness("compare", "--study", "study.toml", "--out", "run")
+    assert code == 0, out + error
     run_dir = copies / "run"
-    write_matrix(run_dir, study, plan.cells, train_digest=plan.train_digest, benchmark_digest=plan.benchmark_digest)
-    for cell in plan.cells:
-        write_cell(run_dir, study, cell, plan.evaluation)
-        assert run_cell([str(run_dir), cell.id]) == 0, (cell.folder(run_dir) / "status.json").read_text()
-    write_report(run_dir, console)
+    cells = {folder.name.split("-")[0]: folder for folder in (run_dir / "cells").iterdir()}
+    assert sorted(cells) == ["base", "dpo", "grpo", "sft"]
+    for method in ("sft", "dpo", "grpo"):
+        consumed = read_json(cells[method] / "compute.json")
+        assert consumed["steps"] == 1 and consumed["tokens_trained"] > 0
+    answered = (cells["grpo"] / "vsibench" / "step-000001" / "samples.jsonl").read_text().splitlines()
+    assert 18 < len(answered) <= 30
     scores = (run_dir / "report" / "scores.csv").read_text()
     assert all(name in scores for name in ("base", "sft", "dpo:pairs=altered", "grpo"))
-    train, benchmark = load_data(study)
-    assert train is not None and train.notes and len(benchmark.records) == plan.questions
-    evaluated = read_json(plan.cells[0].folder(run_dir) / "vsibench" / "step-000000" / "manifest.json")
+    card = (run_dir / "report" / "fairness.md").read_text()
+    assert "centres of two objects" in card and "free words without options" in card
+    train, benchmark = load_data(load_study("study.toml"))
+    assert train is not None and train.notes and len(benchmark.records) == len(answered)
+    evaluated = read_json(cells["base"] / "vsibench" / "step-000000" / "manifest.json")
     assert evaluated["identity"]["benchmark"] == benchmark.digest
 
 

@@ -123,3 +123,18 @@ def test_wrong_wiring_is_refused(tiny_tokenizer: Any, tmp_path: Path) -> None:
         PromptEncoder(tiny_tokenizer, tiny_tokenizer.convert_tokens_to_ids("<|video_pad|>"), frames, 4)
     with pytest.raises(ValueError, match="not a special token"):
         PromptEncoder(tiny_tokenizer, tiny_tokenizer.convert_tokens_to_ids("A"), frames, 2)
+
+
+def test_a_second_turn_repeats_the_first_and_what_was_answered(
+    encoder: PromptEncoder, tiny_tokenizer: Any, film: Path
+) -> None:
+    first = encoder.encode(RECORD, "vanilla", film)
+    second = encoder.second_turn(first, "Four <|video_pad|>of them.")
+    video = "<|video_pad|>" * TOKENS
+    written_out = CHAT.format(video=video) + (
+        "Four of them.<|im_end|>\n<|im_start|>user\nGive the final answer to the question from what you wrote above.\n"
+        "Please answer the question using a single word or phrase.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert second.input_ids.tolist() == tiny_tokenizer(written_out, add_special_tokens=False)["input_ids"]
+    assert second.video is first.video and second.id != first.id
+    assert second.input_ids[: len(first.input_ids)].tolist() == first.input_ids.tolist()

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from harness.data import prompts
-from harness.data.prompts import MODE_LETTER, MODES, answer_in, answer_text, prompt_text, prompts_digest
+from harness.data.prompts import (
+    MODE_LETTER,
+    MODES,
+    answer_in,
+    answer_text,
+    prompt_text,
+    prompts_digest,
+    second_turn_text,
+)
 from harness.data.records import Record
 from harness.errors import UserError
 
@@ -54,12 +62,23 @@ def test_the_training_wordings_are_the_papers(mode: str, wording: str) -> None:
     )
 
 
+def test_a_chain_of_thought_is_asked_for_first_and_then_the_answer_alone() -> None:
+    assert prompt_text(LETTERED, "cot") == (
+        "These are frames of a video.\nWhich is the closest to the sink?\nOptions:\nA. chair\nB. table\n"
+        "Let's think step by step."
+    )
+    assert second_turn_text(LETTERED).endswith(
+        "above.\nAnswer with the option's letter from the given choices directly."
+    )
+    assert second_turn_text(NUMERIC).endswith("above.\nPlease answer the question using a single word or phrase.")
+
+
 def test_gold_answers_are_tagged_where_the_mode_asks_for_tags() -> None:
-    assert [answer_text("4", mode) for mode in MODES] == ["4", "4", "<answer>4</answer>", "<answer>4</answer>"]
+    assert [answer_text("4", mode) for mode in MODES] == ["4", "4", "<answer>4</answer>", "<answer>4</answer>", "4"]
 
 
 def test_modes_have_the_papers_letters() -> None:
-    assert [MODE_LETTER[mode] for mode in MODES] == ["V", "V", "T", "O"]
+    assert [MODE_LETTER[mode] for mode in MODES] == ["V", "V", "T", "O", "T"]
 
 
 def test_an_unknown_mode_gets_a_suggestion() -> None:

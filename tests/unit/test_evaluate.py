@@ -16,6 +16,7 @@ from harness.config import EvaluationSection
 from harness.errors import UserError
 from harness.io import read_json, sha256_file
 from harness.models.policy import Policy
+from harness.rollout.sampler import TransformersSampler
 from reports.evaluate import answer_benchmark, read_samples
 
 IDENTITY = {"weights": "w" * 64, "frames": "f" * 64}
@@ -77,6 +78,23 @@ def test_answers_are_those_of_generate_one_by_one(kit: Kit, policy: Policy, job:
         assert line["answer"] == policy.tokenizer.decode(answer, skip_special_tokens=True)
         assert line["tokens"] == len(answer) and line["truncated"] == (int(answer[-1]) not in policy.end_tokens)
         assert line["prompt"] == prompt.id
+
+
+def test_the_second_turn_asks_for_the_answer_alone_and_both_raw_answers_are_kept(
+    kit: Kit, policy: Policy, job: EvaluationJob
+) -> None:
+    two = replace(job, mode="cot", settings=EvaluationSection(max_new_tokens=5, batch=4, two_turns=True))
+    stored = [json.loads(line) for line in answer_benchmark(two).read_text().splitlines()]
+    single = answer_benchmark(replace(two, settings=job.settings, folder=job.folder.with_name("once")))
+    once = [json.loads(line) for line in single.read_text().splitlines()]
+    encoder, sampler = kit.encoder(policy), TransformersSampler(policy, 1)
+    for line, alone, record in zip(stored, once, kit.data.records, strict=True):
+        assert line["reasoning"] == alone["answer"] and line["reasoning_truncated"] == alone["truncated"]
+        assert line["prompt"] == alone["prompt"]
+        asked = encoder.second_turn(encoder.encode(record, "cot", kit.data.video_path(record)), line["reasoning"])
+        ((final,),) = sampler.sample([asked], 1, temperature=0.0, max_new_tokens=16, seed=0)
+        assert line["answer"] == final.text and line["truncated"] == final.truncated
+        assert line["tokens"] == alone["tokens"] + len(final.tokens)
 
 
 def test_the_manifest_says_what_the_answers_depend_on(kit: Kit, job: EvaluationJob) -> None:

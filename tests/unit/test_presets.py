@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from harness.config import load_study, preset_names
+from harness.errors import UserError
+from harness.study.matrix import plan
 
 PAPER = ("paper-2b", "paper-7b")
 GIVEN: dict[str, Any] = {
@@ -102,3 +104,24 @@ def test_no_key_is_written_twice_or_unknown(name: str) -> None:
 def test_other_methods_leave_out_the_pairs_that_name_the_old_ones() -> None:
     assert load_study("paper-2b", methods=["grpo", "sft"]).report.pairs == (("base", "grpo"), ("sft", "grpo"))
     assert load_study("paper-2b", methods=["sft", "rloo"]).report.pairs is None
+
+
+def test_bounds_of_frames_have_names() -> None:
+    named = load_study("paper-2b", overrides=["data.pixels=lmms-eval"])
+    written = load_study("paper-2b", overrides=["data.min_pixels=3136", "data.max_pixels=602112"])
+    assert named == written  # 602,112 and 3,136: lmms-eval's models/simple/qwen2_vl.py
+    assert load_study("paper-2b", overrides=["data.pixels=video-r1-train"]).data.max_pixels == 128 * 28 * 28
+    for override, words in (
+        ("data.pixels=lmms", "did you mean lmms-eval"),
+        ("data.max_pixels=784", "max_pixels = 784 is below min_pixels = 12544"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_study("paper-2b", overrides=[override])
+
+
+def test_a_variant_may_be_asked_in_two_turns() -> None:
+    study = load_study("tiny", methods=["grpo", "grpo:prompt.evaluation=cot:evaluation.two_turns=true"])
+    own = study.for_method(study.methods[1])
+    assert own.evaluation.two_turns and own.prompt.evaluation == "cot" and own.prompt.train == "vanilla"
+    _, plain, two = plan(study, model_digest="m", train_digest="t")
+    assert plain.training == two.training and two.suffix == "-cot16-two-turns"

@@ -19,7 +19,7 @@ from harness.data.reader import read_dataset
 from harness.data.records import CHOICE_TYPES
 from harness.data.sources import resolve_source
 from harness.data.video import VideoSettings
-from harness.data.vsi100k import PUBLISHED
+from harness.data.vsi100k import NOTES, PUBLISHED
 from harness.errors import UserError
 
 SETTINGS = VideoSettings(frames=8, min_pixels=84 * 84, max_pixels=84 * 84)
@@ -76,6 +76,7 @@ def test_likely_layouts_give_the_same_questions(copy: Path, layout: str) -> None
     drop = {"id"}
     assert [r.model_dump(exclude=drop) for r in found.records] == [r.model_dump(exclude=drop) for r in expected.records]
     assert {record.scene_name for record in found.records} == set(TRAIN_SCENES)
+    assert found.notes == NOTES
     assert {r.question_type for r in found.records} == {kind for kinds in VSI_100K_FILES.values() for kind in kinds}
     assert all(record.options is None and record.dataset == "scannet" for record in found.records)
     assert any(r.ground_truth.isalpha() for r in found.records if r.question_type in CHOICE_TYPES)
