@@ -44,8 +44,6 @@ def fairness_card(collected: Collected) -> str:
         "## Cells",
         _cells(collected).to_markdown(index=False),
     ]
-    if notes := list(dict.fromkeys((*collected.train.notes, *collected.benchmark.notes))):
-        parts += ["## What to know of the data", "\n".join(f"- {escape_markdown(note)}" for note in notes)]
     if collected.train.skipped or collected.benchmark.skipped:
         parts += ["## Records left out", _bullets(_skipped(collected))]
     notes = dict.fromkeys((*collected.train.notes, *collected.benchmark.notes))
