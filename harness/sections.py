@@ -169,6 +169,10 @@ class RuntimeSection(StrictConfig):
     workers: int = Field(1, ge=1, description="Cells that run at the same time.")
     threads: int = Field(0, ge=0, description="CPU threads of a cell; 0 leaves torch's own choice.")
     cache: Path = Field(Path("cache"), description="Folder for generated data and decoded frames.")
+    frames_gb: float = Field(
+        100.0, gt=0, description="Most gigabytes of decoded frames kept there; those used longest ago go first."
+    )
+    decoders: int = Field(0, ge=0, description="Processes that decode many videos beforehand; 0 takes all cores.")
     plugins: tuple[Path, ...] = Field((), description="Python files with methods, rewards or benchmarks of your own.")
 
     @field_validator("plugins")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,7 +117,9 @@ def _fields(pairs: list[str] | tuple[str, ...]) -> dict[str, str]:
 
 
 def _workers(asked: int) -> int:
-    return asked or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else asked or os.cpu_count() or 1
+    from harness.data.pool import usable_cores
+
+    return asked or usable_cores()
 
 
 def _shown(work: Callable[[Any], Prepared]) -> Prepared:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
+import os
 import threading
 import warnings
 from collections import OrderedDict
@@ -25,10 +28,14 @@ from harness.data.video import (
     resize_frames,
 )
 from harness.errors import UserError
-from harness.io import sha256_file, write_bytes
+from harness.io import append_lines, sha256_file, whole_lines, write_bytes
 
 _CHECKSUM_BYTES = 64
 _MEMORY_BYTES = 256 << 20
+DISK_BYTES = 100 << 30
+"""Most bytes of frames on disk, unless told otherwise; ScanNet's 1,513 scans take 7 GB in the paper's presets."""
+
+_DIGESTS = "digests.jsonl"
 
 
 class FrameCache:
@@ -36,21 +43,49 @@ class FrameCache:
 
     On disk and in memory stand the resized uint8 frames, a twelfth of the patches' size (which
     are float32); patches are cut on load. An entry's name is the video's SHA-256 below the
-    settings' digest, so a changed file or setting can never meet an old entry. Safe to use from
+    settings' digest, so a changed file or setting can never meet an old entry. Of more than
+    ``disk_bytes``, of all settings together, those used longest ago are removed. Safe to use from
     several threads and processes.
     """
 
-    def __init__(self, root: Path, settings: VideoSettings, memory_bytes: int = _MEMORY_BYTES) -> None:
+    def __init__(
+        self, root: Path, settings: VideoSettings, memory_bytes: int = _MEMORY_BYTES, disk_bytes: int = DISK_BYTES
+    ) -> None:
         """Use ``root`` as the cache's folder and at most ``memory_bytes`` of memory for recent frames."""
         self.settings = settings
-        self._folder = Path(root) / settings.digest[:16]
+        self.root = Path(root)
+        self.disk_bytes = disk_bytes
+        self._folder = self.root / settings.digest[:16]
         self._memory_bytes = memory_bytes
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
-        self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
+        self._digests = _known_digests(self.root / _DIGESTS)
         self._clocks: dict[str, VideoClock | None] = {}
         self._latest: tuple[str, ProcessedVideo] | None = None
         self._lock = threading.Lock()
         self._warned = False
+
+    @property
+    def entry_bytes(self) -> int:
+        """Most bytes that one video takes on disk."""
+        return self.settings.frames * self.settings.max_pixels * 3
+
+    def holds(self, path: Path) -> bool:
+        """Whether a video's frames are on disk, as far as that can be told without reading the video."""
+        known = self._digests.get(str(path))
+        try:
+            return known is not None and known[0] == self._stamp(path)[0] and self._entry(known[1]).is_file()
+        except (OSError, UserError):
+            return False
+
+    def store(self, path: Path) -> None:
+        """Decode a video into the cache on disk, unless it is there.
+
+        Raises:
+            UserError: As :meth:`load`.
+        """
+        digest = self.video_digest(path)
+        if self._read(digest) is None:
+            self._write(digest, self._build(path))
 
     def load(self, path: Path) -> ProcessedVideo:
         """A video as vision input. Questions in a row about one video share its tensors: do not write into them.
@@ -85,19 +120,26 @@ class FrameCache:
             UserError: The file is missing or unreadable.
         """
         try:
-            stills = still_files(path) if path.is_dir() else []
-            read = [stills[at] for at in self._indices(len(stills))] if stills else [path]
-            if not stills and path.is_dir():
-                raise UserError(f"{path}: the folder holds no colour frames")
-            stamp = (len(stills), *(_stamp(file) for file in read))
-            known = self._digests.get(path)
+            stamp, stills, read = self._stamp(path)
+            known = self._digests.get(str(path))
             if known is not None and known[0] == stamp:
                 return known[1]
             digest = _folder_digest(stills, read) if stills else sha256_file(path)
         except OSError as error:
             raise UserError(f"{path}: the video cannot be opened: {error.strerror or error}") from error
-        self._digests[path] = (stamp, digest)
+        self._digests[str(path)] = (stamp, digest)
+        with contextlib.suppress(OSError):  # then it is computed again the next time
+            line = json.dumps({"video": str(path), "stamp": stamp, "sha256": digest})
+            append_lines(self.root / _DIGESTS, [line])
         return digest
+
+    def _stamp(self, path: Path) -> tuple[list[Any], list[Path], list[Path]]:
+        """What changes when a video does, a folder's stills, and the files that are read."""
+        stills = still_files(path) if path.is_dir() else []
+        read = [stills[at] for at in self._indices(len(stills))] if stills else [path]
+        if not stills and path.is_dir():
+            raise UserError(f"{path}: the folder holds no colour frames")
+        return [len(stills), *(_stamp(file) for file in read)], stills, read
 
     def _indices(self, total: int) -> list[int]:
         return frame_indices(total, self.settings.frames, self.settings.sampling)
@@ -136,6 +178,8 @@ class FrameCache:
             with self._entry(digest).open("rb") as file:
                 frames = torch.from_numpy(np.load(file, allow_pickle=False))
                 checksum = file.read(_CHECKSUM_BYTES + 1).decode()
+            with contextlib.suppress(OSError):
+                os.utime(self._entry(digest))  # used now, so removed last
             return frames if checksum == frames_digest(frames, self.settings) else None
         except (OSError, ValueError, TypeError, EOFError):
             return None
@@ -147,6 +191,7 @@ class FrameCache:
         content.write(frames_digest(frames, self.settings).encode())
         try:
             write_bytes(self._entry(digest), content.getvalue())
+            self._make_room()
         except OSError as error:
             if not self._warned:
                 self._warned = True
@@ -155,6 +200,20 @@ class FrameCache:
                     RuntimeWarning,
                     stacklevel=3,
                 )
+
+    def _make_room(self) -> None:
+        """Remove the entries used longest ago until the others fit."""
+        entries = []
+        for entry in self.root.glob("*/*.npy"):
+            with contextlib.suppress(FileNotFoundError):  # another process makes room too
+                status = entry.stat()
+                entries.append((status.st_mtime_ns, status.st_size, entry))
+        held = sum(size for _, size, _ in entries)
+        for _, size, entry in sorted(entries)[:-1]:  # the newest is in use
+            if held <= self.disk_bytes:
+                return
+            entry.unlink(missing_ok=True)
+            held -= size
 
     def _remember(self, digest: str, frames: Tensor) -> None:
         with self._lock:
@@ -165,10 +224,20 @@ class FrameCache:
                 held -= dropped.numel()
 
 
-def _stamp(file: Path) -> tuple[int, int, int]:
+def _stamp(file: Path) -> list[int]:
     """What changes when a file does."""
     status = file.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _known_digests(file: Path) -> dict[str, tuple[list[Any], str]]:
+    """Digests of videos by path, each with the stamp it holds for; the last line of a video counts."""
+    known: dict[str, tuple[list[Any], str]] = {}
+    for line in whole_lines(file):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line is computed again
+            entry = json.loads(line)
+            known[entry["video"]] = (entry["stamp"], entry["sha256"])
+    return known
 
 
 def _folder_digest(stills: Sequence[Path], read: Sequence[Path]) -> str:

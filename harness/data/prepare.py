@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 from harness.data.decode import inspect_video, still_files
 from harness.data.layout import PRUNED_IDS, find_video
+from harness.data.pool import in_processes
 from harness.data.reader import MANIFEST
 from harness.data.records import Record
 from harness.errors import UserError
@@ -89,7 +87,7 @@ def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Pr
     jobs = [(name, path, known.get(name)) for name, path in videos.items() if path is not None]
     facts: dict[str, Any] = {}
     faults: list[str] = []
-    for number, (name, found) in enumerate(_in_processes(jobs, workers), start=1):
+    for number, (name, found) in enumerate(in_processes(_check, jobs, workers), start=1):
         if isinstance(found, str):
             faults.append(found)
         else:
@@ -106,25 +104,6 @@ def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Pr
 
 
 Job = tuple[str, Path, dict[str, Any] | None]
-
-
-def _in_processes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    workers = min(workers, len(jobs) // 4)  # a process takes as long to start as a few videos to decode
-    if workers < 2:
-        yield from map(_check, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts) as pool:
-        try:
-            yield from pool.map(_check, jobs)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _check(job: Job) -> tuple[str, dict[str, Any] | str]:

@@ -51,6 +51,13 @@ class Dataset:
     videos: Path | None = None
     notes: tuple[str, ...] = ()
 
+    def distinct_videos(self) -> list[Path]:
+        """The videos of all records, each once, in the order in which they first come."""
+        firsts: dict[tuple[str, str], Record] = {}
+        for record in self.records:
+            firsts.setdefault((record.dataset, record.scene_name), record)
+        return [self.video_path(record) for record in firsts.values()]
+
     def video_path(self, record: Record) -> Path:
         """A record's video, a file or a folder of frames; where it should be, when there is none."""
         folder = self.videos or self.root

@@ -14,16 +14,18 @@ from rich.text import Text
 
 from harness import registry
 from harness.config import StudyConfig
+from harness.data.ahead import decode_ahead
+from harness.data.pool import usable_cores
 from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError
-from harness.models.loading import model_digest
+from harness.models.loading import model_config, model_digest
 from harness.study import matrix, memory
 from harness.study.display import STYLES, MatrixDisplay, duration
 from harness.study.estimate import Estimate, estimate, makespan
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
 from harness.study.matrix import Cell, Work
-from harness.study.setup import benchmark_source, load_data
+from harness.study.setup import benchmark_source, frame_cache, load_data, video_settings
 from harness.study.status import State, read_status
 from harness.study.twins import take_over, waves
 
@@ -43,6 +45,7 @@ class Plan:
         train_digest: Of the training records.
         benchmark_digest: Of the benchmark's records.
         questions: Number of the benchmark's records.
+        videos: Of all records, each once.
     """
 
     cells: list[Cell]
@@ -50,6 +53,7 @@ class Plan:
     train_digest: str
     benchmark_digest: str
     questions: int
+    videos: tuple[Path, ...] = ()
 
 
 def make_plan(study: StudyConfig, console: Console) -> Plan:
@@ -71,6 +75,7 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
         train.digest,
         benchmark.digest,
         len(benchmark.records),
+        tuple(path for data in (benchmark, train) for path in data.distinct_videos()),
     )
 
 
@@ -189,6 +194,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
         console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
     memory.tell(study, console)
+    _decode(study, plan.videos, console)
     for cell in todo:
         matrix.write_cell(run_dir, study, cell, plan.evaluation)
     workers = min(study.runtime.workers, len(todo))
@@ -212,6 +218,21 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
         )
         console.print(f"  log: {cell.folder(run_dir) / LOG_FILE}", soft_wrap=True, highlight=False)
     return not incomplete
+
+
+def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> None:
+    """Decode what many cells would wait for, with a progress bar."""
+    frames = frame_cache(study, video_settings(study, model_config(study.model.name)))
+    workers = study.runtime.decoders or usable_cores()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("decoding videos", total=None, visible=False)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        decoded = decode_ahead(frames, videos, workers, show)
+    if decoded:
+        console.print(f"{decoded} videos decoded by {workers} processes", highlight=False)
 
 
 def _in_launch_order(works: Sequence[Work]) -> list[Work]:

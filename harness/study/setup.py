@@ -65,7 +65,7 @@ class Workbench:
             "weights": weights,
             "benchmark": self.benchmark.digest,
             "prompts": f"{self.study.prompt.evaluation}/{prompts_digest()}",
-            "frames": video_settings(self.study, policy).digest,
+            "frames": video_settings(self.study, policy.base.config).digest,
             "decoding": f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}"
             + (", the answer in a second turn" if settings.two_turns else ""),
             "engine": f"transformers {version('transformers')}, torch {torch.__version__}, "
@@ -105,11 +105,16 @@ def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Data
     return without_broken_videos(found, study.data.frames, study.runtime.cache / "videos.json")
 
 
-def video_settings(study: StudyConfig, policy: Policy) -> VideoSettings:
-    """The study's frames and pixels with what is the model's own."""
+def video_settings(study: StudyConfig, config: Any) -> VideoSettings:
+    """The study's frames and pixels with what is the model's own, by its configuration."""
     data = study.data
-    own = video_defaults(policy.base.config)
+    own = video_defaults(config)
     return VideoSettings(frames=data.frames, min_pixels=data.min_pixels, max_pixels=data.max_pixels, **own)
+
+
+def frame_cache(study: StudyConfig, settings: VideoSettings) -> FrameCache:
+    """The cache of frames that all cells of a study share."""
+    return FrameCache(study.runtime.cache / "frames", settings, disk_bytes=int(study.runtime.frames_gb * 1e9))
 
 
 def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Workbench:
@@ -120,8 +125,8 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Wo
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(study.model, device, seed)
     policy = Policy(*loaded, engine=study.model.engine)
-    settings = video_settings(study, policy)
-    frames = FrameCache(study.runtime.cache / "frames", settings)
+    settings = video_settings(study, policy.base.config)
+    frames = frame_cache(study, settings)
     config = policy.base.config
     encoder = PromptEncoder(
         loaded.tokenizer, config.video_token_id, frames, settings.merge_size, stamped=has_time_stamps(config)

@@ -96,7 +96,8 @@ def copies(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
-def test_prepare_train_evaluate_report(harness: Cli, copies: Path) -> None:
+def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.data.ahead.WORTH_IT", 1)  # the real videos are larger than these
     code, out, _ = harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "vsi-bench", "--part")
     assert code == 0 and "72 questions on 6 scenes, 6 videos decoded" in out
     assert "splits: full 72, debiased 54, pruned 18" in out
@@ -106,6 +107,7 @@ def test_prepare_train_evaluate_report(harness: Cli, copies: Path) -> None:
     (copies / "study.toml").write_text(STUDY)
     code, out, error = harness("compare", "--study", "study.toml", "--out", "run")
     assert code == 0, out + error
+    assert re.search(r"\d+ videos decoded by \d+ process", out)
     run_dir = copies / "run"
     cells = {folder.name.split("-")[0]: folder for folder in (run_dir / "cells").iterdir()}
     assert sorted(cells) == ["base", "dpo", "grpo", "sft"]
