@@ -87,8 +87,9 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
 
 
 def benchmark_source(data: DataSection) -> str:
-    """The benchmark's source with its split."""
-    return data.benchmark if data.split is None or "#" in data.benchmark else f"{data.benchmark}#{data.split}"
+    """The benchmark's source with its split, unless it names one itself."""
+    named = data.split is None or "#" in data.benchmark or data.benchmark.startswith("world:")
+    return data.benchmark if named else f"{data.benchmark}#{data.split}"
 
 
 def first_records(dataset: Dataset, count: int) -> Dataset:
