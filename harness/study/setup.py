@@ -23,7 +23,7 @@ from harness.data.subset import stratified_subset
 from harness.data.video import VideoSettings
 from harness.errors import UserError
 from harness.models.families import has_time_stamps, video_defaults
-from harness.models.loading import load_model
+from harness.models.loading import load_model, require_chat_template
 from harness.models.policy import Policy
 from harness.reward import WeightedRewards
 
@@ -125,6 +125,7 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Wo
     train, benchmark = load_data(study, with_train=with_train)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(study.model, device, seed)
+    require_chat_template(loaded.tokenizer, study.model.name)
     policy = Policy(*loaded, engine=study.model.engine)
     settings = video_settings(study, policy.base.config)
     frames = frame_cache(study, settings)
