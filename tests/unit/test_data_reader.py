@@ -176,3 +176,13 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     (root / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"broken\.parquet: cannot be read"):
         read_dataset(root, "broken")
+
+
+def test_the_readmes_example_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (tmp_path / "rooms.jsonl").write_text(text.split("```jsonl\n")[1].split("```")[0])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kitchen.mp4").write_bytes(b"not decoded here")
+    data = read_dataset(tmp_path / "rooms.jsonl")
+    assert data.split == "rooms" and [record.answer_words for record in data.records] == ["4", "table"]
+    assert {data.video_path(record) for record in data.records} == {tmp_path / "mine" / "kitchen.mp4"}
