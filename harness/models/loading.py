@@ -178,24 +178,6 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     return LoadedModel(model, tokenizer, device, precision)
 
 
-def require_chat_template(tokenizer: Any, name: str) -> None:
-    """See to it that a tokenizer has its model's own chat template; some keep it in ``chat_template.json`` alone.
-
-    Raises:
-        UserError: There is none: words that the model was not trained on are never put in its place.
-    """
-    from transformers.utils import cached_file
-
-    if not tokenizer.chat_template:
-        file = cached_file(locate(name), "chat_template.json", _raise_exceptions_for_missing_entries=False)
-        tokenizer.chat_template = read_json(Path(file)).get("chat_template") if file else None
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"`--model {name}`: its tokenizer has no chat template, and none is made up. Put the chat_template.jinja "
-            "of the Instruct model that it comes from beside its tokenizer_config.json"
-        )
-
-
 def weights_dtype(section: ModelSection, precision: str) -> torch.dtype:
     """Of the weights that are not quantised: bf16 only where they stay as they are."""
     return torch.bfloat16 if precision == "bf16" and section.tuning == "lora" else torch.float32

@@ -22,8 +22,9 @@ from harness.data.sources import resolve_source
 from harness.data.subset import stratified_subset
 from harness.data.video import VideoSettings
 from harness.errors import UserError
+from harness.models.chat import require_chat_template
 from harness.models.families import has_time_stamps, video_defaults
-from harness.models.loading import load_model, require_chat_template
+from harness.models.loading import load_model
 from harness.models.policy import Policy
 from harness.reward import WeightedRewards
 

@@ -15,7 +15,8 @@ from harness.config import ModelSection
 from harness.data.encode import EncodedPrompt
 from harness.errors import UserError
 from harness.models import loading
-from harness.models.loading import load_model, locate, model_config, model_digest, require_chat_template
+from harness.models.chat import require_chat_template
+from harness.models.loading import load_model, locate, model_config, model_digest
 from harness.models.policy import Policy
 from harness.models.presets import TINY
 

@@ -1,0 +1,28 @@
+"""A model's chat template: its own, or a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.io import read_json
+from harness.models.loading import locate
+
+
+def require_chat_template(tokenizer: Any, name: str) -> None:
+    """See to it that a tokenizer has its model's own chat template; some keep it in ``chat_template.json`` alone.
+
+    Raises:
+        UserError: There is none: words that the model was not trained on are never put in its place.
+    """
+    from transformers.utils import cached_file
+
+    if not tokenizer.chat_template:
+        file = cached_file(locate(name), "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        tokenizer.chat_template = read_json(Path(file)).get("chat_template") if file else None
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"`--model {name}`: its tokenizer has no chat template, and none is made up. Put the chat_template.jinja "
+            "of the Instruct model that it comes from beside its tokenizer_config.json"
+        )
