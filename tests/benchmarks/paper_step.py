@@ -76,7 +76,7 @@ def main() -> None:
     steps = watch_steps(Clock(device))
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        write_model(SHAPES[options.shape], model, 0)
+        write_model(SHAPES[options.shape], model, 0, torch.bfloat16 if cuda else torch.float32)
         rows = []
         for method in options.methods:
             samples = load_study(STUDY, methods=[method]).algorithm(method).needs.rollouts

@@ -44,7 +44,7 @@ SHAPES = {
 """``cpu-small`` is that of the published prototypes; ``qwen2-vl-2b`` is Qwen2-VL-2B's true shape."""
 
 
-def write_model(shape: Shape, folder: Path, seed: int) -> None:
+def write_model(shape: Shape, folder: Path, seed: int, dtype: torch.dtype = torch.float32) -> None:
     """Save a random model and a tokenizer of its vocabulary where every contender loads them from."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
@@ -86,7 +86,7 @@ def write_model(shape: Shape, folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = END
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     _tokenizer(shape.vocabulary).save_pretrained(folder)
 
 
