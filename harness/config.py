@@ -28,7 +28,7 @@ from harness.sections import (
     TrainSection,
     TuneSection,
 )
-from harness.variants import SECTIONS, Variant, merge, parse_variant, put, toml_value
+from harness.variants import SECTIONS, Variant, in_words, merge, parse_variant, put, toml_value
 
 Section = TypeVar("Section", bound=StrictConfig)
 
@@ -115,7 +115,7 @@ class StudyConfig(StrictConfig):
         variant = parse_variant(method)
         known = variant.method in registry.names("algorithms")
         title = getattr(registry.load("algorithms", variant.method), "title", "") if known else ""
-        changes = f" ({', '.join(variant.changes)})" if variant.changes else ""
+        changes = f" ({', '.join(map(in_words, variant.changes))})" if variant.changes else ""
         return f"{title or variant.method.upper()}{changes}"
 
     def _settings(self, method: str) -> tuple[Variant, dict[str, Any]]:

@@ -77,6 +77,15 @@ def parse_variant(text: str) -> Variant:
     return Variant(":".join([method, *changes]), method, tuple(changes), settings)
 
 
+def in_words(change: str) -> str:
+    """A change as tables show it: other rewards by their names, everything else as it was written."""
+    key, _, value = change.partition("=")
+    weights = toml_value(value) if key.strip() == "reward.weights" else None
+    if not isinstance(weights, dict) or not weights:
+        return change
+    return "rewards " + " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in weights.items())
+
+
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """Nested tables, ``top`` winning; the table ``weights`` is replaced whole."""
     merged = dict(base)

@@ -125,3 +125,14 @@ def test_a_variant_may_be_asked_in_two_turns() -> None:
     assert own.evaluation.two_turns and own.prompt.evaluation == "cot" and own.prompt.train == "vanilla"
     _, plain, two = plan(study, model_digest="m", train_digest="t")
     assert plain.training == two.training and two.suffix == "-cot16-two-turns"
+
+
+def test_tables_call_other_rewards_by_their_names() -> None:
+    study = load_study("reward-ablation")
+    assert [study.label(method) for method in study.methods] == [
+        "GRPO",
+        "GRPO (rewards mra + choice + format)",
+        "GRPO (rewards relative + choice + format)",
+    ]
+    study = load_study("tiny", methods=["grpo:reward.weights={mra=0.5}", "grpo:beta=0"])
+    assert [study.label(method) for method in study.methods] == ["GRPO (rewards 0.5 mra)", "GRPO (beta=0)"]
