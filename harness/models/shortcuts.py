@@ -150,7 +150,7 @@ def install(model: Any) -> None:
 
 def _mix_in(shortcut: type, module: nn.Module) -> None:
     if not isinstance(module, shortcut):
-        module.__class__ = _mixed(shortcut, type(module))
+        module.__class__ = _mixed(shortcut, type(module))  # type: ignore[arg-type]  # classes are hashable
 
 
 @functools.cache
