@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from harness.config import BASE, ReportSection, StudyConfig
@@ -141,7 +142,9 @@ def write_tables(folder: Path, tables: Tables) -> list[Path]:
 def show(console: Console, tables: Tables) -> None:
     """Print the verdicts in words, then the score table and the pair table."""
     for verdict in tables.verdicts:
-        console.print(Text.assemble((verdict.sentence, "bold"), *((f" {note}", "dim") for note in verdict.notes)))
+        console.print(Text(verdict.sentence, style="bold"))
+        if verdict.notes:
+            console.print(Padding(Text(" ".join(verdict.notes), style="dim"), (0, 0, 0, 2)))
     for table in (tables.scores, tables.pairs):
         if table is not None:
             console.print()

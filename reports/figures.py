@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from harness.config import BASE
 from harness.data.records import TASKS
@@ -30,13 +31,17 @@ TRAINING = {
 }
 """What of the log is drawn: the axis and the caption."""
 
+_LONG = 20
+"""Letters of two methods' names together from which on they stand in two lines."""
+
 
 @styled
 def forest(contrasts: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
     """The overall difference of every pair with its interval; filled where the corrected test decides."""
     rows = contrasts[contrasts["task"] == OVERALL]
-    named = [f"{labels[row['b']]} \N{MINUS SIGN} {labels[row['a']]}" for row in _records(rows)]
-    return _forest(_records(rows), named, INK)
+    pairs = [(labels[row["b"]], labels[row["a"]]) for row in _records(rows)]
+    between = "\n" if any(len(b) + len(a) > _LONG for b, a in pairs) else " "
+    return _forest(_records(rows), [f"{b}{between}\N{MINUS SIGN} {a}" for b, a in pairs], INK)
 
 
 @styled
@@ -49,7 +54,7 @@ def task_forest(contrasts: pd.DataFrame, a: str, b: str, colour: str) -> Figure:
 
 
 def _forest(rows: Sequence[Mapping[str, Any]], named: Sequence[str], colour: str, limit: float = math.nan) -> Figure:
-    figure, axes = new_axes(0.62 + 0.23 * len(rows))
+    figure, axes = new_axes(0.62 + (0.32 if any("\n" in name for name in named) else 0.23) * len(rows))
     places = -np.arange(len(rows))
     axes.axvline(0, color=MUTED, linewidth=0.9)
     for row, place in zip(rows, places, strict=True):
@@ -85,7 +90,10 @@ def _forest(rows: Sequence[Mapping[str, Any]], named: Sequence[str], colour: str
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_color(INK if row["task"] == OVERALL else MUTED)
     if not math.isnan(limit) and limit > 0:
-        axes.set_xlim(-1.08 * limit, 1.08 * limit)
+        axes.set_xlim(-1.1 * limit, 1.1 * limit)
+    else:
+        axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.set_ylim(places[-1] - 0.6, 0.6)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
@@ -167,7 +175,7 @@ def learning_curve(
             path = pd.concat([start, run])
             axes.plot(path[x], path["score"], color=colour, linewidth=0.7, alpha=0.55)
         mean = pd.concat([base, bands[bands["method"] == method]])
-        axes.fill_between(mean[x], mean["low"], mean["high"], color=colour, alpha=0.16, linewidth=0)
+        axes.fill_between(mean[x], mean["low"], mean["high"], color=colour, alpha=0.12, linewidth=0)
         axes.plot(
             mean[x],
             mean["score"],

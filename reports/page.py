@@ -136,7 +136,10 @@ def _draw(
         drawings[section].append(save_figure(figure, folder, name, caption))
 
     scores = {m: score_intervals(results.answers[results.answers["method"] == m]) for m in results.present}
-    caption = f"Score by task with {level(1 - LEVEL)} intervals over rooms. Lines across: answers that need no video."
+    caption = (
+        f"Score by task with {level(1 - LEVEL)} intervals over rooms, of each score alone: whether two methods differ "
+        "is told above. Lines across: answers that need no video."
+    )
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
         add("scores", name, caption, task_bars(scores, _baselines(tables), palette, labels, wide=wide))
     contrasts = tables.contrasts

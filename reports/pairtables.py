@@ -57,6 +57,7 @@ def pairs_table(
         Column("Verdict", ("verdict",), align="left"),
         Column("Detectable\neffect", ("mde",)),
         Column("B beats A\nin runs", ("p_b_beats_a", "run_pairs")),
+        Column("Corr. of\nseeds", ("seed_correlation",), "{:.2f}"),
         Column("Compares", ("claim",), align="left"),
         Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"),
     )
@@ -72,6 +73,7 @@ def pairs_table(
                 Cell((c["verdict"],), verdict_words(c, called)),
                 _detectable_cell(c),
                 _run_pairs_cell(c),
+                Cell((c["seed_correlation"],)),
                 Cell((c["claim"],)),
                 Cell((c["seeds_b"], c["seeds_a"])),
             ),
@@ -86,15 +88,19 @@ def pairs_table(
         "“Undecided” is not “no difference”: beside it stands the detectable effect, the true difference that this "
         "design would find with 80% power before correction.",
         "“B beats A in runs”: share of the pairs of one run each." if any(c["run_pairs"] for c in found) else "",
+        "“Corr. of seeds”: correlation of both methods' scores over runs of the same seed, which the test takes as 0."
+        if any(not math.isnan(c["seed_correlation"]) for c in found)
+        else "",
         _checks_caption(found),
     ]
-    return Table(
+    whole = Table(
         title=f"Paired comparisons on {benchmark}",
         columns=columns,
         rows=tuple(body),
         caption=" ".join(part for part in caption if part),
         footnotes=claim_footnotes(found),
     )
+    return whole.without_empty("p_b_beats_a", "seed_correlation")
 
 
 def tasks_table(

@@ -53,6 +53,9 @@ def test_checkpoint_claim_keeps_its_size_and_the_unclustered_test_does_not() -> 
         clustered.append(overall.p < 0.05)
         if i % 4 == 0:
             naive.append(naive_p(frame) < 0.05)
+    print(
+        f"claim about checkpoints rejects {np.mean(clustered):.4f}, questions taken as independent {np.mean(naive):.4f}"
+    )
     assert in_band(np.mean(clustered)), np.mean(clustered)
     assert np.mean(naive) > BAND[1], np.mean(naive)
 
@@ -71,5 +74,6 @@ def test_method_claim_keeps_its_size_and_the_checkpoint_test_does_not() -> None:
         # One merged run a side hides the training runs: rooms are then the only source of chance.
         merged = frame.groupby(["question", "type", "room", "model", "method"], as_index=False)["score"].mean()
         rooms_only.append(compare_pair(merged.assign(seed=0), "a", "b", resamples=0)[0].p < 0.05)
+    print(f"claim about methods rejects {np.mean(methods):.4f}, rooms as the only chance {np.mean(rooms_only):.4f}")
     assert in_band(np.mean(methods)), np.mean(methods)
     assert np.mean(rooms_only) > BAND[1], np.mean(rooms_only)

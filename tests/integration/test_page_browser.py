@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from page_kit import fabricate_run
 from harness.config import ReportSection
 from harness.data.reader import read_dataset
 from reports.collect import collect
+from reports.methods import methods_section
 from reports.page import write_page
 from reports.results import Results, build_tables, results_of
 
@@ -46,12 +48,15 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         benchmark=str(benchmark),
         cache=root,
         methods=("sft", "grpo"),
+        failed={("sft", 2): f"no space left on device: /{'very_long_path' * 30}"},
         answer=answer,
     )
     collected = collect(run)
     results = results_of(collected)
+    tables = build_tables(results)
     options = {"benchmark": collected.benchmark, "collected": collected, "run_dir": run}
-    return write_page(run / "report", results, build_tables(results), **options)[0]
+    methods = methods_section(collected, tables.contrasts, run)
+    return write_page(run / "report", results, tables, methods=methods, **options)[0]
 
 
 @pytest.fixture
@@ -135,6 +140,18 @@ def test_it_fits_the_screen_and_follows_its_colours(page: Browser, width: int, s
     assert shown == ([True, False] if width == 1400 else [False, True])
     page.picture(tmp_path / "page.png")
     assert (tmp_path / "page.png").stat().st_size > 50_000
+
+
+def test_on_paper_every_table_is_open_and_the_browser_is_not_there(page: Browser, tmp_path: Path) -> None:
+    printed = page.devtools("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")
+    assert page.run("return document.querySelectorAll('details[open]').length") == 0  # closed again
+    page.run("dispatchEvent(new Event('beforeprint'))")
+    page.devtools("Emulation.setEmulatedMedia", {"media": "print"})
+    told = page.run("return document.body.innerText")
+    assert "Detectable" in told and "Largest" in told  # of the tables that are folded on the screen
+    assert page.run("return document.getElementById('samples').offsetHeight") == 0
+    page.devtools("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_without_scripts_all_but_the_browser_is_there(page_file: Path, tmp_path: Path) -> None:
