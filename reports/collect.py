@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -89,23 +89,25 @@ def collect(run_dir: Path) -> Collected:
     study = StudyConfig(**read_json(run_dir / "study.json"))
     train, benchmark = load_data(study)
     assert train is not None
+    # Once a method: it asks the registry, which asks every installed package.
+    declared = {method: _declared(study, method) for method in {entry["method"] for entry in matrix["cells"]}}
     found, frames = [], []
     for entry in matrix["cells"]:
         folder = run_dir / CELLS / entry["id"]
-        result, scored = _read_cell(folder, entry, study, benchmark)
+        result, scored = _read_cell(folder, entry, study, benchmark, declared[entry["method"]].mode)
         found.append(result)
         frames += scored
     if not frames:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in found)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
-    _refuse_unequal(found, study)
+    _refuse_unequal(found, declared)
     answers = pd.concat(frames, ignore_index=True)
-    _refuse_other_prompts(answers, study)
+    _refuse_other_prompts(answers, declared)
     return Collected(study, train, benchmark, found, answers)
 
 
 def _read_cell(
-    folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset
+    folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset, mode: str
 ) -> tuple[CellResult, list[pd.DataFrame]]:
     status = read_status(folder)
     evaluations = sorted(
@@ -127,15 +129,17 @@ def _read_cell(
     )
     if not done:
         return result, []
-    return result, [_answers(one, entry, study, benchmark).assign(last=one == evaluations[-1]) for one in evaluations]
+    scorer = study.evaluation.scorer
+    return result, [
+        _answers(one, entry, scorer, benchmark, mode).assign(last=one == evaluations[-1]) for one in evaluations
+    ]
 
 
-def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset) -> pd.DataFrame:
+def _answers(folder: Path, entry: Mapping[str, Any], scorer: str, benchmark: Dataset, mode: str) -> pd.DataFrame:
     samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
-    mode = _declared(study, entry["method"])[0]
     samples["read"] = [answer_in(text, mode) for text in samples["answer"]]
     raw = dict(zip(samples["id"], samples["read"], strict=True))
-    scored = score_answers(benchmark.records, raw, [study.evaluation.scorer])
+    scored = score_answers(benchmark.records, raw, [scorer])
     columns = ["id", "truncated", "prompt", "answer", "read"]
     merged = scored.merge(samples[columns], on="id", how="left", validate="one_to_one")
     if merged["missing"].any():
@@ -152,16 +156,16 @@ def _answers(folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchma
     )
 
 
-def _refuse_unequal(cells: list[CellResult], study: StudyConfig) -> None:
+def _refuse_unequal(cells: list[CellResult], declared: Mapping[str, Declared]) -> None:
     """Answers may be compared only if all they depend on, but the weights, is equal.
 
     A variant of a method may be declared to answer in another prompt mode; then it differs in that, and only in that.
     """
     evaluated = [cell for cell in cells if cell.identity]
     first = evaluated[0]
-    alike: dict[tuple[str, int], CellResult] = {}
+    alike: dict[Declared, CellResult] = {}
     for cell in evaluated:
-        same_mode = alike.setdefault(_declared(study, cell.method), cell)
+        same_mode = alike.setdefault(declared[cell.method], cell)
         for key in sorted(first.identity.keys() | cell.identity.keys()):
             other = same_mode if key in MODE_KEYS else first
             ours, theirs = other.identity.get(key), cell.identity.get(key)
@@ -172,9 +176,9 @@ def _refuse_unequal(cells: list[CellResult], study: StudyConfig) -> None:
                 )
 
 
-def _refuse_other_prompts(answers: pd.DataFrame, study: StudyConfig) -> None:
+def _refuse_other_prompts(answers: pd.DataFrame, declared: Mapping[str, Declared]) -> None:
     """One question must have been the same prompt, words and frames, for every checkpoint of one prompt mode."""
-    modes = answers["method"].map({m: _declared(study, m)[0] for m in answers["method"].unique()})
+    modes = answers["method"].map({method: of.mode for method, of in declared.items()})
     prompts = answers.assign(mode=modes).groupby(["question", "mode"], sort=False)["prompt"].nunique().reset_index()
     different = prompts.loc[prompts["prompt"] > 1, "question"]
     if len(different):
@@ -184,10 +188,16 @@ def _refuse_other_prompts(answers: pd.DataFrame, study: StudyConfig) -> None:
         )
 
 
-def _declared(study: StudyConfig, method: str) -> tuple[str, int]:
+class Declared(NamedTuple):
     """Prompt mode and token limit that a method is evaluated with."""
+
+    mode: str
+    tokens: int
+
+
+def _declared(study: StudyConfig, method: str) -> Declared:
     own = study if method == BASE else study.for_method(method)
-    return own.prompt.evaluation, own.evaluation.max_new_tokens
+    return Declared(own.prompt.evaluation, own.evaluation.max_new_tokens)
 
 
 def _optional(path: Path) -> dict[str, Any]:
