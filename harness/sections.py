@@ -54,6 +54,9 @@ class DataSection(StrictConfig):
         None, ge=1, description="At most this many benchmark questions: whole rooms, question types in proportion."
     )
     videos: Path | None = Field(None, description="Folder of the training videos, when it is not that of the records.")
+    stills_rate: float | None = Field(
+        None, gt=0, description="Frames a second of folders of stills, which Qwen2.5-VL and Qwen3-VL must be told."
+    )
     fields: dict[str, str] = Field(
         default_factory=dict, description="Field names of the training file, by ours, where they differ."
     )

@@ -105,14 +105,14 @@ def inspect_video(path: Path) -> VideoFacts:
     return VideoFacts(total, *shapes.pop())
 
 
-def video_clock(path: Path) -> VideoClock | None:
-    """Frames and rate of a video file; None where nobody wrote them down, as of a folder of stills.
+def video_clock(path: Path, stills_rate: float | None = None) -> VideoClock | None:
+    """Frames and rate of a video file; None where nobody wrote them down, as of a folder of stills without a rate.
 
     Raises:
         UserError: The file is missing, unreadable or not a video.
     """
     if path.is_dir():
-        return None
+        return None if stills_rate is None else VideoClock(len(still_files(path)), stills_rate)
     try:
         with _opened(path) as container:
             stream = container.streams.video[0]

@@ -127,8 +127,8 @@ class PromptEncoder:
         if len(video.patch_times) != int(video.grid_thw[0, 0]):
             raise UserError(
                 f"{record.dataset}/{record.scene_name}: Qwen3-VL's prompts name the second of every frame, and this "
-                "video does not say how many frames a second it has (a folder of stills does not); make it a video "
-                "file, or use a Qwen2-VL model"
+                "video does not say how many frames a second it has (a folder of stills does not); say it with -s "
+                "data.stills_rate=30, or use a Qwen2-VL model"
             )
         blocks = "".join(f"<{seconds:.1f} seconds>{start}{token}{end}" for seconds in video.patch_times)
         return before.removesuffix(start) + blocks + after.removeprefix(end)

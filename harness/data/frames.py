@@ -49,12 +49,21 @@ class FrameCache:
     """
 
     def __init__(
-        self, root: Path, settings: VideoSettings, memory_bytes: int = _MEMORY_BYTES, disk_bytes: int = DISK_BYTES
+        self,
+        root: Path,
+        settings: VideoSettings,
+        memory_bytes: int = _MEMORY_BYTES,
+        disk_bytes: int = DISK_BYTES,
+        stills_rate: float | None = None,
     ) -> None:
-        """Use ``root`` as the cache's folder and at most ``memory_bytes`` of memory for recent frames."""
+        """Use ``root`` as the cache's folder and at most ``memory_bytes`` of memory for recent frames.
+
+        Folders of stills have ``stills_rate`` frames a second; without it nothing is known of their time.
+        """
         self.settings = settings
         self.root = Path(root)
         self.disk_bytes = disk_bytes
+        self._stills_rate = stills_rate
         self._folder = self.root / settings.digest[:16]
         self._memory_bytes = memory_bytes
         self._recent: OrderedDict[str, Tensor] = OrderedDict()
@@ -147,7 +156,7 @@ class FrameCache:
     def _timed(self, video: ProcessedVideo, digest: str, path: Path) -> ProcessedVideo:
         """The video with its times, as far as they are known."""
         if digest not in self._clocks:
-            self._clocks[digest] = video_clock(path)
+            self._clocks[digest] = video_clock(path, self._stills_rate)
         clock, depth = self._clocks[digest], self.settings.temporal_patch_size
         if clock is None:
             return video

@@ -72,7 +72,8 @@ def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) ->
     if family == "qwen2_5_vl" and seconds is None:
         raise UserError(
             f"record {prompt.record.key}: Qwen2.5-VL's positions depend on how many seconds a temporal patch covers, "
-            "and a video without a duration (a folder of stills) does not say; use a Qwen2-VL model"
+            "and a video without a duration (a folder of stills) does not say; say how many a second there are with "
+            "-s data.stills_rate=30, or use a Qwen2-VL model"
         )
     if family == "qwen3_vl" and _video_blocks(prompt) != int(prompt.video.grid_thw[0, 0]):
         raise UserError(

@@ -140,7 +140,8 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Pat
         study.rollout,
         study.prompt.train,
         seed,
-        settings.micro_batch,
+        # A whole group at least, whose prompt then runs once: no gradient is kept in a reference pass.
+        max(settings.micro_batch, needs.rollouts),
     )
     shared = (
         bench.policy,

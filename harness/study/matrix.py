@@ -142,7 +142,7 @@ def evaluation_identity(study: StudyConfig, benchmark_digest: str) -> dict[str, 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return _evaluated(study) | {
         "engine": f"transformers {version('transformers')}, torch {version('torch')}, {device}",
-        "frames": study.data.model_dump(mode="json", include={"frames", "min_pixels", "max_pixels"}),
+        "frames": study.data.model_dump(mode="json", include={"frames", "min_pixels", "max_pixels", "stills_rate"}),
         "digest": benchmark_digest,
     }
 

@@ -116,7 +116,12 @@ def video_settings(study: StudyConfig, config: Any) -> VideoSettings:
 
 def frame_cache(study: StudyConfig, settings: VideoSettings) -> FrameCache:
     """The cache of frames that all cells of a study share."""
-    return FrameCache(study.runtime.cache / "frames", settings, disk_bytes=int(study.runtime.frames_gb * 1e9))
+    return FrameCache(
+        study.runtime.cache / "frames",
+        settings,
+        disk_bytes=int(study.runtime.frames_gb * 1e9),
+        stills_rate=study.data.stills_rate,
+    )
 
 
 def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Workbench:

@@ -111,5 +111,10 @@ def test_a_folder_of_stills_is_refused_where_seconds_matter(study: StudyConfig, 
     if bench.policy.base.config.model_type == "qwen2_vl":
         assert encode()
         return
-    with pytest.raises(UserError, match=r"folder of stills\b.*use a Qwen2-VL model"):
+    with pytest.raises(UserError, match=r"folder of stills\b.*data\.stills_rate=30, or use a Qwen2-VL model"):
         encode()
+    told = study.model_copy(update={"data": study.data.model_copy(update={"stills_rate": 4.0})})
+    bench = prepare(told)
+    assert encode()
+    (prompt,) = [bench.encoder.encode(bench.benchmark.records[0], "official", tmp_path)]
+    assert prompt.video.seconds_per_patch == 0.5 and prompt.video.patch_times == (0.125, 0.625, 1.125, 1.625)

@@ -48,7 +48,7 @@ def samples_of(method: str) -> list[Sample]:
 
 @pytest.mark.parametrize(
     ("method", "samples", "micro_batch", "length"),
-    [("sft", 8, 4, 16), ("dpo:pairs=altered", 16, 4, 16), ("dpo", 16, 4, 64), ("grpo", 8 * 14, 14, 64)],
+    [("sft", 8, 4, 16), ("dpo", 16, 4, 64), ("grpo", 8 * 14, 14, 64)],
 )
 def test_a_whole_step_at_true_size(
     method: str, samples: int, micro_batch: int, length: int, monkeypatch: pytest.MonkeyPatch
