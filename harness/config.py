@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from harness import registry
 from harness.algorithm import StrictConfig
+from harness.benchmark import Benchmark
 from harness.errors import UserError, unknown_name
 from harness.sections import (
     BudgetSection,
@@ -231,10 +232,28 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
     for method in study.method:
         if method not in registry.names("algorithms"):
             raise unknown_name(f"method.{method}", method, registry.names("algorithms"))
-    registry.load("benchmarks", study.evaluation.benchmark)
+    _check_benchmarks(study.evaluation)
     for method in (name for pair in study.report.pairs or () for name in pair):
         if method not in (BASE, *study.methods):
             raise unknown_name(f"report.pairs: {method}", method, (BASE, *study.methods))
+
+
+def _check_benchmarks(section: EvaluationSection) -> None:
+    headline = registry.load("benchmarks", section.benchmark)
+    if getattr(headline, "dataset", Benchmark.dataset) is not Benchmark.dataset:
+        raise UserError(
+            f"`evaluation.benchmark` = {section.benchmark}: it has questions of its own, so it stands beside the "
+            f"headline: --benchmarks vsibench,{section.benchmark}"
+        )
+    for name, options in section.more.items():
+        if name == section.benchmark:
+            raise UserError(f"`evaluation.more.{name}`: it is the headline already; name each benchmark once")
+        made = registry.create("benchmarks", name, options, asked=f"evaluation.more.{name}")
+        if type(made).question_scores is Benchmark.question_scores:
+            raise UserError(
+                f"`evaluation.more.{name}`: the benchmark gives no score of each question, so it cannot stand beside "
+                "another; it needs a method `question_scores`, see harness.benchmark.Benchmark"
+            )
 
 
 def _check_rewards(section: RewardSection) -> None:

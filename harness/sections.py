@@ -156,6 +156,10 @@ class EvaluationSection(StrictConfig):
     """How every checkpoint, the base included, is evaluated."""
 
     benchmark: str = Field("vsibench", description="A registered benchmark.")
+    more: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Further benchmarks and their options; each has a table of its own beside the headline.",
+    )
     scorer: str = Field("official", description="The scorer of the headline.")
     max_new_tokens: int = Field(16, ge=1, description="Token limit; 16 is VSI-Bench's own.")
     two_turns: bool = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from rich.text import Text
 from harness.config import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
 from harness.io import write_json, write_text
+from reports.beside import beside_tables
 from reports.collect import Collected, collect
 from reports.escape import escape_markdown
 from reports.fairness import fairness_card
@@ -46,6 +48,12 @@ class Comparison:
         results, folder = results_of(collected), run_dir / "report"
         tables = build_tables(results, with_published=with_published)
         written = write_tables(folder, tables)
+        beside = beside_tables(collected, run_dir, results.labels)
+        for name, (table, curve) in beside.items():
+            written += _write(folder, f"beside-{name}", [table])
+            write_text(folder / f"beside-{name}-checkpoints.csv", curve.to_csv(index=False))
+            written.append(folder / f"beside-{name}-checkpoints.csv")
+        tables = replace(tables, beside=tuple(table for table, _ in beside.values()))
         write_text(folder / "checkpoints.csv", checkpoint_curve(collected).to_csv(index=False))
         write_text(folder / "fairness.md", fairness_card(collected))
         page = write_page(
@@ -61,7 +69,11 @@ class Comparison:
 
     def render(self, console: Console, run_dir: Path, *, with_published: bool = False) -> None:
         """Print the verdicts, the score table and the pair table."""
-        show(console, build_tables(results_of(collect(run_dir)), with_published=with_published))
+        collected = collect(run_dir)
+        results = results_of(collected)
+        beside = beside_tables(collected, run_dir, results.labels)
+        tables = build_tables(results, with_published=with_published)
+        show(console, replace(tables, beside=tuple(table for table, _ in beside.values())))
 
     def write_samples(
         self,
@@ -140,12 +152,12 @@ def write_tables(folder: Path, tables: Tables) -> list[Path]:
 
 
 def show(console: Console, tables: Tables) -> None:
-    """Print the verdicts in words, then the score table and the pair table."""
+    """Print the verdicts in words, then the score table, the pair table and those of other benchmarks."""
     for verdict in tables.verdicts:
         console.print(Text(verdict.sentence, style="bold"))
         if verdict.notes:
             console.print(Padding(Text(" ".join(verdict.notes), style="dim"), (0, 0, 0, 2)))
-    for table in (tables.scores, tables.pairs):
+    for table in (tables.scores, tables.pairs, *tables.beside):
         if table is not None:
             console.print()
             console.print(table)

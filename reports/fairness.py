@@ -62,6 +62,7 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Training records": f"{study.data.train}: {len(collected.train.records)}, digest {collected.train.digest[:12]}",
         "Benchmark": f"{study.data.benchmark}: {len(collected.benchmark.records)} questions, "
         f"digest {collected.benchmark.digest[:12]}",
+        "Beside it": ", ".join(study.evaluation.more) or "nothing",
         "Frames": f"{study.data.frames} of {study.data.min_pixels:,} to {study.data.max_pixels:,} pixels, digest "
         f"{identity['frames'][:12]}",
         "Training prompt": f"{study.prompt.train}, unless a method differs below",

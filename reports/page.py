@@ -249,6 +249,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "verdict": True,
         "differences": drawings["differences"],
         "scores": True,
+        "beside": context["tables"].beside,
         "learning": drawings["learning"],
         "training": drawings["training"],
         "samples": True,

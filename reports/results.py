@@ -75,7 +75,10 @@ class Results:
 
 @dataclass(frozen=True)
 class Tables:
-    """Every table of a report, and the contrasts behind them; pairs and tasks need two methods."""
+    """Every table of a report, and the contrasts behind them; pairs and tasks need two methods.
+
+    ``beside`` holds one table for each benchmark beside the headline.
+    """
 
     scores: Table
     sensitivity: Table
@@ -83,6 +86,7 @@ class Tables:
     verdicts: list[Verdict]
     pairs: Table | None = None
     tasks: Table | None = None
+    beside: tuple[Table, ...] = ()
 
 
 def results_of(collected: Collected) -> Results:

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Protocol, TypedDict
 import numpy as np
 import pandas as pd
 
-from harness.algorithm import StrictConfig
 from harness.benchmark import Benchmark, EvaluationJob
 from harness.data.prompts import answer_in
 from harness.data.records import CHOICE_TYPES, NUMERIC_TYPES, QUESTION_TYPES, TASKS, Record, task_of
@@ -59,13 +58,9 @@ class Aggregate(TypedDict):
 class VSIBench(Benchmark):
     """The benchmark's protocol: answering it, and turning per-question scores into its figures."""
 
-    Config: ClassVar[type[StrictConfig]] = StrictConfig
     summary: ClassVar[str] = "VSI-Bench: ten question types, eight tasks, overall = mean of the tasks"
     tasks: ClassVar[tuple[str, ...]] = TASKS
     scorers: ClassVar[tuple[str, ...]] = tuple(SCORERS)
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
 
     def evaluate(self, job: EvaluationJob) -> dict[str, float]:
         """Answer every question with a checkpoint, storing raw answers; return the headline score."""

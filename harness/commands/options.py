@@ -59,6 +59,16 @@ BenchmarkOption = Annotated[
     str | None,
     typer.Option("--benchmark-data", metavar="SOURCE", help="Evaluation records, likewise.", rich_help_panel=DATA),
 ]
+BenchmarksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--benchmarks",
+        metavar="A,B=FILE",
+        help="The headline benchmark, and others beside it, each with a table of its own: "
+        "vsibench,general=questions.jsonl.",
+        rich_help_panel=DATA,
+    ),
+]
 SplitOption = Annotated[
     str | None,
     typer.Option(

@@ -33,6 +33,7 @@ class StudyOptions:
     first_seed: int | None = None
     data: str | None = None
     benchmark_data: str | None = None
+    benchmarks: str | None = None
     split: str | None = None
     limit: int | None = None
     skip_bad: bool = False
@@ -63,6 +64,7 @@ def resolve_study(options: StudyOptions) -> StudyConfig:
         "report.with_published": options.with_published or None,
     }
     changes |= {key: value for key, value in told.items() if value is not None}
+    changes |= _benchmarks(options.benchmarks)
     methods = None if options.methods is None else _method_names(options.methods)
     study = load_study(source, overrides=options.settings, methods=methods, changes=changes)
     locate(study.model.name)
@@ -150,6 +152,25 @@ def _source(options: StudyOptions) -> tuple[str, dict[str, Any]]:
     preset = registry.load("models", model).study if model in registry.names("models") else LARGE_PRESET
     name = re.sub(r"[^\w.+-]+", "_", Path(location).name)
     return preset if preset in preset_names() else LARGE_PRESET, {"model.name": model, "name": name}
+
+
+def _benchmarks(text: str | None) -> dict[str, Any]:
+    """``vsibench,general=FILE``: the headline, and those beside it with their files."""
+    if text is None:
+        return {}
+    headline, *others = [[part.strip() for part in one.partition("=")] for one in text.split(",")]
+    if headline[1] or not all(name for name, _, _ in (headline, *others)):
+        raise UserError(
+            f"`--benchmarks {text}`: write names separated by commas, for example vsibench,general=FILE.jsonl"
+        )
+    found: dict[str, Any] = {"evaluation.benchmark": headline[0]}
+    for name, _, file in others:
+        if f"evaluation.more.{name}" in found:
+            raise UserError(f"`--benchmarks {text}`: {name} is named twice; name each benchmark once")
+        found[f"evaluation.more.{name}"] = {}
+        if file:
+            found[f"evaluation.more.{name}.file"] = file
+    return found
 
 
 def _method_names(text: str) -> list[str]:

@@ -6,15 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from harness.data.frames import FrameCache
 from harness.data.prompts import PROMPTS_VERSION, SYSTEM, prompt_text, second_turn_text
 from harness.data.records import Record
-from harness.data.video import ProcessedVideo
+from harness.data.video import ProcessedVideo, VideoSettings
 from harness.errors import UserError
 
 VIDEO_TOKEN_TYPE = 2
@@ -44,11 +43,19 @@ class EncodedPrompt:
     text_digest: str
 
 
+class VideoLoader(Protocol):
+    """Turns files into vision input: :class:`~harness.data.frames.FrameCache`, or one for still images."""
+
+    settings: VideoSettings
+
+    def load(self, path: Path) -> ProcessedVideo: ...
+
+
 class PromptEncoder:
     """Encodes prompts with a model's own tokenizer and chat template: system, video, question."""
 
     def __init__(
-        self, tokenizer: Any, video_token_id: int, frames: FrameCache, merge_size: int, *, stamped: bool = False
+        self, tokenizer: Any, video_token_id: int, frames: VideoLoader, merge_size: int, *, stamped: bool = False
     ) -> None:
         """Bind a tokenizer of transformers, the id of its video token, and the video loader.
 
@@ -69,14 +76,20 @@ class PromptEncoder:
         self._merged = merge_size**2
         self._stamped = stamped
 
-    def encode(self, record: Record, mode: str, video_path: Path) -> EncodedPrompt:
+    def encode(self, record: Record, mode: str, video_path: Path, *, words: str | None = None) -> EncodedPrompt:
         """The prompt of a record in a mode.
+
+        Args:
+            record: The question.
+            mode: The prompt mode, which decides the words.
+            video_path: What stands before the words.
+            words: Other words than the mode's.
 
         Raises:
             UserError: The video cannot be read, the mode is unknown, the record's words contain a
                 special token, or the chat template has no single place for the video.
         """
-        words = prompt_text(record, mode)
+        words = prompt_text(record, mode) if words is None else words
         self._refuse_special_tokens(record, words)
         said = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": words}]}
         return self._encoded(record, mode, [said], self._frames.load(video_path))

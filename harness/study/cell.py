@@ -111,7 +111,10 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
             )
         restore_weights(bench.policy.model, opened)
         digest = opened.digest
-    return _run_benchmark(bench, out, digest, lambda done, total: None)
+    numbers = _run_benchmark(bench, out, digest, lambda done, total: None, study.evaluation.benchmark, {})
+    for name, options in study.evaluation.more.items():
+        numbers |= _run_benchmark(bench, out / name, digest, lambda done, total: None, name, options)
+    return numbers
 
 
 def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
@@ -170,25 +173,32 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Pat
 
 
 def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
+    """Every benchmark on one checkpoint; the headline comes last, so that its numbers are those that stay in sight."""
+    step = int(name.split("-")[1])
+    evaluation = bench.study.evaluation
+
     def progress(done: int, total: int) -> None:
-        _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, {"done": done, "of": total})
+        _report(cell_dir, "evaluate", step, 0, {"done": done, "of": total})
 
     total = len(bench.benchmark.records)
-    progress(0, total)
-    numbers = _run_benchmark(bench, cell_dir / bench.study.evaluation.benchmark / name, digest, progress)
+    for benchmark, options in (*evaluation.more.items(), (evaluation.benchmark, {})):
+        progress(0, total)
+        numbers = _run_benchmark(bench, cell_dir / benchmark / name, digest, progress, benchmark, options)
     # How many questions it were stays with the result: later estimates divide the time by it.
-    _report(cell_dir, "evaluate", int(name.split("-")[1]), 0, numbers | {"done": total, "of": total})
+    _report(cell_dir, "evaluate", step, 0, numbers | {"done": total, "of": total})
 
 
-def _run_benchmark(bench: Any, folder: Path, digest: str, progress: Any) -> dict[str, float]:
+def _run_benchmark(
+    bench: Any, folder: Path, digest: str, progress: Any, name: str, options: dict[str, Any]
+) -> dict[str, float]:
     from harness import registry
     from harness.benchmark import EvaluationJob
 
-    study = bench.study
-    numbers: dict[str, float] = registry.load("benchmarks", study.evaluation.benchmark)().evaluate(
+    study, benchmark = bench.study, registry.create("benchmarks", name, options)
+    numbers: dict[str, float] = benchmark.evaluate(
         EvaluationJob(
             bench.policy,
-            bench.benchmark,
+            benchmark.dataset() or bench.benchmark,
             bench.encoder,
             study.prompt.evaluation,
             study.evaluation,

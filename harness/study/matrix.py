@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from harness import registry
 from harness.algorithm import Algorithm, GuestTrainer, Method
 from harness.config import BASE, StudyConfig, digest_of
 from harness.data.prompts import prompts_digest
@@ -140,11 +141,13 @@ def launch_order(cells: Iterable[Cell]) -> list[Cell]:
 def evaluation_identity(study: StudyConfig, benchmark_digest: str) -> dict[str, Any]:
     """What the stored answers depend on beside the weights. The scorer is not part of it: answers are raw."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _evaluated(study) | {
+    more = {name: _more(name, options) for name, options in study.evaluation.more.items()}
+    found = {
         "engine": f"transformers {version('transformers')}, torch {version('torch')}, {device}",
         "frames": study.data.model_dump(mode="json", include={"frames", "min_pixels", "max_pixels", "stills_rate"}),
         "digest": benchmark_digest,
     }
+    return _evaluated(study) | found | ({"more": more} if more else {})
 
 
 def missing_work(run_dir: Path, cells: Iterable[Cell], evaluation: dict[str, Any]) -> list[Work]:
@@ -212,10 +215,16 @@ def _cell(study: StudyConfig, seed: int, identity: dict[str, Any]) -> Cell:
     return Cell(identity["method"], model, seed, digest_of(identity)[:8], identity)
 
 
+def _more(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What the answers to a further benchmark depend on; reading its questions finds a wrong file early."""
+    found = registry.create("benchmarks", name, options).dataset()
+    return {"options": options, "digest": None if found is None else found.digest}
+
+
 def _evaluated(study: StudyConfig) -> dict[str, Any]:
     """What answers depend on and a variant may have for itself."""
     return {
-        "settings": study.evaluation.model_dump(mode="json", exclude={"scorer"}),
+        "settings": study.evaluation.model_dump(mode="json", exclude={"scorer", "more"}),
         "prompt": f"{study.prompt.evaluation}/{prompts_digest()}",
     }
 

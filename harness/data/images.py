@@ -1,0 +1,54 @@
+"""Still images for a model that is fed videos: an image is the one temporal patch of a video that stands still.
+
+Qwen2-VL's own image processor repeats an image until it fills a temporal patch. The patches, the grid ``(1, h, w)`` and
+the M-RoPE positions of an image are therefore those of a video of one such patch, and only the placeholder token has
+another number, in whose place the features stand before the first layer. So images take the one path that videos take,
+and nothing is approximated (``tests/golden/test_image_exact.py``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.data.video import ProcessedVideo, VideoSettings, process_frames
+from harness.errors import UserError
+
+
+class StillImages:
+    """Loads images as vision input; stands where a video loader does.
+
+    Args:
+        vision: The model's ``vision_config``, for the size of its patches.
+        min_pixels: Least height x width of a resized image.
+        max_pixels: Most height x width of a resized image.
+    """
+
+    def __init__(self, vision: Any, min_pixels: int, max_pixels: int) -> None:
+        self.settings = VideoSettings(
+            frames=vision.temporal_patch_size,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            patch_size=vision.patch_size,
+            temporal_patch_size=vision.temporal_patch_size,
+            merge_size=vision.spatial_merge_size,
+        )
+
+    def load(self, path: Path) -> ProcessedVideo:
+        """An image as vision input.
+
+        Raises:
+            UserError: It is missing, damaged, or far longer than wide.
+        """
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: the image cannot be read: {error}") from error
+        try:
+            return process_frames(np.repeat(pixels[None], self.settings.frames, axis=0), self.settings)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error

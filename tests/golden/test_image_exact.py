@@ -1,0 +1,79 @@
+"""An image as one temporal patch of a still video is what Qwen2-VL makes of an image: same pixels, same logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_tiny
+from PIL import Image
+from transformers import Qwen2VLImageProcessor
+
+from harness.data.encode import PromptEncoder
+from harness.data.images import StillImages
+from harness.data.records import Record
+from harness.errors import UserError
+from harness.models.policy import Policy
+
+LEAST, MOST = 56 * 56, 28 * 28 * 12
+
+
+def picture(path: Path, height: int, width: int) -> Path:
+    """A smooth random picture, so that resizing matters."""
+    noise = np.random.default_rng(height).integers(0, 255, (height // 8 + 1, width // 8 + 1, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def loader(model: torch.nn.Module) -> StillImages:
+    return StillImages(model.config.vision_config, LEAST, MOST)
+
+
+@pytest.mark.parametrize(("height", "width"), [(112, 84), (56, 56), (200, 150), (40, 90)])
+def test_patches_are_those_of_the_image_processor(tmp_path: Path, height: int, width: int) -> None:
+    """To a level or two of 255 where the image is resized: Pillow and torch round differently."""
+    path = picture(tmp_path / "image.png", height, width)
+    model = random_tiny()
+    stock = Qwen2VLImageProcessor(size={"shortest_edge": LEAST, "longest_edge": MOST})(
+        images=Image.open(path), return_tensors="pt"
+    )
+    ours = loader(model).load(path)
+    assert ours.grid_thw.tolist() == stock["image_grid_thw"].tolist()
+    gap = float((ours.pixel_values - stock["pixel_values"]).abs().max())
+    resized = (height % 28, width % 28) != (0, 0)
+    assert gap < (0.04 if resized else 1e-6)  # a level of 255 is 0.015
+
+
+def test_logits_are_those_of_the_image_token(tiny_tokenizer, tmp_path: Path) -> None:
+    path = picture(tmp_path / "image.png", 112, 84)
+    model = random_tiny()
+    config = model.config
+    policy = Policy(model, tiny_tokenizer, torch.device("cpu"), "fp32")
+    record = Record(id=1, dataset="general", scene_name="i", question_type="all", question="q", ground_truth="4")
+    encoder = PromptEncoder(tiny_tokenizer, config.video_token_id, loader(model), 2)
+    prompt = encoder.encode(record, "official", path, words="How many chairs are there?")
+    answer = tiny_tokenizer("4 chairs", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        ours, _ = policy.log_probs([prompt], [answer])
+        ids = torch.cat([prompt.input_ids, torch.tensor(answer)])[None]
+        ids[ids == config.video_token_id] = config.image_token_id
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == config.image_token_id).long(),  # 1: an image
+            pixel_values=prompt.video.pixel_values,
+            image_grid_thw=prompt.video.grid_thw,
+        ).logits[0, -len(answer) - 1 : -1]
+    stock = logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])[:, 0]
+    assert float((ours[0, : len(answer)] - stock).abs().max()) < 1e-5
+    assert "frames" not in tiny_tokenizer.decode(prompt.input_ids)
+
+
+def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
+    images = loader(random_tiny())
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    for name in ("torn.png", "missing.png"):
+        with pytest.raises(UserError, match=rf"{name}: the image cannot be read"):
+            images.load(tmp_path / name)

@@ -1,0 +1,211 @@
+"""The benchmark of images of one's own: its file, its rule, and its table beside VSI-Bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+from study_kit import QUIET, prepare_cells, small_study
+
+from harness.commands.studies import StudyOptions, resolve_study
+from harness.config import load_study
+from harness.errors import UserError
+from harness.io import read_json, write_json
+from harness.study import matrix
+from harness.study.cell import main
+from harness.study.compare import make_plan
+from reports.beside import clustered_interval
+from reports.comparison import Comparison
+from reports.general import General, Question, normalised
+
+LINES: list[dict[str, Any]] = [
+    {"id": 1, "image": "a.png", "question": "What animal is this?", "answer": ["cat", "kitten"], "category": "names"},
+    {"id": 2, "image": "a.png", "question": "How many cats?", "answer": 2, "category": "numbers"},
+    {
+        "id": "x",
+        "image": "b.png",
+        "question": "Colour?",
+        "options": ["red", "blue"],
+        "answer": "B",
+        "category": "names",
+    },
+    {"id": 4, "image": "b.png", "question": "Colour?", "options": ["red", "blue"], "answer": "Blue"},
+]
+
+
+def write_questions(folder: Path, lines: list[Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(rng.integers(0, 255, (60, 90, 3)).astype(np.uint8)).save(folder / name)
+    path = folder / "questions.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+# ------------------------------------------------------------------ rule
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("The two cats.", "2 cats"),
+        ("1,000", "1,000"),
+        ("3.5 m", "3.5 m"),
+        ("A  dog!", "dog"),
+        ("yes", "yes"),
+        ("10.", "10"),
+        ("", ""),
+    ],
+)
+def test_normal_form(text: str, form: str) -> None:
+    assert normalised(text) == form
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("B", 1),
+        ("B.", 1),
+        ("(B) blue", 1),
+        ("blue", 1),
+        ("The blue.", 1),
+        ("A", 0),
+        ("red", 0),
+        ("Bluebell", 0),
+        ("", 0),
+    ],
+)
+def test_an_option_is_chosen_by_letter_or_words(answer: str, score: int) -> None:
+    assert Question(**LINES[2]).score(answer) == Question(**LINES[3]).score(answer) == score
+
+
+def test_an_open_answer_is_one_of_those_accepted() -> None:
+    animal, count = Question(**LINES[0]), Question(**LINES[1])
+    assert [animal.score(text) for text in ("A cat.", "Kitten", "dog", "cat dog")] == [1, 1, 0, 0]
+    assert [count.score(text) for text in ("2", "two", "Two.", "12")] == [1, 1, 1, 0]
+
+
+def test_words_ask_for_a_letter_or_for_a_word() -> None:
+    assert Question(**LINES[2]).words.splitlines()[:4] == ["Colour?", "Options:", "A. red", "B. blue"]
+    assert Question(**LINES[0]).words.endswith("a single word or phrase.")
+
+
+# ------------------------------------------------------------------ file
+
+
+def test_the_digest_covers_questions_and_images(tmp_path: Path) -> None:
+    path = write_questions(tmp_path, LINES)
+
+    def digest() -> str:
+        return General(General.Config(file=path)).dataset().digest
+
+    first = digest()
+    assert digest() == first
+    Image.new("RGB", (60, 90)).save(tmp_path / "a.png")
+    assert digest() != first
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{not json", "line 5: Expecting property name"),
+        ({"id": 5, "image": "a.png", "question": "?"}, "line 5: answer: Field required"),
+        ({"id": 1, "image": "a.png", "question": "?", "answer": "x"}, "line 5: the id 1 occurs twice"),
+        ({"id": 5, "image": "c.png", "question": "?", "answer": "x"}, "c.png"),
+        (
+            {"id": 5, "image": "a.png", "question": "?", "options": ["p", "q"], "answer": "C"},
+            "neither an option's letter nor its words",
+        ),
+        ("[1]", "line 5"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: Any, words: str) -> None:
+    path = write_questions(tmp_path, [*LINES, line])
+    with pytest.raises(UserError) as error:
+        General(General.Config(file=path)).dataset()
+    assert words in str(error.value) and "questions.jsonl" in str(error.value)
+
+
+def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path) -> None:
+    for text, words in (
+        ("general", "has questions of its own"),
+        ("vsibench,genral=x.jsonl", "did you mean general"),
+        ("vsibench=x.jsonl", "for example vsibench,general=FILE.jsonl"),
+        ("vsibench,,", "for example vsibench,general=FILE.jsonl"),
+        ("vsibench,vsibench", "name each benchmark once"),
+        ("vsibench,general=x.jsonl,general=y.jsonl", "named twice"),
+    ):
+        with pytest.raises(UserError, match=words):
+            resolve_study(StudyOptions(benchmarks=text))
+    study = resolve_study(StudyOptions(benchmarks="vsibench, general"))
+    with pytest.raises(UserError, match="which questions"):
+        matrix.evaluation_identity(study, "digest")
+    missing = resolve_study(StudyOptions(benchmarks=f"vsibench,general={tmp_path}/none.jsonl"))
+    with pytest.raises(UserError, match=r"none\.jsonl`: the questions of the benchmark general cannot be read"):
+        matrix.evaluation_identity(missing, "digest")
+    with pytest.raises(UserError, match=r"general\.side`: no such key"):
+        load_study("tiny", changes={"evaluation.more.general": {"side": 3}})
+
+
+# ------------------------------------------------------------------ beside VSI-Bench
+
+
+def test_a_mean_over_clusters_of_one_has_the_interval_of_a_t_test() -> None:
+    values = np.array([0.0, 100.0, 100.0, 0.0, -100.0, 100.0])
+    expected = stats.t.interval(0.95, 5, values.mean(), values.std(ddof=1) / 6**0.5)
+    assert clustered_interval(values, np.arange(6)) == pytest.approx(expected)
+    wider = clustered_interval(np.repeat(values, 2), np.repeat(np.arange(6), 2))
+    assert wider[0] < 0 and wider == pytest.approx(expected, rel=0.1)  # twice the same answers tell nothing new
+    assert all(np.isnan(clustered_interval(values, np.zeros(6))))
+    assert all(np.isnan(clustered_interval(np.zeros(6), np.arange(6))))
+
+
+def test_every_checkpoint_is_evaluated_and_shown_beside_and_not_mixed(tmp_path: Path) -> None:
+    path = write_questions(tmp_path / "own", LINES)
+    plain = small_study(tmp_path)
+    run_dir = tmp_path / "run"
+    _, cells = prepare_cells(plain, run_dir)
+    for cell in cells.values():
+        assert main([str(run_dir), cell.id]) == 0
+    before = {p.name: p.read_bytes() for p in Comparison().write(run_dir) if p.name.startswith(("scores", "pairs"))}
+    answers = {p: p.stat().st_mtime_ns for p in run_dir.rglob("vsibench/*/samples.jsonl")}
+
+    study = small_study(tmp_path, evaluation={"more": {"general": {"file": str(path), "max_pixels": 56 * 56}}})
+    plan = make_plan(study, QUIET)
+    works = matrix.missing_work(run_dir, plan.cells, plan.evaluation)
+    assert [(work.trained, work.evaluated) for work in works] == [
+        (True, False)
+    ] * 2  # trained cells are not trained again
+    prepare_cells(study, run_dir)
+    for cell in plan.cells:
+        assert main([str(run_dir), cell.id]) == 0
+    assert not [w for w in matrix.missing_work(run_dir, plan.cells, plan.evaluation) if not w.complete]
+    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("vsibench/*/samples.jsonl")} == answers
+
+    written = {p.name: p for p in Comparison().write(run_dir)}
+    assert {name: written[name].read_bytes() for name in before} == before  # not mixed into any other score
+    trained = plan.cells[1].folder(run_dir) / "general"
+    assert sorted(p.name for p in trained.iterdir()) == ["step-000001", "step-000002"]
+    rows = [json.loads(line) for line in (trained / "step-000002" / "samples.jsonl").read_text().splitlines()]
+    right = [Question(**line).score(row["answer"]) for line, row in zip(LINES, rows, strict=True)]
+    table = json.loads(written["beside-general.json"].read_text())
+    found = {row["method"]: row for row in table["rows"]}
+    assert found["sft"]["score"] == pytest.approx(25 * sum(right))
+    assert found["base"]["change"] is None and found["sft"]["change"] is not None
+    assert {"category_names", "category_numbers", "category_all"} <= set(found["sft"])
+    assert len(written["beside-general-checkpoints.csv"].read_text().splitlines()) == 1 + 1 + 2
+    page = written["index.html"].read_text()
+    assert "Beside VSI-Bench: general" in page and 'id="beside"' in page
+
+    manifest = trained / "step-000002" / "manifest.json"
+    document = read_json(manifest)
+    document["identity"]["frames"] = "others"
+    write_json(manifest, document)
+    with pytest.raises(UserError, match="answered the benchmark general differently"):
+        Comparison().write(run_dir)
