@@ -219,7 +219,7 @@ class General(Benchmark):
 
     def evaluate(self, job: EvaluationJob) -> dict[str, float]:
         """Answer every question with a checkpoint, storing raw answers; return the share of right ones in percent."""
-        images = StillImages(job.policy.base.config.vision_config, self.config.min_pixels, self.config.max_pixels)
+        images = StillImages(job.policy.base.config, self.config.min_pixels, self.config.max_pixels)
         identity = job.identity | {
             "benchmark": self.records.digest,
             "prompts": f"general/{digest_of([ASK_LETTER, ASK_WORDS])}",

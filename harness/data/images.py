@@ -1,9 +1,10 @@
 """Still images for a model that is fed videos: an image is the one temporal patch of a video that stands still.
 
-Qwen2-VL's own image processor repeats an image until it fills a temporal patch. The patches, the grid ``(1, h, w)`` and
-the M-RoPE positions of an image are therefore those of a video of one such patch, and only the placeholder token has
-another number, in whose place the features stand before the first layer. So images take the one path that videos take,
-and nothing is approximated (``tests/golden/test_image_exact.py``).
+Qwen2-VL's own image processor repeats an image until it fills a temporal patch, and its successors' do the same. The
+patches, the grid ``(1, h, w)`` and the M-RoPE positions of an image are therefore those of a video of one such patch,
+and only the placeholder token has another number, in whose place the features stand before the first layer. (The
+seconds before Qwen3-VL's frames are words of the prompt; an image has none.) So images take the one path that videos
+take, and nothing is approximated: ``tests/golden/test_image_exact.py``.
 """
 
 from __future__ import annotations
@@ -16,25 +17,22 @@ from PIL import Image
 
 from harness.data.video import ProcessedVideo, VideoSettings, process_frames
 from harness.errors import UserError
+from harness.models.families import video_defaults
 
 
 class StillImages:
     """Loads images as vision input; stands where a video loader does.
 
     Args:
-        vision: The model's ``vision_config``, for the size of its patches.
+        config: The model's configuration, for its patches and pixel scale.
         min_pixels: Least height x width of a resized image.
         max_pixels: Most height x width of a resized image.
     """
 
-    def __init__(self, vision: Any, min_pixels: int, max_pixels: int) -> None:
+    def __init__(self, config: Any, min_pixels: int, max_pixels: int) -> None:
+        own = video_defaults(config)
         self.settings = VideoSettings(
-            frames=vision.temporal_patch_size,
-            min_pixels=min_pixels,
-            max_pixels=max_pixels,
-            patch_size=vision.patch_size,
-            temporal_patch_size=vision.temporal_patch_size,
-            merge_size=vision.spatial_merge_size,
+            frames=own["temporal_patch_size"], min_pixels=min_pixels, max_pixels=max_pixels, **own
         )
 
     def load(self, path: Path) -> ProcessedVideo:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_tiny
+from engine_kit import FAMILIES, tiny_model, tiny_policy, tiny_prompt, tiny_video
 from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
@@ -15,7 +16,6 @@ from harness.data.encode import PromptEncoder
 from harness.data.images import StillImages
 from harness.data.records import Record
 from harness.errors import UserError
-from harness.models.policy import Policy
 
 LEAST, MOST = 56 * 56, 28 * 28 * 12
 
@@ -28,7 +28,7 @@ def picture(path: Path, height: int, width: int) -> Path:
 
 
 def loader(model: torch.nn.Module) -> StillImages:
-    return StillImages(model.config.vision_config, LEAST, MOST)
+    return StillImages(model.config, LEAST, MOST)
 
 
 @pytest.mark.parametrize(("height", "width"), [(112, 84), (56, 56), (200, 150), (40, 90)])
@@ -46,20 +46,17 @@ def test_patches_are_those_of_the_image_processor(tmp_path: Path, height: int, w
     assert gap < (0.04 if resized else 1e-6)  # a level of 255 is 0.015
 
 
-def test_logits_are_those_of_the_image_token(tiny_tokenizer, tmp_path: Path) -> None:
-    path = picture(tmp_path / "image.png", 112, 84)
-    model = random_tiny()
-    config = model.config
-    policy = Policy(model, tiny_tokenizer, torch.device("cpu"), "fp32")
-    record = Record(id=1, dataset="general", scene_name="i", question_type="all", question="q", ground_truth="4")
-    encoder = PromptEncoder(tiny_tokenizer, config.video_token_id, loader(model), 2)
-    prompt = encoder.encode(record, "official", path, words="How many chairs are there?")
-    answer = tiny_tokenizer("4 chairs", add_special_tokens=False)["input_ids"]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probs_are_those_of_the_image_token(family: str) -> None:
+    """The same patches, once as our video and once as transformers' image."""
+    policy = tiny_policy(tiny_model(family), "shared")
+    config, answer = policy.base.config, [4, 5, 6, 1]
+    prompt = tiny_prompt(tiny_video((1, 4, 6)), [3, 4, 5], family)
     with torch.no_grad():
         ours, _ = policy.log_probs([prompt], [answer])
         ids = torch.cat([prompt.input_ids, torch.tensor(answer)])[None]
         ids[ids == config.video_token_id] = config.image_token_id
-        logits = model(
+        logits = policy.base(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             mm_token_type_ids=(ids == config.image_token_id).long(),  # 1: an image
@@ -67,8 +64,28 @@ def test_logits_are_those_of_the_image_token(tiny_tokenizer, tmp_path: Path) -> 
             image_grid_thw=prompt.video.grid_thw,
         ).logits[0, -len(answer) - 1 : -1]
     stock = logits.log_softmax(-1).gather(-1, torch.tensor(answer)[:, None])[:, 0]
-    assert float((ours[0, : len(answer)] - stock).abs().max()) < 1e-5
-    assert "frames" not in tiny_tokenizer.decode(prompt.input_ids)
+    torch.testing.assert_close(ours[0, : len(answer)], stock, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_is_the_template_s_with_an_image(tiny_tokenizer, tmp_path: Path) -> None:
+    """One placeholder a merged patch, no words about frames or seconds."""
+    path = picture(tmp_path / "image.png", 112, 84)
+    model = random_tiny()
+    record = Record(id=1, dataset="general", scene_name="i", question_type="all", question="q", ground_truth="4")
+    encoder = PromptEncoder(tiny_tokenizer, model.config.video_token_id, loader(model), 2)
+    prompt = encoder.encode(record, "official", path, words="How many chairs are there?")
+    chat = tiny_tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many chairs are there?"}]},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    image = tiny_tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+    ids = torch.tensor(tiny_tokenizer(chat.replace(image, image * 12), add_special_tokens=False)["input_ids"])
+    ids[ids == model.config.image_token_id] = model.config.video_token_id
+    assert prompt.input_ids.tolist() == ids.tolist()
 
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
