@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compare test check clean
+.PHONY: compare test check docs clean
 
 compare: $(VENV)/.installed
 	$(BIN)/harness compare --methods grpo,sft,dpo --model tiny
@@ -15,6 +15,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The API reference, from docstrings alone. pdoc cannot look up the annotations of a generated __init__ and shows them as
+# they stand.
+docs: $(VENV)/.installed
+	$(BIN)/python -W "ignore:Error parsing type annotation" -m pdoc --docformat google --output-directory docs/api harness algorithms rewards reports
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
