@@ -226,7 +226,9 @@ class General(Benchmark):
             "frames": images.settings.digest,
         }
         encoder: Any = ImagePrompts(job.policy, images, self.questions)
-        answer_benchmark(replace(job, dataset=self.records, encoder=encoder, identity=identity))
+        settings = job.settings.model_copy(update={"two_turns": False})  # there is nothing to reason in a bare answer
+        own = replace(job, dataset=self.records, encoder=encoder, mode="official", settings=settings, identity=identity)
+        answer_benchmark(own)
         scores = [one.score for one in self.question_scores(job.folder, self.records)]
         return {"general": 100 * sum(scores) / len(scores)}
 

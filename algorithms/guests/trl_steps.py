@@ -85,7 +85,7 @@ class EngineSteps(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs is None or "loss" not in logs:  # the summary at the end
             return
-        found = {name: float(logs[name]) for name in ("loss", "grad_norm") if name in logs}
+        found = {name: float(logs[name]) for name in ("loss", "grad_norm") if name in logs and self.trained != 0}
         for name, value in found.items():
             if not math.isfinite(value):
                 raise TrainingError(f"the {name.replace('grad_', 'gradient ')} is {value} at step {self.run.step + 1}")

@@ -185,6 +185,7 @@ def test_a_step_without_pairs_changes_nothing(kit: Kit, tmp_path: Path) -> None:
     assert far(before, weights(policy)) == 0
     assert (run.meter.consumed.steps, run.meter.consumed.updates) == (2, 0)
     assert [line["samples"] for line in metrics(tmp_path)] == [0, 0]
+    assert not any("loss" in line for line in metrics(tmp_path))
 
 
 @pytest.mark.parametrize("method", ["trl-sft", "trl-grpo"])
