@@ -22,6 +22,9 @@ from reports.evaluate import MANIFEST, read_samples
 from reports.vsibench import score_answers
 
 MODE_KEYS = ("prompts", "decoding")
+
+SECOND_TURN = "\n\n[asked for the answer alone]\n"
+"""Between the two raw answers of an evaluation in two turns, where they are shown."""
 """Parts of an evaluation's identity that a variant's prompt mode and token limit decide."""
 
 STEP_FOLDER = re.compile(r"step-\d{6,}")
@@ -139,6 +142,8 @@ def _answers(folder: Path, entry: Mapping[str, Any], scorer: str, benchmark: Dat
     samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
     samples["read"] = [answer_in(text, mode) for text in samples["answer"]]
     raw = dict(zip(samples["id"], samples["read"], strict=True))
+    if "reasoning" in samples:
+        samples["answer"] = samples["reasoning"] + SECOND_TURN + samples["answer"]
     scored = score_answers(benchmark.records, raw, [scorer])
     columns = ["id", "truncated", "prompt", "answer", "read"]
     merged = scored.merge(samples[columns], on="id", how="left", validate="one_to_one")
@@ -189,15 +194,16 @@ def _refuse_other_prompts(answers: pd.DataFrame, declared: Mapping[str, Declared
 
 
 class Declared(NamedTuple):
-    """Prompt mode and token limit that a method is evaluated with."""
+    """Prompt mode, token limit and number of turns that a method is evaluated with."""
 
     mode: str
     tokens: int
+    two_turns: bool
 
 
 def _declared(study: StudyConfig, method: str) -> Declared:
     own = study if method == BASE else study.for_method(method)
-    return Declared(own.prompt.evaluation, own.evaluation.max_new_tokens)
+    return Declared(own.prompt.evaluation, own.evaluation.max_new_tokens, own.evaluation.two_turns)
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from study_kit import finish_cell, prepare_cells, small_study
 from harness.config import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json
+from harness.study.cell import main as run_cell
 from harness.study.matrix import Cell
 from harness.study.status import State, Status, write_status
-from reports.collect import collect
+from reports.collect import SECOND_TURN, collect
 from reports.comparison import Comparison
 from reports.fairness import fairness_card
 from reports.results import build_tables, results_of
@@ -149,3 +151,21 @@ def test_the_card_tells_what_was_left_out_and_what_to_know(tmp_path: Path, cells
     card = fairness_card(replace(collected, train=train))
     assert "- a.jsonl:3: no &lt;b&gt;video&lt;/b&gt; (2 times)" in card
     assert "## What to know of the data\n\n- 2 types are not in this copy" in card
+
+
+def test_two_turns_stand_beside_one_and_both_raw_answers_are_shown(tmp_path: Path) -> None:
+    """Real cells: the base model and one training, evaluated in one turn and in two of the same mode and limit."""
+    thought = "sft:prompt.evaluation=cot"
+    methods = (thought, f"{thought}:evaluation.two_turns=true")
+    study = small_study(tmp_path / "study", methods=methods, train={"checkpoints": 1})
+    plan, _ = prepare_cells(study, tmp_path / "run")
+    before = signal.getsignal(signal.SIGTERM)
+    for cell in plan.cells:
+        assert run_cell([str(tmp_path / "run"), cell.id]) == 0
+    signal.signal(signal.SIGTERM, before)  # a cell takes it over
+    found = collect(tmp_path / "run").reported
+    alone, two = (found[found["method"] == method].set_index("question") for method in methods)
+    assert len(alone) == len(two) == plan.questions
+    parts = two["answer"].str.split(SECOND_TURN, n=1, expand=True, regex=False)
+    assert parts[0].tolist() == alone["answer"].tolist() and parts[1].tolist() == two["read"].tolist()
+    assert (alone["answer"] == alone["read"]).all()
