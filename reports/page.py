@@ -40,7 +40,7 @@ from reports.figures import (
     training_curve,
 )
 from reports.results import Results, Tables
-from reports.verdicts import Verdict
+from reports.verdicts import Verdict, tally
 
 PAGE = "index.html"
 BADGES = {"equivalent": "equivalent", "undecided": "undecided", "untested": "not tested"}
@@ -89,6 +89,7 @@ def write_page(
         "lead": _lead(results, collected),
         "warnings": _warnings(results),
         "verdicts": _grouped(tables.verdicts),
+        "tally": tally(tables.verdicts),
         "labels": labels,
         "variables": {method: palette.variable(method) for method in labels},
         "badges": BADGES,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,6 +56,17 @@ def verdicts(
     found = sorted(rows, key=lambda c: bool(c["a"] == BASE))
     listed = list(cells)
     return [_verdict({str(key): value for key, value in c.items()}, listed, labels) for c in found]
+
+
+def tally(found: Sequence[Verdict]) -> str:
+    """How many pairs were decided which way, in one sentence; empty for a single pair."""
+    if len(found) < 2:
+        return ""
+    kinds = Counter(verdict.kind for verdict in found)
+    words: dict[Kind, str] = {"better": "decided", "untested": "not tested"}
+    order: tuple[Kind, ...] = ("better", "equivalent", "undecided", "untested")
+    parts = [f"{kinds[kind]} {words.get(kind, kind)}" for kind in order if kinds[kind]]
+    return f"{len(found)} pairs: {', '.join(parts)}."
 
 
 def _verdict(c: Finding, cells: list[CellResult], labels: Mapping[str, str]) -> Verdict:

@@ -13,7 +13,7 @@ import pytest
 from reports.collect import CellResult
 from reports.contrast import Contrast, to_frame
 from reports.paired import compare_all
-from reports.verdicts import Verdict, verdicts
+from reports.verdicts import Kind, Verdict, tally, verdicts
 
 LABELS = {"base": "tiny (base)", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 FOUND = Contrast(
@@ -192,3 +192,12 @@ def test_a_single_room_of_real_statistics_is_not_tested() -> None:
     frame = answers({"sft": [0.0, 1.0, 0.0, 1.0], "grpo": [1.0, 1.0, 0.0, 1.0]})
     (verdict,) = verdicts(compare_all(frame, [("sft", "grpo")]), [], LABELS)
     assert verdict.kind == "untested" and "could not be tested" in verdict.sentence and "nan" not in verdict.sentence
+
+
+def test_pairs_are_counted_by_how_they_ended() -> None:
+    def ended(kind: Kind) -> Verdict:
+        return Verdict("a", "b", kind, "", "", "", ())
+
+    assert tally([ended("undecided")]) == ""
+    found = [ended("undecided"), ended("better"), ended("undecided"), ended("untested")]
+    assert tally(found) == "4 pairs: 1 decided, 2 undecided, 1 not tested."
