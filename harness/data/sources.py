@@ -20,6 +20,12 @@ _EXPECTED = (
     "Expected a folder with {split}.jsonl or {split}.parquet, such a file, a hub data set (hub:OWNER/NAME), or "
     "world:train, world:test, ..."
 )
+_MADE_BY = {
+    "vsi-bench": "`harness data prepare vsibench --from nyu-visionx/VSI-Bench`",
+    "vsi-100k": "`harness data prepare vsi-100k --from OPPOer/VSI-100k --scannet DIR`",
+}
+"""Where the presets expect the paper's data sets, and what makes those folders."""
+
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -56,7 +62,8 @@ def resolve_source(
         head, _, split = name.rpartition("#")
         path = Path(head) if head else path
     if not path.exists():
-        raise UserError(f"`{name}`: no such folder or file. {_EXPECTED}")
+        made = _MADE_BY.get(path.name)
+        raise UserError(f"`{name}`: no such folder or file. {f'{made} makes it.' if made else _EXPECTED}")
     path = path.resolve()
     if path.is_file():
         if path.suffix not in (".jsonl", ".parquet") or split:

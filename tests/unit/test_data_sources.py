@@ -48,6 +48,11 @@ def test_a_folder_whose_name_has_the_split_sign(tmp_path: Path) -> None:
     [
         ("{root}/gone", r"gone`: no such folder or file. Expected a folder with .*world:train"),
         ("{root}/gone#train", "no such folder or file"),
+        (
+            "data/vsi-bench#full",
+            "no such folder or file. `harness data prepare vsibench --from nyu-visionx/VSI-Bench` ",
+        ),
+        ("data/vsi-100k", "`harness data prepare vsi-100k --from OPPOer/VSI-100k --scannet DIR` makes it"),
         ("{root}#tests", "did you mean test"),
         ("{root}/notes.txt", "must end in .jsonl or .parquet"),
         ("{root}/test.jsonl#train", "names its own split"),
