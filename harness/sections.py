@@ -232,4 +232,16 @@ class TuneSection(StrictConfig):
         default_factory=lambda: {"all": {"train.learning_rate": TuneRange(low=1e-5, high=1e-3, scale="log")}},
         description="Ranges by method and key; those of `all` hold for every method.",
     )
-    done: int = Field(0, ge=0, description="Trials a method had before this study; written by `harness tune`.")
+    done: dict[str, int] = Field(
+        default_factory=dict,
+        description="Trials that each method had before this study, `all` for every one; written by `harness tune`.",
+    )
+
+    @field_validator("done", mode="before")
+    @classmethod
+    def _of_all(cls, done: Any) -> Any:
+        return {"all": done} if isinstance(done, int) else done
+
+    def trials_of(self, *names: str) -> int:
+        """Trials behind the settings of a method; the first of its names that is told of counts."""
+        return next((self.done[name] for name in (*names, "all") if name in self.done), 0)

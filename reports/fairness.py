@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.algorithm import GuestTrainer
 from harness.config import StudyConfig
-from harness.variants import SECTIONS
+from harness.variants import SECTIONS, parse_variant
 from reports.collect import Collected
 from reports.escape import escape_markdown
 from reports.scorers import SCORERS
@@ -70,9 +70,7 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Decoding": identity["decoding"],
         "Scorer": f"{study.evaluation.scorer}, {SCORERS[study.evaluation.scorer].version}",
         "Engine": identity["engine"],
-        "Tuning": f"{study.tune.done} trials a method on {study.tune.development}"
-        if study.tune.done
-        else "none recorded",
+        "Tuning": _tuning(study),
         "Data order": "by seed, the same for every method",
         "Reported checkpoint": "the last, declared beforehand",
         "Learning-rate schedule": "warm-up, then constant",
@@ -82,6 +80,21 @@ def _shared(collected: Collected) -> pd.DataFrame:
         "Threads per cell": environment.get("threads", "unknown"),
     }
     return pd.DataFrame({"What": rows.keys(), "Value": [escape_markdown(str(value)) for value in rows.values()]})
+
+
+def _tuning(study: StudyConfig) -> str:
+    """How many trials each method's settings were chosen from; a guest has its counterpart's."""
+    counts = {
+        study.label(method): study.tune.trials_of(name, getattr(study.algorithm(method), "counterpart", ""))
+        for method in study.methods
+        for name in [parse_variant(method).method]
+    }
+    if not any(counts.values()):
+        return "none recorded"
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values()))} trials a method on {study.tune.development}"
+    told = ", ".join(f"{label} {count}" for label, count in counts.items())
+    return f"unequal, trials on {study.tune.development}: {told}"
 
 
 def _consumption(collected: Collected) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import csv
 import io
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,24 +98,29 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
     rows = [(method, trial, scores.get(trial)) for method in study.methods for trial in trials_of(study, method)]
     winners = {method: _best(method, rows) for method in study.methods}
     _write_trials(run_dir / TRIALS_FILE, rows, winners)
-    write_text(run_dir / TUNED_FILE, tuned_file(study, winners))
+    write_text(run_dir / TUNED_FILE, tuned_file(study, winners, rows))
     console.print(_table(rows, winners))
     console.print(str(run_dir / TUNED_FILE), soft_wrap=True, highlight=False)
     return code
 
 
-def tuned_file(study: StudyConfig, winners: Mapping[str, str]) -> str:
-    """The study with each method's winning settings, and how much tuning they had, as TOML."""
+def tuned_file(study: StudyConfig, winners: Mapping[str, str], rows: Sequence[tuple[str, str, float | None]]) -> str:
+    """The study with each method's winning settings, how much tuning they had, and the trials' table, as TOML."""
     document = study.model_dump(mode="json")
     for method, winner in winners.items():
         name = parse_variant(method).method
         document["method"][name] = merge(document["method"].get(name, {}), parse_variant(winner).settings)
-    put(document, "tune.done", study.tune.trials)
+    tuned = {parse_variant(method).method: study.tune.trials for method in winners}
+    put(document, "tune.done", {**study.tune.done, **tuned})
     text = toml_text(document)
     assert StudyConfig(**tomllib.loads(text))
+    table = "".join(
+        f"#   {'failed' if score is None else f'{score:6.2f}'}  {trial}{'  chosen' * (trial == winners[method])}\n"
+        for method, trial, score in rows
+    )
     return (
         f"# Chosen by `harness tune`: {study.tune.trials} trials a method on {study.tune.development}, "
-        f"{study.tune.budget_share:g} of the budget each.\n{text}"
+        f"{study.tune.budget_share:g} of the budget each.\n{table}\n{text}"
     )
 
 

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.sections import TuneRange
 from harness.study import tune as tuning
 from harness.variants import parse_variant
+from reports.fairness import _tuning
 
 
 @pytest.fixture
@@ -71,7 +72,10 @@ def test_the_winner_is_the_best_done_trial_and_the_file_is_a_study(study, tmp_pa
         expected = parse_variant(winner).settings["train"]["learning_rate"]
         assert tuned.train_for(method).learning_rate == expected
     assert tuned.hyper_parameters("grpo") == study.hyper_parameters("grpo")
-    assert tuned.tune.done == 5
+    assert {tuned.tune.trials_of(method) for method in study.methods} == {5} and tuned.tune.trials_of("dapo") == 0
+    text = (tmp_path / tuning.TUNED_FILE).read_text()
+    assert text.count("  chosen\n") == 3 and text.count("# failed") + text.count("#   failed") == 1
+    assert all(f"  {trial}" in text for trial in scores)
     table = (tmp_path / tuning.TRIALS_FILE).read_text().splitlines()
     assert len(table) == 1 + 3 * 5 and sum(line.endswith(",True") for line in table) == 3
 
@@ -85,3 +89,17 @@ def test_a_method_without_a_done_trial_is_named(study, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "compare", fake_compare)
     with pytest.raises(UserError, match="no trial of sft"):
         tuning.tune(study, tmp_path, dry_run=False, console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("methods", "done", "words"),
+    [
+        (("sft", "grpo"), {"sft": 4, "grpo": 4}, "4 trials a method on world:dev"),
+        (("grpo", "trl-grpo"), {"grpo": 4}, "4 trials a method on world:dev"),
+        (("grpo", "dapo"), {"grpo": 4}, "unequal, trials on world:dev: GRPO 4, DAPO 0"),
+        (("grpo", "dapo"), 3, "3 trials a method on world:dev"),
+        (("sft",), {"grpo": 4}, "none recorded"),
+    ],
+)
+def test_the_fairness_card_says_how_much_tuning_each_method_had(methods, done, words):
+    assert _tuning(load_study("tiny", methods=methods, changes={"tune.done": done})) == words
