@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -9,10 +10,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import UserError
 from harness.io import read_json, write_json
+
+if TYPE_CHECKING:
+    from harness.train.ranks import Ranks
 
 EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
@@ -25,12 +29,48 @@ def main(arguments: list[str]) -> int:
     die_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     cell_dir = Path(arguments[0]) / "cells" / arguments[1]
+    if not _first():
+        return _help_to_train(cell_dir)
     try:
         with hold(cell_dir, "cell"):
             return _run_and_record(cell_dir)
     except UserError as error:  # another process holds the cell, so its status is not ours to write
         print(f"failed: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED
+
+
+def _first() -> bool:
+    """Whether this is the process that writes: the only one, or the first of those that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _help_to_train(cell_dir: Path) -> int:
+    """Take a share of each step's prompts; statuses, checkpoints and evaluation are the first process's."""
+    from harness.study.setup import prepare, study_from
+    from harness.train.ranks import Ranks
+
+    try:
+        ranks = Ranks.join()
+        document = read_json(cell_dir / "config.json")
+        train_cell(prepare(study_from(document), seed=int(document["seed"])), document, cell_dir, ranks)
+        return EXIT_DONE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _start_others(cell_dir: Path, processes: int) -> Ranks:
+    from harness.study.process import start_ranks
+    from harness.study.status import State
+    from harness.train.ranks import Ranks
+
+    def failed(code: int) -> None:
+        if code != EXIT_INTERRUPTED:
+            _end(cell_dir, State.FAILED, f"one of its {processes} processes ended with exit code {code}; see the log")
+            os._exit(EXIT_FAILED)
+
+    if processes > 1:
+        start_ranks(cell_dir.parent.parent, cell_dir.name, processes, failed)
+    return Ranks.join()
 
 
 def _run_and_record(cell_dir: Path) -> int:
@@ -69,12 +109,14 @@ def run_cell(cell_dir: Path) -> None:
     document = read_json(cell_dir / "config.json")
     study = study_from(document)
     _report(cell_dir, "", 0, 0, {})
-    bench = prepare(study, with_train=document["method"] != BASE, seed=int(document["seed"]))
+    base = document["method"] == BASE
+    ranks = _start_others(cell_dir, 1 if base else study.train_for(document["method"]).processes)
+    bench = prepare(study, with_train=not base, seed=int(document["seed"]))
     write_json(cell_dir / "env.json", environment(study))
-    if document["method"] == BASE:
+    if base:
         _evaluate(bench, cell_dir, "step-000000", document["identity"]["model"]["digest"])
         return
-    folders = train_cell(bench, document, cell_dir)
+    folders = train_cell(bench, document, cell_dir, ranks)
     from harness.train.checkpoint import read_checkpoint, restore_weights
 
     for folder in folders:
@@ -117,18 +159,25 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
     return numbers
 
 
-def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Path]:
-    """Train the method that a cell's ``config.json`` names to the end of the budget; return its checkpoints."""
+def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Ranks | None = None) -> list[Path]:
+    """Train the method that a cell's ``config.json`` names to the end of the budget; return its checkpoints.
+
+    With several ranks, each calls this, and all return when all are done.
+    """
     from harness.algorithm import GuestTrainer
     from harness.rollout.groups import GroupBuilder
     from harness.rollout.sampler import TransformersSampler
     from harness.study.setup import build_rewards
+    from harness.train.ranks import Ranks
     from harness.train.run import TrainingRun
     from harness.train.trainer import Trainer
 
+    ranks = ranks or Ranks()
     study, method, seed = bench.study, document["method"], int(document["seed"])
     algorithm = study.algorithm(method)
     guest = isinstance(algorithm, GuestTrainer)
+    if guest and ranks.size > 1:
+        raise UserError(f"`train.processes` = {ranks.size}: {method} brings its own trainer, which runs in one process")
     if algorithm.needs.rollouts and not study.reward.weights:
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
     settings = study.train_for(method)
@@ -163,13 +212,16 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path) -> list[Pat
             "base": document["identity"]["model"]["digest"],
         },
         lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
+        ranks,
     )
     _report(cell_dir, "train", 0, 0, {})
     if guest:
         run = TrainingRun(*shared)
         algorithm.train(run)
         return run.checkpoints()
-    return Trainer(*shared, algorithm=algorithm).train()
+    checkpoints = Trainer(*shared, algorithm=algorithm).train()
+    ranks.leave()
+    return checkpoints
 
 
 def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
@@ -215,6 +267,8 @@ def _report(
 ) -> None:
     from harness.study.status import State, Status, write_status
 
+    if not _first():
+        return
     shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of", "overall")}
     if numbers.get("seconds"):
         shown["examples_per_second"] = numbers["examples"] / step / numbers["seconds"]

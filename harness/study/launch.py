@@ -77,8 +77,8 @@ def run_cells(
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
-                    gpu = _least_used(gpus, running) if len(gpus) > 1 else None
-                    started = _start(run_dir, waiting.pop(0), threads, gpu, command, on_change)
+                    cell = waiting.pop(0)
+                    started = _start(run_dir, cell, threads, _gpu_for(cell, gpus, running), command, on_change)
                     if isinstance(started, _Running):
                         running.append(started)
                     else:
@@ -97,7 +97,10 @@ def run_cells(
     return final
 
 
-def _least_used(gpus: list[str], running: list[_Running]) -> str:
+def _gpu_for(cell: Cell, gpus: list[str], running: list[_Running]) -> str | None:
+    """The GPU with the fewest cells; None leaves a cell all of them: the only one, or those its processes share."""
+    if len(gpus) < 2 or cell.identity.get("train", {}).get("processes", 1) > 1:
+        return None
     taken = [item.gpu for item in running]
     return min(gpus, key=taken.count)
 

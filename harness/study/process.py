@@ -6,9 +6,15 @@ import ctypes
 import os
 import shlex
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torch.distributed and accelerate read from the environment: which process this is of how many."""
 
 PARENT_VARIABLE = "HARNESS_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
@@ -42,7 +48,7 @@ def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ, gp
         inherited: The launcher's environment, kept otherwise (``HF_HUB_OFFLINE``).
         gpu: The only one that the cell sees; None leaves it those of the launcher.
     """
-    environment = dict(inherited)
+    environment = {name: value for name, value in inherited.items() if name not in RANK_VARIABLES}
     environment |= {
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -68,3 +74,32 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if str(os.getppid()) != parent:
         os._exit(130)
+
+
+def start_ranks(run_dir: Path, cell_id: str, size: int, failed: Callable[[int], None]) -> None:
+    """Start the other processes that train a cell together with this one, which becomes the first of them.
+
+    They end with this process; if one ends before it with an error, ``failed`` is called with its exit code, in a
+    thread of its own, since this process may be waiting for the one that is gone.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+
+    def environment_of(rank: int) -> dict[str, str]:
+        values = (str(rank), str(rank), str(size), "127.0.0.1", str(port))
+        return dict(zip(RANK_VARIABLES, values, strict=True))
+
+    others = [
+        subprocess.Popen(cell_command(run_dir, cell_id), env=os.environ | environment_of(rank))
+        for rank in range(1, size)
+    ]
+    os.environ.update(environment_of(0))
+
+    def watch(process: subprocess.Popen[bytes]) -> None:
+        if code := process.wait():
+            failed(code)
+
+    for process in others:
+        threading.Thread(target=watch, args=(process,), daemon=True).start()

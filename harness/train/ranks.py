@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,6 @@ from torch import nn
 from harness.errors import UserError
 
 T = TypeVar("T")
-
-RANK_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torch.distributed reads from the environment."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +91,3 @@ class Ranks:
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
-
-
-def environment_of(rank: int, size: int, port: int) -> dict[str, Any]:
-    """What :meth:`Ranks.join` reads, for one of the processes on this machine."""
-    values = (str(rank), str(size), "127.0.0.1", str(port))
-    return dict(zip(RANK_VARIABLES, values, strict=True)) | {"LOCAL_RANK": str(rank)}
