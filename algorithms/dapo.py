@@ -52,6 +52,7 @@ class DAPO(GRPO):
 
     @property
     def needs(self) -> Needs:
+        """As GRPO, a token mean, and other prompts for those whose answers are all alike."""
         return Needs(
             rollouts=self.config.group_size,
             behaviour=True,

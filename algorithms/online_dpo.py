@@ -36,6 +36,7 @@ class OnlineDPO(DPO):
 
     @property
     def needs(self) -> Needs:
+        """Sampled answers to pair, and the reference."""
         return Needs(rollouts=self.config.rollouts, reference=True, reduce="unit")
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:

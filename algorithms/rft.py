@@ -40,6 +40,7 @@ class RFT(SFT):
 
     @property
     def needs(self) -> Needs:
+        """Sampled answers to choose from; nothing is compared with a reference."""
         return Needs(rollouts=self.config.rollouts, reduce=self.config.average)
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:

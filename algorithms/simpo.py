@@ -39,6 +39,7 @@ class SimPO(DPO):
 
     @property
     def needs(self) -> Needs:
+        """As DPO, without a reference."""
         return replace(super().needs, reference=False)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:

@@ -43,6 +43,7 @@ class TGRPO(GRPO):
 
     @property
     def needs(self) -> Needs:
+        """As GRPO, and answers to the same prompts with shuffled frames."""
         return replace(super().needs, shuffled=self.config.shuffled)
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:

@@ -44,6 +44,7 @@ class WeightedRewards:
         self._weights = dict(weights)
 
     def score(self, text: str, record: Record, mode: str) -> RewardScore:
+        """Score one completion's text against its record."""
         parts = {
             name: value
             for name, reward in self._rewards.items()

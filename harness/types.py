@@ -50,6 +50,7 @@ class Group:
     question_type: str = ""
 
     def by_source(self, source: Source) -> tuple[Completion, ...]:
+        """The completions of one origin, in their order."""
         return tuple(c for c in self.completions if c.source == source)
 
 

@@ -198,6 +198,7 @@ class GivenRows:
         return batches, None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
+        """One micro-batch's backward pass; none where it has no row."""
         if not inputs:  # no pair in this micro-batch
             return torch.zeros((), device=self.args.device)  # type: ignore[attr-defined]
         self._rows, self._share = inputs.pop(ROWS), inputs.pop(SHARE)
@@ -207,6 +208,7 @@ class GivenRows:
         return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
+        """TRL's loss, by the micro-batch's share of the step."""
         loss: Tensor = super().compute_loss(model, inputs, *rest, **options) * self._share  # type: ignore[misc]
         return loss
 
@@ -225,6 +227,11 @@ class GivenRows:
         hook.remove()
         used = outputs[0].log_probs[:, 1 - inputs["input_ids"].shape[1] :].float()
         gap = 0.0
+        if int((used != 0).sum()) > sum(len(answer.tokens) for _, answer in self._rows):
+            raise UserError(
+                f"prompt {self._rows[0][0].id}: TRL's loss counts tokens outside the answers (is the prompt masked?); "
+                "training is refused"
+            )
         for values, (prompt, answer) in zip(used, self._rows, strict=True):
             first, tokens = len(prompt.input_ids) - 1, torch.tensor(answer.tokens, device=values.device)
             with self.accelerator.autocast():  # type: ignore[attr-defined]

@@ -77,10 +77,12 @@ class Record(BaseModel):
 
     @property
     def is_numeric(self) -> bool:
+        """Whether the answer is a number."""
         return self.question_type in NUMERIC_TYPES
 
     @property
     def task(self) -> str:
+        """The benchmark's task: the question type, but for the three levels of direction, which are one."""
         return task_of(self.question_type)
 
     @property

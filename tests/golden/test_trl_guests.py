@@ -236,6 +236,21 @@ def test_a_loss_that_does_not_see_the_video_is_refused(
     assert far(before, weights(policy)) == 0
 
 
+@pytest.mark.parametrize("method", ["trl-sft", "trl-dpo"])
+def test_a_loss_over_the_prompt_is_refused(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    stock = trl_steps._batch
+
+    def unmasked(rows: Any, pad: int) -> dict[str, Any]:
+        batch = stock(rows, pad)
+        return batch and batch | {"completion_mask": batch["attention_mask"]}
+
+    monkeypatch.setattr(trl_steps, "_batch", unmasked)
+    with pytest.raises(UserError, match="tokens outside the answers"):
+        kit.guest(tmp_path, method, policy_of(kit), options=GUESTS[method])
+
+
 def test_settings_that_trl_would_not_follow_are_refused(kit: Kit, tmp_path: Path) -> None:
     for changes, words in (
         ({"updates_per_batch": 2}, "train.updates_per_batch"),
