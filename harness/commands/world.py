@@ -1,4 +1,4 @@
-"""``harness world``: the embedded world's own command line, with its model's pre-training below it."""
+"""``harness world``: the embedded world's own command line, with its model's pre-training and scores below it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import typer
 
 
 def world_app() -> typer.Typer:
-    """The world's commands and ``pretrain``."""
+    """The world's commands, ``pretrain`` and ``score``."""
     from harness.world.cli import app
-    from harness.world.pretrain.cli import pretrain
+    from harness.world.pretrain.cli import pretrain, score
 
     whole = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     whole.add_typer(app)
     whole.command()(pretrain)
+    whole.command()(score)
     return whole
 
 

@@ -21,16 +21,17 @@ from filelock import FileLock
 
 from harness.errors import UserError, unknown_name
 from harness.io import read_json, sha256_file, write_json, write_text
+from harness.world.camera import FRAMES
 from harness.world.questions import DATASET, Raw, free_form, make_questions, question_rng
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
-from harness.world.scenes import STOPS, WORLD_VERSION, Scene
-from harness.world.video import HOLD, is_whole, write_video
+from harness.world.scenes import WORLD_VERSION, Scene
+from harness.world.video import is_whole, write_video
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
 
 CANDIDATES = 32
-"""Seeds that belong to each scene; the first that is accepted is used. About one in seven is rejected."""
+"""Seeds that belong to each scene; the first that is accepted is used. About one in twenty is rejected."""
 
 MIN_FRAME_SIZE = 56
 """Pixels per side below which furniture is no longer recognisable."""
@@ -238,8 +239,8 @@ class _Job:
         """Generate one scene; its video only if there is no whole one yet."""
         scene, path = self.split.scene(index), self.video(index)
         questions = self.split.questions(index, scene)
-        if not is_whole(path, STOPS * HOLD):
-            write_video(path, render_scene(scene, self.size)[0])
+        if not is_whole(path, FRAMES):
+            write_video(path, render_scene(scene, self.size, tuple(range(FRAMES)))[0])
         content = path.read_bytes()
         return _Made(scene.seed, questions, _sha256(content), len(content))
 

@@ -138,5 +138,7 @@ CATEGORIES: tuple[str, ...] = tuple(CATALOGUE)
 WALL_COLOURS: tuple[Colour, ...] = ((215, 150, 150), (150, 210, 160), (150, 165, 225), (225, 215, 140))
 """East (+x), west (-x), north (+y) and south (-y): fixed hues, so that the walls are a compass."""
 
-FLOOR_COLOUR: Colour = (165, 150, 135)
+FLOOR_COLOURS: tuple[Colour, ...] = ((165, 150, 135), (176, 140, 104), (140, 142, 146), (150, 158, 148))
+"""Stone, oak, concrete and sage: none of them is the colour of a category."""
+
 CEILING_COLOUR: Colour = (240, 240, 238)

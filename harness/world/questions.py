@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from harness.data.records import LETTERS
+from harness.world.camera import STOPS
 from harness.world.geometry import quad_distance, signed_angle
 from harness.world.renderer import SEEN_SHARE, visible_share
-from harness.world.scenes import STOPS, Scene
+from harness.world.scenes import Scene
 
 DATASET = "world"
 
@@ -261,7 +262,7 @@ def _size(w: _Writer) -> Iterable[_Asked]:
 
 
 def _room_size(w: _Writer) -> Iterable[_Asked]:
-    yield TEMPLATES["room_size_estimation"], None, f"{w.scene.area:.1f}"
+    yield TEMPLATES["room_size_estimation"], None, f"{w.scene.room.area:.1f}"
 
 
 def _rel_distance(w: _Writer) -> Iterable[_Asked]:
@@ -291,8 +292,8 @@ def _direction(level: str, classify: Callable[[float], str | None], answers: Seq
 
 
 def _walkable(w: _Writer) -> set[tuple[str, str]]:
-    """Ordered pairs of categories between whose centres a robot can walk straight."""
-    corners = np.stack([thing.corners for thing in w.scene.objects])
+    """Ordered pairs of categories between whose centres a robot can walk straight, past furniture and walls."""
+    corners = np.concatenate([[thing.corners for thing in w.scene.objects], w.scene.room.notch_corners])
     pairs = list(itertools.combinations(w.unique, 2))
     ends = np.array([(w.index[a], w.index[b]) for a, b in pairs])
     paths = w.centre[ends][:, [0, 0, 1, 1]]

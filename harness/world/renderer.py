@@ -1,4 +1,4 @@
-"""Ray casting in numpy: frames and object-id buffers of the eight stops of a walkthrough.
+"""Ray casting in numpy: frames and object-id buffers of a walkthrough.
 
 Every solid is intersected only with the rays of its own screen rectangle and written through a depth
 buffer, so the id buffer says exactly which object each pixel shows.
@@ -14,8 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.world.camera import FIELD_OF_VIEW, SAMPLED, STOPS
 from harness.world.catalogue import CATALOGUE, CEILING_COLOUR
-from harness.world.scenes import CAMERA_HEIGHT, CAMERA_PITCH, FIELD_OF_VIEW, ROOM_HEIGHT, STOPS, Scene, lay_out
+from harness.world.look import floor_brightness, wall_brightness
+from harness.world.rooms import EAST, NORTH, SOUTH, WEST
+from harness.world.scenes import ROOM_HEIGHT, Scene, lay_out
 
 F32 = np.float32
 Array = NDArray[np.float32]
@@ -28,8 +31,12 @@ SEEN_SHARE = 0.005
 """Share of a frame's pixels from which an object counts as seen (35 of 7,056): about the smallest patch in
 which colour and coarse shape survive video compression."""
 
-_LIGHT = np.array([0.35, -0.5, 0.79], F32)
 _NEAR = 0.02
+_CEILING, _FLOOR = 4, 5
+_SHADOW, _SHADOW_WIDTH = 0.45, 0.22
+"""Share of the floor's brightness that a piece takes at its foot, and metres over which that fades."""
+_WALL_SHADING = F32(0.12)
+"""Walls facing the light and turned away from it differ by about so much from the mean."""
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], F32)
 
 
@@ -44,8 +51,15 @@ class _Solids(NamedTuple):
     owner: NDArray[np.int16]  # (n,) index of the object
 
 
+class _Light(NamedTuple):
+    """Unit vector (3,) towards the light, and the brightness of what is turned away from it."""
+
+    towards: Array
+    ambient: F32
+
+
 class _Views(NamedTuple):
-    """Camera frames of the stops: position (3,), axes (STOPS, 3) and ray directions (STOPS, S, S) each."""
+    """Cameras of F frames: positions and axes (F, 3), and ray directions (F, S, S) along x, y and z."""
 
     position: Array
     forward: Array
@@ -58,7 +72,7 @@ def sample_scene(seed: int) -> Scene | None:
     """Draw the room of a seed and accept it only if the camera sees every object well.
 
     Returns:
-        The scene, or None when it is rejected (about one seed in seven): too little furniture found a
+        The scene, or None when it is rejected (about one seed in twenty): too little furniture found a
         place, or an object never covers ``SEEN_SHARE`` of a frame.
     """
     scene = lay_out(seed)
@@ -68,42 +82,46 @@ def sample_scene(seed: int) -> Scene | None:
 
 
 def visible_share(scene: Scene) -> NDArray[np.float64]:
-    """(STOPS, objects) share of each stop's pixels that show each object."""
+    """(STOPS, objects) largest share of a sampled frame's pixels that shows each object, by stop."""
     ids = render_scene(scene)[1]
     counts = np.stack([np.bincount(view[view >= 0], minlength=len(scene.objects)) for view in ids])
-    return counts / ids[0].size
+    return counts.reshape(STOPS, -1, len(scene.objects)).max(1) / ids[0].size
 
 
 @lru_cache(maxsize=8)
-def render_scene(scene: Scene, size: int = FRAME_SIZE) -> tuple[Frames, Ids]:
-    """Render the stops of a scene; the last few results are kept.
+def render_scene(scene: Scene, size: int = FRAME_SIZE, frames: tuple[int, ...] = SAMPLED) -> tuple[Frames, Ids]:
+    """Render frames of a walkthrough; the last few results are kept.
 
     Args:
         scene: The room.
         size: Pixels per side.
+        frames: Which of the walk's frames; by default the F = 16 that a loader samples.
 
     Returns:
-        Frames (STOPS, size, size, 3) of 0 to 255, and ids (STOPS, size, size) with the index of the
-        object that each pixel shows, -1 for the room itself. Both are read-only.
+        Pictures (F, size, size, 3) of 0 to 255, and ids (F, size, size) with the index of the object
+        that each pixel shows, -1 for the room itself. Both are read-only.
     """
-    views, solids = _views(scene, size), _solids(scene)
+    views, solids = _views(scene, size, frames), _solids(scene)
     image, depth = _room(scene, views)
     ids = np.full(depth.shape, -1, np.int16)
-    eye = _turned(views.position - solids.centre, solids.turn) / solids.half
+    eyes = (_turned(position - solids.centre, solids.turn) / solids.half for position in views.position)
+    eye = np.stack(list(eyes))
+    light = _Light(scene.look.light.towards, F32(scene.look.light.ambient))
     low, high = _screen_rectangles(solids, views, size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for stop, i in zip(*np.nonzero((high > low).all(-1)), strict=True):
-            (u0, v0), (u1, v1) = low[stop, i], high[stop, i]
-            patch = (stop, slice(v0, v1), slice(u0, u1))
+        for frame, i in zip(*np.nonzero((high > low).all(-1)), strict=True):
+            (u0, v0), (u1, v1) = low[frame, i], high[frame, i]
+            patch = (frame, slice(v0, v1), slice(u0, u1))
             rays = _local_rays(views, solids, i, patch)
-            hit, distance, shade = _HITS[solids.shape[i]](eye[i], rays, depth[patch], solids.turn[i])
+            hit, distance, shade = _HITS[solids.shape[i]](eye[frame, i], rays, depth[patch], solids.turn[i], light)
             if distance.size:
                 depth[patch][hit] = distance
                 image[patch][hit] = shade[:, None] * solids.colour[i]
                 ids[patch][hit] = solids.owner[i]
-    frames = np.clip(image, 0, 255).astype(np.uint8)
-    frames.flags.writeable = ids.flags.writeable = False
-    return frames, ids
+    image *= scene.look.light.tint
+    pictures = np.clip(image, 0, 255).astype(np.uint8)
+    pictures.flags.writeable = ids.flags.writeable = False
+    return pictures, ids
 
 
 def _solids(scene: Scene) -> _Solids:
@@ -138,40 +156,92 @@ def _pinhole(size: int) -> tuple[Array, Array]:
     return right.astype(F32), (-down).astype(F32)
 
 
-def _views(scene: Scene, size: int) -> _Views:
-    cos, sin = np.array([(math.cos(yaw), math.sin(yaw)) for yaw in scene.headings]).T
-    flat = np.zeros(STOPS)
-    level, slope = math.cos(CAMERA_PITCH), math.sin(CAMERA_PITCH)
-    forward = np.stack([cos * level, sin * level, flat + slope], -1).astype(F32)
-    right = np.stack([sin, -cos, flat], -1).astype(F32)
+def _views(scene: Scene, size: int, frames: Sequence[int]) -> _Views:
+    poses, chosen = scene.walk.poses, list(frames)
+    yaw, pitch = poses.yaw[chosen], poses.pitch[chosen]
+    cos, sin, level, slope = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    forward = np.stack([cos * level, sin * level, slope], -1).astype(F32)
+    right = np.stack([sin, -cos, np.zeros_like(cos)], -1).astype(F32)
     up = np.cross(right, forward).astype(F32)
     x, y = _pinhole(size)
     ray = [forward[:, k, None, None] + x * right[:, k, None, None] + y * up[:, k, None, None] for k in range(3)]
-    position = np.array([*scene.camera, CAMERA_HEIGHT], F32)
-    return _Views(position, forward, right, up, (ray[0], ray[1], ray[2]))
+    return _Views(poses.position[chosen].astype(F32), forward, right, up, (ray[0], ray[1], ray[2]))
 
 
 def _room(scene: Scene, views: _Views) -> tuple[Array, Array]:
-    """Walls, floor with a one-metre chequer, and ceiling: colours (STOPS, S, S, 3) and depth (STOPS, S, S)."""
-    limits = (scene.width, scene.depth, ROOM_HEIGHT)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        to_x, to_y, to_z = (
-            (np.where(ray > 0, F32(limit), F32(0)) - start) / ray
-            for ray, limit, start in zip(views.rays, limits, views.position, strict=True)
-        )
+    """Walls, floor and ceiling: colours (F, S, S, 3) and depth (F, S, S)."""
+    room, look = scene.room, scene.look
     x, y, z = views.rays
-    wall = np.minimum(to_x, to_y)
+    start = [axis[:, None, None] for axis in views.position.T]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        limits = (room.width, room.depth, ROOM_HEIGHT)
+        to_x, to_y, to_z = (
+            np.abs((np.where(ray > 0, F32(limit), F32(0)) - at) / ray)  # abs: a ray along a wall never meets it
+            for ray, limit, at in zip(views.rays, limits, start, strict=True)
+        )
+        wall = np.minimum(to_x, to_y)
+        surface = np.where(to_x < to_y, np.where(x > 0, EAST, WEST), np.where(y > 0, NORTH, SOUTH)).astype(np.int8)
+        for notch in room.notches:
+            _carve(notch, start, (x, y), wall, surface)
     depth = np.minimum(wall, to_z)
-    surface = np.where(to_x < to_y, np.where(x > 0, 0, 1), np.where(y > 0, 2, 3))
-    surface = np.where(to_z <= wall, np.where(z > 0, 4, 5), surface)
-    palette = np.array([*scene.walls, CEILING_COLOUR, scene.floor], F32)
+    surface[to_z <= wall] = np.where(z > 0, _CEILING, _FLOOR)[to_z <= wall]
+    palette = np.array([*look.walls, CEILING_COLOUR, look.floor], F32)
+    palette *= _surface_light(scene)[:, None]
     image = palette[surface]
-    floor = surface == 5
-    east = views.position[0] + depth[floor] * x[floor]
-    north = views.position[1] + depth[floor] * y[floor]
-    chequer = (np.floor(east) + np.floor(north)) % 2
-    image[floor] *= (0.88 + 0.2 * chequer)[:, None].astype(F32)
+    east, north = start[0] + depth * x, start[1] + depth * y
+    floor = np.nonzero(surface == _FLOOR)
+    shade = floor_brightness(look, east[floor], north[floor], depth[floor])
+    image[floor] *= (shade * _shadows(scene, east[floor], north[floor]))[:, None]
+    if look.wall_pattern != "plain":
+        walls = np.nonzero(surface < _CEILING)
+        along = np.where(surface[walls] <= WEST, north[walls], east[walls])
+        height = (start[2] + depth * z)[walls]
+        image[walls] *= wall_brightness(look, along, height)[:, None]
     return image, depth
+
+
+def _shadows(scene: Scene, east: Array, north: Array) -> Array:
+    """Factors on the floor's colour around the furniture: without them pieces seem to float."""
+    factor = np.ones_like(east)
+    away = scene.look.light.towards[:2] * F32(-_SHADOW_WIDTH / 3)
+    for thing in scene.objects:
+        reach = math.hypot(thing.width, thing.depth) / 2 + _SHADOW_WIDTH
+        x, y = east - F32(thing.x + away[0]), north - F32(thing.y + away[1])
+        near = np.nonzero((np.abs(x) < reach) & (np.abs(y) < reach))[0]
+        cos, sin = F32(math.cos(thing.yaw)), F32(math.sin(thing.yaw))
+        x, y = x[near], y[near]
+        across, along = (
+            np.abs(cos * x + sin * y) - F32(thing.width / 2),
+            np.abs(cos * y - sin * x) - F32(thing.depth / 2),
+        )
+        outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
+        factor[near] *= 1 - F32(_SHADOW) * np.maximum(1 - outside / F32(_SHADOW_WIDTH), 0)
+    return factor
+
+
+def _carve(
+    notch: tuple[float, float, float, float],
+    start: Sequence[Array],
+    rays: tuple[Array, Array],
+    wall: Array,
+    surface: NDArray[np.int8],
+) -> None:
+    """Put a missing corner, a pillar from floor to ceiling, before the outer walls."""
+    (x, y), (west, south, east, north) = rays, (F32(bound) for bound in notch)
+    x0, x1 = (west - start[0]) / x, (east - start[0]) / x
+    y0, y1 = (south - start[1]) / y, (north - start[1]) / y
+    in_x, in_y = np.minimum(x0, x1), np.minimum(y0, y1)
+    enter = np.maximum(in_x, in_y)
+    hit = (enter < np.minimum(np.maximum(x0, x1), np.maximum(y0, y1))) & (enter > _NEAR) & (enter < wall)
+    wall[hit] = enter[hit]
+    faces = np.where(in_x > in_y, np.where(x > 0, EAST, WEST), np.where(y > 0, NORTH, SOUTH))
+    surface[hit] = faces[hit]
+
+
+def _surface_light(scene: Scene) -> Array:
+    """(6,) brightness of the four walls, the ceiling and the floor; walls that face the light are brighter."""
+    x, y, _ = scene.look.light.towards
+    return (1 + _WALL_SHADING * np.array([-x, x, -y, y, 0, 0], F32)).astype(F32)
 
 
 def _turned(vector: Array, turn: Array) -> Array:
@@ -182,12 +252,15 @@ def _turned(vector: Array, turn: Array) -> Array:
 
 
 def _screen_rectangles(solids: _Solids, views: _Views, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pixel bounds, low (inclusive) and high (exclusive), each (STOPS, n, 2), of the solids' boxes."""
+    """Pixel bounds, low (inclusive) and high (exclusive), each (F, n, 2), of the solids' boxes."""
     local = _CORNERS * solids.half[:, None]
     cos, sin = solids.turn[:, None, 0], solids.turn[:, None, 1]
     x, y, z = np.moveaxis(local, -1, 0)
-    corner = np.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + solids.centre[:, None] - views.position
-    ahead, aside, above = (np.einsum("nck,sk->snc", corner, axis) for axis in (views.forward, views.right, views.up))
+    corner = np.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + solids.centre[:, None]
+    ahead, aside, above = (
+        np.einsum("nck,fk->fnc", corner, axis) - (views.position * axis).sum(-1)[:, None, None]
+        for axis in (views.forward, views.right, views.up)
+    )
     scale = size / 2 / (np.maximum(ahead, 0.05) * math.tan(FIELD_OF_VIEW / 2))
     u, v = size / 2 + aside * scale, size / 2 - above * scale
     low = np.floor(np.stack([u.min(-1), v.min(-1)], -1))
@@ -207,11 +280,11 @@ def _local_rays(views: _Views, solids: _Solids, i: int, patch: tuple[int, slice,
     return (cos * x + sin * y) / half[0], (cos * y - sin * x) / half[1], z / half[2]
 
 
-def _lit(normal: Sequence[Array | float], turn: Array) -> Array:
+def _lit(normal: Sequence[Array | float], turn: Array, light: _Light) -> Array:
     """Brightness of a surface with the local normal (x, y, z) of a solid turned by ``turn``."""
-    (x, y, z), (cos, sin) = normal, turn
-    towards = (cos * x - sin * y) * _LIGHT[0] + (sin * x + cos * y) * _LIGHT[1] + z * _LIGHT[2]
-    return (0.55 + 0.45 * np.maximum(towards, 0.0)).astype(F32)
+    (x, y, z), (cos, sin), (east, north, up) = normal, turn, light.towards
+    towards = (cos * x - sin * y) * east + (sin * x + cos * y) * north + z * up
+    return (light.ambient + (1 - light.ambient) * np.maximum(towards, 0.0)).astype(F32)
 
 
 def _slab(start: F32, ray: Array) -> tuple[Array, Array]:
@@ -220,19 +293,19 @@ def _slab(start: F32, ray: Array) -> tuple[Array, Array]:
     return middle - reach, middle + reach
 
 
-def _hit_box(eye: Array, rays: _Rays, depth: Array, turn: Array) -> _Hit:
+def _hit_box(eye: Array, rays: _Rays, depth: Array, turn: Array, light: _Light) -> _Hit:
     (in_x, out_x), (in_y, out_y), (in_z, out_z) = (_slab(e, r) for e, r in zip(eye, rays, strict=True))
     near = np.maximum(np.maximum(in_x, in_y), in_z)
     far = np.minimum(np.minimum(out_x, out_y), out_z)
     hit = (near < far) & (near > _NEAR) & (near < depth)
     distance = near[hit]
     sign = np.sign(eye)
-    x_face, y_face, z_face = (_lit(np.eye(3, dtype=F32)[k] * sign, turn) for k in range(3))
+    x_face, y_face, z_face = (_lit(np.eye(3, dtype=F32)[k] * sign, turn, light) for k in range(3))
     shade = np.where(distance == in_z[hit], z_face, np.where(distance == in_x[hit], x_face, y_face))
     return hit, distance, shade
 
 
-def _hit_cylinder(eye: Array, rays: _Rays, depth: Array, turn: Array) -> _Hit:
+def _hit_cylinder(eye: Array, rays: _Rays, depth: Array, turn: Array, light: _Light) -> _Hit:
     x, y, z = rays
     a = x * x + y * y
     b = eye[0] * x + eye[1] * y
@@ -243,12 +316,12 @@ def _hit_cylinder(eye: Array, rays: _Rays, depth: Array, turn: Array) -> _Hit:
     near = np.maximum(in_side, in_z)
     hit = (root > 0) & (near < np.minimum(out_side, out_z)) & (near > _NEAR) & (near < depth)
     distance = near[hit]
-    side = _lit((eye[0] + distance * x[hit], eye[1] + distance * y[hit], 0.0), turn)
-    shade = np.where(in_z[hit] >= in_side[hit], _lit((0.0, 0.0, float(np.sign(eye[2]))), turn), side)
+    side = _lit((eye[0] + distance * x[hit], eye[1] + distance * y[hit], 0.0), turn, light)
+    shade = np.where(in_z[hit] >= in_side[hit], _lit((0.0, 0.0, float(np.sign(eye[2]))), turn, light), side)
     return hit, distance, shade
 
 
-def _hit_ellipsoid(eye: Array, rays: _Rays, depth: Array, turn: Array) -> _Hit:
+def _hit_ellipsoid(eye: Array, rays: _Rays, depth: Array, turn: Array, light: _Light) -> _Hit:
     x, y, z = rays
     a = x * x + y * y + z * z
     b = eye[0] * x + eye[1] * y + eye[2] * z
@@ -257,10 +330,10 @@ def _hit_ellipsoid(eye: Array, rays: _Rays, depth: Array, turn: Array) -> _Hit:
     hit = (root > 0) & (near > _NEAR) & (near < depth)
     distance = near[hit]
     normal = [start + distance * ray[hit] for start, ray in zip(eye, rays, strict=True)]
-    return hit, distance, _lit(normal, turn)
+    return hit, distance, _lit(normal, turn, light)
 
 
-_HITS: dict[str, Callable[[Array, _Rays, Array, Array], _Hit]] = {
+_HITS: dict[str, Callable[[Array, _Rays, Array, Array, _Light], _Hit]] = {
     "box": _hit_box,
     "cylinder": _hit_cylinder,
     "ellipsoid": _hit_ellipsoid,

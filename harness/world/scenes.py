@@ -1,23 +1,23 @@
-"""Furnished rooms from a seed: sizes, furniture without overlaps, and where the camera stands."""
+"""Furnished rooms from a seed: floor plan, furniture without overlaps, walkthrough and look."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from harness.world.catalogue import CATALOGUE, CATEGORIES, FLOOR_COLOUR, WALL_COLOURS, Colour
+from harness.world.camera import Walk, draw_walk
+from harness.world.catalogue import CATALOGUE, CATEGORIES, Colour
 from harness.world.geometry import Floats, footprint, quad_distance, signed_angle
+from harness.world.look import PLAIN, Look, draw_look
+from harness.world.rooms import EAST, NORTH, WEST, Room, draw_room
 
-WORLD_VERSION = "1"
+WORLD_VERSION = "2"
 """Changes whenever the same seed may give another scene, frame or question; caches of another version are rebuilt."""
-
-STOPS = 8
-"""Views of a walkthrough: the camera turns in eight steps of 45 degrees."""
 
 AREA_RANGE = (12.0, 50.0)
 """Square metres, log-uniform, so that a constant guess of the room size is a poor one."""
@@ -26,13 +26,9 @@ SIZE_RANGE = (0.5, 1.8)
 DUPLICATE_SIZE_RANGE = (0.5, 1.0)
 """Longest side of pieces of which the room holds several; larger ones would not fit. Never asked about."""
 ROOM_HEIGHT = 2.6
-CAMERA_HEIGHT = 1.5
-CAMERA_PITCH = -0.38
-"""Radians; looking down puts the furniture, not the bare upper walls, into the middle of the frame."""
-FIELD_OF_VIEW = math.radians(72)
 
-_CAMERA_GAP = 0.6
-"""Nothing stands nearer to the camera than this, or it would fill whole frames."""
+_CAMERA_GAP = 0.5
+"""Metres: nothing stands nearer to the walk than this, or it would fill whole frames."""
 _MIN_APPARENT_SIZE = 0.19
 """Longest side over distance to the camera: smaller pieces cover too few pixels to be recognised."""
 _AZIMUTH_GAP = 16.0
@@ -42,6 +38,9 @@ _SHARED_AZIMUTH = 150.0
 _OBJECT_GAP = 0.12
 _WALL_GAP = 0.02
 _PLACING_TRIES = 80
+_AGAINST_WALL = 0.6
+_BACK_TO = (3, 1, 0, 2)
+"""Quarter turns of a piece whose back is to the wall in the east, west, north and south."""
 MIN_UNIQUE = 4
 """Directions and routes need four categories of which the room has exactly one piece."""
 
@@ -83,32 +82,26 @@ class Object:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A furnished rectangular room and the camera's eight headings.
+    """A furnished room, the walk through it, and its look.
 
     Attributes:
         seed: The seed it was drawn from.
-        width: East-west extent in metres.
-        depth: North-south extent in metres.
+        room: The floor plan.
         objects: The furniture.
-        camera: (x, y) of the camera; it stands at ``CAMERA_HEIGHT``.
-        headings: ``STOPS`` directions in radians, counter-clockwise from east.
-        walls: RGB of the east, west, north and south wall.
-        floor: RGB of the floor.
+        walk: The camera's way.
+        look: Colours, patterns, light.
     """
 
     seed: int
-    width: float
-    depth: float
+    room: Room
     objects: tuple[Object, ...]
-    camera: tuple[float, float]
-    headings: tuple[float, ...]
-    walls: tuple[Colour, ...] = field(default=WALL_COLOURS)
-    floor: Colour = field(default=FLOOR_COLOUR)
+    walk: Walk
+    look: Look = PLAIN
 
     @property
-    def area(self) -> float:
-        """Floor area in square metres."""
-        return self.width * self.depth
+    def camera(self) -> tuple[float, float]:
+        """(x, y) of the middle of the walk."""
+        return self.walk.centre
 
     @cached_property
     def by_category(self) -> dict[str, tuple[int, ...]]:
@@ -131,8 +124,8 @@ class Scene:
 
     @property
     def digest(self) -> str:
-        """Hash of the geometry without the seed: equal for equal rooms only."""
-        geometry = (self.width, self.depth, self.camera, self.headings, self.objects)
+        """Hash of the geometry without seed and look: equal for equal rooms only."""
+        geometry = (self.room, self.walk, self.objects)
         return hashlib.sha256(repr(geometry).encode()).hexdigest()
 
 
@@ -144,38 +137,21 @@ def lay_out(seed: int) -> Scene | None:
         sees everything: see ``harness.world.renderer.sample_scene``.
     """
     rng = np.random.default_rng(seed)
-    area, aspect = _log_uniform(rng, AREA_RANGE), rng.uniform(1.0, 1.5)
-    sides = (math.sqrt(area * aspect), math.sqrt(area / aspect))
-    width, depth = sides if rng.random() < 0.5 else sides[::-1]
-    camera = (width * rng.uniform(0.45, 0.55), depth * rng.uniform(0.45, 0.55))
-    start = rng.uniform(0.0, 2 * math.pi)
+    room = draw_room(rng, _log_uniform(rng, AREA_RANGE))
+    walk = draw_walk(rng, room.core)
     wanted = _draw_furniture(rng)
     azimuth_gap = min(_AZIMUTH_GAP, _SHARED_AZIMUTH / len(wanted))
     objects: list[Object] = []
     for category, longest in wanted:
-        placed = _place(rng, category, longest, (width, depth), camera, objects, azimuth_gap)
+        placed = _place(rng, category, longest, room, walk, objects, azimuth_gap)
         if placed is not None:
             objects.append(placed)
-    scene = Scene(
-        seed=seed,
-        width=width,
-        depth=depth,
-        objects=tuple(objects),
-        camera=camera,
-        headings=tuple(start + k * 2 * math.pi / STOPS for k in range(STOPS)),
-        walls=tuple(_jitter(rng, wall, 7.0) for wall in WALL_COLOURS),
-        floor=_jitter(rng, FLOOR_COLOUR, 10.0),
-    )
+    scene = Scene(seed, room, tuple(objects), walk, draw_look(rng))
     return scene if len(scene.unique) >= MIN_UNIQUE else None
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
     return math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1])))
-
-
-def _jitter(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    red, green, blue = np.clip(np.asarray(colour) + rng.normal(0.0, spread, 3), 0, 255).tolist()
-    return (red, green, blue)
 
 
 def _draw_furniture(rng: np.random.Generator) -> list[tuple[str, float]]:
@@ -194,8 +170,8 @@ def _place(
     rng: np.random.Generator,
     category: str,
     longest: float,
-    room: tuple[float, float],
-    camera: tuple[float, float],
+    room: Room,
+    walk: Walk,
     others: Sequence[Object],
     azimuth_gap: float,
 ) -> Object | None:
@@ -209,56 +185,49 @@ def _place(
         if spot is None:
             continue
         x, y, yaw = spot
-        range_ = math.hypot(x - camera[0], y - camera[1])
-        if range_ < _CAMERA_GAP + max(width, depth) / 2 or longest < _MIN_APPARENT_SIZE * range_:
+        range_ = math.hypot(x - walk.centre[0], y - walk.centre[1])
+        if range_ < walk.radius + _CAMERA_GAP + max(width, depth) / 2 or longest < _MIN_APPARENT_SIZE * range_:
             continue
         colour = (float(tint[0]), float(tint[1]), float(tint[2]))
         candidate = Object(category, x, y, width, depth, height, yaw, colour)
-        if _fits(candidate, room, camera, others, azimuth_gap):
+        if _fits(candidate, room, walk.centre, others, azimuth_gap):
             return candidate
     return None
 
 
-def _propose(
-    rng: np.random.Generator, size: tuple[float, float], room: tuple[float, float]
-) -> tuple[float, float, float] | None:
-    """A random (x, y, yaw), six times in ten with the back to a wall; None if the piece is too big."""
-    side = int(rng.integers(4))
-    against_wall = rng.random() < 0.6
-    yaw = side * math.pi / 2 + rng.normal(0.0, 0.08)
-    east_west, north_south = size if side % 2 == 0 else size[::-1]
-    if east_west > room[0] - 0.4 or north_south > room[1] - 0.4:
+def _propose(rng: np.random.Generator, size: tuple[float, float], room: Room) -> tuple[float, float, float] | None:
+    """A random (x, y, yaw), six times in ten with the back to a wall; None if the piece is too big there."""
+    if rng.random() < _AGAINST_WALL:
+        wall = room.walls[int(rng.integers(len(room.walls)))]
+        reach = size[0] / 2 + 0.12
+        if wall.high - wall.low < 2 * reach:
+            return None
+        along, off = rng.uniform(wall.low + reach, wall.high - reach), size[1] / 2 + 0.1
+        yaw = _BACK_TO[wall.side] * math.pi / 2 + rng.normal(0.0, 0.08)
+        if wall.side in (EAST, WEST):
+            return wall.at - off if wall.side == EAST else wall.at + off, along, yaw
+        return along, wall.at - off if wall.side == NORTH else wall.at + off, yaw
+    yaw = int(rng.integers(4)) * math.pi / 2 + rng.normal(0.0, 0.08)
+    reach = max(size) / 2 + 0.12
+    if 2 * reach > min(room.width, room.depth):
         return None
-    low_x, low_y = east_west / 2 + 0.12, north_south / 2 + 0.12
-    x, y = rng.uniform(low_x, room[0] - low_x), rng.uniform(low_y, room[1] - low_y)
-    if against_wall:
-        if side == 0:
-            y = room[1] - north_south / 2 - 0.1
-        elif side == 1:
-            x = east_west / 2 + 0.1
-        elif side == 2:
-            y = north_south / 2 + 0.1
-        else:
-            x = room[0] - east_west / 2 - 0.1
-    return x, y, yaw
+    return rng.uniform(reach, room.width - reach), rng.uniform(reach, room.depth - reach), yaw
 
 
 def _fits(
     candidate: Object,
-    room: tuple[float, float],
+    room: Room,
     camera: tuple[float, float],
     others: Sequence[Object],
     azimuth_gap: float,
 ) -> bool:
-    """Whether a piece stands inside the room, apart from the others and from their lines of sight."""
+    """Whether a piece stands on the floor, apart from the others and from their lines of sight."""
     here = (candidate.x, candidate.y)
     for other in others:  # the cheap test first: most candidates fail it
         if abs(float(signed_angle(camera, (other.x, other.y), here))) < azimuth_gap:
             return False
-    corners = candidate.corners
-    low, high = corners.min(0), corners.max(0)
-    if (low < _WALL_GAP).any() or (high > np.array(room) - _WALL_GAP).any():
+    if not room.holds(candidate.corners, _WALL_GAP):
         return False
     if not others:
         return True
-    return bool((quad_distance(corners, np.stack([o.corners for o in others])) >= _OBJECT_GAP).all())
+    return bool((quad_distance(candidate.corners, np.stack([o.corners for o in others])) >= _OBJECT_GAP).all())

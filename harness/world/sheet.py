@@ -8,15 +8,19 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon, Rectangle
+from matplotlib.patches import Polygon
 
 from harness.errors import UserError
+from harness.world.camera import FIELD_OF_VIEW, FRAMES, STOPS
 from harness.world.questions import Raw, first_seen, make_questions, question_rng
 from harness.world.renderer import render_scene, sample_scene
-from harness.world.scenes import FIELD_OF_VIEW, Scene
+from harness.world.rooms import EAST, WEST
+from harness.world.scenes import Scene
 
 MAX_SEED = 2**32
 _LINE_WIDTH = 104
+_MIDDLES = tuple(range(FRAMES // STOPS // 4, FRAMES, FRAMES // STOPS))
+"""The frame in the middle of each stop."""
 
 
 def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
@@ -41,7 +45,7 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
         )
     figure = Figure(figsize=(16, 11), layout="constrained")
     grid = figure.add_gridspec(3, 4, height_ratios=[1, 1, 1.5])
-    for stop, frame in enumerate(render_scene(scene, size)[0]):
+    for stop, frame in enumerate(render_scene(scene, size, _MIDDLES)[0]):
         axes = figure.add_subplot(grid[stop // 4, stop % 4])
         axes.imshow(frame)
         axes.set_title(f"stop {stop + 1}", fontsize=9)
@@ -53,8 +57,8 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
     lines = "\n".join(_as_text(record) for record in questions)
     text.text(0, 1, lines, va="top", fontsize=7.6, family="monospace", parse_math=False)
     figure.suptitle(
-        f"seed {seed}: {scene.width:.1f} m x {scene.depth:.1f} m, {len(scene.objects)} objects;"
-        " each label names the stop at which the category is first seen"
+        f"seed {seed}: {scene.room.area:.1f} square metres, {len(scene.objects)} objects;"
+        " each label names the stop at which the category is first seen, the grey ring is the walk"
     )
     try:
         figure.savefig(path, dpi=110)
@@ -71,7 +75,10 @@ def _as_text(record: Raw) -> str:
 
 
 def _floor_plan(axes: Axes, scene: Scene) -> None:
-    axes.add_patch(Rectangle((0, 0), scene.width, scene.depth, fill=False, lw=1.5))
+    for wall in scene.room.walls:
+        ends, at = (wall.low, wall.high), (wall.at, wall.at)
+        line = (at, ends) if wall.side in (EAST, WEST) else (ends, at)
+        axes.plot(*line, color=tuple(c / 255 for c in scene.look.walls[wall.side]), lw=5, zorder=0)
     first = first_seen(scene)
     for thing in scene.objects:
         colour = tuple(channel / 255 for channel in thing.colour)
@@ -88,20 +95,24 @@ def _floor_plan(axes: Axes, scene: Scene) -> None:
             va="center",
             bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 0.6},
         )
-    x, y = scene.camera
-    for stop, heading in enumerate(scene.headings):
-        dx, dy = 0.35 * math.cos(heading), 0.35 * math.sin(heading)
+    walk = scene.walk
+    path = walk.poses.position
+    axes.plot(path[:, 0], path[:, 1], color="grey", lw=1.2)
+    for stop, heading in enumerate(walk.headings):
+        x, y = (centre + walk.radius * part for centre, part in zip(walk.centre, _towards(heading), strict=True))
+        dx, dy = (0.35 * part for part in _towards(heading))
         axes.annotate("", (x + dx, y + dy), (x, y), arrowprops={"arrowstyle": "->", "lw": 0.8})
         axes.text(x + 1.4 * dx, y + 1.4 * dy, str(stop + 1), fontsize=6, ha="center", va="center")
+    x, y = path[0, :2]
     for side in (-1, 1):
-        edge = scene.headings[0] + side * FIELD_OF_VIEW / 2
-        axes.plot([x, x + math.cos(edge)], [y, y + math.sin(edge)], color="grey", lw=0.6, ls="--")
-    walls = ((scene.width, 0), (0, 0), (0, scene.depth), (0, 0))
-    extents = ((0, scene.depth), (0, scene.depth), (scene.width, 0), (scene.width, 0))
-    for (x0, y0), (dx, dy), wall in zip(walls, extents, scene.walls, strict=True):
-        axes.plot([x0, x0 + dx], [y0, y0 + dy], color=tuple(c / 255 for c in wall), lw=5, zorder=0)
-    axes.set_xlim(-0.3, scene.width + 0.3)
-    axes.set_ylim(-0.3, scene.depth + 0.3)
+        dx, dy = _towards(walk.headings[0] + side * FIELD_OF_VIEW / 2)
+        axes.plot([x, x + dx], [y, y + dy], color="grey", lw=0.6, ls="--")
+    axes.set_xlim(-0.3, scene.room.width + 0.3)
+    axes.set_ylim(-0.3, scene.room.depth + 0.3)
     axes.set_aspect("equal")
     axes.set_xlabel("metres east")
     axes.set_ylabel("metres north")
+
+
+def _towards(heading: float) -> tuple[float, float]:
+    return math.cos(heading), math.sin(heading)

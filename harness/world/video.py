@@ -14,12 +14,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.world.camera import FPS
+
 Frames = NDArray[np.uint8]
 
-HOLD = 4
-"""Frames for which each stop is held: sampling 16 of the 32 frames evenly shows every stop twice."""
-FPS = 4
-"""One second a stop; a loader that samples two frames a second also gets each stop twice."""
 _QP = 18
 """Mean error after decoding is about 2 of 255 at 84 pixels, from a file of some 15 kB."""
 
@@ -52,15 +50,15 @@ def yuv420(frames: Frames) -> Frames:
     return np.rint(np.concatenate(planes, axis=1)).astype(np.uint8)
 
 
-def write_video(path: Path, stops: Frames) -> None:
-    """Write a walkthrough, each stop held for ``HOLD`` frames, under a temporary name and then rename it.
+def write_video(path: Path, frames: Frames) -> None:
+    """Write a walkthrough under a temporary name and then rename it.
 
     Args:
         path: The mp4 to write; its folder exists.
-        stops: (STOPS, S, S, 3) views with S divisible by 4.
+        frames: (T, S, S, 3) with S divisible by 4.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    size = stops.shape[1]
+    size = frames.shape[1]
     try:
         with av.open(str(temporary), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=FPS)
@@ -68,7 +66,7 @@ def write_video(path: Path, stops: Frames) -> None:
             stream.pix_fmt = "yuv420p"
             stream.codec_context.thread_count = 1
             stream.options = {"qp": str(_QP), "preset": "ultrafast", "threads": "1"}
-            for picture in np.repeat(yuv420(stops), HOLD, axis=0):
+            for picture in yuv420(frames):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
             container.mux(stream.encode(None))
         temporary.replace(path)

@@ -11,8 +11,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLForConditionalGeneration
 
 import harness.models
+from harness.data.video import VideoSettings, process_frames
 from harness.io import sha256_file
+from harness.world.build import SPLITS
 from harness.world.catalogue import CATEGORIES
+from harness.world.pretrain.batches import make_batch
 from harness.world.pretrain.curriculum import Curriculum, Mix
 from harness.world.pretrain.dense import to_patches
 from harness.world.pretrain.evaluate import score
@@ -25,8 +28,9 @@ from harness.world.pretrain.trainer import GRID, Stage, Trainer
 from harness.world.pretrain.vocabulary import SPECIAL_TOKENS
 from harness.world.questions import make_questions
 from harness.world.renderer import render_scene, sample_scene
-from harness.world.scenes import Scene
+from harness.world.scenes import WORLD_VERSION, Scene, lay_out
 
+SETTINGS = VideoSettings(frames=16, min_pixels=28 * 28, max_pixels=84 * 84)
 FOLDER = Path(harness.models.__file__).parent / "tiny"
 
 
@@ -56,6 +60,18 @@ def test_folder_is_a_small_qwen2_vl(model) -> None:
 def test_weights_are_those_of_the_recipe() -> None:
     recipe = json.loads((FOLDER / "recipe.json").read_text())
     assert recipe["weights_sha256"] == sha256_file(FOLDER / "model.safetensors")
+
+
+def test_weights_are_of_this_world_and_saw_no_scene_of_the_other_splits() -> None:
+    recipe = json.loads((FOLDER / "recipe.json").read_text())
+    assert recipe["world_version"] == WORLD_VERSION
+    seen = [SPLITS["pretrain"].first_seed, *recipe["data"]["seeds"], *recipe["data"]["held_out_seeds"]]
+    for name, split in SPLITS.items():
+        assert all(seed in split.seeds for seed in seen) == (name == "pretrain")
+        assert any(seed in split.seeds for seed in seen) == (name == "pretrain")
+    rooms = {SPLITS["test"].scene(index).digest for index in range(60)}
+    pretraining = [lay_out(seed) for seed in range(recipe["data"]["seeds"][0], recipe["data"]["seeds"][0] + 300)]
+    assert rooms.isdisjoint(room.digest for room in pretraining if room is not None)
 
 
 def test_tokenizer_is_the_one_that_the_code_builds(tokenizer) -> None:
@@ -102,20 +118,21 @@ def test_processor_keeps_84_pixel_frames() -> None:
 def test_fast_path_equals_plain_transformers(model, tokenizer, scene) -> None:
     """The packed path with one shared video against one plain forward pass per question."""
     frames = np.stack([render_scene(scene)[0], render_scene(scene)[0][::-1]])
-    halves = to_patches(frames)
-    both = halves.view(len(halves), 3, 1, 14, 14).expand(-1, 3, 2, 14, 14).reshape(len(halves), -1)
+    patches = to_patches(torch.from_numpy(frames))
+    for part, clip in zip(patches.split(len(patches) // 2), frames, strict=True):
+        assert torch.allclose(part, process_frames(clip, SETTINGS).pixel_values, atol=1e-5)
     records = make_questions(scene, np.random.default_rng(1), 1)
     questions = [tokenizer.encode(texts(record, "official")[0] + "<|im_end|>\n") for record in records][:5]
     owner = [0, 0, 1, 1, 1][: len(questions)]
     head = prefix_ids(tokenizer, TOKENS)
     with torch.no_grad():
         batch = pack(video_prefix(model, head, GRID[None]), questions, owner, 2)
-        hidden, _ = hidden_states(model, batch, vision_features(model, halves, GRID))
+        hidden, _ = hidden_states(model, batch, vision_features(model, patches, GRID))
         for question, which, start in zip(questions, owner, batch.starts.tolist(), strict=True):
             ids = torch.tensor([head + question])
             plain = model(
                 input_ids=ids,
-                pixel_values_videos=both[which * 288 : (which + 1) * 288],
+                pixel_values_videos=patches[which * 288 : (which + 1) * 288],
                 video_grid_thw=GRID[None],
                 mm_token_type_ids=(ids == model.config.video_token_id).int() * 2,
             ).logits[0, len(head) :]
@@ -153,10 +170,13 @@ def test_scores_follow_the_official_rule() -> None:
 
 
 def test_a_training_step_lowers_the_loss(tokenizer, scene) -> None:
-    torch.manual_seed(0)
     trainer = Trainer(tokenizer, seed=0)
     example = make_example(scene, tokenizer, per_type=1)
-    stage = Stage("test", 100, 1, Mix(questions=4, forms={"official": 1}, lists=1, drills=1), vision=1.0)
+    mix = Mix(questions=4, forms={"official": 1}, lists=1, drills=1)
+    stage = Stage("test", 100, 1, mix, vision=1.0)
     frames = render_scene(scene)[0][None]
-    losses = [trainer.train_step(frames, [example], stage)["text"] for _ in range(8)]
+    losses = []
+    for step in range(8):
+        batch, _ = make_batch(frames, [example], mix, trainer.curriculum, trainer.prefix, np.random.default_rng(step))
+        losses.append(float(trainer.train_step(batch, stage)["text"]))
     assert losses[-1] < losses[0] - 1

@@ -15,14 +15,16 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from harness.data.decode import decode_frames
 from harness.data.records import Record
 from harness.errors import UserError
 from harness.world import build
 from harness.world.build import CANDIDATES, SPLITS, build_split
+from harness.world.camera import FRAMES, SAMPLED
 from harness.world.cli import app
 from harness.world.renderer import render_scene
 from harness.world.sheet import contact_sheet
-from harness.world.video import HOLD, is_whole, read_video, write_video, yuv420
+from harness.world.video import is_whole, read_video, write_video, yuv420
 
 SCENES = 5
 
@@ -64,24 +66,25 @@ def test_layout_and_records(built: Path) -> None:
         assert seed in SPLITS["dev"].candidates(index)
 
 
-def test_videos_show_every_stop(built: Path) -> None:
+def test_videos_show_the_whole_walk(built: Path) -> None:
     for index in range(2):
-        frames = read_video(built / f"world/dev_{index:06d}.mp4")
-        stops = render_scene(SPLITS["dev"].scene(index))[0]
-        assert frames.shape == (8 * HOLD, 84, 84, 3)
-        assert np.abs(frames.astype(int) - np.repeat(stops, HOLD, axis=0)).mean() < 4
-        sampled = frames[np.arange(0, 32, 2)]
-        assert np.abs(sampled.reshape(8, 2, 84, 84, 3).astype(int) - stops[:, None]).mean((1, 2, 3, 4)).max() < 5
+        path = built / f"world/dev_{index:06d}.mp4"
+        frames, scene = read_video(path), SPLITS["dev"].scene(index)
+        assert frames.shape == (FRAMES, 84, 84, 3)
+        assert np.abs(frames.astype(int) - render_scene(scene, 84, tuple(range(FRAMES)))[0]).mean() < 4
+        sampled = decode_frames(path, 16)
+        assert np.array_equal(sampled, frames[list(SAMPLED)])
+        assert np.abs(sampled.astype(int) - render_scene(scene)[0]).mean((1, 2, 3)).max() < 5
 
 
 def test_encoding_is_reproducible_in_another_process(built: Path, tmp_path: Path) -> None:
-    stops = render_scene(SPLITS["dev"].scene(0))[0]
+    frames = render_scene(SPLITS["dev"].scene(0), 84, tuple(range(FRAMES)))[0]
     for name in ("a.mp4", "b.mp4"):
-        write_video(tmp_path / name, stops)
+        write_video(tmp_path / name, frames)
     script = (
         "import sys; from pathlib import Path; from harness.world.build import SPLITS;"
         "from harness.world.renderer import render_scene; from harness.world.video import write_video;"
-        "write_video(Path(sys.argv[1]), render_scene(SPLITS['dev'].scene(0))[0])"
+        f"write_video(Path(sys.argv[1]), render_scene(SPLITS['dev'].scene(0), 84, tuple(range({FRAMES})))[0])"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "c.mp4")], check=True)
     decoded = [read_video(tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4")]
@@ -151,7 +154,7 @@ def test_killed_build_goes_on(built: Path, tmp_path: Path) -> None:
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]  # none is left behind
     whole = list(tmp_path.glob("world/*.mp4"))
     assert len(whole) >= 3 and not (tmp_path / "dev.manifest.json").exists()
-    assert all(is_whole(path, 8 * HOLD) for path in whole)
+    assert all(is_whole(path, FRAMES) for path in whole)
     build_split("dev", tmp_path, SCENES, workers=1)
     made, expected = contents(tmp_path), contents(built)
     assert {name: made[name] for name in expected} == expected
@@ -178,7 +181,7 @@ def test_another_version_is_made_anew_and_said_so(built: Path, tmp_path: Path, m
 
 def test_larger_frames(tmp_path: Path) -> None:
     build_split("dev", tmp_path, 1, workers=1, size=112)
-    assert read_video(tmp_path / "world/dev_000000.mp4").shape == (32, 112, 112, 3)
+    assert read_video(tmp_path / "world/dev_000000.mp4").shape == (FRAMES, 112, 112, 3)
 
 
 def test_splits_are_disjoint_by_seed_and_by_scene() -> None:

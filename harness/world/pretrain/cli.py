@@ -15,8 +15,10 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, noise and order.")] = 0,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long; call again to resume.")] = None,
     scale: Annotated[float, typer.Option(min=0.001, help="Factor on the steps of every stage.")] = 1.0,
-    shards: Annotated[int, typer.Option(min=1, max=900, help="Shards of 500 scenes to render.")] = 20,
-    threads: Annotated[int, typer.Option(min=1, help="Training threads; rendering takes one process more.")] = 1,
+    shards: Annotated[int, typer.Option(min=1, max=900, help="Shards of 250 scenes to render.")] = 48,
+    threads: Annotated[int, typer.Option(min=1, help="Training threads.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render, and make batches if above 2.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     ceiling: Annotated[bool, typer.Option("--ceiling", help="Go on to what the network can reach at most.")] = False,
 ) -> None:
     """Pre-train the tiny Qwen2-VL on the embedded world and write its folder."""
@@ -27,7 +29,8 @@ def pretrain(
 
     def show(point: dict[str, Any]) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in point["losses"].items())
-        console.print(f"{point['stage']} {point['step']}/{point['of']}  {losses}", highlight=False)
+        seconds = f"  {point['seconds']:.0f} s" if "seconds" in point else ""
+        console.print(f"{point['stage']} {point['step']}/{point['of']}{seconds}  {losses}", highlight=False)
         for part in ("vision", "probes"):
             if part in point:
                 scores = "  ".join(f"{name} {value:.2f}" for name, value in point[part].items())
@@ -35,7 +38,7 @@ def pretrain(
         for name, (value, n) in point.get("answers", {}).items():
             console.print(f"  held-out {name}: {value:.1f} (n={n})", highlight=False)
 
-    complete = run_recipe(Run(seed, out, work, shards, scale, minutes, threads, ceiling), show)
+    complete = run_recipe(Run(seed, out, work, shards, scale, minutes, threads, workers, device, ceiling), show)
     console.print(f"{out} is written" if complete else f"stopped; the same command resumes from {work}")
 
 
@@ -45,6 +48,7 @@ def score(
     split: Annotated[str, typer.Option(help="Split to answer.")] = "test",
     scenes: Annotated[int, typer.Option(min=5, help="Scenes of it.")] = 200,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make missing videos.")] = 2,
 ) -> None:
     """Score a model folder on mp4 videos beside the best constant and the text-only prior."""
     import torch
@@ -53,7 +57,7 @@ def score(
     from harness.world.pretrain.measure import measure
 
     torch.set_num_threads(threads)
-    table, checks = measure(folder, world, split, scenes)
+    table, checks = measure(folder, world, split, scenes, workers=workers)
     for row in table.itertuples():
         typer.echo(
             f"| {row.Index} | {row.n} | {row.constant:.1f} | {row.text_prior:.1f} | {row.base:.1f} "

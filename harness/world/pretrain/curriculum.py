@@ -53,6 +53,7 @@ class Curriculum:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.category_ids = category_token_ids(tokenizer)
+        self.video_id = int(tokenizer.convert_tokens_to_ids("<|video_pad|>"))
         self.kinds = {token: index for index, token in enumerate(self.category_ids)}
         self._markers = {tokenizer.encode(f"\n{letter}. ")[0]: k for k, letter in enumerate("ABCD")}
         self._letters = [tokenizer.encode(letter)[0] for letter in "ABCD"]

@@ -16,6 +16,7 @@ from harness.world.pretrain.network import HIDDEN, IMAGE_MEAN, IMAGE_STD, PATCH
 from harness.world.pretrain.shards import CELLS, TOKENS, Example
 
 KINDS = len(CATEGORIES)
+ROOM = 5
 MIN_PIXELS = 12
 """A token whose most visible object covers fewer pixels has no position or size to learn."""
 PIXEL_NOISE = 2.0
@@ -31,7 +32,7 @@ class VisionHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.read = nn.Linear(HIDDEN, 1 + 4 + KINDS + 4)
+        self.read = nn.Linear(HIDDEN, 1 + 4 + KINDS + ROOM)
         nn.init.normal_(self.read.weight, std=0.01)
         nn.init.zeros_(self.read.bias)
 
@@ -40,7 +41,12 @@ class VisionHeads(nn.Module):
         x = F.rms_norm(tokens, (HIDDEN,))
         rest = self.read(x)
         logits = torch.cat([x @ embeddings.T, rest[..., :1]], -1)
-        return {"kind": logits, "geometry": rest[..., 1:5], "share": rest[..., 5 : 5 + KINDS], "room": rest[..., -4:]}
+        return {
+            "kind": logits,
+            "geometry": rest[..., 1:5],
+            "share": rest[..., 5 : 5 + KINDS],
+            "room": rest[..., -ROOM:],
+        }
 
 
 def vision_targets(examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -51,7 +57,7 @@ def vision_targets(examples: Sequence[Example]) -> dict[str, Tensor]:
         geometry (n, TOKENS, 4): east/2, north/2, log distance, 2 log longest side of the main object;
         seen (n, TOKENS): whether there is a main object;
         share (n, TOKENS, KINDS): part of each object's visible pixels, summed by category (sums to counts);
-        room (n, TOKENS, 4): 2 log width/5, 2 log depth/5, cosine and sine of the heading.
+        room (n, TOKENS, ROOM): 2 log width/5, 2 log depth/5, log area/25, cosine and sine of the heading.
     """
     rows: dict[str, list[NDArray[np.float32]]] = {k: [] for k in ("kind", "geometry", "seen", "share", "room")}
     for example in examples:
@@ -67,9 +73,10 @@ def vision_targets(examples: Sequence[Example]) -> dict[str, Tensor]:
         ).astype(np.float32)
         rows["geometry"].append(table[main])
         rows["share"].append(cells / cells.sum(0).clip(1) @ onehot)
-        width, depth = (2 * math.log(side / 5) for side in example.room)
+        width, depth, area = example.room
+        sides = np.array([2 * math.log(width / 5), 2 * math.log(depth / 5), math.log(area / 25)], np.float32)
+        sides = np.tile(sides, (TOKENS, 1))
         heading = example.heading.repeat(CELLS * CELLS)
-        sides = np.tile(np.array([width, depth], np.float32), (TOKENS, 1))
         rows["room"].append(np.concatenate([sides, np.cos(heading)[:, None], np.sin(heading)[:, None]], 1))
     return {name: torch.from_numpy(np.stack(values).astype(np.float32)) for name, values in rows.items()}
 
@@ -97,22 +104,19 @@ def vision_scores(read: dict[str, Tensor], target: dict[str, Tensor]) -> dict[st
         scores[f"r2_{name}"] = 1 - ((guess - truth) ** 2).mean().item() / truth.var().item()
     counts, guesses = target["share"].sum(1), read["share"].sum(1)
     scores["count_mae"] = (counts - guesses)[counts > 0.5].abs().mean().item()
-    for k, name in enumerate(("width", "depth", "cos", "sin")):
+    for k, name in enumerate(("width", "depth", "area", "cos", "sin")):
         truth, guess = target["room"][..., k], read["room"][..., k]
         scores[f"r2_{name}"] = 1 - ((guess - truth) ** 2).mean().item() / truth.var().item()
     return scores
 
 
-def to_patches(frames: NDArray[np.uint8], noise: float = 0.0) -> Tensor:
-    """Stops (n, STOPS, S, S, 3) to (n * STOPS * 36, 588) normalised patches in the processor's order.
-
-    Both frames of a temporal patch show the same stop, so one of them is enough (see vision_features).
-    """
-    pixels = torch.tensor(frames).flatten(0, 1).float()
+def to_patches(frames: Tensor, noise: float = 0.0) -> Tensor:
+    """Frames (n, 2 * STOPS, S, S, 3) of 0 to 255 to (n * STOPS * 36, 1176) patches in the processor's order."""
+    pixels = frames.flatten(0, 1).float()
     if noise:
         pixels = pixels + noise * torch.randn_like(pixels)
-    mean, std = torch.tensor(IMAGE_MEAN) * 255, torch.tensor(IMAGE_STD) * 255
+    mean, std = (255 * torch.tensor(values, device=pixels.device) for values in (IMAGE_MEAN, IMAGE_STD))
     x = ((pixels - mean) / std).permute(0, 3, 1, 2)
     grid = x.shape[-1] // PATCH
-    x = x.reshape(-1, 3, grid // 2, 2, PATCH, grid // 2, 2, PATCH).permute(0, 2, 5, 3, 6, 1, 4, 7)
-    return x.reshape(-1, 3 * PATCH * PATCH)
+    x = x.reshape(-1, 2, 3, grid // 2, 2, PATCH, grid // 2, 2, PATCH).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return x.reshape(-1, 2 * 3 * PATCH * PATCH)

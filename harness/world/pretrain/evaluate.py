@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.records import NUMERIC_TYPES
+from harness.world.pretrain.batches import Texts, make_batch
 from harness.world.pretrain.curriculum import Mix
 from harness.world.pretrain.dense import to_patches, vision_scores, vision_targets
-from harness.world.pretrain.packed import hidden_states, pack, vision_features
+from harness.world.pretrain.packed import hidden_states, moved, pack, vision_features
 from harness.world.pretrain.probes import TAPS
 from harness.world.pretrain.shards import TOKENS, Example
-from harness.world.pretrain.trainer import GRID, Trainer, supervised
+from harness.world.pretrain.trainer import GRID, Trainer
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _SCENES = 10
@@ -43,9 +44,9 @@ def greedy(trainer: Trainer, video: Tensor, prompts: Sequence[Sequence[list[int]
     live = list(range(len(texts)))
     for _ in range(limit):
         batch = pack(trainer.prefix, [texts[i] + answers[i] for i in live], [owner[i] for i in live], len(prompts))
-        hidden, _ = hidden_states(trainer.model, batch, video)
         ends = batch.starts + torch.tensor([len(texts[i]) + len(answers[i]) for i in live]) - 1
-        tokens = trainer.model.lm_head(hidden[ends]).argmax(-1).tolist()
+        hidden, _ = hidden_states(trainer.model, moved(batch, trainer.device), video)
+        tokens = trainer.model.lm_head(hidden[ends.to(trainer.device)]).argmax(-1).tolist()
         for i, token in zip(live, tokens, strict=True):
             answers[i].append(token)
         live = [i for i in live if answers[i][-1] != end]
@@ -76,8 +77,8 @@ def evaluate_forms(
                         keys.append((question.type, form))
                         truths.append(trainer.tokenizer.decode(ids[start:].tolist()).removesuffix(end))
             prompts.append(scene)
-        with torch.autocast("cpu", torch.bfloat16):
-            video = vision_features(trainer.model, to_patches(frames[part]), GRID)
+        with trainer.half_precision():
+            video = _features(trainer, frames[part])
             answers = greedy(trainer, video, prompts)
         for (kind, form), answer, truth in zip(keys, answers, truths, strict=True):
             scores[f"{kind}/{form}"].append(score(kind if form != "think" else "", answer, truth))
@@ -87,10 +88,15 @@ def evaluate_forms(
 @torch.no_grad()
 def evaluate_dense(trainer: Trainer, frames: NDArray[np.uint8], examples: Sequence[Example]) -> dict[str, float]:
     """Held-out scores of the vision read-outs (see ``dense.vision_scores``)."""
-    with torch.autocast("cpu", torch.bfloat16):
-        video = vision_features(trainer.model, to_patches(frames), GRID)
+    with trainer.half_precision():
+        video = _features(trainer, frames)
         read = trainer.heads(video.view(len(examples), TOKENS, -1), trainer.category_embeddings())
-    return vision_scores({name: value.float() for name, value in read.items()}, vision_targets(examples))
+    return vision_scores({name: value.float().cpu() for name, value in read.items()}, vision_targets(examples))
+
+
+def _features(trainer: Trainer, frames: NDArray[np.uint8]) -> Tensor:
+    pixels = torch.from_numpy(np.array(frames)).to(trainer.device)
+    return vision_features(trainer.model, to_patches(pixels), GRID)
 
 
 @torch.no_grad()
@@ -98,19 +104,16 @@ def evaluate_texts(
     trainer: Trainer, frames: NDArray[np.uint8], examples: Sequence[Example], mix: Mix, seed: int = 0
 ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """Teacher-forced (nats per token, accuracy per token) by kind of text, and R2 of the probes."""
-    rng = np.random.default_rng(seed)
-    drawn = [trainer.curriculum.draw(example, mix, rng) for example in examples]
-    batch, targets, texts = trainer.layout(drawn, examples)
-    with torch.autocast("cpu", torch.bfloat16):
-        video = vision_features(trainer.model, to_patches(frames), GRID)
-        hidden, taps = hidden_states(trainer.model, batch, video, TAPS)
-        asked, wanted = supervised(batch, texts)
-        logits = trainer.model.lm_head(hidden[asked]).float()
-    nats = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-    right = (logits.argmax(-1) == wanted).float()
+    batch, texts = make_batch(frames, examples, mix, trainer.curriculum, trainer.prefix, np.random.default_rng(seed))
+    here: Texts = moved(batch.texts, trainer.device)
+    with trainer.half_precision():
+        hidden, taps = hidden_states(trainer.model, here.pack, _features(trainer, frames), TAPS)
+        logits = trainer.model.lm_head(hidden[here.asked]).float()
+    nats = torch.nn.functional.cross_entropy(logits, here.wanted, reduction="none").cpu()
+    right = (logits.argmax(-1) == here.wanted).float().cpu()
     kinds = np.array([text.kind for text in texts for _ in text.supervised])
     table = {}
     for kind in sorted(set(kinds.tolist())):
-        here = torch.from_numpy(kinds == kind)
-        table[kind] = (nats[here].mean().item(), right[here].mean().item())
-    return table, trainer.probes.r2(taps, targets)
+        chosen = torch.from_numpy(kinds == kind)
+        table[kind] = (nats[chosen].mean().item(), right[chosen].mean().item())
+    return table, trainer.probes.r2(taps, here.targets)

@@ -41,7 +41,7 @@ def save_model(model: Qwen2VLForConditionalGeneration, folder: Path, recipe: Map
     model.generation_config.save_pretrained(folder)
     shared = {id(model.lm_head.weight)} if model.config.tie_word_embeddings else set()
     tensors = {
-        name: parameter.detach().to(torch.bfloat16).contiguous()
+        name: parameter.detach().to("cpu", torch.bfloat16).contiguous()
         for name, parameter in model.named_parameters()
         if id(parameter) not in shared or "embed_tokens" in name
     }

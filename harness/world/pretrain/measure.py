@@ -18,6 +18,7 @@ from harness.data.records import Record
 from harness.data.video import VideoSettings, process_frames
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS, build_split
+from harness.world.camera import STOPS
 from harness.world.pretrain.evaluate import greedy, score
 from harness.world.pretrain.folder import load_tokenizer
 from harness.world.pretrain.packed import vision_features
@@ -25,7 +26,6 @@ from harness.world.pretrain.prompts import TURN, prefix_ids
 from harness.world.pretrain.shards import TOKENS
 from harness.world.pretrain.trainer import GRID, Trainer
 from harness.world.renderer import FRAME_SIZE
-from harness.world.scenes import STOPS
 
 NEW_TOKENS = 16
 _SETTINGS = VideoSettings(frames=2 * STOPS, min_pixels=28 * 28, max_pixels=FRAME_SIZE**2)
@@ -33,7 +33,13 @@ _SCENES = 10
 
 
 def measure(
-    folder: Path, world: Path, split: str = "test", scenes: int = 200, blind: int = 500, plain: int = 40
+    folder: Path,
+    world: Path,
+    split: str = "test",
+    scenes: int = 200,
+    blind: int = 500,
+    plain: int = 40,
+    workers: int = 2,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Score a model folder on a split's videos.
 
@@ -43,6 +49,7 @@ def measure(
         split: The split to answer.
         scenes: Its first so many scenes.
         blind: Scenes of the train split on which the constant and the text prior are fitted.
+        workers: Processes that make missing videos.
         plain: Questions that plain ``generate`` answers too, to check the fast path.
 
     Returns:
@@ -50,7 +57,7 @@ def measure(
         bootstrap over scenes), and the checks: unparsable share, and questions on which plain
         transformers gave the same answer.
     """
-    root = build_split(split, world, scenes)
+    root = build_split(split, world, scenes, workers=workers)
     asked = [SPLITS[split].questions(index) for index in range(scenes)]
     fit = [record for index in range(blind) for record in SPLITS["train"].questions(index)]
     table = blind_scores(fit, [record for records in asked for record in records])

@@ -7,6 +7,7 @@ so logits equal those of plain transformers on each question separately (tested 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,22 @@ from transformers import Qwen2VLForConditionalGeneration
 from transformers.vision_utils import get_vision_position_ids
 
 _BUCKETS = (14, 20, 26, 34, 48, 10_000)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A copy of nested dicts, tuples and plain objects with every tensor on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: moved(item, device) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(moved(item, device) for item in value)
+    if hasattr(value, "__dict__"):
+        twin = copy.copy(value)
+        for name, item in vars(value).items():
+            object.__setattr__(twin, name, moved(item, device))
+        return twin
+    return value
 
 
 @dataclass(frozen=True)
@@ -109,8 +126,7 @@ def vision_features(model: Qwen2VLForConditionalGeneration, patches: Tensor, gri
     """The vision tower on clips of one common `grid` (3,), frames attended in one batched call.
 
     Args:
-        patches: (clips * t * h * w, 1176) normalised patches in the processor's order, or (..., 588) when
-            the two frames of each temporal patch are the same.
+        patches: (clips * t * h * w, 1176) normalised patches in the processor's order.
         grid: (3,) temporal, vertical and horizontal patches of every clip.
 
     Returns:
@@ -118,12 +134,10 @@ def vision_features(model: Qwen2VLForConditionalGeneration, patches: Tensor, gri
     """
     tower = model.model.visual
     height, width = int(grid[1]), int(grid[2])
-    kernel = tower.patch_embed.proj.weight
-    if patches.shape[1] * kernel.shape[2] == kernel[0].numel():
-        kernel = kernel.sum(2)
-    x = F.linear(patches, kernel.flatten(1)).view(-1, height * width, tower.config.embed_dim)
+    kernel = tower.patch_embed.proj.weight.flatten(1)
+    x = F.linear(patches, kernel).view(-1, height * width, tower.config.embed_dim)
     where = get_vision_position_ids(torch.tensor([[1, height, width]]), tower.config.spatial_merge_size)
-    cos, sin = tower.rotary_pos_emb(x, where)
+    cos, sin = tower.rotary_pos_emb(x, where.to(x.device))
     for block in tower.blocks:
         attention = block.attn
         qkv = attention.qkv(block.norm1(x)).view(*x.shape[:2], 3, attention.num_heads, -1)
@@ -181,7 +195,7 @@ def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, batch: Pack) -> Tens
         return t[:prefix].view(batch.scenes, batch.prefix_length, -1, width).transpose(1, 2)
 
     shared_k, shared_v = of_prefix(k), of_prefix(v)
-    causal = torch.full((batch.prefix_length, batch.prefix_length), float("-inf")).triu(1)
+    causal = torch.full((batch.prefix_length, batch.prefix_length), float("-inf"), device=x.device).triu(1)
     outputs = [_attend(of_prefix(q), shared_k, shared_v, causal).flatten(0, 1)]
     own_q, own_k, own_v = q[prefix:], k[prefix:], v[prefix:]
     rows = []

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
 from harness.world.geometry import signed_angle
 from harness.world.pretrain.network import HIDDEN
 from harness.world.pretrain.shards import CELLS, Example
-from harness.world.scenes import STOPS
 
 TAPS = (0, 1, 3, 4)
 """Layers after which the stop index, the states and letters, the relations, and right options are read."""

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
 from harness.world.pretrain.prompts import encode_forms
 from harness.world.questions import first_seen, make_questions
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
-from harness.world.scenes import STOPS, Scene
-from harness.world.video import HOLD, read_video, write_video
+from harness.world.scenes import Scene
+from harness.world.video import read_video, write_video
 
 CELLS = FRAME_SIZE // 28
 TOKENS = STOPS * CELLS * CELLS
@@ -40,11 +41,11 @@ class Example:
 
     Attributes:
         seed: The scene's seed.
-        cells: (TOKENS, objects) pixels of each object in each video token's cell.
+        cells: (TOKENS, objects) pixels of each object in each video token's cell, mean of its two frames.
         kind: (objects,) category index of each object.
-        where: (objects, 2) metres east and north of the camera.
+        where: (objects, 2) metres east and north of the middle of the walk.
         longest: (objects,) longest side in metres.
-        room: (width, depth) in metres.
+        room: (width, depth, area) in metres and square metres.
         heading: (STOPS,) radians.
         nearest: (categories, categories) smallest distance in metres, NaN where a category is absent.
         first: (categories,) stop of first appearance, NaN where absent or uncertain.
@@ -52,11 +53,11 @@ class Example:
     """
 
     seed: int
-    cells: NDArray[np.int16]
+    cells: NDArray[np.float16]
     kind: NDArray[np.int64]
     where: NDArray[np.float32]
     longest: NDArray[np.float32]
-    room: tuple[float, float]
+    room: tuple[float, float, float]
     heading: NDArray[np.float32]
     nearest: NDArray[np.float32]
     first: NDArray[np.float32]
@@ -66,9 +67,9 @@ class Example:
 def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int) -> Example:
     """Dense targets and tokenised questions of one scene."""
     things = scene.objects
-    ids = render_scene(scene)[1].reshape(STOPS, CELLS, 28, CELLS, 28).transpose(0, 1, 3, 2, 4)
+    ids = render_scene(scene)[1].reshape(STOPS, 2, CELLS, 28, CELLS, 28).transpose(0, 2, 4, 1, 3, 5)
     ids = ids.reshape(TOKENS, -1)
-    cells = np.stack([(ids == i).sum(1) for i in range(len(things))], 1).astype(np.int16)
+    cells = np.stack([(ids == i).sum(1) / 2 for i in range(len(things))], 1).astype(np.float16)
     nearest = np.full((len(CATEGORIES), len(CATEGORIES)), np.nan, np.float32)
     for a, first_group in scene.by_category.items():
         for b, second_group in scene.by_category.items():
@@ -83,8 +84,8 @@ def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int
         kind=np.array([_KIND[thing.category] for thing in things]),
         where=np.array([(t.x - scene.camera[0], t.y - scene.camera[1]) for t in things], np.float32),
         longest=np.array([thing.longest for thing in things], np.float32),
-        room=(scene.width, scene.depth),
-        heading=np.array(scene.headings, np.float32),
+        room=(scene.room.width, scene.room.depth, scene.room.area),
+        heading=np.array(scene.walk.headings, np.float32),
         nearest=nearest,
         first=first,
         questions=tuple(Question(r["question_type"], encode_forms(r, tokenizer)) for r in records),
@@ -113,27 +114,18 @@ def write_shard(
 
 
 class Pool:
-    """All shards finished so far; scenes are drawn uniformly."""
+    """The shards of a folder, opened; scenes are drawn uniformly."""
 
-    def __init__(self, folder: Path, cap: int = 10_000_000) -> None:
-        self.folder, self.cap = folder, cap
+    def __init__(self, folder: Path) -> None:
         self.frames: list[NDArray[np.uint8]] = []
         self.examples: list[list[Example]] = []
-        self.names: list[str] = []
-
-    def refresh(self) -> int:
-        """Open shards that have appeared since; return the number of scenes."""
-        for path in sorted(self.folder.glob("shard_*.npy")):
-            if path.stem in self.names or path.name.endswith(".tmp.npy") or len(self.names) >= self.cap:
-                continue
+        for path in sorted(folder.glob("shard_????.npy")):
             with path.with_suffix(".pkl").open("rb") as file:
                 self.examples.append(pickle.load(file))
             self.frames.append(np.load(path, mmap_mode="r"))
-            self.names.append(path.stem)
-        return sum(map(len, self.examples))
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.uint8], list[Example]]:
-        """Frames (count, STOPS, S, S, 3) and examples of `count` random scenes."""
+        """Frames (count, 2 * STOPS, S, S, 3) and examples of `count` random scenes."""
         frames, examples = [], []
         for _ in range(count):
             shard = int(rng.integers(len(self.examples)))
@@ -143,11 +135,11 @@ class Pool:
         return np.stack(frames), examples
 
 
-def through_codec(stops: NDArray[np.uint8], folder: Path) -> NDArray[np.uint8]:
-    """The stops as a viewer of the mp4 gets them: written to a video in `folder` and decoded again."""
+def through_codec(frames: NDArray[np.uint8], folder: Path) -> NDArray[np.uint8]:
+    """Frames as a viewer of the mp4 gets them: written to a video in `folder` and decoded again."""
     path = folder / "clip.mp4"
-    write_video(path, stops)
-    return read_video(path)[::HOLD]
+    write_video(path, frames)
+    return read_video(path)
 
 
 def category_token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] = CATEGORIES) -> list[int]:

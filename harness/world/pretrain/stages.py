@@ -1,35 +1,42 @@
-"""The recipe: which stages in which order, run with checkpoints, curves and a background renderer."""
+"""The recipe: scenes rendered in shards, then stage after stage with checkpoints and held-out curves."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-import os
+import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from torch import Tensor
 
 from harness.errors import UserError
 from harness.io import append_lines, read_json, write_json
 from harness.world.build import SPLITS
+from harness.world.pretrain.batches import Batches
 from harness.world.pretrain.curriculum import Mix
 from harness.world.pretrain.evaluate import evaluate_dense, evaluate_forms, evaluate_texts
 from harness.world.pretrain.folder import load_tokenizer, prepare_folder, save_model
 from harness.world.pretrain.shards import Pool, write_shard
-from harness.world.pretrain.trainer import Stage, Trainer, finite
+from harness.world.pretrain.trainer import Stage, Trainer
+from harness.world.scenes import WORLD_VERSION
 
-SHARD = 500
+SHARD = 250
 """Scenes per shard; shard k uses the seeds first + k * SEEDS_PER_SHARD onwards."""
-SEEDS_PER_SHARD = 1_000
+SEEDS_PER_SHARD = 500
 HELD_OUT = 200
 """Held-out scenes of the curves, from the last seeds of the pre-training split."""
 CHECKPOINT_SECONDS = 120.0
+LOG_STEPS, CURVE_STEPS = 50, 250
+"""Steps from one line of losses, and from one held-out measurement, to the next."""
 
 LOOK = Mix(
     questions=4,
@@ -38,7 +45,12 @@ LOOK = Mix(
     drills=3,
     types={"route_planning": 0, "obj_appearance_order": 0.3},
 )
-QUESTIONS = Mix(questions=14, forms={"official": 1, "words": 0.7, "vanilla": 0.2}, lists=1, drills=2)
+QUESTIONS = Mix(
+    questions=14,
+    forms={"official": 1, "words": 0.7, "vanilla": 0.2, "think": 0.08, "observe": 0.08},
+    lists=1,
+    drills=2,
+)
 LETTERS = Mix(
     questions=14,
     forms={"official": 1, "words": 0.4, "vanilla": 0.4, "think": 0.05, "observe": 0.05},
@@ -52,15 +64,16 @@ FULL = Mix(
 )
 
 RECIPE: tuple[Stage, ...] = (
-    Stage("vision", steps=1_050, scenes=6, mix=None, vision=1.0, rate=5e-3),
-    Stage("look-ups", steps=300, scenes=10, mix=LOOK),
-    Stage("questions", steps=600, scenes=8, mix=QUESTIONS),
+    Stage("vision", steps=2_000, scenes=16, mix=None, vision=1.0, rate=5e-3, decay=0.3),
+    Stage("look-ups", steps=500, scenes=20, mix=LOOK),
+    Stage("questions", steps=120, scenes=20, mix=QUESTIONS),
 )
 """The shipped model: stopped early on purpose, so that post-training has something to improve."""
 
 CEILING: tuple[Stage, ...] = (
-    Stage("letters", steps=300, scenes=8, mix=LETTERS, decay=0.8),
-    Stage("ceiling", steps=1_000, scenes=8, mix=FULL, vision=0.3, decay=0.7),
+    Stage("more questions", steps=480, scenes=20, mix=QUESTIONS),
+    Stage("letters", steps=500, scenes=20, mix=LETTERS),
+    Stage("ceiling", steps=1_000, scenes=20, mix=FULL, vision=0.3, decay=0.7),
 )
 """What the same network reaches when pre-training goes on: the head-room of the shipped model."""
 
@@ -75,10 +88,12 @@ class Run:
         seed: Seed of the weights, of the noise and of what is drawn.
         out: The model folder to write.
         work: Shards, checkpoint and curves; a later call with the same `work` resumes.
-        shards: Shards of 500 scenes to render.
+        shards: Shards of 250 scenes to render.
         scale: Factor on every stage's steps.
         minutes: Stop after so many minutes, checkpointed; None for the whole recipe.
-        threads: Threads of the training process; rendering uses one process more.
+        threads: Threads of the training process.
+        workers: Processes that render scenes, and then make batches if there are more than two.
+        device: cpu or cuda.
         ceiling: Whether to go on after the shipped model's last stage.
         shard_scenes: Scenes per shard.
     """
@@ -86,10 +101,12 @@ class Run:
     seed: int
     out: Path
     work: Path
-    shards: int = 20
+    shards: int = 48
     scale: float = 1.0
     minutes: float | None = None
     threads: int = 1
+    workers: int = 2
+    device: str = "cpu"
     ceiling: bool = False
     shard_scenes: int = SHARD
 
@@ -99,7 +116,9 @@ class Run:
         return [replace(stage, steps=max(1, round(stage.steps * self.scale))) for stage in stages]
 
     def identity(self) -> dict[str, Any]:
-        return {"seed": self.seed, "stages": [asdict(stage) for stage in self.stages()]}
+        """What must be the same for a run to be resumed; going on to the ceiling is allowed."""
+        stages = [asdict(stage) for stage in replace(self, ceiling=False).stages()]
+        return {"seed": self.seed, "shards": self.shards, "stages": stages}
 
 
 def shard_seeds(index: int) -> range:
@@ -110,16 +129,38 @@ def shard_seeds(index: int) -> range:
     return seeds[index * SEEDS_PER_SHARD : (index + 1) * SEEDS_PER_SHARD]
 
 
-def _render(out: Path, folder: Path, count: int, scenes: int) -> None:
-    """Process body: the held-out shard first, then the training shards; finished ones are kept."""
-    os.nice(5)
+def _shard_path(folder: Path, index: int) -> Path:
+    return (folder / "held_out" if index < 0 else folder) / f"shard_{max(index, 0):04d}"
+
+
+def _render(out: Path, path: Path, index: int, scenes: int) -> None:
+    """Process body: one shard."""
     torch.set_num_threads(1)
-    tokenizer = load_tokenizer(out)
-    for index in range(-1, count):
-        path = (folder / "held_out" if index < 0 else folder) / f"shard_{max(index, 0):04d}"
-        if not path.with_suffix(".npy").exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_shard(path, shard_seeds(index), tokenizer, min(HELD_OUT, scenes) if index < 0 else scenes)
+    write_shard(path, shard_seeds(index), load_tokenizer(out), scenes)
+
+
+def render_shards(run: Run, report: Report) -> None:
+    """Render the shards that are not there yet, the held-out one first."""
+    folder = run.work / "shards"
+    (folder / "held_out").mkdir(parents=True, exist_ok=True)
+    missing = [k for k in range(-1, run.shards) if not _shard_path(folder, k).with_suffix(".npy").exists()]
+    if not missing:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(run.workers, len(missing)), mp_context=context) as pool:
+        waiting = [
+            pool.submit(
+                _render,
+                run.out,
+                _shard_path(folder, k),
+                k,
+                min(HELD_OUT, run.shard_scenes) if k < 0 else run.shard_scenes,
+            )
+            for k in missing
+        ]
+        for done, future in enumerate(as_completed(waiting), 1):
+            future.result()
+            report({"stage": "render", "step": done, "of": len(missing), "losses": {}})
 
 
 def pretrain(run: Run, report: Report) -> bool:
@@ -133,8 +174,10 @@ def pretrain(run: Run, report: Report) -> bool:
         Whether the recipe is complete (False: stopped by ``minutes``, call again to resume).
 
     Raises:
-        UserError: `work` holds a run of another seed or recipe.
+        UserError: `work` holds a run of another seed or recipe, or the device is not there.
     """
+    if run.device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"`--device {run.device}`: torch sees no such device here; leave it out to train on the CPU")
     torch.set_num_threads(run.threads)
     identity = run.work / "identity.json"
     wanted = json.loads(json.dumps(run.identity()))
@@ -144,19 +187,10 @@ def pretrain(run: Run, report: Report) -> bool:
         )
     write_json(identity, wanted)
     tokenizer = prepare_folder(run.out)
-    renderer = multiprocessing.get_context("spawn").Process(
-        target=_render, args=(run.out, run.work / "shards", run.shards, run.shard_scenes), daemon=True
-    )
-    renderer.start()
-    try:
-        trainer = Trainer(tokenizer, run.seed)
-        complete = _Loop(run, trainer, report, renderer).run()
-    finally:
-        renderer.terminate()
-        renderer.join()
-    if complete:
-        save_model(trainer.model, run.out, {**wanted, "data": _data_ranges(run)})
-    return complete
+    started = time.monotonic()
+    render_shards(run, report)
+    trainer = Trainer(tokenizer, run.seed, run.device)
+    return _Loop(run, trainer, report, started).run()
 
 
 def _data_ranges(run: Run) -> dict[str, Any]:
@@ -171,58 +205,95 @@ def _data_ranges(run: Run) -> dict[str, Any]:
 
 
 class _Loop:
-    def __init__(self, run: Run, trainer: Trainer, report: Report, renderer: Any) -> None:
-        self.run_, self.trainer, self.report, self.renderer = run, trainer, report, renderer
+    def __init__(self, run: Run, trainer: Trainer, report: Report, started: float) -> None:
+        self.run_, self.trainer, self.report = run, trainer, report
         self.checkpoint = run.work / "checkpoint.pt"
-        self.started = self.saved = time.monotonic()
-        self.pool = Pool(run.work / "shards")
+        self.started, self.saved = started, time.monotonic()
         self.held = Pool(run.work / "shards" / "held_out")
+        self.sums: dict[str, list[Tensor]] = defaultdict(list)
 
     def run(self) -> bool:
-        trainer = self.trainer
+        trainer, stages = self.trainer, self.run_.stages()
         if self.checkpoint.exists():
             trainer.load(self.checkpoint)
-        while self.held.refresh() == 0 or self.pool.refresh() == 0:
-            if not self.renderer.is_alive():
-                raise RuntimeError("the rendering process ended before its first shard")
-            time.sleep(1.0)
-        stages = self.run_.stages()
-        while trainer.stage < len(stages):
+        data = Batches(
+            self.run_.work / "shards",
+            self.run_.out,
+            trainer.prefix,
+            self.run_.seed,
+            [(stage.mix, stage.scenes) for stage in stages],
+        )
+        to_do = [
+            (k, step)
+            for k, stage in enumerate(stages)
+            for step in range(stage.steps)
+            if (k, step) >= (trainer.stage, trainer.step)
+        ]
+        workers = self.run_.workers if self.run_.workers > 2 else 0
+        for batch in data.ordered(to_do, workers):
             stage = stages[trainer.stage]
-            if not self._stage(stage):
+            losses = trainer.train_step(batch, stage)
+            self._after_step(stage, losses)
+            if trainer.step == stage.steps:
+                self._end_stage(stages)
+            elif self._time_is_up():
                 trainer.save(self.checkpoint)
                 return False
-            if stage.mix is None:
-                trainer.settle_video(np.asarray(self.held.frames[0][:20]))
-            trainer.next_stage()
-            trainer.save(self.checkpoint)
         return True
 
-    def _stage(self, stage: Stage) -> bool:
-        """Run a stage to its end; False when the time is up."""
+    def _end_stage(self, stages: Sequence[Stage]) -> None:
+        """Go to the next stage, keep this one's weights, and write the model folder where the recipe ends."""
+        trainer, stage = self.trainer, stages[self.trainer.stage]
+        if stage.mix is None:
+            trainer.settle_video(np.asarray(self.held.frames[0][:20]))
+        trainer.next_stage()
+        trainer.save(self.checkpoint)
+        shutil.copyfile(self.checkpoint, self.run_.work / f"after-{stage.name.replace(' ', '-')}.pt")
+        if trainer.stage in (len(RECIPE), len(stages)):
+            self._write(stages[: trainer.stage])
+
+    def _write(self, stages: Sequence[Stage]) -> None:
+        run = self.run_
+        out = run.out if len(stages) <= len(RECIPE) else run.out.with_name(f"{run.out.name}-ceiling")
+        prepare_folder(out)
+        recipe = {
+            "command": f"harness world pretrain --seed {run.seed} --shards {run.shards}",
+            "world_version": WORLD_VERSION,
+            "seed": run.seed,
+            "stages": [asdict(stage) for stage in stages],
+            "data": _data_ranges(run),
+            "device": self._device(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "seconds": round(time.monotonic() - self.started),
+        }
+        save_model(self.trainer.model, out, recipe)
+
+    def _device(self) -> str:
+        return torch.cuda.get_device_name() if self.trainer.device.type == "cuda" else "cpu"
+
+    def _after_step(self, stage: Stage, losses: dict[str, Tensor]) -> None:
         trainer = self.trainer
-        sums: dict[str, list[float]] = defaultdict(list)
-        while trainer.step < stage.steps:
-            if trainer.step % 100 == 0:
-                self.pool.refresh()
-            losses = trainer.train_step(*self.pool.draw(trainer.rng, stage.scenes), stage)
-            if not finite(losses):
+        for name, value in losses.items():
+            self.sums[name].append(value)
+        last = trainer.step == stage.steps
+        if trainer.step % LOG_STEPS == 0 or last:
+            means = {name: round(torch.stack(v).mean().item(), 4) for name, v in self.sums.items()}
+            self.sums.clear()
+            if not all(np.isfinite(value) for value in means.values()):
                 raise RuntimeError(f"stage {stage.name}, step {trainer.step}: the loss is not finite")
-            for name, value in losses.items():
-                sums[name].append(value)
-            if trainer.step % 50 == 0 or trainer.step == stage.steps:
-                point = {"losses": {k: round(float(np.mean(v)), 4) for k, v in sums.items()}}
-                if trainer.step % 400 == 0 or trainer.step == stage.steps:
-                    point.update(self._held_out(stage))
-                self._log(stage, point)
-                sums.clear()
-            now = time.monotonic()
-            if now - self.saved > CHECKPOINT_SECONDS:
-                trainer.save(self.checkpoint)
-                self.saved = now
-            if self.run_.minutes is not None and now - self.started > 60 * self.run_.minutes:
-                return False
-        return True
+            point: dict[str, Any] = {"losses": means}
+            if trainer.step % CURVE_STEPS == 0 or last:
+                point.update(self._held_out(stage))
+            self._log(stage, point)
+        now = time.monotonic()
+        if now - self.saved > CHECKPOINT_SECONDS:
+            trainer.save(self.checkpoint)
+            self.saved = now
+
+    def _time_is_up(self) -> bool:
+        minutes = self.run_.minutes
+        return minutes is not None and time.monotonic() - self.started > 60 * minutes
 
     def _held_out(self, stage: Stage) -> dict[str, Any]:
         frames, examples = np.asarray(self.held.frames[0][:80]), self.held.examples[0][:80]
@@ -238,7 +309,7 @@ class _Loop:
             "stage": stage.name,
             "step": self.trainer.step,
             "of": stage.steps,
-            "cpu_seconds": round(time.process_time(), 1),
+            "seconds": round(time.monotonic() - self.started, 1),
             **point,
         }
         append_lines(self.run_.work / "curves.jsonl", [json.dumps(line)])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from harness.world.pretrain.curriculum import Curriculum, Mix, TrainingText
-from harness.world.pretrain.dense import (
-    PIXEL_NOISE,
-    VisionHeads,
-    to_patches,
-    vision_losses,
-    vision_targets,
-)
+from harness.world.camera import STOPS
+from harness.world.pretrain.batches import Batch, Texts
+from harness.world.pretrain.curriculum import Curriculum, Mix
+from harness.world.pretrain.dense import PIXEL_NOISE, VisionHeads, to_patches, vision_losses
 from harness.world.pretrain.network import FRAME_PIXELS, PATCH, build_model
-from harness.world.pretrain.packed import Pack, hidden_states, pack, video_prefix, vision_features
-from harness.world.pretrain.probes import TAPS, Probes, ProbeTargets
+from harness.world.pretrain.packed import hidden_states, moved, video_prefix, vision_features
+from harness.world.pretrain.probes import TAPS, Probes
 from harness.world.pretrain.prompts import prefix_ids
-from harness.world.pretrain.shards import TOKENS, Example
-from harness.world.scenes import STOPS
+from harness.world.pretrain.shards import TOKENS
 
 GRID = torch.tensor([STOPS, FRAME_PIXELS // PATCH, FRAME_PIXELS // PATCH])
 VIDEO_RMS = 0.7
@@ -63,15 +57,14 @@ class Stage:
 
 
 class Trainer:
-    """Model, heads, probes, optimisers and random state of a pre-training run."""
+    """Model, heads, probes and optimisers of a pre-training run."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-        self.tokenizer = tokenizer
-        self.model = build_model(tokenizer, seed)
-        self.heads, self.probes = VisionHeads(), Probes()
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, device: str = "cpu") -> None:
+        self.tokenizer, self.seed, self.device = tokenizer, seed, torch.device(device)
+        self.model = build_model(tokenizer, seed).to(self.device)
+        self.heads, self.probes = VisionHeads().to(self.device), Probes().to(self.device)
         self.curriculum = Curriculum(tokenizer)
-        self.categories = torch.tensor(self.curriculum.category_ids)
-        self.rng = np.random.default_rng(seed)
+        self.categories = torch.tensor(self.curriculum.category_ids, device=self.device)
         self.prefix = video_prefix(self.model, prefix_ids(tokenizer, TOKENS), GRID[None])
         self.muon, self.adam = self._optimisers()
         self.stage, self.step = 0, 0
@@ -107,25 +100,31 @@ class Trainer:
                 factor = stage.vision if group["part"] == "vision" else float(stage.mix is not None)
                 group["lr"] = stage.rate * share * scale * factor
 
-    def train_step(self, frames: NDArray[np.uint8], examples: Sequence[Example], stage: Stage) -> dict[str, float]:
-        """One optimiser step on a batch of scenes; returns the losses."""
+    def half_precision(self) -> torch.autocast:
+        """bfloat16 where it is safe."""
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def train_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """One optimiser step; returns the losses, still on the device."""
         self.set_rates(stage)
-        with torch.autocast("cpu", torch.bfloat16):
+        torch.manual_seed(hash((self.seed, self.stage, self.step)) % 2**31)  # the noise of this step, also after a stop
+        here: Batch = moved(batch, self.device)
+        with self.half_precision():
             with torch.set_grad_enabled(stage.vision > 0):
-                video = vision_features(self.model, to_patches(frames, PIXEL_NOISE), GRID)
+                video = vision_features(self.model, to_patches(here.frames, PIXEL_NOISE), GRID)
             losses: dict[str, Tensor] = {}
             if stage.vision > 0:
-                read = self.heads(video.view(len(examples), TOKENS, -1), self.category_embeddings())
-                losses.update(vision_losses(read, vision_targets(examples)))
-            if stage.mix is not None:
-                losses.update(self._text_losses(video, examples, stage))
+                read = self.heads(video.view(len(here.frames), TOKENS, -1), self.category_embeddings())
+                losses.update(vision_losses(read, here.vision))
+            if here.texts is not None:
+                losses.update(self._text_losses(video, here.texts, stage))
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         for optimiser in (self.muon, self.adam):
             optimiser.zero_grad(set_to_none=True)
         total.backward()
         self._update(stage)
         self.step += 1
-        return {name: loss.item() for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def _update(self, stage: Stage) -> None:
         parameters = [p for group in self.adam.param_groups for p in group["params"]]
@@ -136,34 +135,11 @@ class Trainer:
     def category_embeddings(self) -> Tensor:
         return self.model.model.language_model.embed_tokens.weight[self.categories]
 
-    def _text_losses(self, video: Tensor, examples: Sequence[Example], stage: Stage) -> dict[str, Tensor]:
-        assert stage.mix is not None
-        drawn = [self.curriculum.draw(example, stage.mix, self.rng) for example in examples]
-        batch, targets, texts = self.layout(drawn, examples)
-        hidden, taps = hidden_states(self.model, batch, video, TAPS)
-        asked, wanted = supervised(batch, texts)
-        loss = F.cross_entropy(self.model.lm_head(hidden[asked]).float(), wanted)
-        probes = self.probes.losses(taps, targets)
+    def _text_losses(self, video: Tensor, texts: Texts, stage: Stage) -> dict[str, Tensor]:
+        hidden, taps = hidden_states(self.model, texts.pack, video, TAPS)
+        loss = F.cross_entropy(self.model.lm_head(hidden[texts.asked]).float(), texts.wanted)
+        probes = self.probes.losses(taps, texts.targets)
         return {"text": loss, **{name: stage.probes * value for name, value in probes.items()}}
-
-    def layout(
-        self, drawn: Sequence[Sequence[TrainingText]], examples: Sequence[Example]
-    ) -> tuple[Pack, ProbeTargets, list[TrainingText]]:
-        """Pack the texts of several scenes and say what the probes should read."""
-        texts = [text for scene in drawn for text in scene]
-        owner = [k for k, scene in enumerate(drawn) for _ in scene]
-        batch = pack(self.prefix, [text.ids for text in texts], owner, len(examples))
-        targets = ProbeTargets(
-            batch.ids,
-            batch.scene_of_token,
-            batch.starts.tolist(),
-            [text.relations for text in texts],
-            [text.options for text in texts],
-            examples,
-            self.curriculum.category_ids,
-            self.model.config.video_token_id,
-        )
-        return batch, targets, texts
 
     def settle_video(self, frames: NDArray[np.uint8]) -> None:
         """Rescale the tower's last layer so that video tokens have a root mean square of VIDEO_RMS.
@@ -172,47 +148,30 @@ class Trainer:
         """
         last = self.model.model.visual.merger.mlp[-1]
         with torch.no_grad():
-            size = vision_features(self.model, to_patches(frames), GRID).square().mean().sqrt()
+            pixels = to_patches(torch.from_numpy(frames).to(self.device))
+            size = vision_features(self.model, pixels, GRID).square().mean().sqrt()
             last.weight.mul_(VIDEO_RMS / size)
             last.bias.mul_(VIDEO_RMS / size)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
-            "probes": self.probes.state_dict(),
-            "muon": self.muon.state_dict(),
-            "adam": self.adam.state_dict(),
-            "rng": self.rng.bit_generator.state,
-            "torch": torch.get_rng_state(),
-            "stage": self.stage,
-            "step": self.step,
-        }
-
     def save(self, path: Path) -> None:
-        """Write a checkpoint under a temporary name and rename it."""
+        """Write a checkpoint under a temporary name and rename it; at the start of a stage without optimisers."""
+        state = {name: module.state_dict() for name, module in self._modules()}
+        if self.step:
+            state.update(muon=self.muon.state_dict(), adam=self.adam.state_dict())
         temporary = path.with_suffix(".tmp")
-        torch.save(self.state(), temporary)
+        torch.save({**state, "stage": self.stage, "step": self.step}, temporary)
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
-        state: Mapping[str, Any] = torch.load(path, weights_only=False)
-        self.model.load_state_dict(state["model"])
-        self.heads.load_state_dict(state["heads"])
-        self.probes.load_state_dict(state["probes"])
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
-        self.rng.bit_generator.state = state["rng"]
-        torch.set_rng_state(state["torch"])
+        """Go on from a checkpoint."""
+        state: Mapping[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
+        for name, module in self._modules():
+            module.load_state_dict(state[name])
+        self.muon, self.adam = self._optimisers()
         self.stage, self.step = state["stage"], state["step"]
+        if self.step:
+            self.muon.load_state_dict(state["muon"])
+            self.adam.load_state_dict(state["adam"])
 
-
-def supervised(batch: Pack, texts: Sequence[TrainingText]) -> tuple[Tensor, Tensor]:
-    """Flat indices whose next token is supervised, and those tokens."""
-    spots = torch.tensor([s + i for s, text in zip(batch.starts.tolist(), texts, strict=True) for i in text.supervised])
-    return spots - 1, batch.ids[spots]
-
-
-def finite(losses: Mapping[str, float]) -> bool:
-    """Whether no loss is NaN or infinite."""
-    return all(math.isfinite(value) for value in losses.values())
+    def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
+        return ("model", self.model), ("heads", self.heads), ("probes", self.probes)
