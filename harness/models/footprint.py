@@ -117,6 +117,8 @@ def footprint(
         values = _patch_values(config.vision_config)
         how = f"{load.step} videos of a step x {load.patches:,} patches x {values:,} values x 4 bytes"
         parts.append(Part("pixels", how, load.step * load.patches * values * 4.0))
+    else:
+        parts += _captured(config, sizes, section, precision, load)
     parts += _phases(config, section, precision, load)
     return Footprint(tuple(parts), sizes.total, sizes.trained)
 
@@ -170,6 +172,8 @@ def _weights(sizes: Sizes, section: ModelSection, precision: str, reference: boo
         parts = [Part("weights", how, sizes.linear * small + rest * each)]
     if sizes.adapters:
         parts.append(Part("adapters", f"{sizes.adapters:,} x 4 bytes (rank {section.lora_rank})", sizes.adapters * 4))
+    if section.tuning == "full" and section.freeze_vision and precision == "bf16":
+        parts.append(Part("frozen vision tower in bf16", f"{sizes.vision:,} x 2 bytes less", sizes.vision * -2.0))
     if section.tuning == "lora" and not section.freeze_vision:
         parts.append(
             Part("vision tower in fp32", f"{sizes.vision:,} x {4 - each} bytes more", sizes.vision * (4 - each))
@@ -193,11 +197,32 @@ def _training_state(sizes: Sizes, optimizer: str) -> list[Part]:
     ]
 
 
+def _captured(config: Any, sizes: Sizes, section: ModelSection, precision: str, load: Load) -> list[Part]:
+    """What captured decoding steps keep between calls: see :mod:`harness.rollout.graphs`."""
+    if not load.sampled or not load.rollouts:
+        return []
+    parts = []
+    if section.tuning == "full" and precision == "bf16":
+        output = config.text_config.vocab_size * config.text_config.hidden_size
+        how = f"{sizes.linear + output:,} x 2 bytes: bf16 copies of matrices"
+        parts.append(Part("weights for decoding", how, (sizes.linear + output) * 2.0))
+    rows, token = min(load.sampled, load.step * load.rollouts), _token_bytes(config, precision)
+    held = max(1, rows // load.rollouts) * load.prompt + rows * (load.length + 1)
+    parts.append(Part("a captured decoding step", f"{held:,} tokens x {token:,} bytes", held * token))
+    return parts
+
+
+def _token_bytes(config: Any, precision: str) -> int:
+    """Keys and values of a token."""
+    text = config.text_config
+    heads = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * text.num_hidden_layers * text.num_key_value_heads * heads * (2 if precision == "bf16" else 4))
+
+
 def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> list[Part]:
     """What the phases of a step need on top; they follow each other."""
     text, vision = config.text_config, config.vision_config
     layers = text.num_hidden_layers
-    each = 2 if precision == "bf16" else 4
     rows, one = load.prompts, min(load.answers, load.micro_batch)
     update = peak_of(config, section, precision, replace(load, answers=one), "update")
     tokens = f"{rows} x ({load.prompt:,} + {one} x {load.length}) tokens"
@@ -210,8 +235,7 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     phase = "video" if section.freeze_vision else "update"
     amount = load.patches * wide * held
     parts.append(Part("vision tower", f"{load.patches:,} patches x {wide:,} wide x {held} bytes {how}", amount, phase))
-    heads = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * layers * text.num_key_value_heads * heads * each
+    token = _token_bytes(config, precision)
     for phase, number, answers in (("sampling", load.sampled, load.rollouts), ("evaluation", load.evaluated, 1)):
         if number and answers:
             parts += _sampling(config, section, precision, load, phase, number, min(answers, number), token)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from engine_kit import FAMILIES, stock_log_probs, tiny_model, tiny_policy, tiny_prompt, tiny_video
 
+from harness.config import ModelSection
 from harness.models import shortcuts
+from harness.models.loading import with_lora
 
 COMPLETIONS = [[4, 5, 6, 1], [7], [8, 9, 1]]
 
@@ -63,3 +65,78 @@ def test_a_copy_computes_with_its_own_weights():
         assert frozen.log_probs([prompt], [[4, 5, 1]])[0].equal(before)
         assert not policy.log_probs([prompt], [[4, 5, 1]])[0].allclose(before)
         assert copy.deepcopy(policy.model).state_dict().keys() == policy.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("grid", [(2, 4, 4), (3, 4, 8), (1, 6, 4)])
+def test_frames_in_one_call_equal_frames_one_by_one(family, grid):
+    """Also Qwen2.5-VL's windows, whose sizes differ where they do not divide a frame."""
+    stock, fast = tiny_model(family).double(), tiny_model(family).double()
+    shortcuts.install(fast)
+    video = tiny_video(grid, dtype=torch.float64)
+    expected, got = (
+        model.get_video_features(video.pixel_values, video.grid_thw, return_dict=True).pooler_output[0]
+        for model in (stock, fast)
+    )
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_frames_sizes_are_asked_once_for_all_layers(monkeypatch):
+    model = tiny_model()
+    shortcuts.install(model)
+    asked = []
+    stock = torch.Tensor.diff
+    monkeypatch.setattr(torch.Tensor, "diff", lambda self, *rest: asked.append(1) or stock(self, *rest))
+    video = tiny_video((2, 4, 4))
+    model.get_video_features(video.pixel_values, video.grid_thw, return_dict=True)
+    assert len(model.model.visual.blocks) == 2
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_of_one_kernel_equal_transformers(family):
+    stock, fast = tiny_model(family), tiny_model(family)
+    shortcuts.install(fast)
+    hidden = torch.randn(3, 7, 32) * 3
+    pairs = [
+        (a, b) for a, b in zip(stock.modules(), fast.modules(), strict=True) if isinstance(b, shortcuts.OneKernelNorm)
+    ]
+    assert len(pairs) >= 2 * 3 + 1
+    for plain, one in pairs:
+        size = plain.weight.shape[0]
+        torch.testing.assert_close(one(hidden[..., :size]), plain(hidden[..., :size]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dropout", "dtype"), [(0.0, torch.float32), (0.0, torch.bfloat16), (0.5, torch.float32)])
+def test_fused_adapters_compute_what_peft_computes(dropout, dtype):
+    """Values and gradients; with dropout peft's own code runs, and with adapters off the base alone."""
+    section = ModelSection(tuning="lora", lora_rank=4, lora_dropout=dropout)
+    models = []
+    for _ in range(2):
+        model = with_lora(tiny_model().to(dtype), section)
+        torch.manual_seed(1)
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        models.append(model)
+    shortcuts.install(models[1].get_base_model())
+    plain, fused = (model.get_base_model().model.language_model.layers[0].mlp.up_proj for model in models)
+    assert isinstance(fused, shortcuts.FusedAdapter)
+    x = torch.randn(2, 5, 32).to(dtype)
+    results = []
+    for layer in (plain, fused):
+        layer.train()
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = layer(x)
+        out.float().square().sum().backward()
+        results.append(
+            [out.float(), *(one.weight.grad.float() for one in (layer.lora_A["default"], layer.lora_B["default"]))]
+        )
+    loose = {"rtol": 0.02, "atol": 0.02 * float(results[0][2].abs().max())}
+    for got, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(
+            got, expected, **(loose if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5})
+        )
+    with models[1].disable_adapter():
+        assert fused(x).equal(fused.base_layer(x))
