@@ -42,5 +42,9 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     recipe = json.loads((tmp_path / "model" / "recipe.json").read_text())
     assert recipe["weights_sha256"] == sha256_file(tmp_path / "model" / "model.safetensors")
     AutoModelForImageTextToText.from_pretrained(tmp_path / "model", local_files_only=True)
+    assert pretrain(replace(run, minutes=None, out=tmp_path / "again"), points.append)  # complete: only written
+    assert sha256_file(tmp_path / "again" / "model.safetensors") == recipe["weights_sha256"]
+    with pytest.raises(UserError, match="no such device"):
+        pretrain(replace(run, device="cuda:99"), points.append)
     with pytest.raises(UserError, match="another seed"):
         pretrain(replace(run, seed=1), points.append)

@@ -176,7 +176,7 @@ def pretrain(run: Run, report: Report) -> bool:
     Raises:
         UserError: `work` holds a run of another seed or recipe, or the device is not there.
     """
-    if run.device != "cpu" and not torch.cuda.is_available():
+    if run.device not in _devices():
         raise UserError(f"`--device {run.device}`: torch sees no such device here; leave it out to train on the CPU")
     torch.set_num_threads(run.threads)
     identity = run.work / "identity.json"
@@ -191,6 +191,10 @@ def pretrain(run: Run, report: Report) -> bool:
     render_shards(run, report)
     trainer = Trainer(tokenizer, run.seed, run.device)
     return _Loop(run, trainer, report, started).run()
+
+
+def _devices() -> list[str]:
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def _data_ranges(run: Run) -> dict[str, Any]:
@@ -229,6 +233,8 @@ class _Loop:
             for step in range(stage.steps)
             if (k, step) >= (trainer.stage, trainer.step)
         ]
+        if not to_do:  # complete already: another folder may be wanted
+            self._write(stages)
         workers = self.run_.workers if self.run_.workers > 2 else 0
         for batch in data.ordered(to_do, workers):
             stage = stages[trainer.stage]
@@ -287,7 +293,7 @@ class _Loop:
                 point.update(self._held_out(stage))
             self._log(stage, point)
         now = time.monotonic()
-        if now - self.saved > CHECKPOINT_SECONDS:
+        if now - self.saved > CHECKPOINT_SECONDS and not last:  # the end of a stage has a checkpoint of its own
             trainer.save(self.checkpoint)
             self.saved = now
 
