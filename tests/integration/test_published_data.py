@@ -96,11 +96,16 @@ def copies(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
 def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.data.ahead.WORTH_IT", 1)  # the real videos are larger than these
     code, out, _ = harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "vsi-bench", "--part")
-    assert code == 0 and "72 questions on 6 scenes, 6 videos decoded" in out
-    assert "splits: full 72, debiased 54, pruned 18" in out
+    full, pruned = (len(lines(copies / "download" / "bench" / name)) for name in ("test.jsonl", "pruned_ids.txt"))
+    assert code == 0 and f"{full} questions on 6 scenes, 6 videos decoded" in out
+    assert f"splits: full {full}, debiased {full - pruned}, pruned {pruned}" in out
     scannet = ("--scannet", "download/scannet")
     code, out, _ = harness("data", "prepare", "vsi-100k", "--from", "download/train", *scannet, "--out", "vsi-100k")
     assert code == 0 and "note: VSI-100k measures the absolute distance between the centres" in out
@@ -129,7 +134,7 @@ def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("vsibench", "--from", "download/bench"), "object_counting 7 instead of 565"),
+        (("vsibench", "--from", "download/bench"), " instead of 565; object_abs_distance "),
         (("vsibench", "--from", "nowhere"), "`--from nowhere`: no such folder"),
         (("vsibench", "--from", "nyu-visionx/VSI-Bench"), "offline mode is on"),
         (("vsi-100k", "--from", "download/bench"), "no JSON file is named after a question type"),

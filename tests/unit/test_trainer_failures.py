@@ -38,8 +38,8 @@ def test_dropped_prompts_are_replaced_and_paid_for(kit: Kit, tmp_path: Path) -> 
     drawn: list[Group] = []
     build = trainer.groups.build
 
-    def spy(prompts: Any, step: int) -> list[Group]:
-        groups = build(prompts, step)
+    def spy(prompts: Any, *rest: Any) -> list[Group]:
+        groups = build(prompts, *rest)
         drawn.extend(groups)
         return groups
 
