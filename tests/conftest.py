@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import av
@@ -18,6 +19,8 @@ from harness.models.policy import Policy
 from harness.models.presets import TINY
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so the processes they start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUESTIONS = [
     ("object_counting", "How many chair(s) are in this room?", None, "4"),
