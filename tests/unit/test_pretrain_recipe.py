@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 from harness.errors import UserError
 from harness.io import sha256_file
 from harness.world.build import SPLITS
+from harness.world.pretrain import stages
 from harness.world.pretrain.stages import Run, pretrain, shard_seeds
 
 
@@ -33,8 +34,8 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     assert not pretrain(run, points.append)
     stopped_at = len(points)
     assert pretrain(replace(run, minutes=None), points.append)
-    stages = [point["stage"] for point in points]
-    assert list(dict.fromkeys(stages)) == ["render", "vision", "look-ups", "questions"]
+    seen = [point["stage"] for point in points]
+    assert list(dict.fromkeys(seen)) == ["render", "vision", "look-ups", "questions"]
     points = [point for point in points if point["stage"] != "render"]
     assert stopped_at < len(points)
     curves = (tmp_path / "work" / "curves.jsonl").read_text().splitlines()
@@ -44,7 +45,35 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     AutoModelForImageTextToText.from_pretrained(tmp_path / "model", local_files_only=True)
     assert pretrain(replace(run, minutes=None, out=tmp_path / "again"), points.append)  # complete: only written
     assert sha256_file(tmp_path / "again" / "model.safetensors") == recipe["weights_sha256"]
+    assert [stage["ended_at_step"] for stage in recipe["stages"]] == [4, 1, 1]
     with pytest.raises(UserError, match="no such device"):
         pretrain(replace(run, device="cuda:99"), points.append)
     with pytest.raises(UserError, match="another seed"):
         pretrain(replace(run, seed=1), points.append)
+
+
+@pytest.mark.slow
+def test_a_stage_ends_when_it_is_skilled_enough_and_the_ceiling_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vision, look, questions = (replace(stage, steps=2, scenes=2) for stage in stages.RECIPE)
+    monkeypatch.setattr(stages, "RECIPE", (vision, look, replace(questions, steps=9, until=0.0)))
+    monkeypatch.setattr(stages, "CEILING", (replace(stages.CEILING[0], steps=2, scenes=2),))
+    monkeypatch.setattr(stages, "SKILL_STEPS", 3)
+    points: list[dict[str, Any]] = []
+    run = Run(0, tmp_path / "model", tmp_path / "work", shards=1, shard_scenes=4)
+    assert pretrain(run, points.append)
+    base = sha256_file(tmp_path / "model" / "model.safetensors")
+    last = points[-1]
+    scores: dict[str, list[float]] = {}
+    for key, (value, _) in last["answers"].items():
+        if key.endswith("/official"):  # here the curve's 80 scenes and all held-out scenes are the same
+            scores.setdefault("direction" if "direction" in key else key, []).append(value)
+    assert last["skill"] == pytest.approx(sum(sum(v) / len(v) for v in scores.values()) / len(scores))
+    assert (last["stage"], last["step"]) == ("questions", 3)
+    assert pretrain(replace(run, ceiling=True), points.append)
+    recipe = json.loads((tmp_path / "model-ceiling" / "recipe.json").read_text())
+    assert [stage["ended_at_step"] for stage in recipe["stages"]] == [2, 2, 3, 2]
+    assert recipe["weights_sha256"] != base
+    assert pretrain(replace(run, out=tmp_path / "again"), points.append)  # the base itself is still there to write
+    assert sha256_file(tmp_path / "again" / "model.safetensors") == base

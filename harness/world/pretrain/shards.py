@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from harness.io import sha256_file
 from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
 from harness.world.pretrain.prompts import encode_forms
@@ -133,6 +135,12 @@ class Pool:
             frames.append(self.frames[shard][index])
             examples.append(self.examples[shard][index])
         return np.stack(frames), examples
+
+
+def shards_digest(folder: Path) -> str:
+    """sha256 over the sha256 of each shard's frames, in order: what a model was trained on."""
+    digests = [sha256_file(path) for path in sorted(folder.glob("shard_????.npy"))]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def through_codec(frames: NDArray[np.uint8], folder: Path) -> NDArray[np.uint8]:

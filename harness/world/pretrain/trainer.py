@@ -43,6 +43,7 @@ class Stage:
         decay: Share of the steps, at the end, over which the rate falls to `floor` of itself.
         floor: Final learning rate as a share of the full one.
         probes: Weight of the probe losses.
+        until: End the stage early, as soon as the held-out questions reach this mean of the eight tasks.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Stage:
     decay: float = 0.0
     floor: float = 0.05
     probes: float = 1.0
+    until: float | None = None
 
 
 class Trainer:
@@ -68,6 +70,7 @@ class Trainer:
         self.prefix = video_prefix(self.model, prefix_ids(tokenizer, TOKENS), GRID[None])
         self.muon, self.adam = self._optimisers()
         self.stage, self.step = 0, 0
+        self.ended: list[int] = []  # the last step of each stage that is over
 
     def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
         tower = list(self.model.model.visual.parameters())
@@ -86,6 +89,7 @@ class Trainer:
 
     def next_stage(self) -> None:
         """Go to the next stage, with fresh optimisers and a warm-up of its own."""
+        self.ended.append(self.step)
         self.stage, self.step = self.stage + 1, 0
         self.muon, self.adam = self._optimisers()
 
@@ -159,7 +163,7 @@ class Trainer:
         if self.step:
             state.update(muon=self.muon.state_dict(), adam=self.adam.state_dict())
         temporary = path.with_suffix(".tmp")
-        torch.save({**state, "stage": self.stage, "step": self.step}, temporary)
+        torch.save({**state, "stage": self.stage, "step": self.step, "ended": self.ended}, temporary)
         temporary.replace(path)
 
     def load(self, path: Path) -> None:
@@ -168,7 +172,7 @@ class Trainer:
         for name, module in self._modules():
             module.load_state_dict(state[name])
         self.muon, self.adam = self._optimisers()
-        self.stage, self.step = state["stage"], state["step"]
+        self.stage, self.step, self.ended = state["stage"], state["step"], list(state["ended"])
         if self.step:
             self.muon.load_state_dict(state["muon"])
             self.adam.load_state_dict(state["adam"])
