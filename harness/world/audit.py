@@ -72,7 +72,8 @@ def _flat(asked: Iterable[list[Raw]]) -> list[Raw]:
     return [record for records in asked for record in records]
 
 
-def _categories(record: Raw) -> list[str]:
+def categories_named(record: Raw) -> list[str]:
+    """The categories in a question's text, in order, as often as they are named."""
     return _NAMES.findall(record["question"])
 
 
@@ -87,7 +88,7 @@ def _numeric(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, float]:
     grid = np.quantile(fit, np.linspace(0.02, 0.98, 97))
     constant = grid[_relative_accuracy(grid[:, None], fit[None]).mean(1).argmax()]
     x_fit, x_test = (
-        np.array([[_categories(r).count(name) for name in CATEGORIES] for r in records], float)
+        np.array([[categories_named(r).count(name) for name in CATEGORIES] for r in records], float)
         for records in (train, test)
     )
     mean = np.log(fit).mean()
@@ -129,7 +130,7 @@ def _options(records: Sequence[Raw], vocabulary: dict[str, int], *, grow: bool) 
     owner: list[int] = []
     right: list[bool] = []
     for question, record in enumerate(records):
-        named = _categories(record)
+        named = categories_named(record)
         for letter, option in zip(LETTERS, record["options"], strict=False):
             words = option.split(". ", 1)[1]
             features = {f"letter {letter}", words, *(f"{i} {word}" for i, word in enumerate(words.split(", ")))}

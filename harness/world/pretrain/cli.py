@@ -49,20 +49,30 @@ def score(
     scenes: Annotated[int, typer.Option(min=5, help="Scenes of it.")] = 200,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make missing videos.")] = 2,
+    tower: Annotated[
+        Path | None,
+        typer.Option(help="after-vision.pt of the model's run: adds the ceiling by geometry from its tower."),
+    ] = None,
 ) -> None:
-    """Score a model folder on mp4 videos beside the best constant and the text-only prior."""
+    """Score a model folder on mp4 videos beside the best constant, the text-only prior and, if asked, the ceiling."""
     import torch
 
     from harness.io import write_json
-    from harness.world.pretrain.measure import measure
+    from harness.world.pretrain.measure import measure, task_means
 
     torch.set_num_threads(threads)
-    table, checks = measure(folder, world, split, scenes, workers=workers)
-    for row in table.itertuples():
-        typer.echo(
-            f"| {row.Index} | {row.n} | {row.constant:.1f} | {row.text_prior:.1f} | {row.base:.1f} "
-            f"| {row.low:.1f} to {row.high:.1f} |"
-        )
+    table, checks = measure(folder, world, split, scenes, workers=workers, tower=tower)
+    columns = [name for name in ("constant", "text_prior", "base", "ceiling") if name in table]
+    mean = task_means(table[columns])
+    typer.echo(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
+    typer.echo("|---" * (len(columns) + 3) + "|")
+    for kind, row in table.iterrows():
+        shown = " | ".join(f"{row[name]:.1f}" for name in columns)
+        typer.echo(f"| {kind} | {row['n']:.0f} | {shown} | {row['low']:.1f} to {row['high']:.1f} |")
+    typer.echo(f"| mean of the eight tasks | | {' | '.join(f'{mean[name]:.1f}' for name in columns)} | |")
     typer.echo(f"{checks}")
-    scores = {"split": split, "scenes": scenes, "types": table.round(2).to_dict(orient="index"), **checks}
-    write_json(folder / "scores.json", scores)
+    rounded = {name: round(value, 2) for name, value in mean.items()}
+    types = table.round(2).to_dict(orient="index")
+    write_json(
+        folder / "scores.json", {"split": split, "scenes": scenes, "types": types, "mean_of_tasks": rounded, **checks}
+    )

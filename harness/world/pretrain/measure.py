@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 
 from harness.data.decode import decode_frames
 from harness.data.prompts import prompt_text
 from harness.data.records import Record
 from harness.data.video import VideoSettings, process_frames
+from harness.errors import UserError
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS, build_split
 from harness.world.camera import STOPS
-from harness.world.pretrain.evaluate import greedy, score
+from harness.world.pretrain.evaluate import greedy, mean_of_tasks, score
 from harness.world.pretrain.folder import load_tokenizer
+from harness.world.pretrain.geometry_ceiling import answer, floor_plan
 from harness.world.pretrain.packed import vision_features
 from harness.world.pretrain.prompts import TURN, prefix_ids
 from harness.world.pretrain.shards import TOKENS
+from harness.world.pretrain.stages import RECIPE
 from harness.world.pretrain.trainer import GRID, Trainer
+from harness.world.questions import Raw
 from harness.world.renderer import FRAME_SIZE
 
 NEW_TOKENS = 16
@@ -40,6 +45,7 @@ def measure(
     blind: int = 500,
     plain: int = 40,
     workers: int = 2,
+    tower: Path | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Score a model folder on a split's videos.
 
@@ -51,12 +57,19 @@ def measure(
         blind: Scenes of the train split on which the constant and the text prior are fitted.
         workers: Processes that make missing videos.
         plain: Questions that plain ``generate`` answers too, to check the fast path.
+        tower: Checkpoint at the end of the model's vision stage, for the ceiling by geometry.
 
     Returns:
         A row per question type with chance, constant, text_prior, n, base, low and high (95% interval,
-        bootstrap over scenes), and the checks: unparsable share, and questions on which plain
-        transformers gave the same answer.
+        bootstrap over scenes) and, with `tower`, ceiling (see ``geometry_ceiling``); and the checks: unparsable
+        share, and questions on which plain transformers gave the same answer.
+
+    Raises:
+        UserError: `tower` is no such checkpoint, or not of this model.
     """
+    trainer = Trainer(load_tokenizer(folder), seed=0)
+    trainer.model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+    eyes = None if tower is None else _load_tower(tower, trainer.model, trainer.tokenizer)
     root = build_split(split, world, scenes, workers=workers)
     asked = [SPLITS[split].questions(index) for index in range(scenes)]
     fit = [record for index in range(blind) for record in SPLITS["train"].questions(index)]
@@ -67,10 +80,33 @@ def measure(
         ).pixel_values
         for records in asked
     ]
-    trainer = Trainer(load_tokenizer(folder), seed=0)
-    trainer.model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
     answers = _answers(trainer, patches, asked)
-    rows = pd.DataFrame(
+    rows = _scored(asked, answers)
+    table["base"] = rows.groupby("question_type")["score"].mean()
+    low, high = _bootstrap(rows)
+    table["low"], table["high"] = low, high
+    if eyes is not None:
+        by_geometry = _scored(asked, _ceiling_answers(eyes, patches, asked))
+        table["ceiling"] = by_geometry.groupby("question_type")["score"].mean()
+    checks = {
+        "unparsable": float(np.mean([not _parsable(a) for a in rows["answer"]])),
+        "plain_equal": _plain_equal(trainer, patches, asked, answers, plain),
+        "plain_n": plain,
+    }
+    return table, checks
+
+
+def task_means(scores: pd.DataFrame) -> dict[str, float]:
+    """Each column's mean of the eight tasks; a row per question type."""
+    return {
+        str(name): mean_of_tasks({str(kind): (float(value), 1) for kind, value in column.items()})
+        for name, column in scores.items()
+    }
+
+
+def _scored(asked: Iterable[Sequence[Raw]], answers: Iterable[Sequence[str]]) -> pd.DataFrame:
+    """A row per question: scene, question_type, answer and score (0 to 100)."""
+    return pd.DataFrame(
         {
             "scene": scene,
             "question_type": record["question_type"],
@@ -80,16 +116,46 @@ def measure(
         for scene, (records, given) in enumerate(zip(asked, answers, strict=True))
         for record, answer in zip(records, given, strict=True)
     )
-    grouped = rows.groupby("question_type")["score"]
-    table["base"] = grouped.mean()
-    low, high = _bootstrap(rows)
-    table["low"], table["high"] = low, high
-    checks = {
-        "unparsable": float(np.mean([not _parsable(a) for a in rows["answer"]])),
-        "plain_equal": _plain_equal(trainer, patches, asked, answers, plain),
-        "plain_n": plain,
-    }
-    return table, checks
+
+
+def _load_tower(path: Path, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+    """The tower and its read-outs as they were when the vision stage ended.
+
+    Args:
+        path: ``after-vision.pt`` of the run that made the model.
+        model: The model whose ceiling is asked for.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        UserError: No such checkpoint, one of a later stage (its word embeddings, which are part of the read-outs,
+            have moved on), or one with another tower than the model's.
+    """
+    trainer = Trainer(tokenizer, seed=0)
+    try:
+        trainer.load(path)
+    except (OSError, EOFError, KeyError, RuntimeError, UnpicklingError) as error:
+        raise UserError(
+            f"`--tower {path}`: not a checkpoint of `harness world pretrain` ({type(error).__name__}); "
+            "give the after-vision.pt in its --work folder"
+        ) from error
+    if any(stage.mix is not None for stage in RECIPE[: trainer.stage + (trainer.step > 0)]):
+        raise UserError(f"`--tower {path}`: a checkpoint of a later stage; give after-vision.pt")
+    theirs = model.model.visual.state_dict()
+    for name, weight in trainer.model.model.visual.state_dict().items():
+        if not torch.equal(weight.bfloat16(), theirs[name].bfloat16()):
+            raise UserError(f"`--tower {path}`: not the tower of this model (`{name}` differs); give its own run's")
+    return trainer
+
+
+@torch.no_grad()
+def _ceiling_answers(
+    tower: Trainer, patches: Sequence[torch.Tensor], asked: Sequence[Sequence[Raw]]
+) -> Iterator[list[str]]:
+    """Answers to each scene's questions from the tower's read-outs of its (TOKENS * 4, 1176) patches."""
+    for video, records in zip(patches, asked, strict=True):
+        tokens = vision_features(tower.model, video, GRID)
+        plan = floor_plan(tower.heads(tokens, tower.category_embeddings()))
+        yield [answer(record, plan) for record in records]
 
 
 def _prompt(trainer: Trainer, record: dict[str, Any]) -> list[int]:
