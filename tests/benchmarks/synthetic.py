@@ -84,9 +84,9 @@ def write_model(shape: Shape, folder: Path, seed: int, dtype: torch.dtype = torc
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
+    model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype)
     model.generation_config.eos_token_id = END
-    model.to(dtype).save_pretrained(folder)
+    model.save_pretrained(folder)
     _tokenizer(shape.vocabulary).save_pretrained(folder)
 
 

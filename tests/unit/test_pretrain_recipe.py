@@ -40,6 +40,8 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     assert stopped_at < len(points)
     curves = (tmp_path / "work" / "curves.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in curves] == [point["step"] for point in points]
+    seconds = [json.loads(line)["seconds"] for line in curves]
+    assert seconds == sorted(seconds)  # they go on where the stopped run was
     recipe = json.loads((tmp_path / "model" / "recipe.json").read_text())
     assert recipe["weights_sha256"] == sha256_file(tmp_path / "model" / "model.safetensors")
     AutoModelForImageTextToText.from_pretrained(tmp_path / "model", local_files_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from harness.world.pretrain.curriculum import Curriculum, Mix, TrainingText
 from harness.world.pretrain.dense import vision_targets
@@ -82,7 +82,8 @@ class Batches(Dataset[bytes]):
 
     def __getitem__(self, index: tuple[int, int]) -> bytes:
         if self._opened is None:
-            torch.set_num_threads(1)
+            if get_worker_info() is not None:  # else it is the training process, which has its own number
+                torch.set_num_threads(1)
             self._opened = Pool(self.shards), Curriculum(load_tokenizer(self.folder))
         pool, curriculum = self._opened
         stage, _ = index

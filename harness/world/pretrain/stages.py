@@ -197,6 +197,9 @@ class _Loop:
         self.run_, self.trainer, self.report = run, trainer, report
         self.checkpoint = run.work / "checkpoint.pt"
         self.started, self.saved = started, time.monotonic()
+        self.curves = run.work / "curves.jsonl"
+        earlier = self.curves.read_text().splitlines() if self.curves.exists() else []
+        self.before = json.loads(earlier[-1])["seconds"] if earlier else 0.0
         self.held = Pool(run.work / "shards" / "held_out")
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -263,7 +266,7 @@ class _Loop:
             "device": self._device(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "seconds": round(time.monotonic() - self.started),
+            "seconds": round(self._seconds()),
         }
         save_model(self.trainer.model, out, recipe)
 
@@ -311,6 +314,10 @@ class _Loop:
         minutes = self.run_.minutes
         return minutes is not None and time.monotonic() - self.started > 60 * minutes
 
+    def _seconds(self) -> float:
+        """Seconds of this call and, up to their last line in the curves, of those before it."""
+        return self.before + time.monotonic() - self.started
+
     def _held_out(self, stage: Stage) -> dict[str, Any]:
         frames, examples = np.asarray(self.held.frames[0][:80]), self.held.examples[0][:80]
         found: dict[str, Any] = {"vision": evaluate_dense(self.trainer, frames, examples)}
@@ -325,8 +332,8 @@ class _Loop:
             "stage": stage.name,
             "step": self.trainer.step,
             "of": stage.steps,
-            "seconds": round(time.monotonic() - self.started, 1),
+            "seconds": round(self._seconds(), 1),
             **point,
         }
-        append_lines(self.run_.work / "curves.jsonl", [json.dumps(line)])
+        append_lines(self.curves, [json.dumps(line)])
         self.report(line)
