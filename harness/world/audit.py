@@ -8,7 +8,7 @@ logarithm of the answer on the categories named, times the factor that scores be
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ def audit(
         progress: Told how many scenes are generated.
 
     Returns:
-        One row per raw question type with chance, constant and text_prior (0 to 100) and n.
+        One row per raw question type with chance, constant and text_prior (0 to 100), the standard error of the text
+        prior (scenes are independent, questions about one are not), and n.
     """
     split, total = SPLITS["pretrain"], train_scenes + test_scenes
     first = split.capacity // 2 + seed * 100_000
@@ -64,8 +65,17 @@ def blind_scores(train: Sequence[Raw], test: Sequence[Raw]) -> pd.DataFrame:
         if not fit or not held_out:
             continue
         scores = _numeric if question_type in NUMERIC_TYPES else _lettered
-        rows.append({"question_type": question_type, **scores(fit, held_out), "n": len(held_out)})
+        rows.append({"question_type": question_type, **_summary(scores(fit, held_out), held_out)})
     return pd.DataFrame(rows).set_index("question_type")
+
+
+def _summary(scores: Mapping[str, Floats], asked: Sequence[Raw]) -> dict[str, float]:
+    """Means of each question's scores, the text prior's scene-clustered standard error, and n."""
+    prior, n = scores["text_prior"], len(asked)
+    scene = np.unique([record["scene_name"] for record in asked], return_inverse=True)[1]
+    error = np.sqrt((np.bincount(scene, prior - prior.mean()) ** 2).sum()) / n
+    means = {name: 100 * float(values.mean()) for name, values in scores.items()}
+    return {**means, "text_prior_se": 100 * float(error), "n": n}
 
 
 def _flat(asked: Iterable[list[Raw]]) -> list[Raw]:
@@ -83,7 +93,7 @@ def _relative_accuracy(prediction: Floats, truth: Floats) -> Floats:
     return (error[..., None] <= 1 - _THRESHOLDS + 1e-9).mean(-1)
 
 
-def _numeric(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, float]:
+def _numeric(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, Floats]:
     fit, truth = (np.array([float(r["ground_truth"]) for r in records]) for records in (train, test))
     grid = np.quantile(fit, np.linspace(0.02, 0.98, 97))
     constant = grid[_relative_accuracy(grid[:, None], fit[None]).mean(1).argmax()]
@@ -97,13 +107,13 @@ def _numeric(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, float]:
     factor = factors[_relative_accuracy(factors[:, None] * guess, fit).mean(1).argmax()]
     prior = factor * np.exp(mean + x_test @ weights)
     return {
-        "chance": 100 * float(_relative_accuracy(np.resize(fit, truth.size), truth).mean()),
-        "constant": 100 * float(_relative_accuracy(np.full(truth.size, constant), truth).mean()),
-        "text_prior": 100 * float(_relative_accuracy(prior, truth).mean()),
+        "chance": _relative_accuracy(np.resize(fit, truth.size), truth),
+        "constant": _relative_accuracy(np.full(truth.size, constant), truth),
+        "text_prior": _relative_accuracy(prior, truth),
     }
 
 
-def _lettered(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, float]:
+def _lettered(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, Floats]:
     letters = [record["ground_truth"] for record in train]
     common = max(sorted(set(letters)), key=letters.count)
     vocabulary: dict[str, int] = {}
@@ -114,9 +124,9 @@ def _lettered(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, float]:
     order = np.lexsort((-score, owner))
     best = order[np.r_[True, np.diff(owner[order]) > 0]]
     return {
-        "chance": 100 * float(np.mean([1 / len(record["options"]) for record in test])),
-        "constant": 100 * float(np.mean([record["ground_truth"] == common for record in test])),
-        "text_prior": 100 * float(right[best].mean()),
+        "chance": np.array([1 / len(record["options"]) for record in test]),
+        "constant": np.array([float(record["ground_truth"] == common) for record in test]),
+        "text_prior": right[best].astype(float),
     }
 
 

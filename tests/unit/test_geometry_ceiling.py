@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
+from typer.testing import CliRunner
 
-from harness.data.records import CHOICE_TYPES, NUMERIC_TYPES, QUESTION_TYPES
+from harness.commands.world import world_app
+from harness.data.records import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
 from harness.errors import UserError
 from harness.world.build import SPLITS
 from harness.world.pretrain.dense import vision_targets
@@ -108,6 +111,26 @@ def test_score_shows_the_ceiling_beside_the_base(checkpoint: Path, tmp_path: Pat
     table, _ = measure(TINY, tmp_path, "dev", scenes=5, blind=20, plain=1, workers=1, tower=checkpoint)
     assert table["ceiling"].between(0, 100).all()
     assert table.loc["room_size_estimation", "ceiling"] < table.loc["room_size_estimation", "base"]
+
+
+def test_the_command_prints_and_keeps_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame(
+        {"n": 4, "constant": 30.0, "text_prior": 31.0, "base": 60.0, "low": 50.0, "high": 70.0, "ceiling": 90.0},
+        index=pd.Index(QUESTION_TYPES, name="question_type"),
+    )
+    table.loc[list(DIRECTION_TYPES), "base"] = 80.0, 90.0, 100.0
+    asked: list[Path] = []
+
+    def measured(*_: object, tower: Path, **__: object) -> tuple[pd.DataFrame, dict[str, float]]:
+        asked.append(tower)
+        return table, {"unparsable": 0.0}
+
+    monkeypatch.setattr("harness.world.pretrain.measure.measure", measured)
+    outcome = CliRunner().invoke(world_app(), ["score", "--folder", str(tmp_path), "--tower", "after-vision.pt"])
+    assert asked == [Path("after-vision.pt")]
+    assert "| route_planning | 4 | 30.0 | 31.0 | 60.0 | 90.0 | 50.0 to 70.0 |" in outcome.output
+    assert f"| mean of the eight tasks | | 30.0 | 31.0 | {(7 * 60 + 90) / 8:.1f} | 90.0 | |" in outcome.output
+    assert json.loads((tmp_path / "scores.json").read_text())["mean_of_tasks"]["ceiling"] == 90.0
 
 
 def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:

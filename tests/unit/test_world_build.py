@@ -234,4 +234,4 @@ def test_command_line(tmp_path: Path) -> None:
     assert len(list((tmp_path / "world").glob("dev_*.mp4"))) == 2
     outcome = runner.invoke(app, ["audit", "--train-scenes", "20", "--test-scenes", "5", "--json"])
     scores = json.loads(re.search(r"\{.*\}", outcome.stdout, re.S)[0])  # type: ignore[index]
-    assert set(scores["room_size_estimation"]) == {"chance", "constant", "text_prior", "n"}
+    assert set(scores["room_size_estimation"]) == {"chance", "constant", "text_prior", "text_prior_se", "n"}

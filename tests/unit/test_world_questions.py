@@ -264,6 +264,15 @@ def test_the_text_does_not_tell_the_answer(pool: list[list[Raw]]) -> None:
     assert (excess < 2.5 * 50 / np.sqrt(scores["n"])).all()
 
 
+def test_the_standard_error_counts_scenes_not_questions(pool: list[list[Raw]]) -> None:
+    train, test = ([record for records in part for record in records] for part in (pool[:150], pool[150:]))
+    once, twice = blind_scores(train, test), blind_scores(train, test + test)
+    assert (twice["n"] == 2 * once["n"]).all()
+    assert np.allclose(twice["text_prior_se"], once["text_prior_se"])
+    share, error, n = once.loc["object_rel_direction_easy", ["text_prior", "text_prior_se", "n"]]  # one in a scene
+    assert error == pytest.approx(np.sqrt(share * (100 - share) / n))
+
+
 def test_the_audit_finds_a_leak(pool: list[list[Raw]]) -> None:
     """Where the category tells the size, or an option's words tell the answer, the prior exceeds the constant."""
     leaky = []
