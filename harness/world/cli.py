@@ -79,7 +79,9 @@ def audit(
     if as_json:
         typer.echo(json.dumps(scores.round(2).to_dict(orient="index"), indent=1))
         return
-    table = Table("question type", *scores.columns, title="Answers without the video, 0 to 100")
+    headers = ("SE" if name == "text_prior_se" else str(name) for name in scores.columns)
+    table = Table("question type", *headers, title="Answers without the video, 0 to 100")
+    table.columns[0].min_width = max(map(len, scores.index))  # three names differ only at their ends
     for row in scores.itertuples():
         table.add_row(str(row[0]), *(f"{value:.1f}" for value in row[1:-1]), str(row[-1]))
     Console().print(table)

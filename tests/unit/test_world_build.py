@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from typer.testing import CliRunner
 
 from harness.data.decode import decode_frames
-from harness.data.records import Record
+from harness.data.records import QUESTION_TYPES, Record
 from harness.errors import UserError
 from harness.world import build
 from harness.world.build import SPLITS, build_split
@@ -235,3 +236,11 @@ def test_command_line(tmp_path: Path) -> None:
     outcome = runner.invoke(app, ["audit", "--train-scenes", "20", "--test-scenes", "5", "--json"])
     scores = json.loads(re.search(r"\{.*\}", outcome.stdout, re.S)[0])  # type: ignore[index]
     assert set(scores["room_size_estimation"]) == {"chance", "constant", "text_prior", "text_prior_se", "n"}
+
+
+def test_the_audit_table_names_every_type_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"chance": 25.0, "constant": 25.0, "text_prior": 25.0, "text_prior_se": 10.0, "n": 400}
+    scores = pd.DataFrame(columns, index=list(QUESTION_TYPES))
+    monkeypatch.setattr("harness.world.audit.audit", lambda *_, **__: scores)
+    outcome = CliRunner().invoke(app, ["audit"])
+    assert outcome.exit_code == 0 and all(name in outcome.stdout for name in QUESTION_TYPES)
