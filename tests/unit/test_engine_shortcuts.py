@@ -93,6 +93,29 @@ def test_the_frames_sizes_are_asked_once_for_all_layers(monkeypatch):
     assert len(asked) == 1
 
 
+def test_the_towers_activation_folded_into_its_products_computes_the_same():
+    """Values and gradients; Qwen2-VL alone has that activation."""
+    stock, fast = tiny_model().double(), tiny_model().double()
+    shortcuts.install(fast)
+    video = tiny_video((2, 4, 6), dtype=torch.float64)
+    results = []
+    for model in (stock, fast):
+        with torch.no_grad():
+            plain = model.get_video_features(video.pixel_values, video.grid_thw, return_dict=True).pooler_output[0]
+        kept = model.get_video_features(video.pixel_values, video.grid_thw, return_dict=True).pooler_output[0]
+        kept.square().sum().backward()
+        layers = [block.mlp for block in model.model.visual.blocks]
+        gradients = [weight.grad for mlp in layers for weight in mlp.parameters()]
+        results.append([plain, kept, *gradients])
+    assert all(isinstance(block.mlp, shortcuts.FoldedGelu) for block in fast.model.visual.blocks)
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+    for family in set(FAMILIES) - {"qwen2_vl"}:
+        other = tiny_model(family)
+        shortcuts.install(other)
+        assert not any(isinstance(module, shortcuts.FoldedGelu) for module in other.modules())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_norms_of_one_kernel_equal_transformers(family):
     stock, fast = tiny_model(family), tiny_model(family)
