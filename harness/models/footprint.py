@@ -13,6 +13,7 @@ from torch import nn
 
 from harness.config import ModelSection
 from harness.models.features import CACHE_BYTES
+from harness.models.kept import KEPT_BYTES, bytes_for
 from harness.models.loading import LORA_TARGETS, weights_dtype
 from harness.models.trace import Load, on_meta, peak_of
 
@@ -226,7 +227,7 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     rows, one = load.prompts, min(load.answers, load.micro_batch)
     update = peak_of(config, section, precision, replace(load, answers=one), "update")
     tokens = f"{rows} x ({load.prompt:,} + {one} x {load.length}) tokens"
-    parts = [Part("activations", f"{tokens} x {layers} layers, logits: traced", update, "update")]
+    parts = [Part("activations", f"{tokens} x {layers} layers, logits: traced", update, "update"), *_kept(config, load)]
     wide = getattr(vision, "embed_dim", None) or vision.hidden_size
     if section.freeze_vision:
         held, how = _FROZEN_TOWER[precision], "at the peak of one layer"
@@ -239,6 +240,17 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     for phase, number, answers in (("sampling", load.sampled, load.rollouts), ("evaluation", load.evaluated, 1)):
         if number and answers:
             parts += _sampling(config, section, precision, load, phase, number, min(answers, number), token)
+    return parts
+
+
+def _kept(config: Any, load: Load) -> list[Part]:
+    """The passes over prompts that the update takes over from sampling; a micro-batch's own are its activations."""
+    parts = []
+    for phase, prompts in (("sampling", load.kept), ("update", load.kept - load.prompts)):
+        if load.kept and prompts > 0:
+            how = f"{prompts} x {load.prompt:,} tokens, at most {KEPT_BYTES >> 20} MiB"
+            one = bytes_for(config.text_config, load.prompt)
+            parts.append(Part("prompts' activations kept for the update", how, min(KEPT_BYTES, prompts * one), phase))
     return parts
 
 

@@ -19,7 +19,8 @@ from harness.models import shortcuts
 from harness.models.attention import NAME, register
 from harness.models.families import prompt_positions, vision_inputs
 from harness.models.features import VideoFeatures
-from harness.models.packing import pack
+from harness.models.kept import KeptTrunks, can_keep
+from harness.models.packing import PackedRows, pack
 
 Engine = Literal["shared", "naive"]
 
@@ -82,6 +83,7 @@ class Policy:
         self.video = video or VideoFeatures(self.base, device, precision)
         self.engine = self._usable(engine)
         self.forward_passes = 0
+        self.kept: KeptTrunks | None = None
         if self.engine == "shared":
             # Without a shared prefix this is plain SDPA, so it may stay set for good (checkpointing needs that).
             self.language_model.config._attn_implementation = NAME
@@ -232,8 +234,36 @@ class Policy:
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             owned[prompt.id].append((row, completion))
         rows = pack(states, owned, width, self.embed)
+        kept = self.kept.of(rows) if self.kept and torch.is_grad_enabled() else None
+        hidden = self._behind(rows, kept) if kept else self._whole(rows)
+        return hidden.flatten(0, 1)[rows.source], rows.labels, rows.target
+
+    def _whole(self, rows: PackedRows) -> Tensor:
+        """(B, S, hidden) of the suffix part, trunks run with it."""
         hidden = self.forward(rows.embeddings, rows.positions, rows.mask, **rows.layout)
-        return hidden[:, rows.trunk :].flatten(0, 1)[rows.source], rows.labels, rows.target
+        return hidden[:, rows.trunk :]
+
+    def _behind(self, rows: PackedRows, trunks: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The same behind trunks that were run before."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.base.config.text_config)
+        for layer, (keys, values) in enumerate(trunks):
+            cache.update(keys, values, layer)
+        return self.forward(rows.embeddings[:, rows.trunk :], rows.positions[..., rows.trunk :], rows.mask, cache)
+
+    @contextlib.contextmanager
+    def keeping_trunks(self) -> Iterator[None]:
+        """Inside, where it can be, the pass that prompts are sampled from serves the one update that follows."""
+        self.kept = KeptTrunks(self.base.config.text_config) if can_keep(self) else None
+        try:
+            yield
+        finally:
+            self.kept = None
+
+    def keeps(self, prompts: Sequence[EncodedPrompt]) -> bool:
+        """Whether a pass over these prompts is to be made with its graph."""
+        return self.engine == "shared" and self.kept is not None and self.kept.wants(prompts)
 
     def _repeated(
         self, states: dict[str, PromptState], prompts: Sequence[EncodedPrompt], completions: Sequence[Any], width: int

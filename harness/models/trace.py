@@ -41,6 +41,7 @@ class Load:
         sampled: Completions sampled at once; 0 for a method that samples none.
         evaluated: Questions answered at once in an evaluation.
         videos: Distinct videos in all, whose features a frozen tower keeps as far as there is room.
+        kept: Prompts whose pass is kept from sampling to the update (:mod:`harness.models.kept`).
     """
 
     prompt: int
@@ -53,6 +54,7 @@ class Load:
     sampled: int = 0
     evaluated: int = 0
     videos: int = MANY_VIDEOS
+    kept: int = 0
 
     @property
     def prompts(self) -> int:
@@ -64,7 +66,11 @@ def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what
     """Peak bytes of a phase, extrapolated from two and three layers; never below what fewer layers take."""
     layers = config.text_config.num_hidden_layers
     key = _Traced(
-        config.to_json_string(), section.model_dump_json(), precision, replace(load, sampled=0, evaluated=0), what
+        config.to_json_string(),
+        section.model_dump_json(),
+        precision,
+        replace(load, sampled=0, evaluated=0, kept=0),
+        what,
     )
     if key not in _TRACED:
         _TRACED[key] = [trace(config, section, precision, load, what, count) for count in (2, 3)]

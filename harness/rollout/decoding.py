@@ -68,8 +68,10 @@ class SharedDecoder:
         hidden = policy.forward(rows.embeddings, rows.positions, rows.mask, cache, **rows.layout)
         rests = {key: (trunk, start, end) for trunk, one in enumerate(rows.rests) for key, start, end in one}
         places = torch.tensor([rests[key] for key in keys], device=policy.device)
-        self.logits = policy.logits(hidden[places[:, 0], rows.trunk + places[:, 2] - 1])
+        self.logits = policy.logits(hidden[places[:, 0], rows.trunk + places[:, 2] - 1].detach()).detach()
         layers = [(layer.keys, layer.values) for layer in cache.layers]
+        if policy.kept and torch.is_grad_enabled():
+            layers = policy.kept.add(rows, layers)
         self._own = _own_tokens(rows, layers, places.repeat_interleave(n, 0), steps)
         self._prefix = _prefix(rows, layers, places[:, 0].repeat_interleave(n))
         self._graph = graphs.of(policy, self._prefix, self._own) if graphs and steps > 1 else None
@@ -80,7 +82,8 @@ class SharedDecoder:
         places = position[None, :, None].expand(3, -1, -1)
         if self._graph:
             return self._graph.step(embeddings, places)
-        return advance(self._policy, embeddings, places, self._prefix, self._own)
+        with torch.inference_mode():  # small operations are quicker on a CPU when nothing can ask for a gradient
+            return advance(self._policy, embeddings, places, self._prefix, self._own)
 
     def keep(self, rows: Tensor) -> bool:
         if self._graph:

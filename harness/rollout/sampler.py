@@ -134,13 +134,14 @@ class TransformersSampler:
         self, prompts: Sequence[EncodedPrompt], n: int, temperature: float, steps: int, noise: Tensor | None
     ) -> list[list[Sampled]]:
         policy = self._policy
-        states = policy.prompt_states(prompts)
         keys = [prompt.id for prompt in prompts]
-        decoder: Decoder = (
-            SharedDecoder(policy, states, keys, n, steps, self._graphs)
-            if policy.engine == "shared"
-            else RepeatedDecoder(policy, states, keys, n, steps)
-        )
+        with torch.set_grad_enabled(policy.keeps(prompts)):
+            states = policy.prompt_states(prompts)
+            decoder: Decoder = (
+                SharedDecoder(policy, states, keys, n, steps, self._graphs)
+                if policy.engine == "shared"
+                else RepeatedDecoder(policy, states, keys, n, steps)
+            )
         logits = decoder.logits.repeat_interleave(n, 0)
         position = torch.tensor([states[key].next_position for key in keys], device=policy.device).repeat_interleave(n)
         ends = torch.tensor(policy.end_tokens, device=policy.device)

@@ -29,6 +29,7 @@ def check_engine(policy: Policy, prompt: EncodedPrompt) -> float:
     if policy.engine == "naive":
         return 0.0
     shared = copy.copy(policy)
+    shared.kept = None
     shared.video = VideoFeatures(policy.base, policy.device, policy.precision)
     naive = copy.copy(shared)
     naive.engine = "naive"

@@ -14,6 +14,7 @@ from harness.algorithm import Algorithm, Method
 from harness.config import StudyConfig
 from harness.data.video import smart_resize
 from harness.models.footprint import Footprint, footprint
+from harness.models.kept import may_keep, updates_what_it_sampled
 from harness.models.loading import choose_precision, model_sizes
 from harness.models.trace import MANY_VIDEOS, Load
 from harness.types import Completion, Group
@@ -91,6 +92,8 @@ def account_for(
         # A guest's loop repeats a prompt for each of its answers, and samples those of a step at once.
         prompts *= rollouts
         rollouts, sampled = 1, prompts
+    precision = choose_precision(study.model, torch.device("cuda" if room.cuda else "cpu"))
+    shared = isinstance(algorithm, Algorithm) and updates_what_it_sampled(algorithm.needs, train.updates_per_batch)
     load = Load(
         prompt=patches // config.vision_config.spatial_merge_size**2 + TEXT_TOKENS,
         patches=patches,
@@ -102,8 +105,8 @@ def account_for(
         sampled=sampled if rollouts else 0,
         evaluated=study.evaluation.batch,
         videos=videos,
+        kept=prompts if shared and may_keep(study.model, precision, cuda=room.cuda) else 0,
     )
-    precision = choose_precision(study.model, torch.device("cuda" if room.cuda else "cpu"))
     reference = algorithm.needs.reference
     return footprint(
         config, study.model, precision, load, reference=reference, optimizer=train.optimizer, cuda=room.cuda

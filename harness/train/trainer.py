@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from harness.algorithm import Algorithm
 from harness.data.encode import EncodedPrompt
 from harness.memory import Parts
+from harness.models.kept import updates_what_it_sampled
 from harness.train.optimizer import set_learning_rate
 from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
 from harness.train.run import TrainingError, TrainingRun
@@ -58,7 +60,8 @@ class Trainer(TrainingRun):
     def _step(self, step: int) -> dict[str, float]:
         consumed = self.meter.consumed
         seconds = consumed.seconds
-        with self.meter.clock():
+        once = updates_what_it_sampled(self.algorithm.needs, self.settings.updates_per_batch)
+        with self.meter.clock(), self.policy.keeping_trunks() if once else nullcontext():
             passes, sampled = self._counts()
             try:
                 prompts, groups, samples = self._experience(step)
@@ -142,6 +145,8 @@ class Trainer(TrainingRun):
         total = denominator(samples, needs)
         self.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {"loss": 0.0}
+        if self.policy.kept:
+            self.policy.kept.begin()
         for part in micro_batches([one for one in samples if one.completion.prompt_id in prompts], size):
             values, mask = self.policy.log_probs(
                 [prompts[one.completion.prompt_id] for one in part],
@@ -157,6 +162,8 @@ class Trainer(TrainingRun):
             for key, value in numbers.items():
                 logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
             logged["loss"] += loss.item()
+        if self.policy.kept:
+            self.policy.kept.backward()
         return logged
 
 

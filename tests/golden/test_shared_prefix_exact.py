@@ -26,6 +26,7 @@ from algorithms.grpo import GRPO, GRPOConfig
 from harness.models import policy as policy_module
 from harness.models.loading import recompute_activations
 from harness.models.policy import Policy
+from harness.rollout.sampler import TransformersSampler
 from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
 from harness.types import Completion, Sample
 
@@ -180,6 +181,54 @@ def test_float64_gradient_checkpointing_leaves_the_gradient_alone(
     assert all(layer.gradient_checkpointing for layer in shared.language_model.layers)
     loss, gradient = differences(step(shared.log_probs, network, samples, known, 0.04, 64), naive)
     assert loss < 1e-9 and gradient < 1e-9
+
+
+KEPT = {"together": [[0, 1, 2]], "one by one": [[0], [1], [2]], "a part": [[0, 2]]}
+"""Which prompts are sampled together; what is not sampled is not kept either."""
+
+
+def step_on_kept_trunks(
+    network: torch.nn.Module, samples: list[Sample], known: dict[str, Any], beta: float, size: int, sampled: str
+) -> tuple[float, dict[str, Tensor]]:
+    """Sample some of the prompts, then take the step that :func:`step` takes."""
+    policy = tiny_policy(network)
+    drawn = list(known.values())
+    with policy.keeping_trunks():
+        assert policy.kept is not None
+        for some in KEPT[sampled]:
+            group = [drawn[index] for index in some]
+            TransformersSampler(policy, 64).sample(group, 2, temperature=1.0, max_new_tokens=3, seed=0)
+        policy.kept.begin()
+        loss, _ = step(policy.log_probs, network, samples, known, beta, size)
+        policy.kept.backward()
+    gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    return loss, gradients
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", ["two grids, ragged", "two questions on one video"])
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("size", [64, 3, 1])
+def test_float64_the_pass_that_sampled_gives_the_naive_gradient(shape: str, beta: float, lora: bool, size: int) -> None:
+    network = network_of("qwen2_vl", torch.float64, tower=False, lora=lora)
+    samples, known = samples_of(shape, torch.float64, "qwen2_vl")
+    naive = step(tiny_policy(network, "naive").log_probs, network, samples, known, beta, 64)
+    for sampled in KEPT:
+        ours = step_on_kept_trunks(network, samples, known, beta, size, sampled)
+        loss, gradient = differences(ours, naive)
+        assert loss < 1e-9 and gradient < 1e-9, sampled
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sampled", KEPT)
+def test_float64_kept_passes_of_every_family(family: str, sampled: str) -> None:
+    network = network_of(family, torch.float64, tower=False, lora=False)
+    samples, known = samples_of("two grids, ragged", torch.float64, family)
+    naive = step(tiny_policy(network, "naive").log_probs, network, samples, known, 0.04, 64)
+    ours = step_on_kept_trunks(network, samples, known, 0.04, 3, sampled)
+    assert max(differences(ours, naive)) < 1e-9
 
 
 @pytest.mark.usefixtures("float64")

@@ -21,6 +21,7 @@ from harness.data.reader import read_dataset
 from harness.data.video import VideoSettings
 from harness.models import footprint as module
 from harness.models.footprint import count_parameters, footprint
+from harness.models.kept import may_keep
 from harness.models.loading import model_sizes
 from harness.models.trace import LiveBytes, Load, trace
 from harness.study import memory
@@ -146,8 +147,9 @@ def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
     length = max(len(prompt(index).input_ids) for index in range(10))
     with LiveBytes() as live:
         trainer.train()
-    load = Load(length, PATCHES, answers, 8, 8, 4, rollouts, 32 if rollouts else 0, videos=10)
     section = ModelSection(**({"tuning": "full"} | changes))
+    kept = 4 if rollouts and may_keep(section, policy.precision, cuda=False) else 0
+    load = Load(length, PATCHES, answers, 8, 8, 4, rollouts, 32 if rollouts else 0, videos=10, kept=kept)
     needs = trainer.algorithm.needs
     account = footprint(policy.base.config, section, policy.precision, load, reference=needs.reference)
     estimate = account.peak - module._PROGRAM_BYTES

@@ -1,0 +1,181 @@
+"""The pass that sampled serves the update, each prompt run once, where that is exact, possible and affordable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_kit import tiny_model, tiny_policy, tiny_prompt, tiny_video
+from torch import Tensor
+from trainer_kit import Kit, make_kit
+
+from harness.config import ModelSection
+from harness.models import kept as kept_module
+from harness.models.kept import KeptTrunks, bytes_for, can_keep, may_keep, updates_what_it_sampled
+from harness.models.loading import recompute_activations
+from harness.models.policy import Policy
+from harness.rollout.sampler import TransformersSampler
+from harness.types import Needs
+
+GROUP = {"group_size": 4, "beta": 0.04}
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    return make_kit(tmp_path_factory.mktemp("kit"))
+
+
+def train(kit: Kit, folder: Path, policy: Policy, **settings: Any) -> list[Tensor]:
+    """One step of GRPO; the gradient, clipped to 1, that the optimiser is given."""
+    given: list[Tensor] = []
+    plain = torch.optim.AdamW.step
+
+    def step(self: torch.optim.AdamW, *rest: Any) -> Any:
+        given.extend(one.grad.clone() for group in self.param_groups for one in group["params"])
+        return plain(self, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        kit.trainer(folder, "grpo", policy, options=GROUP, budget=("steps", 1), **settings).train()
+    return given
+
+
+def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs) > 10
+    scale = torch.stack([one.norm() for one in theirs]).norm()
+    assert scale > 0.01
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() < 1e-5 * scale
+
+
+def passes_over_trunks(policy: Policy, least: int) -> list[bool]:
+    """Let every pass of a policy over at least so many columns be noted, and whether it had a gradient."""
+    noted, plain = [], policy.forward
+
+    def forward(embeddings: Tensor, *rest: Any, **inputs: Any) -> Tensor:
+        if embeddings.shape[1] >= least:
+            noted.append(torch.is_grad_enabled())
+        return plain(embeddings, *rest, **inputs)
+
+    policy.forward = forward  # type: ignore[method-assign]
+    return noted
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("rollout", [{}, {"batch": 2}], ids=["together", "in parts"])
+def test_the_gradient_is_the_same_and_each_prompt_is_run_once(
+    kit: Kit, tmp_path: Path, tuning: str, rollout: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = kit.policy(tuning=tuning)
+    length = min(len(kit.prompts(policy)(index).input_ids) for index in range(9))
+    noted = passes_over_trunks(policy, length)
+    once = train(kit, tmp_path / "once", policy, prompts_per_step=1, rollout=rollout)
+    assert noted.count(True) == 1, "the pass that sampled"
+    monkeypatch.setattr("harness.models.policy.can_keep", lambda policy: False)
+    assert_same(once, train(kit, tmp_path / "again", kit.policy(tuning=tuning), prompts_per_step=1, rollout=rollout))
+
+
+def test_several_prompts_and_micro_batches_give_the_same_gradient(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = train(kit, tmp_path / "once", kit.policy(), micro_batch=2)
+    monkeypatch.setattr("harness.models.policy.can_keep", lambda policy: False)
+    assert_same(once, train(kit, tmp_path / "again", kit.policy(), micro_batch=16))
+
+
+def test_memory_that_runs_out_in_the_update_leaves_the_gradient_alone(kit: Kit, tmp_path: Path) -> None:
+    """The first try has left half a gradient in the leaves; the second does without them."""
+    expected = train(kit, tmp_path / "enough", kit.policy(), prompts_per_step=2)
+    policy = kit.policy()
+    plain, calls = policy.log_probs, []
+
+    def scarce(*args: Any) -> Any:
+        calls.append(torch.is_grad_enabled())
+        if calls.count(True) == 2 and calls[-1]:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(*args)
+
+    policy.log_probs = scarce  # type: ignore[method-assign]
+    assert_same(train(kit, tmp_path / "short", policy, prompts_per_step=2, micro_batch=4), expected)
+    assert calls.count(True) == 2 + 4
+
+
+def test_nothing_is_kept_beyond_the_step_or_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, video = tiny_policy(frozen()), tiny_video((2, 4, 6))
+    some = [tiny_prompt(video, [3, 4, 5]), tiny_prompt(tiny_video((1, 4, 4), 1), [3, 11])]
+    one = bytes_for(policy.base.config.text_config, len(some[0].input_ids))
+    monkeypatch.setattr(kept_module, "KEPT_BYTES", one * 1.5)
+    with policy.keeping_trunks():
+        assert policy.kept is not None
+        assert policy.kept.wants(some[:1])
+        assert not policy.kept.wants(some), "both need more room than there is"
+        for prompt in some:
+            TransformersSampler(policy, 8).sample([prompt], 1, temperature=1.0, max_new_tokens=2, seed=0)
+        assert list(policy.kept._places) == [some[0].id]
+        assert not policy.kept.wants(some[:1]), "not twice"
+    assert policy.kept is None
+
+
+def frozen() -> Any:
+    model = tiny_model()
+    model.model.visual.requires_grad_(False)
+    return model
+
+
+def test_who_keeps() -> None:
+    assert can_keep(tiny_policy(frozen()))
+    assert not can_keep(tiny_policy(tiny_model())), "a trained tower"
+    assert not can_keep(tiny_policy(frozen(), "naive"))
+    assert not can_keep(tiny_policy(frozen(), precision="bf16"))
+    checkpointed = frozen()
+    recompute_activations(checkpointed)
+    assert not can_keep(tiny_policy(checkpointed))
+    dropping = frozen()
+    dropping.model.language_model.layers[0].mlp.add_module("dropout", torch.nn.Dropout(0.1))
+    assert not can_keep(tiny_policy(dropping))
+
+
+def test_the_settings_say_what_the_model_says(kit: Kit) -> None:
+    """The account of memory knows settings alone."""
+    for changes in (
+        {},
+        {"tuning": "lora"},
+        {"tuning": "lora", "lora_dropout": 0.1},
+        {"freeze_vision": False},
+        {"gradient_checkpointing": True},
+        {"precision": "bf16"},
+    ):
+        section: ModelSection = kit.section(**changes)
+        assert may_keep(section, section.precision, cuda=False) == can_keep(kit.policy(**changes)), changes
+        assert not may_keep(section, section.precision, cuda=True)
+
+
+def test_which_updates_may_take_the_sampling_pass() -> None:
+    assert updates_what_it_sampled(Needs(rollouts=4), 1)
+    assert not updates_what_it_sampled(Needs(rollouts=4), 2), "the second update runs with other weights"
+    assert not updates_what_it_sampled(Needs(gold=True), 1)
+    assert not updates_what_it_sampled(Needs(rollouts=4, shuffled=2), 1), "shuffled prompts are not trained on"
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_bytes_are_those_that_autograd_holds(kit: Kit, lora: bool) -> None:
+    """Distinct storages that the pass saves, weights excepted: at most what is counted, and not far below."""
+    policy = kit.policy(tuning="lora" if lora else "full")
+    prompt = kit.prompts(policy)(0)
+    policy.video.of([prompt])
+    given = {weight.untyped_storage().data_ptr() for weight in policy.model.parameters()}
+    held: dict[int, int] = {}
+
+    def save(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in given:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with policy.keeping_trunks(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        assert isinstance(policy.kept, KeptTrunks)
+        TransformersSampler(policy, 8).sample([prompt], 1, temperature=1.0, max_new_tokens=1, seed=0)
+    counted = bytes_for(policy.base.config.text_config, len(prompt.input_ids))
+    assert 0.5 * counted < sum(held.values()) < 1.15 * counted
