@@ -24,8 +24,8 @@ def build_optimizer(model: nn.Module, settings: TrainSection) -> torch.optim.Opt
         "weight_decay": settings.weight_decay,
     }
     if settings.optimizer == "adamw":
-        # One kernel for all parameters on a GPU; elsewhere torch's default.
-        fused = True if all(parameter.is_cuda for parameter in parameters) else None
+        # One pass over a parameter's numbers, on a GPU one kernel for all; elsewhere torch's default.
+        fused = True if {parameter.device.type for parameter in parameters} <= {"cpu", "cuda"} else None
         return torch.optim.AdamW(parameters, fused=fused, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
