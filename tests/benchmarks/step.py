@@ -66,6 +66,7 @@ def main() -> None:
             results.append(run_cell(task, options) | floors(task, options, rates))
             add_ratios(results[-1])
             print(markdown(results[-1]), flush=True)
+            note(line(results[-1]))
     report = {"machine": machine(device, precision, options, rates), "settings": vars(options), **results[-1]}
     if len(results) > 1:
         report |= {"cells": results, "growth": growth(results)}
@@ -278,6 +279,21 @@ def machine(device: torch.device, precision: str, options: argparse.Namespace, r
 
 
 # ------------------------------------------------------------------ tables
+
+
+def line(result: dict[str, Any]) -> str:
+    """A cell in one line, for a run of many that someone watches or that is cut short."""
+    cell, rows = result["cell"], result["contenders"]
+    seconds = [
+        f"{name} {row['seconds']['step']:.3f} s" if row["seconds"] else f"{name} out of memory"
+        for name, row in rows.items()
+    ]
+    ratios = [
+        f"{result['ratio'][f'{name}_over_engine']:.2f}x {name}"
+        for name in ("trl", "naive")
+        if result["ratio"][f"{name}_over_engine"]
+    ]
+    return f"{cell['prompt']}/{cell['completion']}/{cell['group']}: {', '.join([*seconds, *ratios])}"
 
 
 def markdown(result: dict[str, Any]) -> str:

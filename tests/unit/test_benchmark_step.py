@@ -66,6 +66,7 @@ def test_a_group_at_once_keeps_its_prompt_once(report):
 def test_it_prints_a_table_and_says_that_there_is_no_gpu(finished):
     assert "| engine | 2 |" in finished.stdout
     assert "no GPU" in finished.stderr
+    assert "64/3/2: trl " in finished.stderr, "a line for each cell, as soon as it is measured"
 
 
 def test_the_large_shape_is_refused_without_a_gpu(monkeypatch):
