@@ -15,7 +15,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, noise and order.")] = 0,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop after so long; call again to resume.")] = None,
     scale: Annotated[float, typer.Option(min=0.001, help="Factor on the steps of every stage.")] = 1.0,
-    shards: Annotated[int, typer.Option(min=1, max=900, help="Shards of 250 scenes to render.")] = 48,
+    shards: Annotated[int, typer.Option(min=1, max=900, help="Shards of 250 scenes to render.")] = 26,
     threads: Annotated[int, typer.Option(min=1, help="Training threads.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that render, and make batches if above 2.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

@@ -54,11 +54,12 @@ QUESTIONS = Mix(
 RECIPE: tuple[Stage, ...] = (
     Stage("vision", steps=2_000, scenes=16, mix=None, vision=1.0, rate=5e-3, decay=0.3),
     Stage("look-ups", steps=500, scenes=20, mix=LOOK),
-    Stage("questions", steps=480, scenes=20, mix=QUESTIONS, until=62.0),
+    Stage("questions", steps=480, scenes=20, mix=QUESTIONS, until=70.0),
 )
-"""The shipped model: stopped early on purpose, by held-out skill, so that post-training has something to improve."""
+"""Stopped early on purpose, by held-out skill, so that post-training has something to improve; not before 70, since a
+network can reach 67 without having begun with directions and routes."""
 
-CEILING: tuple[Stage, ...] = (Stage("ceiling", steps=400, scenes=20, mix=QUESTIONS, decay=0.5),)
+CEILING: tuple[Stage, ...] = (Stage("ceiling", steps=200, scenes=20, mix=QUESTIONS, decay=0.5),)
 """The same network trained on: the head-room of the shipped model is at least what this gains."""
 
 Report = Callable[[dict[str, Any]], None]
@@ -85,7 +86,7 @@ class Run:
     seed: int
     out: Path
     work: Path
-    shards: int = 48
+    shards: int = 26
     scale: float = 1.0
     minutes: float | None = None
     threads: int = 1
