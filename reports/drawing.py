@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ WIDTH = 3.5
 
 WIDE = 7.2
 """Inches; both columns."""
+
+LEGEND_LINE = 0.213
+"""Inches; a line of a legend."""
 
 INK, MUTED, GRID, PAPER = "#1d232b", "#66707c", "#dfe3e8", "#ffffff"
 METHOD_COLOURS = ("#0b6cb0", "#c9540a", "#0c8a63", "#a8478a", "#8a6d00", "#3b4cc0", "#b02a37", "#4d7a1f")
@@ -119,6 +123,8 @@ def add_legend(figure: Figure) -> None:
     if widths:
         room = 16 * figure.get_figwidth()  # characters of this size on a line
         columns = len(widths) if sum(widths) <= room else max(1, int(room / max(widths)))
+        more = math.ceil(len(widths) / columns) - 1
+        figure.set_figheight(figure.get_figheight() + more * LEGEND_LINE)  # or a long legend leaves the axes no room
         figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2, borderpad=0.1)
 
 
