@@ -1,16 +1,19 @@
-"""Shared fixtures: a small data set of real mp4 files, and a small random Qwen2-VL."""
+"""Shared fixtures: a small data set of real mp4 files, a small random Qwen2-VL, and the command line."""
 
 from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
+from cli_kit import Cli, Ended
 
+from harness import cli
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.frames import FrameCache
 from harness.data.reader import Dataset, read_dataset
@@ -111,3 +114,30 @@ def prompts(policy: Policy, small_dataset: Dataset, tmp_path: Path) -> list[Enco
         policy.tokenizer, policy.base.config.video_token_id, FrameCache(tmp_path / "frames", settings), 2
     )
     return [encoder.encode(r, "vanilla", small_dataset.video_path(r)) for r in small_dataset.records]
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def train_and_test(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name two small data sets of different rooms."""
+    root = tmp_path_factory.mktemp("sources")
+    train = write_small_dataset(root / "train", scenes=2, seed=1, split="train")
+    test = write_small_dataset(root / "test", scenes=1, seed=2, split="test")
+    return ["--data", f"{train}#train", "--benchmark-data", str(test)]
