@@ -85,11 +85,11 @@ def evaluate_forms(
     return {key: (100 * float(np.mean(values)), len(values)) for key, values in sorted(scores.items())}
 
 
-def mean_of_tasks(scores: Mapping[str, tuple[float, int]]) -> float:
-    """The mean of VSI-Bench's eight tasks, the three levels of direction being one, of scores by "type/form"."""
+def mean_of_tasks(scores: Mapping[str, float]) -> float:
+    """The mean of VSI-Bench's eight tasks, the three levels of direction being one, of scores by question type."""
     tasks: dict[str, list[float]] = defaultdict(list)
-    for key, (value, _) in scores.items():
-        tasks[task_of(key.split("/")[0])].append(value)
+    for question_type, value in scores.items():
+        tasks[task_of(question_type)].append(value)
     return float(np.mean([np.mean(values) for values in tasks.values()]))
 
 

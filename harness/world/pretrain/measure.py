@@ -99,7 +99,7 @@ def measure(
 def task_means(scores: pd.DataFrame) -> dict[str, float]:
     """Each column's mean of the eight tasks; a row per question type."""
     return {
-        str(name): mean_of_tasks({str(kind): (float(value), 1) for kind, value in column.items()})
+        str(name): mean_of_tasks({str(kind): value for kind, value in column.items()})
         for name, column in scores.items()
     }
 

@@ -309,7 +309,8 @@ class _Loop:
     def _skill(self) -> float:
         """Mean of the eight tasks over the official questions of all held-out scenes, one of a type and scene."""
         frames, examples = np.asarray(self.held.frames[0]), self.held.examples[0]
-        return mean_of_tasks(evaluate_forms(self.trainer, frames, examples, ("official",)))
+        answers = evaluate_forms(self.trainer, frames, examples, ("official",))
+        return mean_of_tasks({key.removesuffix("/official"): score for key, (score, _) in answers.items()})
 
     def _time_is_up(self) -> bool:
         minutes = self.run_.minutes
