@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.io import sha256_file
 from harness.world.build import SPLITS
 from harness.world.pretrain import stages
+from harness.world.pretrain.folder import prepare_folder
 from harness.world.pretrain.stages import Run, pretrain, shard_seeds
 
 
@@ -79,3 +80,18 @@ def test_a_stage_ends_when_it_is_skilled_enough_and_the_ceiling_goes_on_from_the
     assert recipe["weights_sha256"] != base
     assert pretrain(replace(run, out=tmp_path / "again"), points.append)  # the base itself is still there to write
     assert sha256_file(tmp_path / "again" / "model.safetensors") == base
+
+
+@pytest.mark.slow
+def test_a_shard_that_the_run_does_not_name_is_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "RECIPE", (replace(stages.RECIPE[0], steps=3, scenes=4),))
+    digests = []
+    for name in ("alone", "beside"):
+        work = tmp_path / name
+        run = Run(0, tmp_path / f"{name}-model", work, shards=1, shard_scenes=4)
+        prepare_folder(run.out)
+        stages.render_shards(replace(run, shards=1 if name == "alone" else 2), lambda point: None)
+        assert pretrain(run, lambda point: None)
+        recipe = json.loads((run.out / "recipe.json").read_text())
+        digests.append((recipe["data"]["sha256"], recipe["weights_sha256"]))
+    assert digests[0] == digests[1]

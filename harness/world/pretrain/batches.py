@@ -75,7 +75,7 @@ class Batches(Dataset[bytes]):
     """Pickled batches by (stage, step); a worker process opens the shards when it makes its first."""
 
     def __init__(
-        self, shards: Path, folder: Path, prefix: Prefix, seed: int, plan: Sequence[tuple[Mix | None, int]]
+        self, shards: Sequence[Path], folder: Path, prefix: Prefix, seed: int, plan: Sequence[tuple[Mix | None, int]]
     ) -> None:
         self.shards, self.folder, self.prefix, self.seed, self.plan = shards, folder, prefix, seed, plan
         self._opened: tuple[Pool, Curriculum] | None = None

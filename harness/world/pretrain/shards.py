@@ -97,7 +97,7 @@ def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int
 def write_shard(
     path: Path, seeds: Iterable[int], tokenizer: PreTrainedTokenizerBase, count: int, per_type: int = 4
 ) -> None:
-    """Render scenes of consecutive accepted `seeds` until `count` and write `path`.npy and `path`.pkl."""
+    """Render scenes of consecutive accepted `seeds` until `count` and write `path`, a .npy, and a .pkl beside it."""
     frames, examples = [], []
     for seed in seeds:
         scene = sample_scene(seed)
@@ -116,12 +116,16 @@ def write_shard(
 
 
 class Pool:
-    """The shards of a folder, opened; scenes are drawn uniformly."""
+    """Some shards, opened; scenes are drawn uniformly.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        paths: Their .npy files; a folder may hold others, of a longer run.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.frames: list[NDArray[np.uint8]] = []
         self.examples: list[list[Example]] = []
-        for path in sorted(folder.glob("shard_????.npy")):
+        for path in paths:
             with path.with_suffix(".pkl").open("rb") as file:
                 self.examples.append(pickle.load(file))
             self.frames.append(np.load(path, mmap_mode="r"))
@@ -137,10 +141,9 @@ class Pool:
         return np.stack(frames), examples
 
 
-def shards_digest(folder: Path) -> str:
+def shards_digest(paths: Sequence[Path]) -> str:
     """sha256 over the sha256 of each shard's frames, in order: what a model was trained on."""
-    digests = [sha256_file(path) for path in sorted(folder.glob("shard_????.npy"))]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
 
 
 def through_codec(frames: NDArray[np.uint8], folder: Path) -> NDArray[np.uint8]:

@@ -115,7 +115,7 @@ def shard_seeds(index: int) -> range:
 
 
 def _shard_path(folder: Path, index: int) -> Path:
-    return (folder / "held_out" if index < 0 else folder) / f"shard_{max(index, 0):04d}"
+    return (folder / "held_out" if index < 0 else folder) / f"shard_{max(index, 0):04d}.npy"
 
 
 def _render(out: Path, path: Path, index: int, scenes: int) -> None:
@@ -128,7 +128,7 @@ def render_shards(run: Run, report: Report) -> None:
     """Render the shards that are not there yet, the held-out one first."""
     folder = run.work / "shards"
     (folder / "held_out").mkdir(parents=True, exist_ok=True)
-    missing = [k for k in range(-1, run.shards) if not _shard_path(folder, k).with_suffix(".npy").exists()]
+    missing = [k for k in range(-1, run.shards) if not _shard_path(folder, k).exists()]
     if not missing:
         return
     context = multiprocessing.get_context("spawn")
@@ -201,7 +201,8 @@ class _Loop:
         self.curves = run.work / "curves.jsonl"
         earlier = self.curves.read_text().splitlines() if self.curves.exists() else []
         self.before = json.loads(earlier[-1])["seconds"] if earlier else 0.0
-        self.held = Pool(run.work / "shards" / "held_out")
+        self.held = Pool([_shard_path(run.work / "shards", -1)])
+        self.shards = [_shard_path(run.work / "shards", k) for k in range(run.shards)]
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
 
     def run(self) -> bool:
@@ -211,7 +212,7 @@ class _Loop:
         if trainer.stage > len(stages):  # it went on to the ceiling once
             trainer.load(self._kept(stages[-1]))
         data = Batches(
-            self.run_.work / "shards",
+            self.shards,
             self.run_.out,
             trainer.prefix,
             self.run_.seed,
@@ -263,7 +264,7 @@ class _Loop:
             "stages": [
                 {**asdict(stage), "ended_at_step": step} for stage, step in zip(stages, self.trainer.ended, strict=True)
             ],
-            "data": {**_data_ranges(run), "sha256": shards_digest(run.work / "shards")},
+            "data": {**_data_ranges(run), "sha256": shards_digest(self.shards)},
             "device": self._device(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
