@@ -178,9 +178,10 @@ def _parsed(content: bytes | dict[str, Any] | BadRecordError, fields: Mapping[st
         first = error.errors()[0]
         field = first["loc"][0]
         if first["type"] == "missing":
+            given = ", ".join(map(repr, row)) or "no fields at all"
             raise BadRecordError(
-                f"field `{field}` is missing among {', '.join(map(repr, row))}; add it, or map another in the study "
-                f'file: [data.fields] {field} = "KEY"'
+                f"field `{field}` is missing among {given}; add it, or map another in the study file: "
+                f'[data.fields] {field} = "KEY"'
             ) from error
         raise BadRecordError(f"field `{field}` = {first['input']!r}: {first['msg']}") from error
 
