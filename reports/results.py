@@ -141,7 +141,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         scores,
         sensitivity,
         contrasts,
-        verdicts(contrasts, results.cells, called, alpha=settings.alpha),
+        verdicts(contrasts, results.cells, called, alpha=settings.alpha, answers=results.answers),
         pairs_table(contrasts, labels=called, **named),
         tasks_table(contrasts, labels=called, **named),
     )

@@ -17,6 +17,9 @@ from reports.contrast import OVERALL, SEEDS_FOR_METHODS, level
 Kind = Literal["better", "equivalent", "undecided", "untested"]
 Finding = Mapping[str, Any]
 
+UNREAD = 5.0
+"""Percent of a run's answers that the scorer could not read, from which on a verdict on it says so."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -42,7 +45,12 @@ class Verdict:
 
 
 def verdicts(
-    contrasts: pd.DataFrame, cells: Iterable[CellResult], labels: Mapping[str, str], *, alpha: float = 0.05
+    contrasts: pd.DataFrame,
+    cells: Iterable[CellResult],
+    labels: Mapping[str, str],
+    *,
+    alpha: float = 0.05,
+    answers: pd.DataFrame | None = None,
 ) -> list[Verdict]:
     """The verdict of every pair on the overall score: methods with each other first, then each with the base model.
 
@@ -51,11 +59,13 @@ def verdicts(
         cells: The study's cells, for seeds that are missing.
         labels: What to call the methods.
         alpha: The level that the contrasts were judged at.
+        answers: What was compared (method, seed, parsed), for runs that the scorer could not read.
     """
     rows = contrasts[contrasts["task"] == OVERALL].assign(level=level(alpha)).to_dict(orient="records")
     found = sorted(rows, key=lambda c: bool(c["a"] == BASE))
     listed = list(cells)
-    return [_verdict({str(key): value for key, value in c.items()}, listed, labels) for c in found]
+    unread = _unread_shares(answers)
+    return [_verdict({str(key): value for key, value in c.items()}, listed, labels, unread) for c in found]
 
 
 def tally(found: Sequence[Verdict]) -> str:
@@ -69,13 +79,16 @@ def tally(found: Sequence[Verdict]) -> str:
     return f"{len(found)} pairs: {', '.join(parts)}."
 
 
-def _verdict(c: Finding, cells: list[CellResult], labels: Mapping[str, str]) -> Verdict:
+def _verdict(
+    c: Finding, cells: list[CellResult], labels: Mapping[str, str], unread: Mapping[str, Sequence[str]]
+) -> Verdict:
     names = {side: labels.get(c[side], c[side]) for side in ("a", "b")}
     kind: Kind = "untested" if math.isnan(c["p"]) else "better" if c["verdict"] in ("better", "worse") else c["verdict"]
     ahead = "b" if c["verdict"] == "better" else "a"
     winner, loser = (c[ahead], c["a" if ahead == "b" else "b"]) if kind == "better" else ("", "")
     sentence = {"better": _better, "equivalent": _equivalent, "undecided": _undecided, "untested": _untested}[kind]
     notes = [*_missing_seeds(c, cells, labels), *_resolution(c, kind), *_remark(c, kind), *_beats(c, names)]
+    notes += [_unread(names[side], unread[c[side]]) for side in ("b", "a") if c[side] in unread]
     text = sentence(c, names)
     return Verdict(c["a"], c["b"], kind, winner, loser, text[0].upper() + text[1:], tuple(notes))
 
@@ -186,6 +199,26 @@ def _beats(c: Finding, names: Mapping[str, str]) -> list[str]:
     ahead, behind = ("b", "a") if share >= 0.5 else ("a", "b")
     of = f"{100 * max(share, 1 - share):.0f}% of the {c['run_pairs']} pairs of runs"
     return [f"{names[ahead]} scored higher than {names[behind]} in {of}."]
+
+
+def _unread_shares(answers: pd.DataFrame | None) -> dict[str, list[str]]:
+    """By method, how much of which run the scorer could not read, where that is much."""
+    if answers is None:
+        return {}
+    found: dict[str, list[str]] = {}
+    for method, runs in answers.groupby("method", sort=False):
+        shares = 100 * (1 - runs.groupby("seed")["parsed"].mean())
+        for seed, share in shares[shares >= UNREAD].items():
+            which = "" if len(shares) == 1 else f" (seed {seed})"
+            found.setdefault(str(method), []).append(f"{share:.0f}%{which}")
+    return found
+
+
+def _unread(name: str, shares: Sequence[str]) -> str:
+    return (
+        f"The scorer could not read {' and '.join(shares)} of the answers of {name}; "
+        "the table by scorer has what other rules make of them."
+    )
 
 
 def _identical(c: Finding) -> bool:

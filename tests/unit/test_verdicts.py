@@ -201,3 +201,19 @@ def test_pairs_are_counted_by_how_they_ended() -> None:
     assert tally([ended("undecided")]) == ""
     found = [ended("undecided"), ended("better"), ended("undecided"), ended("untested")]
     assert tally(found) == "4 pairs: 1 decided, 2 undecided, 1 not tested."
+
+
+def test_runs_that_the_scorer_could_not_read_are_named_beside_the_verdict() -> None:
+    runs = {("sft", 0): 0, ("sft", 1): 4, ("grpo", 0): 2, ("grpo", 1): 39, ("grpo", 2): 5}
+    rows = [(method, seed, i >= lost) for (method, seed), lost in runs.items() for i in range(100)]
+    answered = pd.DataFrame(rows, columns=["method", "seed", "parsed"])
+    (verdict,) = verdicts(to_frame([FOUND]), [], LABELS, answers=answered)
+    assert verdict.notes[-1] == (
+        "The scorer could not read 39% (seed 1) and 5% (seed 2) of the answers of GRPO; "
+        "the table by scorer has what other rules make of them."
+    )
+    one = answered[(answered["method"] == "sft") | (answered["seed"] == 1)]
+    (verdict,) = verdicts(to_frame([ONE_SEED]), [], LABELS, answers=one)
+    assert "could not read 39% of the answers of GRPO;" in verdict.notes[-1]
+    (verdict,) = verdicts(to_frame([FOUND]), [], LABELS, answers=answered[answered["parsed"]])
+    assert not any("could not read" in note for note in verdict.notes)
