@@ -36,7 +36,7 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     stopped_at = len(points)
     assert pretrain(replace(run, minutes=None), points.append)
     seen = [point["stage"] for point in points]
-    assert list(dict.fromkeys(seen)) == ["render", "vision", "look-ups", "questions"]
+    assert list(dict.fromkeys(seen)) == ["render", "vision", "look-ups", "questions", "letters"]
     points = [point for point in points if point["stage"] != "render"]
     assert stopped_at < len(points)
     curves = (tmp_path / "work" / "curves.jsonl").read_text().splitlines()
@@ -48,7 +48,7 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     AutoModelForImageTextToText.from_pretrained(tmp_path / "model", local_files_only=True)
     assert pretrain(replace(run, minutes=None, out=tmp_path / "again"), points.append)  # complete: only written
     assert sha256_file(tmp_path / "again" / "model.safetensors") == recipe["weights_sha256"]
-    assert [stage["ended_at_step"] for stage in recipe["stages"]] == [4, 1, 1]
+    assert [stage["ended_at_step"] for stage in recipe["stages"]] == [4, 1, 1, 1]
     with pytest.raises(UserError, match="no such device"):
         pretrain(replace(run, device="cuda:99"), points.append)
     with pytest.raises(UserError, match="another seed"):
@@ -59,8 +59,8 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
 def test_a_stage_ends_when_it_is_skilled_enough_and_the_ceiling_goes_on_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vision, look, questions = (replace(stage, steps=2, scenes=2) for stage in stages.RECIPE)
-    monkeypatch.setattr(stages, "RECIPE", (vision, look, replace(questions, steps=9, until=0.0)))
+    vision, look, _, letters = (replace(stage, steps=2, scenes=2) for stage in stages.RECIPE)
+    monkeypatch.setattr(stages, "RECIPE", (vision, look, replace(letters, steps=9, until=0.0)))
     monkeypatch.setattr(stages, "CEILING", (replace(stages.CEILING[0], steps=2, scenes=2),))
     monkeypatch.setattr(stages, "SKILL_STEPS", 3)
     points: list[dict[str, Any]] = []
@@ -73,7 +73,7 @@ def test_a_stage_ends_when_it_is_skilled_enough_and_the_ceiling_goes_on_from_the
         if key.endswith("/official"):  # here the curve's 80 scenes and all held-out scenes are the same
             scores.setdefault("direction" if "direction" in key else key, []).append(value)
     assert last["skill"] == pytest.approx(sum(sum(v) / len(v) for v in scores.values()) / len(scores))
-    assert (last["stage"], last["step"]) == ("questions", 3)
+    assert (last["stage"], last["step"]) == ("letters", 3)
     assert pretrain(replace(run, ceiling=True), points.append)
     recipe = json.loads((tmp_path / "model-ceiling" / "recipe.json").read_text())
     assert [stage["ended_at_step"] for stage in recipe["stages"]] == [2, 2, 3, 2]

@@ -68,7 +68,7 @@ def make_batch(
         )
         spots = torch.tensor([s + i for s, text in zip(starts, texts, strict=True) for i in text.supervised])
         packed = Texts(flat, targets, spots - 1, flat.ids[spots])
-    return Batch(torch.from_numpy(np.ascontiguousarray(frames)), vision_targets(examples), packed), texts
+    return Batch(torch.from_numpy(np.array(frames)), vision_targets(examples), packed), texts
 
 
 class Batches(Dataset[bytes]):
