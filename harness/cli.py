@@ -262,8 +262,9 @@ def evaluate(
     ] = None,
     split: SplitOption = None,
     limit: LimitOption = None,
+    settings: SetOption = None,
 ) -> None:
-    """Answer the benchmark with one checkpoint, by the settings of its own study unless --study names others.
+    """Answer the benchmark with one checkpoint, by the settings of its own study unless --study or -s names others.
 
     [bold]Example[/bold]
 
@@ -272,7 +273,7 @@ def evaluate(
     from harness.commands import studies
 
     changes = {"benchmark": benchmark_data, "split": split, "benchmark_limit": limit}
-    code = studies.evaluate(checkpoint, study_source=study, data=changes, out=out)
+    code = studies.evaluate(checkpoint, study_source=study, data=changes, out=out, settings=settings or ())
     raise typer.Exit(code)
 
 

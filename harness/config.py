@@ -181,6 +181,26 @@ def load_study(
     _add_plugins(document)
     for key, value in (changes or {}).items():
         put(document, key, value)
+    return _checked(document, overrides, where, asked_methods=methods)
+
+
+def change_study(study: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
+    """A resolved study with some settings changed.
+
+    Args:
+        study: As a file or a cell had it.
+        overrides: As :func:`load_study` takes them.
+
+    Raises:
+        UserError: A key or value is wrong.
+    """
+    return _checked(study.model_dump(mode="json", by_alias=True), overrides, study.name)
+
+
+def _checked(
+    document: dict[str, Any], overrides: Sequence[str], where: str, asked_methods: Sequence[str] | None = None
+) -> StudyConfig:
+    """The study of a document, some values of which are replaced."""
     known_methods = registry.names("algorithms")
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -196,7 +216,7 @@ def load_study(
         study = StudyConfig(**document)
     except ValidationError as error:
         raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
-    _check_names(study, asked_methods=methods)
+    _check_names(study, asked_methods=asked_methods)
     return study
 
 

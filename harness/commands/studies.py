@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from harness import registry
-from harness.config import BASE, StudyConfig, load_study, preset_names
+from harness.config import BASE, StudyConfig, change_study, load_study, preset_names
 from harness.errors import UserError, unknown_name
 from harness.io import read_json
 from harness.models.loading import locate
@@ -114,7 +114,14 @@ def train(options: StudyOptions) -> int:
     return run(study, run_directory(study, options.out), console=Console())
 
 
-def evaluate(checkpoint: Path, *, study_source: str | None, data: Mapping[str, Any], out: Path | None) -> int:
+def evaluate(
+    checkpoint: Path,
+    *,
+    study_source: str | None,
+    data: Mapping[str, Any],
+    out: Path | None,
+    settings: Sequence[str] = (),
+) -> int:
     """``harness evaluate``: one checkpoint, by the settings of its own study unless told otherwise.
 
     Args:
@@ -122,12 +129,14 @@ def evaluate(checkpoint: Path, *, study_source: str | None, data: Mapping[str, A
         study_source: A study file or preset, instead of the checkpoint's own study.
         data: Changes of the study's data section; None leaves a value as it is.
         out: Folder for the answers.
+        settings: Further changes of the study, ``key=value``.
     """
     from harness.study.cell import evaluate_checkpoint
 
     if not checkpoint.is_dir():
         raise UserError(f"`{checkpoint}`: no such checkpoint folder")
     study = _study_of(checkpoint) if study_source is None else resolve_study(StudyOptions(study=study_source))
+    study = change_study(study, settings) if settings else study
     told = {key: value for key, value in data.items() if value is not None}
     study = study.model_copy(update={"data": study.data.model_copy(update=told)})
     console = Console()
