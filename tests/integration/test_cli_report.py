@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cli_kit import Cli
 from conftest import QUESTIONS, write_small_dataset
 from page_kit import fabricate_run
 
-from harness import cli
 from harness.io import sha256_file, write_json
 from harness.study.status import State, Status, write_status
 
@@ -19,20 +18,13 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def harness(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command line in an empty folder; gives the exit code and all that was said, in one line."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        said = capsys.readouterr()
-        return code, " ".join((said.out + said.err).split())
+        ended = harness(*arguments)
+        return ended.code, " ".join((ended.out + ended.err).split())
 
     return run
 
