@@ -94,5 +94,8 @@ class Benchmark(ABC):
         Args:
             folder: What :meth:`evaluate` was given as ``job.folder``.
             dataset: The questions, as in ``job.dataset``.
+
+        Raises:
+            NotImplementedError: The benchmark leaves it out. A study that would ask for it is refused before.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} gives no score of each question")

@@ -17,7 +17,7 @@ from reports.contrast import OVERALL, SEEDS_FOR_METHODS, level
 Kind = Literal["better", "equivalent", "undecided", "untested"]
 Finding = Mapping[str, Any]
 
-UNREAD = 5.0
+UNPARSABLE_NOTED = 5.0
 """Percent of a run's answers that the scorer could not read, from which on a verdict on it says so."""
 
 
@@ -64,8 +64,8 @@ def verdicts(
     rows = contrasts[contrasts["task"] == OVERALL].assign(level=level(alpha)).to_dict(orient="records")
     found = sorted(rows, key=lambda c: bool(c["a"] == BASE))
     listed = list(cells)
-    unread = _unread_shares(answers)
-    return [_verdict({str(key): value for key, value in c.items()}, listed, labels, unread) for c in found]
+    unparsable = _unparsable_shares(answers)
+    return [_verdict({str(key): value for key, value in c.items()}, listed, labels, unparsable) for c in found]
 
 
 def tally(found: Sequence[Verdict]) -> str:
@@ -80,7 +80,7 @@ def tally(found: Sequence[Verdict]) -> str:
 
 
 def _verdict(
-    c: Finding, cells: list[CellResult], labels: Mapping[str, str], unread: Mapping[str, Sequence[str]]
+    c: Finding, cells: list[CellResult], labels: Mapping[str, str], unparsable: Mapping[str, Sequence[str]]
 ) -> Verdict:
     names = {side: labels.get(c[side], c[side]) for side in ("a", "b")}
     kind: Kind = "untested" if math.isnan(c["p"]) else "better" if c["verdict"] in ("better", "worse") else c["verdict"]
@@ -88,7 +88,7 @@ def _verdict(
     winner, loser = (c[ahead], c["a" if ahead == "b" else "b"]) if kind == "better" else ("", "")
     sentence = {"better": _better, "equivalent": _equivalent, "undecided": _undecided, "untested": _untested}[kind]
     notes = [*_missing_seeds(c, cells, labels), *_resolution(c, kind), *_remark(c, kind), *_beats(c, names)]
-    notes += [_unread(names[side], unread[c[side]]) for side in ("b", "a") if c[side] in unread]
+    notes += [_unparsable_note(names[side], unparsable[c[side]]) for side in ("b", "a") if c[side] in unparsable]
     text = sentence(c, names)
     return Verdict(c["a"], c["b"], kind, winner, loser, text[0].upper() + text[1:], tuple(notes))
 
@@ -201,20 +201,20 @@ def _beats(c: Finding, names: Mapping[str, str]) -> list[str]:
     return [f"{names[ahead]} scored higher than {names[behind]} in {of}."]
 
 
-def _unread_shares(answers: pd.DataFrame | None) -> dict[str, list[str]]:
+def _unparsable_shares(answers: pd.DataFrame | None) -> dict[str, list[str]]:
     """By method, how much of which run the scorer could not read, where that is much."""
     if answers is None:
         return {}
     found: dict[str, list[str]] = {}
     for method, runs in answers.groupby("method", sort=False):
         shares = 100 * (1 - runs.groupby("seed")["parsed"].mean())
-        for seed, share in shares[shares >= UNREAD].items():
+        for seed, share in shares[shares >= UNPARSABLE_NOTED].items():
             which = "" if len(shares) == 1 else f" (seed {seed})"
             found.setdefault(str(method), []).append(f"{share:.0f}%{which}")
     return found
 
 
-def _unread(name: str, shares: Sequence[str]) -> str:
+def _unparsable_note(name: str, shares: Sequence[str]) -> str:
     return (
         f"The scorer could not read {' and '.join(shares)} of the answers of {name}; "
         "the table by scorer has what other rules make of them."

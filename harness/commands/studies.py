@@ -135,8 +135,10 @@ def evaluate(
 
     if not checkpoint.is_dir():
         raise UserError(f"`{checkpoint}`: no such checkpoint folder")
-    study = _study_of(checkpoint) if study_source is None else resolve_study(StudyOptions(study=study_source))
-    study = change_study(study, settings) if settings else study
+    if study_source is None:
+        study = change_study(_study_of(checkpoint), settings)
+    else:
+        study = resolve_study(StudyOptions(study=study_source, settings=tuple(settings)))
     told = {key: value for key, value in data.items() if value is not None}
     study = study.model_copy(update={"data": study.data.model_copy(update=told)})
     console = Console()
