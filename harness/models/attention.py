@@ -37,7 +37,7 @@ class PackedPrefix:
     """The layout of packed rows; the attention mask is that of the suffix part, (B, 1, S, length + S), additive.
 
     Attributes:
-        length: Columns of the trunk part, padding included.
+        length: Columns of the trunk part, padding included; 0 where a cache holds the trunks.
         suffix_only: Leave the trunk's own rows out, where nothing reads them; its keys and values stay.
     """
 
@@ -151,20 +151,25 @@ def shared_prefix_attention(
     attention_mask = attention_mask.to(query.dtype)
     if isinstance(shared_prefix, CachedPrefix):
         return _decode(query, key, value, attention_mask, shared_prefix, module.layer_idx, scaling), None
+    at, parts = shared_prefix.length, []
+    if at:
+        trunk, keys, values = (part[:, :, :at] for part in (query, key, value))
+        causal = {"dropout_p": dropout, "scale": scaling, "is_causal": True}
+        parts.append(torch.zeros_like(trunk) if shared_prefix.suffix_only else _attend(trunk, keys, values, **causal))
+    if query.shape[2] > at:
+        seen = {"dropout_p": dropout, "scale": scaling, "attn_mask": attention_mask}
+        parts.append(_attend(query[:, :, at:], key, value, **seen))
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
+    """SDPA for grouped queries; the kernel that CPUs take in full precision needs no copy of the keys for each."""
     repeat = query.shape[1] // key.shape[1]
-    if repeat > 1:
+    grouped = query.is_cpu and query.dtype.itemsize >= 4
+    if repeat > 1 and not grouped:
         key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-    at = shared_prefix.length
-    trunk, suffix = query[:, :, :at], query[:, :, at:]
-    if shared_prefix.suffix_only:
-        seen = torch.zeros_like(trunk)
-    else:
-        keys, values = key[:, :, :at], value[:, :, :at]
-        seen = F.scaled_dot_product_attention(trunk, keys, values, is_causal=True, dropout_p=dropout, scale=scaling)
-    told = F.scaled_dot_product_attention(
-        suffix, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-    )
-    return torch.cat([seen, told], 2).transpose(1, 2).contiguous(), None
+    return F.scaled_dot_product_attention(query, key, value, enable_gqa=repeat > 1 and grouped, **how)
 
 
 def _decode(

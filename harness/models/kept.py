@@ -2,20 +2,22 @@
 
 Where an update follows each rollout, both run the prompts through the same weights. So the pass is made once, with its
 graph: decoding reads its keys and values as constants, and in the update the completions attend to them as leaves, in
-as many micro-batches as there are; what has gathered in the leaves then goes back through the one pass.
+as many micro-batches as there are; what has gathered in the leaves then goes back through the one pass. The graph holds
+what is dear to compute, attention, and computes the rest again (:mod:`harness.models.recompute`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.models.packing import PackedRows
+from harness.models.packing import Layers, PackedRows
 
 if TYPE_CHECKING:
     from harness.config import ModelSection
@@ -26,16 +28,31 @@ if TYPE_CHECKING:
 KEPT_BYTES = 2**30
 """Most memory for the passes of one step; a prompt that would go beyond is run again in the update."""
 
-_OF_WIDTH, _OF_INNER = 11, 4
-"""Numbers kept a token and layer for each unit of the model's width and of its MLP's: counted by
-``tests/unit/test_kept.py``."""
+
+class KeptPass:
+    """One prefill: its keys and values of every layer with their graph, and what the update reads in their place.
+
+    Args:
+        layers: As the pass made them.
+
+    Attributes:
+        leaves: The same as leaves of other graphs.
+    """
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        self.leaves = [(_leaf(keys), _leaf(values)) for keys, values in layers]
+
+    def backward(self) -> None:
+        """Send what has gathered in the leaves back through the pass."""
+        pairs = zip(chain(*self._layers), chain(*self.leaves), strict=True)
+        reached = [(made, leaf.grad) for made, leaf in pairs if leaf.grad is not None]
+        if reached:
+            torch.autograd.backward([made for made, _ in reached], [gradient for _, gradient in reached])
 
 
-class _Pass(NamedTuple):
-    """One prefill: its keys and values of every layer with their graph, and what the update reads in their place."""
-
-    made: list[Tensor]
-    leaves: list[Tensor]
+def _leaf(part: Tensor) -> Tensor:
+    return part.detach().requires_grad_(part.requires_grad)
 
 
 class KeptTrunks:
@@ -48,8 +65,8 @@ class KeptTrunks:
     def __init__(self, config: Any) -> None:
         self._each = bytes_for(config, 1)
         self._room = float(KEPT_BYTES)
-        self._passes: list[_Pass] = []
-        self._places: dict[str, tuple[_Pass, int, int]] = {}
+        self._passes: list[KeptPass] = []
+        self._places: dict[str, tuple[KeptPass, int, int]] = {}
         self._begun = False
 
     def wants(self, prompts: Sequence[EncodedPrompt]) -> bool:
@@ -62,10 +79,9 @@ class KeptTrunks:
             logging.getLogger(__name__).debug("no room to keep the pass over %d prompt tokens for the update", tokens)
         return fits
 
-    def add(self, rows: PackedRows, layers: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    def add(self, rows: PackedRows, layers: Layers) -> Layers:
         """Keep a prefill; return its keys and values as constants."""
-        made = [part for layer in layers for part in layer]
-        one = _Pass(made, [part.detach().requires_grad_(part.requires_grad) for part in made])
+        one = KeptPass(layers)
         self._passes.append(one)
         for row, rests in enumerate(rows.rests):
             length = int(rows.real[row].sum())
@@ -73,7 +89,7 @@ class KeptTrunks:
             self._room -= (length + rests[-1][2]) * self._each
         return [(keys.detach(), values.detach()) for keys, values in layers]
 
-    def of(self, rows: PackedRows) -> list[tuple[Tensor, Tensor]] | None:
+    def of(self, rows: PackedRows) -> Layers | None:
         """(B, kv heads, P, head size) keys and values of some rows' trunks in every layer; None unless all are kept.
 
         A trunk that was kept longer serves one that begins alike: keys and values depend on what came before alone.
@@ -84,14 +100,14 @@ class KeptTrunks:
         if len(found) < len(lengths):
             return None
 
-        def part(layer: int) -> Tensor:
+        def part(layer: int, which: int) -> Tensor:
             cut = [
-                F.pad(one.leaves[layer][row : row + 1, :, :length], (0, 0, 0, rows.trunk - length))
+                F.pad(one.leaves[layer][which][row : row + 1, :, :length], (0, 0, 0, rows.trunk - length))
                 for (one, row, _), length in zip(found, lengths, strict=True)
             ]
             return torch.cat(cut)
 
-        return [(part(layer), part(layer + 1)) for layer in range(0, len(found[0][0].leaves), 2)]
+        return [(part(layer, 0), part(layer, 1)) for layer in range(len(found[0][0].leaves))]
 
     def begin(self) -> None:
         """Before the gradient of a step; when it begins again after a failure, nothing is kept any more."""
@@ -104,20 +120,21 @@ class KeptTrunks:
         """Send what the micro-batches have left in the leaves back through the passes, which are then gone."""
         passes, self._passes = self._passes, []
         self._places.clear()
-        for made, leaves in passes:
-            reached = [(one, leaf.grad) for one, leaf in zip(made, leaves, strict=True) if leaf.grad is not None]
-            if reached:
-                torch.autograd.backward([one for one, _ in reached], [gradient for _, gradient in reached])
+        for one in passes:
+            one.backward()
 
 
 def bytes_for(config: Any, tokens: int) -> float:
-    """About what the graph of a pass over so many prompt tokens takes, in fp32.
+    """What the graph of a pass over so many prompt tokens holds, in fp32: each layer's input, what its attention gave,
+    keys and values. Counted by ``tests/unit/test_kept.py``.
 
     Args:
         config: The language model's configuration.
         tokens: Of the prompts.
     """
-    each = _OF_WIDTH * config.hidden_size + _OF_INNER * config.intermediate_size
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attended = config.num_attention_heads * size
+    each = config.hidden_size + attended + 2 * config.num_key_value_heads * size
     return 4.0 * tokens * config.num_hidden_layers * each
 
 
@@ -141,8 +158,8 @@ def may_keep(section: ModelSection, precision: str, *, cuda: bool) -> bool:
 def can_keep(policy: Policy) -> bool:
     """Whether a policy's sampling pass is its training pass, and its graph may stay.
 
-    Not with dropout, which only training has; not where memory is short (checkpointing; a GPU, where a prompt of a
-    model of its size takes gigabytes); not with a trained vision tower, whose own graph would have to stay too.
+    Not with dropout, which only training has; not with checkpointing or on a GPU, where what is computed again would
+    cost what a second pass costs; not with a trained vision tower, whose own graph would have to stay too.
     """
     if policy.engine != "shared" or policy.device.type != "cpu" or policy.precision != "fp32" or policy.video.trained:
         return False

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Completions = Sequence[tuple[int, Sequence[int]]]
 """(row of the result, token ids) of a prompt's completions."""
 
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of (B, kv heads, columns, head size) in every layer."""
+
 
 class Trunk(NamedTuple):
     """Prompts that begin alike: same tokens and same video.
@@ -79,6 +82,21 @@ class PackedRows(NamedTuple):
     def layout(self) -> dict[str, Any]:
         """What the language model takes besides embeddings, positions and mask."""
         return {"shared_prefix": PackedPrefix(self.trunk), **self.vision}
+
+    @property
+    def trunks(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """Embeddings, positions and (empty) mask of the trunks alone, and what the language model takes besides."""
+        vision = dict(self.vision)
+        if "visual_pos_masks" in vision:
+            vision["visual_pos_masks"] = vision["visual_pos_masks"][:, : self.trunk]
+        inputs = self.embeddings[:, : self.trunk], self.positions[..., : self.trunk], self.mask[:, :, :0, : self.trunk]
+        return inputs, {"shared_prefix": PackedPrefix(self.trunk), **vision}
+
+    @property
+    def suffixes(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """The same of the suffix part, for a cache that holds the trunks."""
+        inputs = self.embeddings[:, self.trunk :], self.positions[..., self.trunk :], self.mask
+        return inputs, {"shared_prefix": PackedPrefix(0)}
 
 
 class _Suffix:

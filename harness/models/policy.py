@@ -20,7 +20,8 @@ from harness.models.attention import NAME, register
 from harness.models.families import prompt_positions, vision_inputs
 from harness.models.features import VideoFeatures
 from harness.models.kept import KeptTrunks, can_keep
-from harness.models.packing import PackedRows, pack
+from harness.models.packing import Layers, PackedRows, pack
+from harness.models.recompute import TrunkCache
 
 Engine = Literal["shared", "naive"]
 
@@ -234,23 +235,30 @@ class Policy:
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             owned[prompt.id].append((row, completion))
         rows = pack(states, owned, width, self.embed)
-        kept = self.kept.of(rows) if self.kept and torch.is_grad_enabled() else None
-        hidden = self._behind(rows, kept) if kept else self._whole(rows)
+        trunks = self.kept.of(rows) if self.kept and torch.is_grad_enabled() else None
+        hidden = self.behind(rows, trunks)[0] if trunks else self.whole(rows)
         return hidden.flatten(0, 1)[rows.source], rows.labels, rows.target
 
-    def _whole(self, rows: PackedRows) -> Tensor:
+    def whole(self, rows: PackedRows, cache: Any = None) -> Tensor:
         """(B, S, hidden) of the suffix part, trunks run with it."""
-        hidden = self.forward(rows.embeddings, rows.positions, rows.mask, **rows.layout)
-        return hidden[:, rows.trunk :]
+        return self.forward(rows.embeddings, rows.positions, rows.mask, cache, **rows.layout)[:, rows.trunk :]
 
-    def _behind(self, rows: PackedRows, trunks: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The same behind trunks that were run before."""
+    def behind(self, rows: PackedRows, trunks: Layers) -> tuple[Tensor, Any]:
+        """The same behind trunks that were run before, and the cache with the keys and values of both."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.base.config.text_config)
         for layer, (keys, values) in enumerate(trunks):
             cache.update(keys, values, layer)
-        return self.forward(rows.embeddings[:, rows.trunk :], rows.positions[..., rows.trunk :], rows.mask, cache)
+        inputs, layout = rows.suffixes
+        return self.forward(*inputs, cache, **layout), cache
+
+    def trunks(self, rows: PackedRows) -> Layers:
+        """The trunks' keys and values in every layer, with a graph that is computed again as it is needed."""
+        cache = TrunkCache(self.base.config.text_config.num_hidden_layers)
+        inputs, layout = rows.trunks
+        self.forward(*inputs, cache, **layout)
+        return cache.layers
 
     @contextlib.contextmanager
     def keeping_trunks(self) -> Iterator[None]:

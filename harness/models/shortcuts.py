@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.models.attention import PackedPrefix
+from harness.models.recompute import RecomputedLayer
 
 QUICK_GELU = 1.702
 """The constant of transformers' ``quick_gelu``, x sigmoid(1.702 x)."""
@@ -59,7 +60,7 @@ class EqualFrames:
     config: Any
     num_heads: int
     scaling: float
-    qkv: nn.Module
+    qkv: Any
     proj: nn.Module
 
     def forward(
@@ -75,13 +76,35 @@ class EqualFrames:
                 hidden_states, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **inputs
             )
             return output
-        query, key, value = self.qkv(hidden_states).view(len(hidden_states), 3, self.num_heads, -1).unbind(1)
-        rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb_vision
-        query, key = rotate(query, key, *position_embeddings)
+        query, key, value = self._projections(hidden_states, *position_embeddings)
         query, key, value = (part.unflatten(0, (frames, -1)).transpose(1, 2) for part in (query, key, value))
         seen = F.scaled_dot_product_attention(query, key, value, scale=self.scaling)
         projected: Tensor = self.proj(seen.transpose(1, 2).reshape(len(hidden_states), -1))
         return projected
+
+    def _projections(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        """Queries and keys, turned by their positions, and values, each (patches, heads, head size).
+
+        A frozen tower on a CPU turns them as complex numbers, in one pass where transformers makes six: the numbers
+        that turn together are put side by side, which changes no product of a query and a key.
+        """
+        shape = (len(hidden), 3, self.num_heads, -1)
+        if torch.is_grad_enabled() or not hidden.is_cpu or hidden.dtype != torch.float32 or self._wrapped:
+            query, key, value = self.qkv(hidden).view(shape).unbind(1)
+            rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb_vision
+            return *rotate(query, key, cos, sin), value
+        order = torch.arange(len(self.qkv.weight)).view(3, self.num_heads, 2, -1)
+        order = torch.cat([order[:2].mT.flatten(), order[2].flatten()])
+        bias = None if self.qkv.bias is None else self.qkv.bias[order]
+        projections = F.linear(hidden, self.qkv.weight[order], bias).view(shape)
+        turn = torch.complex(cos, sin)[:, None, None, : cos.shape[-1] // 2]
+        torch.view_as_complex(projections[:, :2].unflatten(-1, (-1, 2))).mul_(turn)
+        return projections.unbind(1)
+
+    @property
+    def _wrapped(self) -> bool:
+        """Whether the projection is more than a matrix: quantised, or with an adapter."""
+        return type(self.qkv) is not nn.Linear
 
 
 def _equal_frames(cu_seqlens: Tensor) -> int:
@@ -162,6 +185,8 @@ def install(model: Any) -> None:
     The classes of modules are replaced, rather than their ``forward``, so that copies of the model are right.
     """
     _mix_in(SuffixOnly, model.model.language_model.layers[-1])
+    for layer in model.model.language_model.layers:
+        _mix_in(RecomputedLayer, layer)
     _mix_in(MatrixPatches, model.model.visual.patch_embed)
     for block in model.model.visual.blocks:
         _mix_in(EqualFrames, block.attn)

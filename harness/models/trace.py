@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.config import ModelSection
+from harness.models.kept import KeptPass
 from harness.models.loading import recompute_activations, weights_dtype, with_lora
 from harness.models.packing import PackedRows, pack
 from harness.models.policy import Policy, PromptState
@@ -69,7 +70,7 @@ def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what
         config.to_json_string(),
         section.model_dump_json(),
         precision,
-        replace(load, sampled=0, evaluated=0, kept=0),
+        replace(load, sampled=0, evaluated=0, kept=min(load.kept, 1)),
         what,
     )
     if key not in _TRACED:
@@ -120,15 +121,29 @@ def trace(config: Any, section: ModelSection, precision: str, load: Load, what: 
         given = {name: mode.from_tensor(value) for name, value in rows._asdict().items() if isinstance(value, Tensor)}
         fake = rows._replace(vision={}, **given)  # type: ignore[arg-type]
         with LiveBytes() as live:
-            (_update if what == "update" else _prefill)(policy, fake)
+            if what == "prefill":
+                _prefill(policy, fake)
+            elif load.kept:
+                _update_behind(policy, fake)
+            else:
+                _update(policy, fake)
     inputs = sum(value.nbytes for value in rows._asdict().values() if isinstance(value, Tensor))
     return live.peak + inputs + rows.embeddings.nbytes  # the prompts' own states stand beside the packed rows
 
 
 def _update(policy: Policy, rows: PackedRows) -> None:
-    hidden = policy.forward(rows.embeddings, rows.positions, rows.mask, **rows.layout)
-    chosen = policy.token_log_probs(hidden[:, rows.trunk :].flatten(0, 1)[rows.source], rows.labels, 1.0)
-    chosen.sum().backward()
+    _loss(policy, rows, policy.whole(rows)).backward()
+
+
+def _update_behind(policy: Policy, rows: PackedRows) -> None:
+    """The same where the pass over the trunks is that of sampling."""
+    kept = KeptPass(policy.trunks(rows))
+    _loss(policy, rows, policy.behind(rows, kept.leaves)[0]).backward()
+    kept.backward()
+
+
+def _loss(policy: Policy, rows: PackedRows, hidden: Tensor) -> Tensor:
+    return policy.token_log_probs(hidden.flatten(0, 1)[rows.source], rows.labels, 1.0).sum()
 
 
 @torch.no_grad()
@@ -136,7 +151,7 @@ def _prefill(policy: Policy, rows: PackedRows) -> None:
     from transformers import DynamicCache
 
     cache = DynamicCache(config=policy.base.config.text_config)
-    policy.forward(rows.embeddings, rows.positions, rows.mask, cache, **rows.layout)
+    policy.whole(rows, cache)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.models.attention import CachedPrefix, OwnCache
 from harness.models.families import vision_inputs
-from harness.models.packing import PackedRows, pack
+from harness.models.packing import Layers, PackedRows, pack
 from harness.models.policy import Policy, PromptState
 from harness.rollout.graphs import DecodingGraphs, advance
 
@@ -60,18 +60,12 @@ class SharedDecoder:
         steps: int,
         graphs: DecodingGraphs | None = None,
     ) -> None:
-        from transformers import DynamicCache
-
         self._policy = policy
         rows = pack(states, {}, 0, policy.embed)
-        cache = DynamicCache(config=policy.base.config.text_config)
-        hidden = policy.forward(rows.embeddings, rows.positions, rows.mask, cache, **rows.layout)
+        hidden, layers = _prefill(policy, rows)
         rests = {key: (trunk, start, end) for trunk, one in enumerate(rows.rests) for key, start, end in one}
         places = torch.tensor([rests[key] for key in keys], device=policy.device)
-        self.logits = policy.logits(hidden[places[:, 0], rows.trunk + places[:, 2] - 1].detach()).detach()
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        if policy.kept and torch.is_grad_enabled():
-            layers = policy.kept.add(rows, layers)
+        self.logits = policy.logits(hidden[places[:, 0], places[:, 2] - 1]).detach()
         self._own = _own_tokens(rows, layers, places.repeat_interleave(n, 0), steps)
         self._prefix = _prefix(rows, layers, places[:, 0].repeat_interleave(n))
         self._graph = graphs.of(policy, self._prefix, self._own) if graphs and steps > 1 else None
@@ -93,7 +87,24 @@ class SharedDecoder:
         return True
 
 
-def _own_tokens(rows: PackedRows, layers: list[tuple[Tensor, Tensor]], places: Tensor, steps: int) -> OwnCache:
+def _prefill(policy: Policy, rows: PackedRows) -> tuple[Tensor, Layers]:
+    """(B, S, hidden) of the prompts' rests, and the keys and values of trunks and rests.
+
+    Where gradients are on, the pass over the trunks is kept for the update.
+    """
+    from transformers import DynamicCache
+
+    if policy.kept and torch.is_grad_enabled():
+        trunks = policy.kept.add(rows, policy.trunks(rows))
+        with torch.no_grad():
+            hidden, cache = policy.behind(rows, trunks)
+    else:
+        cache = DynamicCache(config=policy.base.config.text_config)
+        hidden = policy.whole(rows, cache)
+    return hidden, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _own_tokens(rows: PackedRows, layers: Layers, places: Tensor, steps: int) -> OwnCache:
     """The rests' keys and values, left-padded, one copy a row, and room for ``steps`` more tokens."""
     trunk, start, end = places.T
     longest = int((end - start).max())
@@ -110,7 +121,7 @@ def _own_tokens(rows: PackedRows, layers: list[tuple[Tensor, Tensor]], places: T
     return OwnCache(own, mask, torch.tensor([longest], device=end.device))
 
 
-def _prefix(rows: PackedRows, layers: list[tuple[Tensor, Tensor]], trunk: Tensor) -> CachedPrefix:
+def _prefix(rows: PackedRows, layers: Layers, trunk: Tensor) -> CachedPrefix:
     """The trunks' part of a prefilled cache, and the place of each row in it."""
     number = (trunk[None] == trunk[:, None]).tril(-1).sum(1)
     width = int(number.max()) + 1

@@ -7,6 +7,7 @@ against a reference. Prompts come with their pixels: nobody decodes or preproces
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from meters import Clock, SavedMemory, timed
+from meters import Clock, HeldMemory, timed
 from synthetic import rewards
 
 from algorithms.grpo import GRPO
@@ -55,7 +56,8 @@ class Step:
         processor: Processor seconds likewise.
         tokens: Completion tokens in the loss.
         changed: Whether a trained parameter changed.
-        saved: Bytes kept for the backward pass, where they were counted.
+        held: Bytes kept for the backward pass, where they were counted.
+        peak: Most bytes that lived at once in forward and backward passes, likewise.
         allocated: Most bytes allocated on a GPU during the step.
     """
 
@@ -63,7 +65,8 @@ class Step:
     processor: dict[str, float]
     tokens: int
     changed: bool
-    saved: int = 0
+    held: int = 0
+    peak: int = 0
     allocated: int = 0
 
 
@@ -102,22 +105,20 @@ class Contender:
         """Further modules whose weights are held."""
         return []
 
-    def step(self, prompt: EncodedPrompt, count_saved: bool = False) -> Step:
-        """Take one step; counting saved bytes calls Python for every saved tensor, so it is not for timed steps."""
+    def step(self, prompt: EncodedPrompt, count_held: bool = False) -> Step:
+        """Take one step; counting held bytes calls Python for every operation, so it is not for timed steps."""
         self.prompt, self.tokens = prompt, 0
         cuda = self.task.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.task.device)
         before = self._checksum()
-        saved = SavedMemory(weight for module in self._modules() for weight in module.parameters())
-        if count_saved:
-            with saved.watch():
-                self.run()
-        else:
+        memory = HeldMemory(self.policy.model, self.policy.language_model)
+        with memory.watch() if count_held else contextlib.nullcontext():
             self.run()
         wall, processor = self.clock.take()
         allocated = torch.cuda.max_memory_allocated(self.task.device) if cuda else 0
-        return Step(wall, processor, self.tokens, self._checksum() != before, saved.peak, allocated)
+        changed = self._checksum() != before
+        return Step(wall, processor, self.tokens, changed, memory.held, memory.peak, allocated)
 
     def move(self, device: torch.device) -> None:
         """Park on the CPU between turns, or come back, so that contenders do not share a GPU's memory."""

@@ -1,15 +1,17 @@
-"""What is measured of a step: its phases' time, and the bytes autograd keeps for the backward pass."""
+"""What is measured of a step: its phases' time, and the bytes that wait for a backward pass."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
+
+from harness.models.trace import LiveBytes
 
 
 class Clock:
@@ -60,36 +62,48 @@ def timed(owner: Any, name: str, clock: Clock, phase: str) -> None:
     setattr(owner, name, call)
 
 
-class SavedMemory:
-    """Most bytes of distinct storages that autograd held at once for a backward pass, weights excepted.
+class HeldMemory:
+    """Bytes that wait for a backward pass: of all tensors made since the first forward pass with a graph, those that
+    live when a backward pass begins.
 
-    Counted with ``torch.autograd.graph.saved_tensors_hooks``, which sees every tensor an operation saves: it is the
-    same on every device and blind to allocators, fragmentation and other processes. The count starts anew when the
-    next forward pass saves its first tensor after a backward pass has read one. What checkpointed parts keep is their
-    own affair and is not seen.
+    Counted by what tensors are made and when they go, so that it is the same on every device, blind to allocators and
+    other processes, and sees what checkpointed parts hold. Weights, the pass's own inputs and parameters' gradients do
+    not count; keys and values that decoding still holds do.
+
+    Args:
+        model: The trained model.
+        language_model: The part of it whose first pass with a graph starts the count.
+
+    Attributes:
+        held: The most at the beginning of a backward pass, of which a step may take several.
+        peak: The most that lived at once until the last of them ended, gradients and what is computed again included.
     """
 
-    def __init__(self, weights: Iterable[Tensor]) -> None:
-        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
-        self._held: dict[int, int] = {}
-        self._read = False
-        self.peak = 0
+    def __init__(self, model: nn.Module, language_model: nn.Module) -> None:
+        self._model = model
+        self._language_model = language_model
+        self.held = self.peak = 0
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
-            yield
+        live, stock = LiveBytes(), torch.autograd.backward
+        with contextlib.ExitStack() as stack:
 
-    def _pack(self, tensor: Tensor) -> Tensor:
-        if self._read:
-            self._held.clear()
-            self._read = False
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._weights:
-            self._held[storage.data_ptr()] = storage.nbytes()
-            self.peak = max(self.peak, sum(self._held.values()))
-        return tensor.detach()
+            def start(*_: Any) -> None:
+                if torch.is_grad_enabled():
+                    hook.remove()
+                    stack.enter_context(live)
 
-    def _unpack(self, tensor: Tensor) -> Tensor:
-        self._read = True
-        return tensor
+            def backward(*args: Any, **options: Any) -> None:
+                gradients = sum(one.grad.nbytes for one in self._model.parameters() if one.grad is not None)
+                self.held = max(self.held, live.now - gradients)
+                stock(*args, **options)
+                self.peak = max(self.peak, live.peak)
+
+            hook = self._language_model.register_forward_pre_hook(start)
+            torch.autograd.backward = backward
+            try:
+                yield
+            finally:
+                hook.remove()
+                torch.autograd.backward = stock

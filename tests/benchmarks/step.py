@@ -157,7 +157,7 @@ def tune(
         contender = None
         try:
             contender = build(name, task, batch)
-            step = contender.step(prompt, count_saved=True)
+            step = contender.step(prompt, count_held=True)
         except (torch.OutOfMemoryError, UserError) as error:
             if isinstance(error, UserError) and "out of memory" not in str(error):
                 raise
@@ -167,12 +167,13 @@ def tune(
             seconds = (step.wall if basis == "wall" else step.processor)["step"]
             tried[batch] = {
                 "step": seconds,
-                "saved_bytes": step.saved,
+                "held_bytes": step.held,
+                "peak_bytes": step.peak,
                 "allocated_bytes": step.allocated,
                 "tokens": step.tokens,
                 "parameters_changed": step.changed,
             }
-            note(f"  {name}, micro-batch {batch}: {seconds:.3f} s, {step.saved / 2**20:.0f} MiB kept")
+            note(f"  {name}, micro-batch {batch}: {seconds:.3f} s, {step.held / 2**20:.0f} MiB kept")
             if seconds < best[0]:
                 best = (seconds, contender)
         if best[1] is not None and task.device.type == "cuda":
@@ -199,8 +200,9 @@ def summary(tried: dict[int, dict[str, Any]], steps: list[Step], basis: str, gro
         "wall_seconds": wall,
         "processor_seconds": processor,
         "every_step": [{"wall": step.wall["step"], "processor": step.processor["step"]} for step in steps],
-        "saved_bytes": fitting[batch]["saved_bytes"],
-        "saved_bytes_whole_group": fitting[group]["saved_bytes"] if group in fitting else None,
+        "held_bytes": fitting[batch]["held_bytes"],
+        "peak_bytes": fitting[batch]["peak_bytes"],
+        "held_bytes_whole_group": fitting[group]["held_bytes"] if group in fitting else None,
         "allocated_bytes": max(step.allocated for step in steps),
         "tokens": steps[-1].tokens,
         "parameters_changed": all(step.changed for step in steps),
@@ -231,9 +233,9 @@ def add_ratios(result: dict[str, Any]) -> None:
         ratio[f"wall_{name}_over_engine"] = (
             row["wall_seconds"]["step"] / engine["wall_seconds"]["step"] if pair else None
         )
-        ratio[f"memory_{name}_over_engine"] = row["saved_bytes"] / engine["saved_bytes"] if pair else None
-        whole = pair and row["saved_bytes_whole_group"]
-        ratio[f"memory_{name}_whole_group_over_engine"] = whole / engine["saved_bytes"] if whole else None
+        ratio[f"memory_{name}_over_engine"] = row["held_bytes"] / engine["held_bytes"] if pair else None
+        whole = pair and row["held_bytes_whole_group"]
+        ratio[f"memory_{name}_whole_group_over_engine"] = whole / engine["held_bytes"] if whole else None
         for phase in PHASES[:-1]:
             usable = pair and engine["seconds"][phase] > 0
             ratio[f"{phase}_{name}_over_engine"] = row["seconds"][phase] / engine["seconds"][phase] if usable else None
@@ -309,7 +311,7 @@ def markdown(result: dict[str, Any]) -> str:
             continue
         times = " | ".join(f"{row['seconds'][phase]:.3f}" for phase in PHASES)
         over = ratio.get(f"{name}_over_engine")
-        kept = f"{row['saved_bytes'] / 2**20:.0f}"
+        kept = f"{row['held_bytes'] / 2**20:.0f}"
         lines.append(f"| {name} | {row['micro_batch']} | {times} | {kept} | {f'{over:.1f}x' if over else ''} |")
     tried = [
         f"{name}: " + ", ".join(f"{size}: {_tried(row)}" for size, row in entry["tried"].items())
@@ -321,7 +323,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _tried(row: dict[str, Any]) -> str:
-    return f"{row['step']:.2f} s and {row['saved_bytes'] / 2**20:.0f} MiB" if "step" in row else "out of memory"
+    return f"{row['step']:.2f} s and {row['held_bytes'] / 2**20:.0f} MiB" if "step" in row else "out of memory"
 
 
 def grid_markdown(results: list[dict[str, Any]]) -> str:

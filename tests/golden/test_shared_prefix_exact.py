@@ -24,6 +24,7 @@ from torch import Tensor
 
 from algorithms.grpo import GRPO, GRPOConfig
 from harness.models import policy as policy_module
+from harness.models import recompute
 from harness.models.loading import recompute_activations
 from harness.models.policy import Policy
 from harness.rollout.sampler import TransformersSampler
@@ -190,10 +191,11 @@ KEPT = {"together": [[0, 1, 2]], "one by one": [[0], [1], [2]], "a part": [[0, 2
 def step_on_kept_trunks(
     network: torch.nn.Module, samples: list[Sample], known: dict[str, Any], beta: float, size: int, sampled: str
 ) -> tuple[float, dict[str, Tensor]]:
-    """Sample some of the prompts, then take the step that :func:`step` takes."""
+    """Sample some of the prompts, then take the step that :func:`step` takes; layers are computed again in parts."""
     policy = tiny_policy(network)
     drawn = list(known.values())
-    with policy.keeping_trunks():
+    with policy.keeping_trunks(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recompute, "TOKENS", 5)
         assert policy.kept is not None
         for some in KEPT[sampled]:
             group = [drawn[index] for index in some]

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("trl")
 pytest.importorskip("datasets")
@@ -52,13 +55,13 @@ def test_every_contender_takes_the_same_real_step(report, name):
     assert sum(row["seconds"][phase] for phase in ("sampling", "reference", "update")) == pytest.approx(
         row["seconds"]["step"]
     )
-    assert row["saved_bytes_whole_group"] >= row["saved_bytes"] > 0
+    assert row["held_bytes_whole_group"] >= row["held_bytes"] > 0
 
 
 def test_a_group_at_once_keeps_its_prompt_once(report):
     """Half the prompts are kept, so less than what the plain way keeps; and that is about twice one completion's."""
-    kept = {name: row["saved_bytes_whole_group"] for name, row in report["contenders"].items()}
-    one = report["contenders"]["naive"]["tried"]["1"]["saved_bytes"]
+    kept = {name: row["held_bytes_whole_group"] for name, row in report["contenders"].items()}
+    one = report["contenders"]["naive"]["tried"]["1"]["held_bytes"]
     assert kept["engine"] < 0.75 * kept["naive"]
     assert kept["naive"] == pytest.approx(2 * one, rel=0.05)
 
@@ -67,6 +70,36 @@ def test_it_prints_a_table_and_says_that_there_is_no_gpu(finished):
     assert "| engine | 2 |" in finished.stdout
     assert "no GPU" in finished.stderr
     assert "64/3/2: trl " in finished.stderr, "a line for each cell, as soon as it is measured"
+
+
+class Layers(nn.Module):
+    """Each of three layers keeps what its tanh gives, unless the last two are computed again."""
+
+    def __init__(self, checkpointed):
+        super().__init__()
+        self.first, self.rest = (nn.Sequential(*[nn.Linear(8, 8), nn.Tanh()] * count) for count in (1, 2))
+        self.checkpointed = checkpointed
+
+    def forward(self, inputs):
+        hidden = self.first(inputs)
+        return checkpoint(self.rest, hidden, use_reentrant=False) if self.checkpointed else self.rest(hidden)
+
+
+@pytest.mark.parametrize(("checkpointed", "kept"), [(False, 3), (True, 1)])
+def test_what_waits_for_a_backward_pass_is_counted(monkeypatch, checkpointed, kept):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    meters = importlib.import_module("meters")
+    model = Layers(checkpointed)
+    memory, inputs, stock = meters.HeldMemory(model, model), torch.randn(10, 8), torch.autograd.backward
+    with memory.watch():
+        for _ in range(2):  # the second finds the gradients of the first
+            with torch.no_grad():
+                model(inputs)
+            model(inputs).sum().backward()
+    one, loss = 10 * 8 * 4, 4
+    assert memory.held == kept * one + loss
+    assert memory.peak > memory.held
+    assert torch.autograd.backward is stock
 
 
 def test_the_large_shape_is_refused_without_a_gpu(monkeypatch):

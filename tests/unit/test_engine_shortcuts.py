@@ -81,6 +81,22 @@ def test_frames_in_one_call_equal_frames_one_by_one(family, grid):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_tower_that_turns_complex_numbers_computes_the_same(family, monkeypatch):
+    stock, fast = tiny_model(family), tiny_model(family)
+    shortcuts.install(fast)
+    video = tiny_video((3, 4, 8))
+    turned, plain = [], torch.view_as_complex
+    monkeypatch.setattr(torch, "view_as_complex", lambda of: turned.append(of.shape) or plain(of))
+    with torch.no_grad():
+        expected, got = (
+            model.get_video_features(video.pixel_values, video.grid_thw, return_dict=True).pooler_output[0]
+            for model in (stock, fast)
+        )
+    assert len(turned) == len(fast.model.visual.blocks)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_the_frames_sizes_are_asked_once_for_all_layers(monkeypatch):
     model = tiny_model()
     shortcuts.install(model)

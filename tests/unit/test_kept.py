@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from engine_kit import tiny_model, tiny_policy, tiny_prompt, tiny_video
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_kit import Kit, make_kit
 
 from harness.config import ModelSection
@@ -16,6 +18,7 @@ from harness.models import kept as kept_module
 from harness.models.kept import KeptTrunks, bytes_for, can_keep, may_keep, updates_what_it_sampled
 from harness.models.loading import recompute_activations
 from harness.models.policy import Policy
+from harness.models.trace import LiveBytes
 from harness.rollout.sampler import TransformersSampler
 from harness.types import Needs
 
@@ -118,6 +121,32 @@ def test_nothing_is_kept_beyond_the_step_or_the_room(monkeypatch: pytest.MonkeyP
     assert policy.kept is None
 
 
+class Attentions(TorchDispatchMode):
+    """Counts the calls of the attention kernel on so many queries, forward and backward."""
+
+    def __init__(self, queries: int) -> None:
+        super().__init__()
+        self.queries = queries
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(function)
+        if name.startswith("aten._scaled_dot_product") and self.queries in args[0].shape:
+            self.calls["backward" if "backward" in name else "forward"] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_attention_over_a_trunk_is_computed_once_a_layer() -> None:
+    policy, prompt = tiny_policy(frozen()), tiny_prompt(tiny_video((2, 4, 6)), [3, 4, 5])
+    layers = len(policy.language_model.layers)
+    with policy.keeping_trunks(), Attentions(len(prompt.input_ids) - 1) as seen:
+        assert policy.kept is not None
+        TransformersSampler(policy, 8).sample([prompt], 2, temperature=1.0, max_new_tokens=3, seed=0)
+        policy.log_probs([prompt] * 2, [[4, 5], [6, 7, 1]])[0].sum().backward()
+        policy.kept.backward()
+    assert seen.calls == {"forward": layers - 1, "backward": layers - 1}, "the last layer's is never asked for"
+
+
 def frozen() -> Any:
     model = tiny_model()
     model.model.visual.requires_grad_(False)
@@ -159,23 +188,15 @@ def test_which_updates_may_take_the_sampling_pass() -> None:
     assert not updates_what_it_sampled(Needs(rollouts=4, shuffled=2), 1), "shuffled prompts are not trained on"
 
 
-@pytest.mark.parametrize("lora", [True, False])
-def test_the_bytes_are_those_that_autograd_holds(kit: Kit, lora: bool) -> None:
-    """Distinct storages that the pass saves, weights excepted: at most what is counted, and not far below."""
-    policy = kit.policy(tuning="lora" if lora else "full")
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_the_bytes_are_those_that_stay(kit: Kit, tuning: str) -> None:
+    """Of all tensors that sampling made, those that live on afterwards: at most what is counted, and not far below."""
+    policy = kit.policy(tuning=tuning)
     prompt = kit.prompts(policy)(0)
     policy.video.of([prompt])
-    given = {weight.untyped_storage().data_ptr() for weight in policy.model.parameters()}
-    held: dict[int, int] = {}
-
-    def save(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in given:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with policy.keeping_trunks(), torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        assert isinstance(policy.kept, KeptTrunks)
+    with policy.keeping_trunks(), LiveBytes() as live:
         TransformersSampler(policy, 8).sample([prompt], 1, temperature=1.0, max_new_tokens=1, seed=0)
+        assert isinstance(policy.kept, KeptTrunks)
+        held = live.now
     counted = bytes_for(policy.base.config.text_config, len(prompt.input_ids))
-    assert 0.5 * counted < sum(held.values()) < 1.15 * counted
+    assert 0.5 * counted < held < 1.15 * counted
