@@ -141,3 +141,11 @@ def train_and_test(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     train = write_small_dataset(root / "train", scenes=2, seed=1, split="train")
     test = write_small_dataset(root / "test", scenes=1, seed=2, split="test")
     return ["--data", f"{train}#train", "--benchmark-data", str(test)]
+
+
+@pytest.fixture(params=[True, False], ids=["lean", "whole"])
+def lean(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Every pass that is kept for the update is lean, and computed again in parts; or none is."""
+    monkeypatch.setattr("harness.models.kept.WHOLE_BYTES", 0 if request.param else 2**40)
+    monkeypatch.setattr("harness.models.recompute.TOKENS", 5)
+    return bool(request.param)

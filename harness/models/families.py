@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,28 @@ def has_time_stamps(config: Any) -> bool:
     return bool(config.model_type == "qwen3_vl")
 
 
+PATCHES_AT_ONCE = 2048
+"""Patches that a CPU takes through the tower at once, or one frame's: about what its caches hold."""
+
+
 def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Tensor:
     """(1 + levels, tokens, hidden): what replaces the video tokens' embeddings, then Qwen3-VL's deepstack features.
 
+    In all these towers a patch attends within its frame, so that a CPU can take a few frames at a time.
     DeepStack (arXiv 2406.04334) adds features of inner vision layers after each of the first language layers.
     """
-    output = model.get_video_features(video.pixel_values.to(device), video.grid_thw.to(device), return_dict=True)
+    frames, *size = video.grid_thw[0].tolist()
+    patches = math.prod(size)
+    together = max(1, PATCHES_AT_ONCE // patches) if device.type == "cpu" else frames
+    parts = [
+        _encode_frames(model, pixels.to(device), [len(pixels) // patches, *size])
+        for pixels in video.pixel_values.split(together * patches)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _encode_frames(model: Any, pixels: Tensor, grid: list[int]) -> Tensor:
+    output = model.get_video_features(pixels, torch.tensor([grid], device=pixels.device), return_dict=True)
     levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or [])]
     # One tensor a video, or, as Qwen3-VL's levels in transformers 5.17, all videos in one.
     return torch.stack([level if isinstance(level, Tensor) else torch.cat(list(level)) for level in levels])

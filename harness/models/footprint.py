@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.config import ModelSection
 from harness.models.features import CACHE_BYTES
-from harness.models.kept import KEPT_BYTES, bytes_for
+from harness.models.kept import KEPT_BYTES, bytes_for, is_lean
 from harness.models.loading import LORA_TARGETS, weights_dtype
 from harness.models.trace import Load, on_meta, peak_of
 
@@ -225,7 +225,8 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     text, vision = config.text_config, config.vision_config
     layers = text.num_hidden_layers
     rows, one = load.prompts, min(load.answers, load.micro_batch)
-    update = peak_of(config, section, precision, replace(load, answers=one), "update")
+    what = "lean update" if load.kept and is_lean(text, load.kept * load.prompt) else "update"
+    update = peak_of(config, section, precision, replace(load, answers=one), what)
     tokens = f"{rows} x ({load.prompt:,} + {one} x {load.length}) tokens"
     parts = [Part("activations", f"{tokens} x {layers} layers, logits: traced", update, "update"), *_kept(config, load)]
     wide = getattr(vision, "embed_dim", None) or vision.hidden_size
@@ -249,7 +250,8 @@ def _kept(config: Any, load: Load) -> list[Part]:
     for phase, prompts in (("sampling", load.kept), ("update", load.kept - load.prompts)):
         if load.kept and prompts > 0:
             how = f"{prompts} x {load.prompt:,} tokens, at most {KEPT_BYTES >> 20} MiB"
-            one = bytes_for(config.text_config, load.prompt)
+            lean = is_lean(config.text_config, load.kept * load.prompt)
+            one = bytes_for(config.text_config, load.prompt, lean=lean)
             parts.append(Part("prompts' activations kept for the update", how, min(KEPT_BYTES, prompts * one), phase))
     return parts
 

@@ -79,6 +79,11 @@ class PackedRows(NamedTuple):
     target: Tensor
 
     @property
+    def tokens(self) -> int:
+        """Tokens of a prefill: of the trunks, and of the rests behind them."""
+        return int(self.real.sum()) + sum(rests[-1][2] for rests in self.rests)
+
+    @property
     def layout(self) -> dict[str, Any]:
         """What the language model takes besides embeddings, positions and mask."""
         return {"shared_prefix": PackedPrefix(self.trunk), **self.vision}
@@ -94,8 +99,8 @@ class PackedRows(NamedTuple):
 
     @property
     def suffixes(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """The same of the suffix part, for a cache that holds the trunks."""
-        inputs = self.embeddings[:, self.trunk :], self.positions[..., self.trunk :], self.mask
+        """The same of the suffix part, for a cache that holds the trunks; a copy, so that it does not keep them too."""
+        inputs = self.embeddings[:, self.trunk :].clone(), self.positions[..., self.trunk :], self.mask
         return inputs, {"shared_prefix": PackedPrefix(0)}
 
 

@@ -21,7 +21,7 @@ from harness.models.families import prompt_positions, vision_inputs
 from harness.models.features import VideoFeatures
 from harness.models.kept import KeptTrunks, can_keep
 from harness.models.packing import Layers, PackedRows, pack
-from harness.models.recompute import TrunkCache
+from harness.models.recompute import Recomputed
 
 Engine = Literal["shared", "naive"]
 
@@ -235,30 +235,41 @@ class Policy:
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             owned[prompt.id].append((row, completion))
         rows = pack(states, owned, width, self.embed)
-        trunks = self.kept.of(rows) if self.kept and torch.is_grad_enabled() else None
-        hidden = self.behind(rows, trunks)[0] if trunks else self.whole(rows)
+        trunks, lean = self.kept.of(rows) if self.kept and torch.is_grad_enabled() else ([], False)
+        if trunks:
+            hidden = self.behind(rows, self.recomputed(trunks) if lean else self.filled(trunks))
+        else:
+            hidden = self.whole(rows)
         return hidden.flatten(0, 1)[rows.source], rows.labels, rows.target
 
     def whole(self, rows: PackedRows, cache: Any = None) -> Tensor:
         """(B, S, hidden) of the suffix part, trunks run with it."""
         return self.forward(rows.embeddings, rows.positions, rows.mask, cache, **rows.layout)[:, rows.trunk :]
 
-    def behind(self, rows: PackedRows, trunks: Layers) -> tuple[Tensor, Any]:
-        """The same behind trunks that were run before, and the cache with the keys and values of both."""
+    def behind(self, rows: PackedRows, cache: Any) -> Tensor:
+        """The same behind trunks that were run before, and whose keys and values the cache holds."""
+        inputs, layout = rows.suffixes
+        return self.forward(*inputs, cache, **layout)
+
+    def trunks(self, rows: PackedRows) -> Layers:
+        """The trunks' keys and values in every layer, with a graph that holds little."""
+        run = self.recomputed()
+        inputs, layout = rows.trunks
+        self.forward(*inputs, run, **layout)
+        return run.layers
+
+    def filled(self, trunks: Layers) -> Any:
+        """A cache that holds these trunks and goes on from them."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.base.config.text_config)
         for layer, (keys, values) in enumerate(trunks):
             cache.update(keys, values, layer)
-        inputs, layout = rows.suffixes
-        return self.forward(*inputs, cache, **layout), cache
+        return cache
 
-    def trunks(self, rows: PackedRows) -> Layers:
-        """The trunks' keys and values in every layer, with a graph that is computed again as it is needed."""
-        cache = TrunkCache(self.base.config.text_config.num_hidden_layers)
-        inputs, layout = rows.trunks
-        self.forward(*inputs, cache, **layout)
-        return cache.layers
+    def recomputed(self, trunks: Layers | None = None) -> Recomputed:
+        """In place of a cache: computed again in the backward pass, behind these trunks if there are any."""
+        return Recomputed(self.base.config.text_config.num_hidden_layers, trunks)
 
     @contextlib.contextmanager
     def keeping_trunks(self) -> Iterator[None]:
@@ -324,13 +335,15 @@ class Policy:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def token_log_probs(self, hidden: Tensor, labels: Tensor, temperature: float) -> Tensor:
-        """(m,) log-probabilities of labels; in row chunks, so that (m, vocabulary) logits never stand at once."""
+        """(m,) log-probabilities of labels. (m, vocabulary) logits never stand at once if they are many, and none wait
+        for the backward pass then, or where the prompts' passes wait for it.
+        """
 
         def part(some: Tensor, wanted: Tensor) -> Tensor:
             return (self.logits(some) / temperature).log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
 
         rows = max(1, LOGITS_AT_ONCE // self.base.config.text_config.vocab_size)
-        if len(hidden) <= rows:
+        if len(hidden) <= rows and not self.kept:
             return part(hidden, labels)
         chunks = zip(hidden.split(rows), labels.split(rows), strict=True)
         return torch.cat([checkpoint(part, some, wanted, use_reentrant=False) for some, wanted in chunks])

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from harness.models.packing import Layers
+
 TOKENS = 1024
 """Tokens whose MLP is computed again at once."""
 
@@ -31,33 +33,45 @@ def _policy(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
 _keep_attention = partial(create_selective_checkpoint_contexts, _policy)
 
 
-class TrunkCache:
-    """Takes the keys and values of a pass over trunks as they are, graph and all; implements what transformers calls
-    on a cache.
+class Recomputed:
+    """Given to the language model in place of a cache: a pass whose layers keep little.
 
     Args:
-        depth: Layers of the model; of the last one nothing but keys and values is wanted.
+        depth: Layers of the model.
+        trunks: Keys and values of what was run before, (B, kv heads, P, head size) in every layer. Without, the pass is
+            one over trunks, of which nothing but keys and values is wanted.
 
     Attributes:
-        layers: For each layer, keys and values of (B, kv heads, P, head size).
+        layers: A trunks' pass's keys and values, with their graph.
     """
 
     is_compileable = False
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, trunks: Layers | None = None) -> None:
         self.depth = depth
-        self.layers: list[tuple[Tensor, Tensor]] = []
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.layers.append((keys, values))
-        return keys, values
+        self.trunks = trunks
+        self.layers: Layers = []
 
     def get_seq_length(self, *_: Any) -> int:
         return 0
 
 
+class _LayerCache:
+    """What the attention of one layer calls on: its keys and values stand behind those before them."""
+
+    def __init__(self, before: tuple[Tensor, Tensor] | None) -> None:
+        self._before = before
+        self.made: tuple[Tensor, Tensor]
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.made = keys, values
+        if self._before is None:
+            return self.made
+        return torch.cat([self._before[0], keys], 2), torch.cat([self._before[1], values], 2)
+
+
 class RecomputedLayer:
-    """Mixed into decoder layers: a pass whose cache is a :class:`TrunkCache` keeps little of them."""
+    """Mixed into decoder layers, for passes that are given :class:`Recomputed`."""
 
     input_layernorm: nn.Module
     post_attention_layernorm: nn.Module
@@ -65,33 +79,40 @@ class RecomputedLayer:
     mlp: nn.Module
 
     def forward(self, hidden_states: Tensor, *args: Any, **inputs: Any) -> Tensor:
-        cache = inputs.get("past_key_values")
-        if args or not isinstance(cache, TrunkCache) or not torch.is_grad_enabled():
+        run = inputs.get("past_key_values")
+        if args or not isinstance(run, Recomputed):
             output: Tensor = super().forward(hidden_states, *args, **inputs)  # type: ignore[misc]
             return output
-
-        last = len(cache.layers) + 1 == cache.depth
-        if last:
+        # What is computed again must not hold what collects the keys: they lead to it, and nothing would free either.
+        del inputs["past_key_values"]
+        index = self.self_attn.layer_idx
+        before = run.trunks[index] if run.trunks else None
+        keys_alone = before is None and index == run.depth - 1
+        if keys_alone:
             inputs["shared_prefix"] = replace(inputs["shared_prefix"], suffix_only=True)
 
         def attend(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            caught = TrunkCache(1)
+            cache = _LayerCache(before)
             with _passed_by(self.self_attn.o_proj):
                 normed = self.input_layernorm(hidden)
-                attended, _ = self.self_attn(hidden_states=normed, **{**inputs, "past_key_values": caught})
-            return attended, *caught.layers[0]
+                attended, _ = self.self_attn(hidden_states=normed, past_key_values=cache, **inputs)
+            return attended, *cache.made
 
         def finish(hidden: Tensor, attended: Tensor) -> Tensor:
             hidden = hidden + self.self_attn.o_proj(attended)
             return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
-        attended, keys, values = checkpoint(attend, hidden_states, use_reentrant=False, context_fn=_keep_attention)
-        cache.update(keys, values)
-        if last:
+        attended, keys, values = _again(attend, hidden_states, context_fn=_keep_attention)
+        if before is None:
+            run.layers.append((keys, values))
+        if keys_alone:
             return hidden_states
         size = max(1, TOKENS // len(hidden_states))
         parts = zip(hidden_states.split(size, 1), attended.split(size, 1), strict=True)
-        return torch.cat([checkpoint(finish, *part, use_reentrant=False) for part in parts], 1)
+        return torch.cat([_again(finish, *part) for part in parts], 1)
+
+
+_again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # such passes have no dropout
 
 
 @contextlib.contextmanager

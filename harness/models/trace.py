@@ -70,7 +70,7 @@ def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what
         config.to_json_string(),
         section.model_dump_json(),
         precision,
-        replace(load, sampled=0, evaluated=0, kept=min(load.kept, 1)),
+        replace(load, sampled=0, evaluated=0, kept=0),
         what,
     )
     if key not in _TRACED:
@@ -101,32 +101,28 @@ def trace(config: Any, section: ModelSection, precision: str, load: Load, what: 
         section: How it is trained.
         precision: ``fp32`` or ``bf16``.
         load: Of a micro-batch: prompts, their lengths, completions.
-        what: ``update`` for a forward and backward pass, ``prefill`` for keys and values of the prompts.
+        what: ``update`` for a forward and backward pass, ``lean update`` for one whose trunks were run in sampling
+            and are computed again, ``prefill`` for keys and values of the prompts.
         layers: How many layers.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    rows = _rows(config, load, weights_dtype(section, precision), with_answers=what == "update")
+    rows = _rows(config, load, weights_dtype(section, precision), with_answers=what != "prefill")
     model = on_meta(_with_layers(config, layers), weights_dtype(section, precision))
     model.model.visual.requires_grad_(False)
     if section.tuning == "lora":
         with torch.device("meta"):
             model = with_lora(model, section)
-    if section.gradient_checkpointing and what == "update":
+    if section.gradient_checkpointing and what != "prefill":
         recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        _without_content(model, gradients=what == "update")
-        model.train(what == "update")
+        _without_content(model, gradients=what != "prefill")
+        model.train(what != "prefill")
         policy = Policy(model, None, torch.device("cpu"), precision, engine="shared")
         given = {name: mode.from_tensor(value) for name, value in rows._asdict().items() if isinstance(value, Tensor)}
         fake = rows._replace(vision={}, **given)  # type: ignore[arg-type]
         with LiveBytes() as live:
-            if what == "prefill":
-                _prefill(policy, fake)
-            elif load.kept:
-                _update_behind(policy, fake)
-            else:
-                _update(policy, fake)
+            {"update": _update, "lean update": _lean_update, "prefill": _prefill}[what](policy, fake)
     inputs = sum(value.nbytes for value in rows._asdict().values() if isinstance(value, Tensor))
     return live.peak + inputs + rows.embeddings.nbytes  # the prompts' own states stand beside the packed rows
 
@@ -135,10 +131,10 @@ def _update(policy: Policy, rows: PackedRows) -> None:
     _loss(policy, rows, policy.whole(rows)).backward()
 
 
-def _update_behind(policy: Policy, rows: PackedRows) -> None:
+def _lean_update(policy: Policy, rows: PackedRows) -> None:
     """The same where the pass over the trunks is that of sampling."""
-    kept = KeptPass(policy.trunks(rows))
-    _loss(policy, rows, policy.behind(rows, kept.leaves)[0]).backward()
+    kept = KeptPass(policy.trunks(rows), lean=True)
+    _loss(policy, rows, policy.behind(rows, policy.recomputed(kept.leaves))).backward()
     kept.backward()
 
 
@@ -148,10 +144,7 @@ def _loss(policy: Policy, rows: PackedRows, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _prefill(policy: Policy, rows: PackedRows) -> None:
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=policy.base.config.text_config)
-    policy.whole(rows, cache)
+    policy.whole(rows, policy.filled([]))
 
 
 class LiveBytes(TorchDispatchMode):

@@ -65,7 +65,7 @@ class SharedDecoder:
         hidden, layers = _prefill(policy, rows)
         rests = {key: (trunk, start, end) for trunk, one in enumerate(rows.rests) for key, start, end in one}
         places = torch.tensor([rests[key] for key in keys], device=policy.device)
-        self.logits = policy.logits(hidden[places[:, 0], places[:, 2] - 1]).detach()
+        self.logits = policy.logits(hidden[places[:, 0], places[:, 2] - 1].detach()).detach()
         self._own = _own_tokens(rows, layers, places.repeat_interleave(n, 0), steps)
         self._prefix = _prefix(rows, layers, places[:, 0].repeat_interleave(n))
         self._graph = graphs.of(policy, self._prefix, self._own) if graphs and steps > 1 else None
@@ -92,16 +92,18 @@ def _prefill(policy: Policy, rows: PackedRows) -> tuple[Tensor, Layers]:
 
     Where gradients are on, the pass over the trunks is kept for the update.
     """
-    from transformers import DynamicCache
-
-    if policy.kept and torch.is_grad_enabled():
-        trunks = policy.kept.add(rows, policy.trunks(rows))
+    kept = policy.kept if torch.is_grad_enabled() else None
+    if kept and kept.lean(rows):
+        cache = policy.filled(kept.add(rows, policy.trunks(rows)))
         with torch.no_grad():
-            hidden, cache = policy.behind(rows, trunks)
-    else:
-        cache = DynamicCache(config=policy.base.config.text_config)
-        hidden = policy.whole(rows, cache)
-    return hidden, [(layer.keys, layer.values) for layer in cache.layers]
+            return policy.behind(rows, cache), _layers(cache)
+    cache = policy.filled([])
+    hidden = policy.whole(rows, cache)
+    return hidden, kept.add(rows, _layers(cache)) if kept else _layers(cache)
+
+
+def _layers(cache: Any) -> Layers:
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _own_tokens(rows: PackedRows, layers: Layers, places: Tensor, steps: int) -> OwnCache:

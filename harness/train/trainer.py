@@ -148,23 +148,30 @@ class Trainer(TrainingRun):
         if self.policy.kept:
             self.policy.kept.begin()
         for part in micro_batches([one for one in samples if one.completion.prompt_id in prompts], size):
-            values, mask = self.policy.log_probs(
-                [prompts[one.completion.prompt_id] for one in part],
-                [one.completion.tokens for one in part],
-                self.groups.temperature,
-            )
-            batch = make_batch(part, values, mask, needs)
-            unreduced, numbers = self.algorithm.loss(batch)
-            loss = reduce_loss(unreduced, batch, needs, total)
-            if not torch.isfinite(loss):
-                raise TrainingError(f"the loss is {loss.item()} at step {step + 1}")
-            self.accelerator.backward(loss)
+            loss, numbers = self._backward(part, prompts, total, step)
             for key, value in numbers.items():
                 logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
-            logged["loss"] += loss.item()
+            logged["loss"] += loss
         if self.policy.kept:
             self.policy.kept.backward()
         return logged
+
+    def _backward(
+        self, part: Sequence[Sample], prompts: dict[str, EncodedPrompt], total: float, step: int
+    ) -> tuple[float, dict[str, float]]:
+        """Forward and backward pass of a micro-batch; none of its graph stays."""
+        values, mask = self.policy.log_probs(
+            [prompts[one.completion.prompt_id] for one in part],
+            [one.completion.tokens for one in part],
+            self.groups.temperature,
+        )
+        batch = make_batch(part, values, mask, self.algorithm.needs)
+        unreduced, numbers = self.algorithm.loss(batch)
+        loss = reduce_loss(unreduced, batch, self.algorithm.needs, total)
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at step {step + 1}")
+        self.accelerator.backward(loss)
+        return loss.item(), numbers
 
 
 def describe_groups(groups: Sequence[Group]) -> dict[str, float]:

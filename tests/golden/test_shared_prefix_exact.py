@@ -24,7 +24,6 @@ from torch import Tensor
 
 from algorithms.grpo import GRPO, GRPOConfig
 from harness.models import policy as policy_module
-from harness.models import recompute
 from harness.models.loading import recompute_activations
 from harness.models.policy import Policy
 from harness.rollout.sampler import TransformersSampler
@@ -191,11 +190,10 @@ KEPT = {"together": [[0, 1, 2]], "one by one": [[0], [1], [2]], "a part": [[0, 2
 def step_on_kept_trunks(
     network: torch.nn.Module, samples: list[Sample], known: dict[str, Any], beta: float, size: int, sampled: str
 ) -> tuple[float, dict[str, Tensor]]:
-    """Sample some of the prompts, then take the step that :func:`step` takes; layers are computed again in parts."""
+    """Sample some of the prompts, then take the step that :func:`step` takes."""
     policy = tiny_policy(network)
     drawn = list(known.values())
-    with policy.keeping_trunks(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recompute, "TOKENS", 5)
+    with policy.keeping_trunks():
         assert policy.kept is not None
         for some in KEPT[sampled]:
             group = [drawn[index] for index in some]
@@ -207,7 +205,7 @@ def step_on_kept_trunks(
     return loss, gradients
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "lean")
 @pytest.mark.parametrize("shape", ["two grids, ragged", "two questions on one video"])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -222,7 +220,7 @@ def test_float64_the_pass_that_sampled_gives_the_naive_gradient(shape: str, beta
         assert loss < 1e-9 and gradient < 1e-9, sampled
 
 
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "lean")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("sampled", KEPT)
 def test_float64_kept_passes_of_every_family(family: str, sampled: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from engine_kit import FAMILIES, stock_log_probs, tiny_model, tiny_policy, tiny_prompt, tiny_video
 
 from harness.config import ModelSection
-from harness.models import shortcuts
+from harness.models import families, shortcuts
 from harness.models.loading import with_lora
 
 COMPLETIONS = [[4, 5, 6, 1], [7], [8, 9, 1]]
@@ -95,6 +95,36 @@ def test_a_frozen_tower_that_turns_complex_numbers_computes_the_same(family, mon
         )
     assert len(turned) == len(fast.model.visual.blocks)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+def test_a_few_frames_at_a_time_give_the_features_of_all(family, trained, monkeypatch):
+    """Deepstack levels too; five frames in parts of two."""
+    model, video = tiny_model(family).double(), tiny_video((5, 4, 8), dtype=torch.float64)
+    shortcuts.install(model)
+    results = []
+    for patches in (2**30, 2 * 4 * 8):
+        monkeypatch.setattr(families, "PATCHES_AT_ONCE", patches)
+        passes = rows_of_passes(model.model.visual)
+        model.zero_grad()
+        with torch.set_grad_enabled(trained):
+            features = families.encode_video(model, video, torch.device("cpu"))
+            if trained:
+                features.square().sum().backward()
+        results.append([features, *(weight.grad for weight in model.model.visual.parameters() if trained)])
+    assert passes == [64, 64, 32]
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def rows_of_passes(tower):
+    """Patches of each pass of a tower from now on."""
+    seen = []
+    tower.register_forward_pre_hook(
+        lambda _, inputs, options: seen.append(len((*inputs, *options.values())[0])), with_kwargs=True
+    )
+    return seen
 
 
 def test_the_frames_sizes_are_asked_once_for_all_layers(monkeypatch):

@@ -128,6 +128,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
         ("grpo", 8, 8, {"tuning": "full", "gradient_checkpointing": True}),
     ],
 )
+@pytest.mark.usefixtures("lean")
 def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
     kit: Kit, tmp_path: Path, method: str, answers: int, rollouts: int, changes: dict[str, Any]
 ) -> None:
