@@ -5,10 +5,12 @@
     python tests/benchmarks/step.py --model qwen2-vl-2b --completion 16 --group 14 --repeats 3 --json     # on a GPU
 
 One process, contenders alternating, medians. First every contender takes one step at each micro-batch size, a warm-up
-in which the bytes kept for the backward pass are counted; then it goes on at its fastest. Every round has a new prompt
-and video, so that no feature cache spans steps. With --json the last line of standard output is JSON; progress goes to
-standard error. Memory ratios are between what is kept for one backward pass: `memory_*_over_engine` at the contender's
-fastest micro-batch size, `memory_*_whole_group_over_engine` where it takes the whole group at once, as the engine does.
+in which the bytes kept for the backward pass are counted: what lives when it begins (`held_bytes`), and the most that
+lives until it has ended, gradients and what is computed again included (`peak_bytes`). Then it goes on at its fastest.
+Every round has a new prompt and video, so that no feature cache spans steps. With --json the last line of standard
+output is JSON; progress goes to standard error. Memory ratios are between what is kept for one backward pass:
+`memory_*_over_engine` at the contender's fastest micro-batch size, `memory_*_whole_group_over_engine` where it takes
+the whole group at once, as the engine does.
 The plain engine gets the video's features from the same cache as the shared one; TRL runs the tower in every pass.
 On one CPU thread `seconds`, and so ratios, are processor seconds, which other programs on the machine hardly change;
 otherwise they are wall seconds (`basis` says which; both are in the JSON).
