@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.experience import finite_rewards
-from harness.types import Completion, Group, Needs, Sample
+from harness.api.experience import finite_rewards
+from harness.api.types import Completion, Group, Needs, Sample
 
 
 class DAPOConfig(GRPOConfig):

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
-from harness.experience import finite_rewards
-from harness.losses import pair_gaps
-from harness.types import Batch, Completion, Group, Needs, Sample
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.experience import finite_rewards
+from harness.api.losses import pair_gaps
+from harness.api.types import Batch, Completion, Group, Needs, Sample
 
 
 class DPOConfig(StrictConfig):

@@ -9,10 +9,11 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
-from harness.experience import advantage_samples, finite_rewards
-from harness.losses import clipped_surrogate, k3, token_mean
-from harness.types import Batch, Group, Needs, Sample
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.experience import advantage_samples, finite_rewards
+from harness.api.losses import clipped_surrogate, k3, token_mean
+from harness.api.types import Batch, Group, Needs, Sample
 
 SCALE_EPSILON = 1e-4  # added to the standard deviation of a group's rewards, as TRL and R1-V do
 

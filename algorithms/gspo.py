@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.losses import token_mean
-from harness.types import Batch
+from harness.api.losses import token_mean
+from harness.api.types import Batch
 
 
 class GSPOConfig(GRPOConfig):

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.dpo import DPO, DPOConfig
-from harness.losses import pair_gaps
-from harness.types import Batch
+from harness.api.losses import pair_gaps
+from harness.api.types import Batch
 
 
 class IPOConfig(DPOConfig):

@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
-from harness.experience import finite_rewards
-from harness.types import Batch, Group, Needs, Sample
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.experience import finite_rewards
+from harness.api.types import Batch, Group, Needs, Sample
 
 
 class KTOConfig(StrictConfig):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from algorithms.dpo import DPO
-from harness.algorithm import StrictConfig
-from harness.experience import finite_rewards
-from harness.types import Group, Needs, Sample
+from harness.api.config import StrictConfig
+from harness.api.experience import finite_rewards
+from harness.api.types import Group, Needs, Sample
 
 
 class OnlineDPOConfig(StrictConfig):

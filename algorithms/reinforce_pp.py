@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
-from harness.experience import finite_rewards
-from harness.losses import clipped_surrogate, token_mean
-from harness.types import Batch, Completion, Group, Needs, Sample
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.experience import finite_rewards
+from harness.api.losses import clipped_surrogate, token_mean
+from harness.api.types import Batch, Completion, Group, Needs, Sample
 
 SCALE_EPSILON = 1e-8  # added to the batch's standard deviation, so that a batch without contrast has advantages of 0
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from algorithms.sft import SFT, SFTConfig
-from harness.experience import finite_rewards
-from harness.types import Completion, Group, Needs, Sample
+from harness.api.experience import finite_rewards
+from harness.api.types import Completion, Group, Needs, Sample
 
 
 class RFTConfig(SFTConfig):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
-from harness.experience import advantage_samples, finite_rewards
-from harness.losses import clipped_surrogate
-from harness.types import Batch, Completion, Group, Needs, Sample
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.experience import advantage_samples, finite_rewards
+from harness.api.losses import clipped_surrogate
+from harness.api.types import Batch, Completion, Group, Needs, Sample
 
 
 class RLOOConfig(StrictConfig):

@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.algorithm import Algorithm, StrictConfig
-from harness.types import Batch, Group, Needs, Sample
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.types import Batch, Group, Needs, Sample
 
 
 class SFTConfig(StrictConfig):

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.dpo import DPO, DPOConfig
-from harness.losses import pair_gaps, token_mean
-from harness.types import Batch, Needs
+from harness.api.losses import pair_gaps, token_mean
+from harness.api.types import Batch, Needs
 
 
 class SimPOConfig(DPOConfig):

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data.records import Record
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 _EXAMPLE = 'a line must look like {"id": 17, "answer": "4"}, or be one of lmms-eval\'s logged samples'
 

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from harness.config import BASE, StudyConfig
-from harness.data.prompts import answer_in
+from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import read_json
+from harness.study.evaluation import MANIFEST, read_samples
 from harness.study.matrix import CELLS, read_matrix
 from harness.study.setup import load_data
 from harness.study.status import read_status
-from reports.evaluate import MANIFEST, read_samples
-from reports.vsibench import score_answers
+from harness.vsibench.prompts import answer_in
+from reports.benchmarks.vsibench import score_answers
 
 MODE_KEYS = ("prompts", "decoding")
 

@@ -12,21 +12,21 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from harness.config import BASE, ReportSection, StudyConfig
+from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
 from harness.io import write_json, write_text
-from reports.beside import beside_tables
+from reports.benchmarks.additional import beside_tables
+from reports.benchmarks.vsibench import VSIBench
 from reports.collect import Collected, collect
-from reports.escape import escape_markdown
-from reports.fairness import fairness_card
-from reports.methods import methods_section, samples_section
-from reports.page import write_page
-from reports.paired import default_pairs
-from reports.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
+from reports.page.methods import methods_section, samples_section
+from reports.page.page import write_page
 from reports.results import Tables, build_tables, results_of
 from reports.samples import parse_sources, results_from
-from reports.table import Table, csv_text, latex_document
-from reports.vsibench import VSIBench
+from reports.statistics.paired import default_pairs
+from reports.statistics.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
+from reports.tables.escape import escape_markdown
+from reports.tables.fairness import fairness_card
+from reports.tables.table import Table, csv_text, latex_document
 
 
 class Comparison:

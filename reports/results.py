@@ -8,20 +8,20 @@ from typing import Any
 
 import pandas as pd
 
-from harness.config import BASE, ReportSection
-from harness.data.prompts import MODE_LETTER
-from harness.data.records import Record
-from reports.baselines import constant_answers, text_prior_answers
+from harness.config.study import BASE, ReportSection
+from harness.vsibench.baselines import constant_answers, text_prior_answers
+from harness.vsibench.prompts import MODE_LETTER
+from harness.vsibench.records import Record
+from reports.benchmarks.vsibench import VSIBench, score_answers
 from reports.collect import CellResult, Collected, methods_of
-from reports.contrast import to_frame
-from reports.paired import compare_all, default_pairs
-from reports.pairtables import pairs_table, tasks_table
-from reports.published import published_footnote, published_rows
-from reports.sensitivity import scored_by_all, sensitivity_table
-from reports.table import Table
-from reports.tables import RunScore, ScoreRow, scores_table
-from reports.verdicts import Verdict, verdicts
-from reports.vsibench import VSIBench, score_answers
+from reports.page.verdicts import Verdict, verdicts
+from reports.statistics.contrast import to_frame
+from reports.statistics.paired import compare_all, default_pairs
+from reports.tables.pairs import pairs_table, tasks_table
+from reports.tables.published import published_footnote, published_rows
+from reports.tables.scores import RunScore, ScoreRow, scores_table
+from reports.tables.sensitivity import scored_by_all, sensitivity_table
+from reports.tables.table import Table
 
 
 @dataclass(frozen=True)

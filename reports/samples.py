@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.config import BASE, ReportSection
+from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
-from harness.data.records import Record
 from harness.errors import UserError, unknown_name
+from harness.vsibench.records import Record
 from harness.world.questions import DATASET
 from reports.answerfiles import RawAnswer, read_answers
+from reports.benchmarks.vsibench import score_answers
 from reports.results import Results
-from reports.vsibench import score_answers
 
 _NAMED = re.compile(r"(?P<name>[^=]*?)(@(?P<seed>\d+))?=(?P<file>.+)", re.DOTALL)
 _SHOWN = 5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.data.records import Record
-from harness.reward import Reward
-from rewards.answers import matches, parse_answer
+from harness.api.reward import Reward
+from harness.vsibench.answers import matches, parse_answer
+from harness.vsibench.records import Record
 
 
 class Choice(Reward):

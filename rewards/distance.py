@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from harness.algorithm import StrictConfig
-from harness.data.records import Record
-from harness.reward import Reward
-from rewards.answers import parse_answer
-from rewards.mra import numeric_truth
+from harness.api.config import StrictConfig
+from harness.api.reward import Reward
+from harness.vsibench.answers import parse_answer
+from harness.vsibench.mra import numeric_truth
+from harness.vsibench.records import Record
 
 
 class DistanceConfig(StrictConfig):

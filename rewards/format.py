@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from harness.data.records import Record
+from harness.api.reward import Reward
 from harness.errors import unknown_name
-from harness.reward import Reward
+from harness.vsibench.records import Record
 
 TAGGED_MODES: tuple[str, ...] = ("think", "observe")
 """Prompt modes that ask for reasoning and an answer in tags."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from harness.data.records import Record
-from harness.reward import Reward
-from rewards.answers import parse_answer
-from rewards.mra import numeric_truth
+from harness.api.reward import Reward
+from harness.vsibench.answers import parse_answer
+from harness.vsibench.mra import numeric_truth
+from harness.vsibench.records import Record
 
 
 class RelativeError(Reward):

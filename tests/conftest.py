@@ -13,12 +13,12 @@ import pytest
 import torch
 from cli_kit import Cli, Ended
 
-from harness import cli
+from harness.cli import app as cli
 from harness.data.encode import EncodedPrompt, PromptEncoder
-from harness.data.frames import FrameCache
 from harness.data.reader import Dataset, read_dataset
-from harness.data.video import VideoSettings
-from harness.models.policy import Policy
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
+from harness.engine.policy import Policy
 from harness.models.presets import TINY
 
 torch.set_num_threads(1)
@@ -146,6 +146,6 @@ def train_and_test(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(params=[True, False], ids=["lean", "whole"])
 def lean(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Every pass that is kept for the update is lean, and computed again in parts; or none is."""
-    monkeypatch.setattr("harness.models.kept.WHOLE_BYTES", 0 if request.param else 2**40)
-    monkeypatch.setattr("harness.models.recompute.TOKENS", 5)
+    monkeypatch.setattr("harness.engine.activation_reuse.WHOLE_BYTES", 0 if request.param else 2**40)
+    monkeypatch.setattr("harness.engine.recomputation.TOKENS", 5)
     return bool(request.param)

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.data.encode import EncodedPrompt
-from harness.data.records import Record
-from harness.data.video import ProcessedVideo
-from harness.models.policy import Engine, Policy
+from harness.data.video.frames import ProcessedVideo
+from harness.engine.policy import Engine, Policy
 from harness.models.presets import TINY
+from harness.vsibench.records import Record
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 VOCABULARY, PAD, END = 64, 0, 1

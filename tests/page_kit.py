@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import StudyConfig
-from harness.data.records import LETTERS, Record
+from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json, write_text
 from harness.study.setup import load_data
+from harness.vsibench.records import Record
+from harness.vsibench.types import LETTERS
 
 SKILL = {"base": 0.30, "sft": 0.42, "dpo": 0.44, "grpo": 0.60}
 """Share of questions that each method answers right at the end of training."""

@@ -12,22 +12,22 @@ import torch
 from conftest import random_tiny, write_small_dataset
 from transformers import AutoTokenizer
 
-from harness import registry
-from harness.algorithm import GuestTrainer
-from harness.config import BudgetSection, ModelSection, RolloutSection, TrainSection
+from harness.api.guest import GuestTrainer
+from harness.api.reward import Reward, WeightedRewards
+from harness.config.study import BudgetSection, ModelSection, RolloutSection, TrainSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
-from harness.data.frames import FrameCache
 from harness.data.reader import Dataset, read_dataset
-from harness.data.records import Record
-from harness.data.video import VideoSettings
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
 from harness.models.loading import load_model
-from harness.models.policy import Policy
 from harness.models.presets import TINY
-from harness.reward import Reward, WeightedRewards
-from harness.rollout.groups import GroupBuilder
-from harness.rollout.sampler import TransformersSampler
+from harness.plugins import registry
+from harness.train.groups import GroupBuilder
 from harness.train.run import TrainingRun
 from harness.train.trainer import Trainer
+from harness.vsibench.records import Record
 
 CPU = torch.device("cpu")
 

@@ -13,11 +13,12 @@ from pydantic import Field
 
 from algorithms.dpo import DPO, DPOConfig
 from algorithms.guests.trl_video import grpo_trainer, require_trl
-from harness.algorithm import GuestTrainer, StrictConfig
+from harness.api.config import StrictConfig
+from harness.api.guest import GuestTrainer
+from harness.api.types import Needs
 from harness.data.encode import EncodedPrompt
 from harness.train.run import TrainingRun
 from harness.train.trainer import RESAMPLE_ROUNDS, describe_groups
-from harness.types import Needs
 
 if TYPE_CHECKING:
     from algorithms.guests.trl_steps import EngineSteps, Row

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from harness.data.encode import VIDEO_TOKEN_TYPE, EncodedPrompt
+from harness.engine.policy import Policy
 from harness.errors import UserError
-from harness.models.policy import Policy
 
 TRL_SERIES = "1.16."
 """The releases whose private methods these overrides fit."""

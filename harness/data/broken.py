@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.data.decode import inspect_video
 from harness.data.reader import Dataset, records_digest
+from harness.data.video.decode import inspect_video
 from harness.errors import UserError
 from harness.io import read_json, write_json
 

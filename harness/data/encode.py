@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from harness.data.prompts import PROMPTS_VERSION, SYSTEM, prompt_text, second_turn_text
-from harness.data.records import Record
-from harness.data.video import ProcessedVideo, VideoSettings
+from harness.data.video.frames import ProcessedVideo, VideoSettings
 from harness.errors import UserError
+from harness.vsibench.prompts import PROMPTS_VERSION, SYSTEM, prompt_text, second_turn_text
+from harness.vsibench.records import Record
 
 VIDEO_TOKEN_TYPE = 2
 """What ``mm_token_type_ids`` holds on video tokens (0 on text), as Qwen2-VL's forward expects."""
@@ -25,7 +25,7 @@ class EncodedPrompt:
     """One prompt, ready for the model.
 
     Attributes:
-        id: 16 hex digits over the words, the frames and :data:`~harness.data.prompts.PROMPTS_VERSION`.
+        id: 16 hex digits over the words, the frames and :data:`~harness.vsibench.prompts.PROMPTS_VERSION`.
         record: The question.
         mode: The prompt mode.
         input_ids: (P,) int64, up to and with the generation prompt.
@@ -44,7 +44,7 @@ class EncodedPrompt:
 
 
 class VideoLoader(Protocol):
-    """Turns files into vision input: :class:`~harness.data.frames.FrameCache`, or one for still images."""
+    """Turns files into vision input: :class:`~harness.data.video.cache.FrameCache`, or one for still images."""
 
     settings: VideoSettings
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from harness.data import vsi100k
-from harness.data.decode import still_files
+from harness.data.video.decode import still_files
 from harness.errors import UserError
 
 SUFFIXES = (".jsonl", ".parquet")

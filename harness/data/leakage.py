@@ -12,8 +12,8 @@ from functools import cache
 from importlib.resources import files
 
 from harness.data.reader import Dataset, records_digest
-from harness.data.records import Record
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 _SHOWN = 5
 _ABOUT_VSI_100K = (
@@ -73,7 +73,7 @@ def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
 @cache
 def vsi_bench_rooms() -> frozenset[str]:
     """The physical rooms of VSI-Bench's 288 videos, as ``dataset/room``."""
-    known = json.loads(files("harness.data").joinpath("vsi_bench_scenes.json").read_text("utf-8"))
+    known = json.loads(files("harness.vsibench").joinpath("vsi_bench_scenes.json").read_text("utf-8"))
     return frozenset(_room_name(dataset, name) for dataset, names in known["scenes"].items() for name in names)
 
 

@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness.data.decode import inspect_video, still_files
 from harness.data.layout import PRUNED_IDS, find_video
 from harness.data.pool import in_processes
 from harness.data.reader import MANIFEST
-from harness.data.records import Record
+from harness.data.video.decode import inspect_video, still_files
 from harness.errors import UserError
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+from harness.vsibench.records import Record
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, and how many there are."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.data import vsi100k
-from harness.data.altered import altered_answer
+from harness.data.corruption import altered_answer
 from harness.data.layout import find_video
 from harness.data.leakage import leaking_rooms
 from harness.data.prepare import (
@@ -23,8 +23,8 @@ from harness.data.prepare import (
     write_records,
 )
 from harness.data.reader import read_dataset
-from harness.data.records import Record
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 
 def prepare_vsi_100k(

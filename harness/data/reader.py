@@ -16,9 +16,10 @@ from pydantic import ValidationError
 
 from harness.data import vsi100k
 from harness.data.layout import SUFFIXES, SplitFiles, find_split, find_video, split_of
-from harness.data.records import LETTERS, QUESTION_TYPES, BadRecordError, Record
 from harness.errors import UserError, unknown_name
 from harness.io import read_json
+from harness.vsibench.records import BadRecordError, Record
+from harness.vsibench.types import LETTERS, QUESTION_TYPES
 
 MANIFEST = "manifest.json"
 """What ``harness data prepare`` found, beside the questions."""

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.data import vsi100k, vsibench
+from harness.data import prepare_vsibench as vsibench
+from harness.data import vsi100k
 from harness.data.layout import offers, split_of, splits_in
 from harness.data.prepare import read_manifest
 from harness.errors import UserError, unknown_name

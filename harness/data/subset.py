@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness.data.reader import Dataset, records_digest
-from harness.data.records import Record
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 
 def stratified_subset(dataset: Dataset, limit: int) -> Dataset:

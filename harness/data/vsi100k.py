@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.data.records import BadRecordError
 from harness.errors import UserError
+from harness.vsibench.records import BadRecordError
 
 DATASET = "scannet"
 HUB_ID = "OPPOer/VSI-100k"

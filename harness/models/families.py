@@ -13,8 +13,8 @@ from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.data.encode import EncodedPrompt
-    from harness.data.video import ProcessedVideo
-    from harness.models.policy import PromptState
+    from harness.data.video.frames import ProcessedVideo
+    from harness.models.prompt_state import PromptState
 
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """The families that are tested, by transformers' ``model_type``.
@@ -29,7 +29,7 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 def video_defaults(config: Any) -> dict[str, Any]:
-    """Settings of :class:`~harness.data.video.VideoSettings` that are the model's own, not the study's.
+    """Settings of :class:`~harness.data.video.frames.VideoSettings` that are the model's own, not the study's.
 
     Qwen2-VL and Qwen2.5-VL take frames at a uniform distance and normalise by CLIP's mean and deviation; Qwen3-VL takes
     the first, the last and those between, and normalises to [-1, 1] (transformers' Qwen3VLVideoProcessor, whose pixel

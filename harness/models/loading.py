@@ -12,15 +12,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import registry
-from harness.config import ModelSection, digest_of
+from harness.config.study import ModelSection
 from harness.errors import UserError, unknown_name
 from harness.hub import unavailable, weight_digests
-from harness.io import read_json, sha256_file
+from harness.io import digest_of, read_json, sha256_file
 from harness.models.families import FAMILIES, SUPPORTED
 from harness.models.presets import ModelPreset
 from harness.models.quantise import keep_weights_trainable_on_cpu, quantisation_config
-from harness.train.seeds import seed_for
+from harness.plugins import registry
+from harness.seeds import seed_for
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """LoRA goes on every linear layer of the language model; the paper does not say where. Ours."""

@@ -100,7 +100,7 @@ def run_cell(cell_dir: Path) -> None:
         UserError: Data, model or a checkpoint cannot be used.
         TrainingError: Training cannot go on; earlier checkpoints stay.
     """
-    from harness.config import BASE
+    from harness.config.study import BASE
     from harness.study.setup import environment, prepare, study_from
 
     for leftover in cell_dir.rglob(".*.tmp"):
@@ -130,7 +130,7 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
 
     Args:
         checkpoint: A checkpoint written by a cell, or a plain model folder.
-        study: The resolved :class:`~harness.config.StudyConfig`.
+        study: The resolved :class:`~harness.config.study.StudyConfig`.
         out: Folder for ``samples.jsonl`` and ``manifest.json``.
     """
     from harness.models.loading import model_digest
@@ -164,10 +164,10 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Rank
 
     With several ranks, each calls this, and all return when all are done.
     """
-    from harness.algorithm import GuestTrainer
-    from harness.rollout.groups import GroupBuilder
-    from harness.rollout.sampler import TransformersSampler
+    from harness.api.guest import GuestTrainer
+    from harness.engine.sampler import TransformersSampler
     from harness.study.setup import build_rewards
+    from harness.train.groups import GroupBuilder
     from harness.train.ranks import Ranks
     from harness.train.run import TrainingRun
     from harness.train.trainer import Trainer
@@ -243,8 +243,8 @@ def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
 def _run_benchmark(
     bench: Any, folder: Path, digest: str, progress: Any, name: str, options: dict[str, Any]
 ) -> dict[str, float]:
-    from harness import registry
-    from harness.benchmark import EvaluationJob
+    from harness.api.benchmark import EvaluationJob
+    from harness.plugins import registry
 
     study, benchmark = bench.study, registry.create("benchmarks", name, options)
     numbers: dict[str, float] = benchmark.evaluate(

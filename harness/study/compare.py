@@ -12,22 +12,23 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from harness import registry
-from harness.config import StudyConfig
-from harness.data.ahead import decode_ahead
+from harness.config.study import StudyConfig
 from harness.data.pool import usable_cores
 from harness.data.sources import is_ready, resolve_source
+from harness.data.video.predecode import decode_ahead
 from harness.errors import UserError
+from harness.memory import estimate as memory
 from harness.models.loading import model_config, model_digest
-from harness.study import matrix, memory
+from harness.plugins import registry
+from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration
-from harness.study.estimate import Estimate, estimate, makespan
+from harness.study.duration import Estimate, estimate, makespan
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
 from harness.study.matrix import Cell, Work
 from harness.study.setup import benchmark_source, frame_cache, load_data, video_settings
+from harness.study.shared_training import take_over, waves
 from harness.study.status import State, read_status
-from harness.study.twins import take_over, waves
 
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
 """Files of a report that the terminal names."""

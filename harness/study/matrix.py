@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 
-from harness import registry
-from harness.algorithm import Algorithm, GuestTrainer, Method
-from harness.config import BASE, StudyConfig, digest_of
-from harness.data.prompts import prompts_digest
+from harness.api.algorithm import Algorithm, Method
+from harness.api.guest import GuestTrainer
+from harness.config.study import BASE, StudyConfig
+from harness.config.variants import parse_variant
 from harness.errors import UserError
-from harness.io import read_json, toml_text, write_json, write_text
+from harness.io import digest_of, read_json, toml_text, write_json, write_text
+from harness.plugins import registry
 from harness.study.status import State, Status, read_status, recorded_status, write_status
-from harness.variants import parse_variant
+from harness.vsibench.prompts import prompts_digest
 
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"

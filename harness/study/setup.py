@@ -10,23 +10,24 @@ from typing import Any
 
 import torch
 
-from harness import registry
-from harness.config import DataSection, StudyConfig, digest_of
+from harness.api.reward import WeightedRewards
+from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
-from harness.data.frames import FrameCache
 from harness.data.leakage import check_leakage
-from harness.data.prompts import prompts_digest
 from harness.data.reader import Dataset, read_dataset, records_digest
 from harness.data.sources import resolve_source
 from harness.data.subset import stratified_subset
-from harness.data.video import VideoSettings
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
+from harness.engine.policy import Policy
 from harness.errors import UserError
+from harness.io import digest_of
 from harness.models.chat import require_chat_template
 from harness.models.families import has_time_stamps, video_defaults
 from harness.models.loading import load_model
-from harness.models.policy import Policy
-from harness.reward import WeightedRewards
+from harness.plugins import registry
+from harness.vsibench.prompts import prompts_digest
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "av", "numpy", "scipy", "statsmodels")
 

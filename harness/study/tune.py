@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from harness.config import BASE, StudyConfig
+from harness.config.sections import TuneRange
+from harness.config.study import BASE, StudyConfig
+from harness.config.variants import merge, parse_variant, put
 from harness.errors import UserError
 from harness.io import toml_text, write_text
-from harness.sections import TuneRange
+from harness.seeds import seed_for
 from harness.study.compare import compare
-from harness.train.seeds import seed_for
-from harness.variants import merge, parse_variant, put
 
 TRIALS_FILE = "trials.csv"
 TUNED_FILE = "tuned.toml"

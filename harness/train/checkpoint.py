@@ -15,9 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.config import digest_of
 from harness.errors import UserError
-from harness.io import read_json, sha256_file, write_json
+from harness.io import digest_of, read_json, sha256_file, write_json
 
 MANIFEST = "manifest.json"
 STATE = "trainer"

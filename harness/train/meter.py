@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.config import BudgetSection
+from harness.config.study import BudgetSection
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.config import TrainSection
+from harness.config.study import TrainSection
 from harness.errors import UserError
 
 

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.config import BudgetSection, TrainSection
+from harness.api.types import Group
+from harness.config.study import BudgetSection, TrainSection
 from harness.data.encode import EncodedPrompt
+from harness.engine.policy import Policy
+from harness.engine.self_check import check_engine
 from harness.io import write_json
-from harness.models.policy import Policy
-from harness.rollout.groups import GroupBuilder
-from harness.rollout.selfcheck import check_engine
+from harness.seeds import seed_for
 from harness.train import checkpoint as ckpt
+from harness.train.groups import GroupBuilder
 from harness.train.meter import BudgetMeter
 from harness.train.optimizer import build_optimizer
 from harness.train.ranks import Ranks
-from harness.train.seeds import seed_for
 from harness.train.tracking import Metrics
-from harness.types import Group
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (step, expected steps or 0, numbers)."""
@@ -40,7 +40,7 @@ class TrainingRun:
 
     A loop calls :meth:`begin`, then :meth:`draw`, its own step and :meth:`finish_step` until ``meter.spent``, then
     :meth:`end`. The engine's own loop is :class:`~harness.train.trainer.Trainer`; a
-    :class:`~harness.algorithm.GuestTrainer` brings another one.
+    :class:`~harness.api.guest.GuestTrainer` brings another one.
 
     Attributes:
         policy: The model, not yet restored.

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from harness.algorithm import Algorithm
+from harness.api.algorithm import Algorithm
+from harness.api.types import Group, Sample
 from harness.data.encode import EncodedPrompt
-from harness.memory import Parts
-from harness.models.kept import updates_what_it_sampled
+from harness.engine.activation_reuse import updates_what_it_sampled
+from harness.engine.out_of_memory import Parts
+from harness.seeds import seed_for
 from harness.train.optimizer import set_learning_rate
-from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
+from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 from harness.train.run import TrainingError, TrainingRun
-from harness.train.seeds import seed_for
-from harness.types import Group, Sample
 
 RESAMPLE_ROUNDS = 4
 """How often dropped prompts are replaced in one step before the step goes on with what it has."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from harness.data.records import LETTERS, NUMERIC_TYPES, QUESTION_TYPES
+from harness.vsibench.types import LETTERS, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
 from harness.world.catalogue import CATEGORIES
 from harness.world.questions import Raw

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.records import LETTERS
+from harness.vsibench.types import LETTERS
 from harness.world.camera import STOPS
 from harness.world.geometry import quad_distance, signed_angle
 from harness.world.renderer import SEEN_SHARE, visible_share

@@ -20,12 +20,12 @@ from synthetic import rewards
 
 from algorithms.grpo import GRPO
 from algorithms.guests.trl_video import grpo_trainer
-from harness.config import BudgetSection, ModelSection, RolloutSection, TrainSection
+from harness.config.study import BudgetSection, ModelSection, RolloutSection, TrainSection
 from harness.data.encode import EncodedPrompt
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
 from harness.models.loading import load_model
-from harness.models.policy import Policy
-from harness.rollout.groups import GroupBuilder
-from harness.rollout.sampler import TransformersSampler
+from harness.train.groups import GroupBuilder
 from harness.train.trainer import Trainer
 
 LEARNING_RATE = 1e-5

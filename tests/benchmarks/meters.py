@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.models.trace import LiveBytes
+from harness.memory.trace import LiveBytes
 
 
 class Clock:

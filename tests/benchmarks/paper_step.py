@@ -41,17 +41,17 @@ from synthetic import SHAPES, prompt_about, rewards, write_model
 from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
-from harness.config import StudyConfig, load_study
+from harness.config.study import StudyConfig, load_study
 from harness.data.encode import EncodedPrompt
-from harness.data.video import process_frames
+from harness.data.video.frames import process_frames
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
 from harness.io import read_json
+from harness.memory.estimate import TEXT_TOKENS, VIDEO_SIZE, Room, account_for
+from harness.memory.trace import LiveBytes
 from harness.models.loading import load_model
-from harness.models.policy import Policy
-from harness.models.trace import LiveBytes
-from harness.rollout.groups import GroupBuilder
-from harness.rollout.sampler import TransformersSampler
 from harness.study import cell, setup
-from harness.study.memory import TEXT_TOKENS, VIDEO_SIZE, Room, account_for
+from harness.train.groups import GroupBuilder
 from harness.train.trainer import Trainer
 
 STUDY = "paper-2b"

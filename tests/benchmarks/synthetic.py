@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from harness.api.reward import Reward, WeightedRewards
 from harness.data.encode import VIDEO_TOKEN_TYPE, EncodedPrompt
-from harness.data.records import Record
-from harness.data.video import ProcessedVideo
-from harness.reward import Reward, WeightedRewards
+from harness.data.video.frames import ProcessedVideo
+from harness.vsibench.records import Record
 
 SPECIAL = ("<pad>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 PAD, END, START, STOP, IMAGE, VIDEO = range(len(SPECIAL))

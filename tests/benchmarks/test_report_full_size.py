@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.config import StudyConfig
+from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json
-from reports.power import VSI_BENCH, VSI_BENCH_ROOMS
+from reports.statistics.power import VSI_BENCH, VSI_BENCH_ROOMS
 
 METHODS, SEEDS, CHECKPOINTS = ("sft", "dpo", "grpo", "rloo", "kto"), 5, 10
 SECONDS, MEGABYTES = 30, 1000

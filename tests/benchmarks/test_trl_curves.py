@@ -22,7 +22,7 @@ from scipy import stats
 pytest.importorskip("trl", minversion="1.16.0")
 pytest.importorskip("datasets")
 
-from harness.config import load_study
+from harness.config.study import load_study
 from harness.models.loading import model_digest
 from harness.study.cell import train_cell
 from harness.study.setup import prepare

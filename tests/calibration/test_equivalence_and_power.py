@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.data.records import QUESTION_TYPES
-from reports.contrast import Contrast
-from reports.paired import compare_pair
-from reports.power import Spread, detectable, layout_of
+from harness.vsibench.types import QUESTION_TYPES
+from reports.statistics.contrast import Contrast
+from reports.statistics.paired import compare_pair
+from reports.statistics.power import Spread, detectable, layout_of
 
 ROOMS, PER_ROOM, DRAWS = 40, 10, 200
 TYPE = np.tile(QUESTION_TYPES, ROOMS)

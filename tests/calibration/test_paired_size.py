@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from harness.data.records import QUESTION_TYPES
-from reports.paired import compare_pair
+from harness.vsibench.types import QUESTION_TYPES
+from reports.statistics.paired import compare_pair
 
 ROOMS, PER_ROOM, DRAWS = 40, 10, 400
 BAND = (0.02, 0.08)

@@ -15,10 +15,11 @@ from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
 from algorithms.t_grpo import TGRPO
-from harness.algorithm import Algorithm, StrictConfig
+from harness.api.algorithm import Algorithm
+from harness.api.config import StrictConfig
+from harness.api.testing.suite import Check, check_algorithm, checks_for, parametrize_with_checks
+from harness.api.types import Batch, Group, Needs, Sample
 from harness.errors import UserError
-from harness.testing import Check, check_algorithm, checks_for, parametrize_with_checks
-from harness.types import Batch, Group, Needs, Sample
 
 
 class RLOOConfig(StrictConfig):

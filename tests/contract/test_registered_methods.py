@@ -12,9 +12,9 @@ from algorithms.reinforce_pp import ReinforcePP
 from algorithms.rft import RFT
 from algorithms.rloo import RLOO
 from algorithms.simpo import SimPO
-from harness import registry
-from harness.algorithm import Algorithm
-from harness.testing import Check, parametrize_with_checks
+from harness.api.algorithm import Algorithm
+from harness.api.testing.suite import Check, parametrize_with_checks
+from harness.plugins import registry
 
 
 def defaults() -> list[type[Algorithm]]:

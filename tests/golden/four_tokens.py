@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.algorithm import Algorithm
-from harness.train.reduce import denominator, make_batch, reduce_loss
-from harness.types import Batch, Completion, Group, Sample, Source
+from harness.api.algorithm import Algorithm
+from harness.api.types import Batch, Completion, Group, Sample, Source
+from harness.train.reduction import denominator, make_batch, reduce_loss
 
 NOW = (0.1, 0.2, 0.3, 0.4)
 THEN = (0.2, 0.2, 0.2, 0.4)

@@ -13,9 +13,10 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor
 
 from harness.data.encode import PromptEncoder
-from harness.data.images import StillImages
-from harness.data.records import Record
+from harness.data.video.stills import StillImages
 from harness.errors import UserError
+from harness.models.families import video_defaults
+from harness.vsibench.records import Record
 
 LEAST, MOST = 56 * 56, 28 * 28 * 12
 
@@ -28,7 +29,7 @@ def picture(path: Path, height: int, width: int) -> Path:
 
 
 def loader(model: torch.nn.Module) -> StillImages:
-    return StillImages(model.config, LEAST, MOST)
+    return StillImages(video_defaults(model.config), LEAST, MOST)
 
 
 @pytest.mark.parametrize(("height", "width"), [(112, 84), (56, 56), (200, 150), (40, 90)])

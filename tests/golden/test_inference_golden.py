@@ -12,10 +12,10 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
-from harness.data.records import QUESTION_TYPES
-from reports.inference import combine, equivalence_p, minimum_detectable_effect, probability_better
-from reports.paired import compare_pair
-from reports.resampling import bootstrap_interval, permutation_p, room_sums
+from harness.vsibench.types import QUESTION_TYPES
+from reports.statistics.inference import combine, equivalence_p, minimum_detectable_effect, probability_better
+from reports.statistics.paired import compare_pair
+from reports.statistics.resampling import bootstrap_interval, permutation_p, room_sums
 
 
 def one_question_a_room(rng: np.random.Generator, n: int, shift: float) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:

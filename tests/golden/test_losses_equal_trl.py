@@ -28,9 +28,9 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
-from harness.algorithm import Algorithm
-from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
-from harness.types import Completion, Group
+from harness.api.algorithm import Algorithm
+from harness.api.types import Completion, Group
+from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 
 PAD, END, WORDS = 0, 1, 30
 PROMPTS = {"p": (5, 6, 7), "q": (8, 9, 10, 11, 12)}

@@ -22,9 +22,9 @@ from engine_kit import (
 from transformers import AutoModelForImageTextToText
 
 from harness.data.encode import EncodedPrompt
+from harness.engine.policy import Engine, Policy
+from harness.engine.sampler import TransformersSampler
 from harness.errors import UserError
-from harness.models.policy import Engine, Policy
-from harness.rollout.sampler import TransformersSampler
 
 COMPLETIONS = [[4, 5, 6, 1], [7], [8, 9, 1]]
 

@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from harness.data.records import QUESTION_TYPES, TASKS, task_of
 from harness.errors import UserError
-from reports.contrast import Contrast
-from reports.inference import holm as holm_corrected
-from reports.paired import compare_all, compare_pair, default_pairs, run_scores
+from harness.vsibench.types import QUESTION_TYPES, TASKS, task_of
+from reports.statistics.contrast import Contrast
+from reports.statistics.inference import holm as holm_corrected
+from reports.statistics.paired import compare_all, compare_pair, default_pairs, run_scores
 
 DIRECTIONS = [t for t in QUESTION_TYPES if task_of(t) == "object_rel_direction"]
 

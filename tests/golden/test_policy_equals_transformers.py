@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
 from harness.errors import UserError
-from harness.models.policy import Policy
-from harness.rollout.sampler import TransformersSampler
 
 COMPLETIONS = [[300, 301, 302], [95], [97, 98, 99, 90, 91], [40, 41], [60, 61], [55, 56], [212, 213, 214], [99], [70]]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.data.records import QUESTION_TYPES
 from harness.errors import UserError
-from reports.power import (
+from harness.vsibench.types import QUESTION_TYPES
+from reports.statistics.power import (
     advice,
     default_spread,
     detectable,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from engine_kit import END, FAMILIES, VIDEO, tiny_model, tiny_policy, tiny_prompt, tiny_video
 
-from harness.models.policy import Engine, Policy
-from harness.rollout import sampler as sampler_module
-from harness.rollout.sampler import Sampled, TransformersSampler
+from harness.engine import sampler as sampler_module
+from harness.engine.policy import Engine, Policy
+from harness.engine.sampler import Sampled, TransformersSampler
 
 
 def prompts(family: str) -> list[Any]:

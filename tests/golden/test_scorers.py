@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.records import Record
-from reports.scorers import SCORERS
+from harness.vsibench.records import Record
+from harness.vsibench.scorers import SCORERS
 
 OPTIONS = ("A. chair", "B. table", "C. lamp", "D. sofa")
 RULES = json.loads(Path(__file__).with_name("scorer_rules.json").read_text(encoding="utf-8"))

@@ -23,12 +23,12 @@ from engine_kit import (
 from torch import Tensor
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.models import policy as policy_module
+from harness.api.types import Completion, Sample
+from harness.engine import policy as policy_module
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
 from harness.models.loading import recompute_activations
-from harness.models.policy import Policy
-from harness.rollout.sampler import TransformersSampler
-from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
-from harness.types import Completion, Sample
+from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 
 RAGGED = ([4, 5, 6, 1], [7], [8, 9, 1], [4, 5, 30, 31, 32, 33, 1])
 SHAPES: dict[str, list[tuple[int, tuple[list[int], ...]]]] = {

@@ -16,12 +16,12 @@ from study_kit import prepare_cells, small_study
 from trainer_kit import Kit, Stop, make_kit, metrics, weights
 
 from algorithms.guests import trl_steps, trl_video
-from harness import registry
-from harness.config import load_study
+from harness.api.testing.suite import check_guest
+from harness.config.study import load_study
+from harness.engine.policy import Policy
 from harness.errors import UserError
-from harness.models.policy import Policy
+from harness.plugins import registry
 from harness.study.cell import main
-from harness.testing import check_guest
 from harness.train.run import TrainingError
 from reports.comparison import Comparison
 
@@ -94,7 +94,7 @@ def test_grpo_takes_the_step_that_ours_would_take_on_its_answers(
     kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TRL samples its own answers; handed to our trainer, they give the same loss and gradient norm."""
-    from harness.rollout.sampler import Sampled
+    from harness.engine.sampler import Sampled
 
     found: list[Any] = []
     settings = {"budget": ("steps", 1), "micro_batch": 16, "options": {"group_size": 4, "beta": 0.04}}

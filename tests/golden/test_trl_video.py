@@ -19,9 +19,9 @@ from trl import GRPOTrainer
 from algorithms.guests import trl_video
 from algorithms.guests.trl_video import VIDEOS, grpo_trainer
 from harness.data.encode import EncodedPrompt
+from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.models.loading import LORA_TARGETS
-from harness.models.policy import Policy
 
 G = 4
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.data.decode import decode_frames
 from harness.data.encode import PromptEncoder
-from harness.data.frames import FrameCache
-from harness.data.records import Record
-from harness.data.video import ProcessedVideo, VideoSettings, process_frames
+from harness.data.video.cache import FrameCache
+from harness.data.video.decode import decode_frames
+from harness.data.video.frames import ProcessedVideo, VideoSettings, process_frames
+from harness.vsibench.records import Record
 
 SCRIPT = Path(__file__).parent / "stock_video_processor.py"
 

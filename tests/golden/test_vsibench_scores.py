@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.data.records import TASKS, Record
-from reports.vsibench import VSIBench, score_answers, score_file
+from harness.vsibench.records import Record
+from harness.vsibench.types import TASKS
+from reports.benchmarks.vsibench import VSIBench, score_answers, score_file
 
 PUBLISHED = json.loads(Path(__file__).with_name("published_scores.json").read_text(encoding="utf-8"))
 QWEN3 = PUBLISHED["rows"][-1]

@@ -9,10 +9,10 @@ import pytest
 from cli_kit import Cli, mistake
 from rich.console import Console
 
-from harness import registry
-from harness.config import load_study
+from harness.config.study import load_study
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.plugins import registry
 from harness.study import compare as comparing
 from harness.study.launch import run_cells
 from harness.study.locks import hold

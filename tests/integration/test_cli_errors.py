@@ -9,7 +9,7 @@ import pytest
 from cli_kit import Cli, mistake
 from conftest import write_small_dataset
 
-from harness import registry
+from harness.plugins import registry
 
 COMMANDS = ["compare", "train", "evaluate", "score", "report", "list", "check", "doctor", "world"]
 
@@ -105,7 +105,7 @@ def test_a_full_disk_is_a_message(harness: Cli, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "runs/x")
 
-    monkeypatch.setattr("harness.commands.plugins.list_plugins", full)
+    monkeypatch.setattr("harness.cli.plugins.list_plugins", full)
     mistake(harness("list"), "No space left on device: runs/x")
 
 
@@ -113,7 +113,7 @@ def test_ctrl_c_exits_130(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.commands.plugins.list_plugins", interrupt)
+    monkeypatch.setattr("harness.cli.plugins.list_plugins", interrupt)
     assert harness("list").code == 130
 
 
@@ -129,8 +129,8 @@ def test_help_needs_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "sys.argv = ['harness', '--help']\n"
-        "import harness.cli\n"
-        "try: harness.cli.main()\n"
+        "import harness.cli.app\n"
+        "try: harness.cli.app.main()\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'transformers', 'pandas', 'pydantic'} & set(sys.modules)))\n"
     )

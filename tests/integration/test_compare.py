@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from harness.cli import app
+from harness.cli.app import app
 from harness.io import read_json
 from harness.study import compare as compare_module
 

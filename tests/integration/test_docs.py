@@ -23,9 +23,10 @@ import pytest
 from conftest import write_small_dataset
 from PIL import Image
 
-from harness import cli, registry
-from harness.config import StudyConfig, load_study
-from harness.scaffold import KINDS, write_package
+from harness.cli import app as cli
+from harness.config.study import StudyConfig, load_study
+from harness.plugins import registry
+from harness.plugins.scaffold import KINDS, write_package
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -36,8 +37,8 @@ STOPPED = {
     "harness.study.tune.tune": "trains for minutes",
     "harness.study.cell.evaluate_checkpoint": "reads the checkpoint of an earlier command",
     "harness.hub.fetch_dataset": "downloads",
-    "harness.commands.data._shown": "needs VSI-Bench's 5,130 questions and 288 videos, or ScanNet",
-    "harness.commands.data._tell": "says what the former found",
+    "harness.cli.data._shown": "needs VSI-Bench's 5,130 questions and 288 videos, or ScanNet",
+    "harness.cli.data._tell": "says what the former found",
 }
 """What is replaced by a recorder, and why. `harness check` besides runs without its two training steps."""
 

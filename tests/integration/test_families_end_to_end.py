@@ -15,11 +15,11 @@ from study_kit import prepare_cells, small_study
 from trainer_kit import TextReward, varied
 from transformers.video_utils import VideoMetadata
 
-from harness.config import StudyConfig
-from harness.data.decode import frame_indices, inspect_video
-from harness.reward import WeightedRewards
+from harness.api.reward import WeightedRewards
+from harness.config.study import StudyConfig
+from harness.data.video.decode import frame_indices, inspect_video
+from harness.memory.estimate import Room, account_for
 from harness.study.cell import main as run_cell
-from harness.study.memory import Room, account_for
 from harness.study.setup import prepare
 
 VISION = {"qwen2_vl": (14, 56, "even"), "qwen2_5_vl": (14, 56, "even"), "qwen3_vl": (16, 64, "ends")}

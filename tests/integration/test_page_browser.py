@@ -16,11 +16,11 @@ from browser_kit import CHROMIUM, DRIVER, Browser, browser
 from conftest import write_small_dataset
 from page_kit import fabricate_run
 
-from harness.config import ReportSection
+from harness.config.study import ReportSection
 from harness.data.reader import read_dataset
 from reports.collect import collect
-from reports.methods import methods_section
-from reports.page import write_page
+from reports.page.methods import methods_section
+from reports.page.page import write_page
 from reports.results import Results, build_tables, results_of
 
 pytestmark = [

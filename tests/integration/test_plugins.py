@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from harness import cli, registry
-from harness.config import load_study
-from harness.conformance import engine
+from harness.api.testing import trial as engine
+from harness.api.testing.suite import check_reward
+from harness.cli import app as cli
+from harness.config.study import load_study
 from harness.errors import UserError
-from harness.scaffold import write_package
-from harness.testing import check_reward
+from harness.plugins import registry
+from harness.plugins.scaffold import write_package
 
 METHOD = '''
 from harness.algorithm import Algorithm
@@ -156,7 +157,7 @@ def test_an_entry_point_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch, run:
     for name, words in (
         ("gone", "Is its package installed in this environment"),
         ("misspelt", "has no attribute 'SFTT'. Its entry point must be module:Class"),
-        ("module", "is not a subclass of harness.algorithm.Algorithm"),
+        ("module", "is not a subclass of harness.api.algorithm.Algorithm"),
     ):
         code, _, err = run("check", name, "--pure")
         assert code == 2 and words in err, name

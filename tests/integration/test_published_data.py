@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from datasets_kit import write_scannet, write_vsi_100k, write_vsi_bench
 
-from harness import cli
-from harness.config import load_study
+from harness.cli import app as cli
+from harness.config.study import load_study
 from harness.io import read_json
 from harness.study.cell import main as run_cell
 from harness.study.compare import make_plan
@@ -101,7 +101,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.data.ahead.WORTH_IT", 1)  # the real videos are larger than these
+    monkeypatch.setattr("harness.data.video.predecode.WORTH_IT", 1)  # the real videos are larger than these
     code, out, _ = harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "vsi-bench", "--part")
     full, pruned = (len(lines(copies / "download" / "bench" / name)) for name in ("test.jsonl", "pruned_ids.txt"))
     assert code == 0 and f"{full} questions on 6 scenes, 6 videos decoded" in out

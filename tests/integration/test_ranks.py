@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from study_kit import prepare_cells, small_study
 
-from harness import registry
+from harness.plugins import registry
 from harness.study.launch import run_cells
 from harness.study.status import State, read_status
 from harness.train.ranks import Ranks

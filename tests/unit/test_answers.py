@@ -1,7 +1,6 @@
 import pytest
 
-from harness.data.records import Record
-from rewards.answers import (
+from harness.vsibench.answers import (
     final_answer,
     matches,
     normalise,
@@ -11,6 +10,7 @@ from rewards.answers import (
     parse_number,
     words_to_number,
 )
+from harness.vsibench.records import Record
 
 OPTIONS = ("A. chair", "B. front-left", "C. table, lamp, sofa", "D. Turn Left")
 

@@ -1,6 +1,7 @@
 """The house rules that a machine can check."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,78 @@ def test_imports_go_one_way_and_files_are_short(path):
     assert len(path.read_text().splitlines()) <= 400, "split it by responsibility"
 
 
+LAYERS = (
+    "cli",
+    "api.testing",
+    "study",
+    "memory",
+    "world.pretrain",
+    "train",
+    "engine",
+    "models",
+    "data",
+    "world",
+    "config",
+    "plugins",
+    "api",
+    "vsibench",
+    "hub",
+    "io",
+    "seeds",
+    "errors",
+)
+"""The packages of `harness`, top to bottom; an import, typing-only ones and those inside functions included, never goes
+up. `algorithms`, `rewards` and `reports` stand above all of them, and `harness` finds them by the registry alone."""
+
+
+def layer_of(module: str) -> int:
+    _, *parts = module.split(".")
+    return next(LAYERS.index(name) for name in (".".join(parts[:2]), *parts[:1]) if name in LAYERS)
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("harness.")}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "harness").glob("*/**/*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_no_import_goes_up_a_layer(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    upwards = {name for name in imports_of(path) if layer_of(name) < layer_of(module)}
+    if module == "harness.api.benchmark":
+        pytest.xfail("its evaluation job names the engine's types")
+    assert not upwards, f"{module} imports from above itself: {sorted(upwards)}"
+
+
+def test_files_form_no_circle():
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+
+    def target(name: str) -> str | None:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name or None
+
+    graph = {}
+    for module, path in files.items():
+        tree = ast.parse(path.read_text())
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        lazy = {id(node) for function in functions for node in ast.walk(function)}
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in lazy]
+        names = {f"{node.module}.{alias.name}" for node in imports for alias in node.names}
+        graph[module] = {found for name in names if (found := target(name)) and found != module}
+    graph["harness.api.benchmark"] -= {"harness.config.study", "harness.data.encode", "harness.engine.policy"}
+    graph["harness.engine.activation_reuse"] -= {"harness.engine.policy"}
+    TopologicalSorter(graph).prepare()  # raises a CycleError that names the circle
+
+
 def test_a_method_is_one_short_file():
     for path in (ROOT / "algorithms").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 120, path
@@ -44,7 +117,7 @@ def test_readme_shows_the_two_commands_and_ci_runs_the_second():
 
 
 def test_the_readme_method_passes_the_conformance_suite():
-    from harness.testing import check_algorithm
+    from harness.api.testing.suite import check_algorithm
 
     text = (ROOT / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]

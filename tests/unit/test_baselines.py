@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from harness.data.records import LETTERS, Record
-from reports.baselines import best_constant, categories, chance, constant_answers, text_prior_answers
-from reports.scorers import SCORERS
-from reports.vsibench import VSIBench, score_answers
-from rewards.mra import mean_relative_accuracy
+from harness.vsibench.baselines import best_constant, categories, chance, constant_answers, text_prior_answers
+from harness.vsibench.mra import mean_relative_accuracy
+from harness.vsibench.records import Record
+from harness.vsibench.scorers import SCORERS
+from harness.vsibench.types import LETTERS
+from reports.benchmarks.vsibench import VSIBench, score_answers
 
 CLOSEST = "Measuring from the closest point of each object, "
 SIZE = "What is the length of the longest dimension (length, width, or height) of the {}, measured in centimeters?"

@@ -15,19 +15,19 @@ import pytest
 import torch
 from study_kit import prepare_cells, small_study
 
-from harness.commands import studies
-from harness.config import StudyConfig
+from harness.cli import studies
+from harness.config.study import StudyConfig
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.errors import UserError
 from harness.io import read_json
 from harness.study import cell as cell_module
 from harness.study.cell import evaluate_checkpoint, main
+from harness.study.evaluation import read_samples
 from harness.study.locks import hold
 from harness.study.matrix import Cell, missing_work
 from harness.study.status import State, Status, read_status, recorded_status, write_status
 from harness.train import run as run_module
 from harness.train.checkpoint import list_checkpoints
-from reports.evaluate import read_samples
 
 
 @pytest.fixture(scope="module")

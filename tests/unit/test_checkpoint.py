@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from trainer_kit import Kit, Stop, make_kit, weights
 
+from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.io import read_json
-from harness.models.policy import Policy
 from harness.train import checkpoint as ckpt
 from harness.train.checkpoint import list_checkpoints, read_checkpoint, restore_state, restore_weights
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from study_kit import finish_cell, prepare_cells, small_study
 
-from harness.config import StudyConfig
+from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json
 from harness.study.cell import main as run_cell
@@ -19,8 +19,8 @@ from harness.study.matrix import Cell
 from harness.study.status import State, Status, write_status
 from reports.collect import SECOND_TURN, collect
 from reports.comparison import Comparison
-from reports.fairness import fairness_card
 from reports.results import build_tables, results_of
+from reports.tables.fairness import fairness_card
 
 RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
 WRONG = dict(zip(map(str, range(9)), ["9", "C", "99", "4", "B", "99", "x", "C", "23.5"], strict=True))

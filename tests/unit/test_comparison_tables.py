@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.data.records import TASKS
-from reports.contrast import Contrast
-from reports.pairtables import pairs_table, tasks_table
-from reports.published import published_footnote, published_rows
-from reports.tables import RunScore, ScoreRow, scores_table
+from harness.vsibench.types import TASKS
+from reports.statistics.contrast import Contrast
+from reports.tables.pairs import pairs_table, tasks_table
+from reports.tables.published import published_footnote, published_rows
+from reports.tables.scores import RunScore, ScoreRow, scores_table
 
 # Table 2 of arXiv 2504.00883 (2B, vanilla): the eight tasks; average; numeric and choice means by hand.
 PAPER = {

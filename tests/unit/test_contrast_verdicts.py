@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.data.records import QUESTION_TYPES
-from reports.contrast import Contrast, checked, judge, verdict_words
-from reports.paired import compare_all, compare_pair
+from harness.vsibench.types import QUESTION_TYPES
+from reports.statistics.contrast import Contrast, checked, judge, verdict_words
+from reports.statistics.paired import compare_all, compare_pair
 
 ROOMS = 40
 

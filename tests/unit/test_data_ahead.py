@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import write_video
 
-from harness.data import ahead
-from harness.data import frames as frames_module
-from harness.data.ahead import decode_ahead
-from harness.data.frames import FrameCache
-from harness.data.video import VideoSettings
+from harness.data.video import cache as frames_module
+from harness.data.video import predecode as ahead
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
+from harness.data.video.predecode import decode_ahead
 from harness.errors import UserError
 
 SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 56)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.data.altered import altered_answer
-from harness.data.records import Record
+from harness.data.corruption import altered_answer
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 
 def record(question_type: str, truth: str, **fields: Any) -> Record:

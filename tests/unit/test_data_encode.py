@@ -13,10 +13,10 @@ import torch
 from conftest import write_video
 
 from harness.data.encode import PromptEncoder
-from harness.data.frames import FrameCache
-from harness.data.records import Record
-from harness.data.video import ProcessedVideo, VideoSettings
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import ProcessedVideo, VideoSettings
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 84)
 TOKENS = 2 * 2 * 3

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-import harness.data.frames as frames_module
-from harness.data.decode import decode_frames
-from harness.data.frames import FrameCache
-from harness.data.video import VideoSettings, process_frames
+import harness.data.video.cache as frames_module
+from harness.data.video.cache import FrameCache
+from harness.data.video.decode import decode_frames
+from harness.data.video.frames import VideoSettings, process_frames
 from harness.errors import UserError
 
 SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 56)

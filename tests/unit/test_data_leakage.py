@@ -9,8 +9,8 @@ import pytest
 
 from harness.data.leakage import check_leakage, leaking_rooms, vsi_bench_rooms
 from harness.data.reader import Dataset, records_digest
-from harness.data.records import Record
 from harness.errors import UserError
+from harness.vsibench.records import Record
 
 
 def record(number: int, dataset: str, scene: str) -> Record:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.data import prompts
-from harness.data.prompts import (
+from harness.errors import UserError
+from harness.vsibench import prompts
+from harness.vsibench.prompts import (
     MODE_LETTER,
     MODES,
     answer_in,
@@ -14,8 +15,7 @@ from harness.data.prompts import (
     prompts_digest,
     second_turn_text,
 )
-from harness.data.records import Record
-from harness.errors import UserError
+from harness.vsibench.records import Record
 
 LETTERED = Record(
     id=1,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.data.decode import decode_frames, frame_indices, inspect_video, still_files
-from harness.data.frames import FrameCache
-from harness.data.video import VideoSettings
+from harness.data.video.cache import FrameCache
+from harness.data.video.decode import decode_frames, frame_indices, inspect_video, still_files
+from harness.data.video.frames import VideoSettings
 from harness.errors import UserError
 
 SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 56)

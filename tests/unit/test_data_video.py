@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from harness.data.decode import decode_frames, frame_indices
-from harness.data.video import VideoSettings, process_frames, smart_resize
+from harness.data.video.decode import decode_frames, frame_indices
+from harness.data.video.frames import VideoSettings, process_frames, smart_resize
 from harness.errors import UserError
 
 TINY = VideoSettings(frames=16, min_pixels=84 * 84, max_pixels=84 * 84)

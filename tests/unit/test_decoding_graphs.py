@@ -11,10 +11,10 @@ import torch
 from engine_kit import END, tiny_model, tiny_policy, tiny_prompt, tiny_tokenizer, tiny_video
 from torch import Tensor
 
-from harness.models.policy import Policy
-from harness.rollout import graphs as graphs_module
-from harness.rollout.graphs import DecodingGraphs, HalfWeights
-from harness.rollout.sampler import Sampled, TransformersSampler
+from harness.engine import cuda_graphs as graphs_module
+from harness.engine.cuda_graphs import DecodingGraphs, HalfWeights
+from harness.engine.policy import Policy
+from harness.engine.sampler import Sampled, TransformersSampler
 
 gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

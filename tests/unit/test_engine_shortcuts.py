@@ -6,8 +6,9 @@ import pytest
 import torch
 from engine_kit import FAMILIES, stock_log_probs, tiny_model, tiny_policy, tiny_prompt, tiny_video
 
-from harness.config import ModelSection
-from harness.models import families, shortcuts
+from harness.config.study import ModelSection
+from harness.engine import shortcuts
+from harness.models import families
 from harness.models.loading import with_lora
 
 COMPLETIONS = [[4, 5, 6, 1], [7], [8, 9, 1]]

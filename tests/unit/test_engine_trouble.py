@@ -15,12 +15,12 @@ from torch import Tensor
 from trainer_kit import Kit, make_kit, metrics, weights
 from transformers import AutoModelForImageTextToText
 
+from harness.engine import packing
+from harness.engine.out_of_memory import Parts
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
+from harness.engine.self_check import check_engine
 from harness.errors import UserError
-from harness.memory import Parts
-from harness.models import packing
-from harness.models.policy import Policy
-from harness.rollout.sampler import TransformersSampler
-from harness.rollout.selfcheck import check_engine
 from harness.train.trainer import TrainingError
 
 VIDEO_OF_12 = tiny_video((2, 4, 6))
@@ -113,7 +113,7 @@ def test_the_self_check_falls_back_from_a_wrong_engine(
             return rows._replace(mask=rows.mask.masked_fill(torch.ones_like(rows.mask).bool(), 0.0))
         return rows._replace(positions=torch.arange(rows.positions.shape[2]).expand_as(rows.positions))
 
-    monkeypatch.setattr("harness.models.policy.pack", wrong)
+    monkeypatch.setattr("harness.engine.policy.pack", wrong)
     policy = tiny_policy(tiny_model(), precision=precision)
     assert check_engine(policy, PROMPT) > 0.15
     assert policy.engine == "naive"
@@ -127,7 +127,7 @@ def test_a_run_whose_engine_is_wrong_trains_as_the_naive_one(
     naive.engine = "naive"
     kit.trainer(tmp_path / "naive", "grpo", naive, options={"group_size": 4}).train()
     right = packing.pack
-    monkeypatch.setattr("harness.models.policy.pack", lambda *args: right(*args)._replace(mask=right(*args).mask * 0))
+    monkeypatch.setattr("harness.engine.policy.pack", lambda *args: right(*args)._replace(mask=right(*args).mask * 0))
     policy = kit.policy()
     trainer = kit.trainer(tmp_path / "wrong", "grpo", policy, options={"group_size": 4})
     trainer.train()

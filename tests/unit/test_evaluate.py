@@ -11,13 +11,13 @@ import pytest
 import torch
 from trainer_kit import Kit, Stop, make_kit
 
-from harness.benchmark import EvaluationJob
-from harness.config import EvaluationSection
+from harness.api.benchmark import EvaluationJob
+from harness.config.study import EvaluationSection
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
 from harness.errors import UserError
 from harness.io import read_json, sha256_file
-from harness.models.policy import Policy
-from harness.rollout.sampler import TransformersSampler
-from reports.evaluate import answer_benchmark, read_samples
+from harness.study.evaluation import answer_benchmark, read_samples
 
 IDENTITY = {"weights": "w" * 64, "frames": "f" * 64}
 

@@ -12,16 +12,16 @@ from PIL import Image
 from scipy import stats
 from study_kit import QUIET, prepare_cells, small_study
 
-from harness.commands.studies import StudyOptions, resolve_study
-from harness.config import load_study
+from harness.cli.studies import StudyOptions, resolve_study
+from harness.config.study import load_study
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study import matrix
 from harness.study.cell import main
 from harness.study.compare import make_plan
-from reports.beside import clustered_interval
+from reports.benchmarks.additional import clustered_interval
+from reports.benchmarks.general import General, Question, normalised
 from reports.comparison import Comparison
-from reports.general import General, Question, normalised
 
 LINES: list[dict[str, Any]] = [
     {"id": 1, "image": "a.png", "question": "What animal is this?", "answer": ["cat", "kitten"], "category": "names"},

@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from harness.commands.world import world_app
-from harness.data.records import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
+from harness.cli.world import world_app
 from harness.errors import UserError
+from harness.vsibench.types import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
 from harness.world.pretrain.dense import vision_targets
 from harness.world.pretrain.evaluate import score

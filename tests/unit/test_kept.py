@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_kit import Kit, make_kit
 
-from harness.config import ModelSection
-from harness.models import kept as kept_module
-from harness.models.kept import KeptTrunks, bytes_for, can_keep, may_keep, updates_what_it_sampled
+from harness.api.types import Needs
+from harness.config.study import ModelSection
+from harness.engine import activation_reuse as kept_module
+from harness.engine.activation_reuse import KeptTrunks, bytes_for, can_keep, may_keep, updates_what_it_sampled
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
+from harness.memory.trace import LiveBytes
 from harness.models.loading import recompute_activations
-from harness.models.policy import Policy
-from harness.models.trace import LiveBytes
-from harness.rollout.sampler import TransformersSampler
-from harness.types import Needs
 
 GROUP = {"group_size": 4, "beta": 0.04}
 
@@ -78,7 +78,7 @@ def test_the_gradient_is_the_same_and_each_prompt_is_run_once(
     noted = passes_over_trunks(policy, length)
     once = train(kit, tmp_path / "once", policy, prompts_per_step=1, rollout=rollout)
     assert noted.count(True) == 1, "the pass that sampled"
-    monkeypatch.setattr("harness.models.policy.can_keep", lambda policy: False)
+    monkeypatch.setattr("harness.engine.policy.can_keep", lambda policy: False)
     assert_same(once, train(kit, tmp_path / "again", kit.policy(tuning=tuning), prompts_per_step=1, rollout=rollout))
 
 
@@ -87,7 +87,7 @@ def test_several_prompts_and_micro_batches_give_the_same_gradient(
     kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = train(kit, tmp_path / "once", kit.policy(), micro_batch=2)
-    monkeypatch.setattr("harness.models.policy.can_keep", lambda policy: False)
+    monkeypatch.setattr("harness.engine.policy.can_keep", lambda policy: False)
     assert_same(once, train(kit, tmp_path / "again", kit.policy(), micro_batch=16))
 
 

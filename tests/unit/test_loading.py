@@ -11,13 +11,13 @@ import torch
 from engine_kit import FAMILIES, tiny_model, tiny_tokenizer
 from huggingface_hub import constants
 
-from harness.config import ModelSection
+from harness.config.study import ModelSection
 from harness.data.encode import EncodedPrompt
+from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.models import loading
 from harness.models.chat import require_chat_template
 from harness.models.loading import load_model, locate, model_config, model_digest
-from harness.models.policy import Policy
 from harness.models.presets import TINY
 
 CPU = torch.device("cpu")

@@ -13,19 +13,19 @@ from rich.console import Console
 from trainer_kit import Kit, make_kit
 from transformers import AutoConfig
 
-from harness import registry
-from harness.config import ModelSection, load_study
+from harness.config.study import ModelSection, load_study
 from harness.data.encode import PromptEncoder
-from harness.data.frames import FrameCache
 from harness.data.reader import read_dataset
-from harness.data.video import VideoSettings
-from harness.models import footprint as module
-from harness.models.footprint import count_parameters, footprint
-from harness.models.kept import may_keep
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
+from harness.engine.activation_reuse import may_keep
+from harness.memory import estimate as memory
+from harness.memory import footprint as module
+from harness.memory.estimate import Room, account_for, fitting_settings, trained_answers
+from harness.memory.footprint import count_parameters, footprint
+from harness.memory.trace import LiveBytes, Load, trace
 from harness.models.loading import model_sizes
-from harness.models.trace import LiveBytes, Load, trace
-from harness.study import memory
-from harness.study.memory import Room, account_for, fitting_settings, trained_answers
+from harness.plugins import registry
 
 FRAMES, SIDE = 8, 168
 PATCHES = FRAMES // 2 * (SIDE // 14) ** 2

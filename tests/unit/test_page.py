@@ -21,17 +21,17 @@ from matplotlib.figure import Figure
 from page_kit import fabricate_run
 from PIL import Image
 
-import reports.page
-from harness.data.records import Record
-from reports.browser import browser_data, script_json, shown
+import reports.page.page
+from harness.vsibench.records import Record
 from reports.collect import Collected, collect
-from reports.curves import learning_curves, score_intervals, training_metrics
-from reports.drawing import Drawing, Palette, save_figure
-from reports.methods import methods_section
-from reports.page import write_page
-from reports.paired import compare_pair
+from reports.page.browser import browser_data, script_json, shown
+from reports.page.drawing import Drawing, Palette, save_figure
+from reports.page.methods import methods_section
+from reports.page.page import write_page
+from reports.page.thumbnails import contact_sheets
 from reports.results import build_tables, results_of
-from reports.thumbnails import contact_sheets
+from reports.statistics.curves import learning_curves, score_intervals, training_metrics
+from reports.statistics.paired import compare_pair
 
 ATTACK = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>\\input{x} $a_b$"
 CONTROL = "B\x00\x1b[31m\u202e\u2066end"
@@ -123,7 +123,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         return Drawing(name, caption, "<svg></svg>")
 
-    monkeypatch.setattr(reports.page, "save_figure", save)
+    monkeypatch.setattr(reports.page.page, "save_figure", save)
 
 
 def test_the_page_refers_to_nothing_outside_itself(whole: tuple[Path, str, Structure, Collected]) -> None:
@@ -284,7 +284,7 @@ def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
     scores = {method: frame for method in ("base", "sft", "a$b_c$")}
     for folder in ("first", "second"):
         labels = {method: f"<{method}>" for method in scores}
-        figure = reports.page.task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, wide=False)
+        figure = reports.page.page.task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, wide=False)
         drawing = save_figure(figure, tmp_path / folder, "bars", "")
     for kind in ("svg", "pdf"):
         assert (tmp_path / "first" / f"bars.{kind}").read_bytes() == (tmp_path / "second" / f"bars.{kind}").read_bytes()
@@ -367,7 +367,7 @@ def test_a_contact_sheet_shows_eight_frames_in_order_without_decoding_a_long_vid
             picture = np.full((320, 320, 3), level, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    monkeypatch.delattr("reports.thumbnails.decode_frames")  # eight key frames are enough
+    monkeypatch.delattr("reports.page.thumbnails.decode_frames")  # eight key frames are enough
     uri = contact_sheets([tmp_path / "keys.mp4"], 1_000_000)[tmp_path / "keys.mp4"]
     sheet = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert sheet.size == (4 * 128 + 3 * 2, 2 * 128 + 2)

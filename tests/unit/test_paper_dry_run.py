@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from harness.config import load_study
-from harness.models import trace
+from harness.api.types import Completion, Group, Sample
+from harness.config.study import load_study
+from harness.engine.policy import Policy
+from harness.memory import estimate as memory
+from harness.memory import trace
+from harness.memory.estimate import Room, account_for
 from harness.models.loading import model_sizes, with_lora
-from harness.models.policy import Policy
-from harness.study import memory
-from harness.study.memory import Room, account_for
 from harness.train.optimizer import build_optimizer
-from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
-from harness.types import Completion, Group, Sample
+from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import load_study, preset_names
+from harness.config.study import load_study, preset_names
 from harness.errors import UserError
 from harness.study.matrix import plan
 
@@ -25,7 +25,7 @@ GIVEN: dict[str, Any] = {
 
 
 def text(name: str) -> str:
-    return resources.files("harness.presets").joinpath(f"{name}.toml").read_text("utf-8")
+    return resources.files("harness.config.presets").joinpath(f"{name}.toml").read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.api.types import Completion, Needs, Sample
 from harness.errors import UserError
-from harness.train.reduce import denominator, make_batch, micro_batches, reduce_loss
-from harness.types import Completion, Needs, Sample
+from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 
 
 def sample(length: int, unit: int = 0, prompt: str = "p", weight: float = 1.0, **extras: float) -> Sample:

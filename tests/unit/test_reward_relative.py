@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness import registry
-from harness.data.records import Record
+from harness.plugins import registry
+from harness.vsibench.records import Record
 
 
 def record(kind: str, truth: str, options: tuple[str, ...] | None = None) -> Record:

@@ -2,14 +2,15 @@ import math
 
 import pytest
 
-from harness import registry
-from harness.data.records import Record
+from harness.api.reward import WeightedRewards
 from harness.errors import UserError
-from harness.reward import WeightedRewards
+from harness.plugins import registry
+from harness.vsibench.mra import MRA_THRESHOLDS, mean_relative_accuracy
+from harness.vsibench.records import Record
 from rewards.choice import Choice
 from rewards.distance import Distance, DistanceConfig, relative_distance
 from rewards.format import Format, is_tagged
-from rewards.mra import MRA, MRA_THRESHOLDS, mean_relative_accuracy
+from rewards.mra import MRA
 
 OPTIONS = ("A. chair", "B. table", "C. lamp", "D. sofa")
 

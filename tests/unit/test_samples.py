@@ -10,14 +10,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.config import ReportSection
+from harness.config.study import ReportSection
 from harness.data.reader import Dataset
-from harness.data.records import QUESTION_TYPES, Record
 from harness.errors import UserError
+from harness.vsibench.records import Record
+from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
+from reports.benchmarks.vsibench import score_file
 from reports.results import build_tables
 from reports.samples import parse_sources, results_from
-from reports.vsibench import score_file
 
 OPTIONS = ("A. w", "B. x", "C. y", "D. z")
 

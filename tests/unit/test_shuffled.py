@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from harness.api.reward import WeightedRewards
+from harness.api.types import Needs
+from harness.config.sections import RolloutSection
 from harness.data.encode import EncodedPrompt
-from harness.data.video import VideoSettings, patchify
-from harness.models.policy import Policy
-from harness.reward import WeightedRewards
-from harness.rollout.groups import GroupBuilder
-from harness.rollout.sampler import TransformersSampler
-from harness.rollout.shuffled import reorder_frames, shuffled_prompt
-from harness.sections import RolloutSection
-from harness.types import Needs
+from harness.data.video.frames import VideoSettings, patchify
+from harness.data.video.shuffled import reorder_frames, shuffled_prompt
+from harness.engine.policy import Policy
+from harness.engine.sampler import TransformersSampler
+from harness.train.groups import GroupBuilder
 from rewards.choice import Choice
 from rewards.mra import MRA
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.config import StudyConfig
+from harness.config.study import StudyConfig
 from harness.io import write_json
 from harness.study.display import MatrixDisplay, describe, duration
-from harness.study.estimate import Estimate, estimate, makespan
+from harness.study.duration import Estimate, estimate, makespan
 from harness.study.matrix import Cell, Work
 from harness.study.status import State, Status, write_status
 

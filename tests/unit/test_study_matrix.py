@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import registry
-from harness.config import StudyConfig
+from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.plugins import registry
 from harness.study.matrix import (
     Cell,
     evaluation_identity,

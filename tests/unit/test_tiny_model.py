@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLForConditionalGeneration
 
 import harness.models
-from harness.data.video import VideoSettings, process_frames
+from harness.data.video.frames import VideoSettings, process_frames
 from harness.io import sha256_file
 from harness.world.build import SPLITS
 from harness.world.catalogue import CATEGORIES

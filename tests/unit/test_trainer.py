@@ -14,8 +14,8 @@ from trainer_kit import Kit, make_kit, metrics, weights
 from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from harness.data.encode import EncodedPrompt
+from harness.engine.sampler import TransformersSampler
 from harness.io import read_json
-from harness.rollout.sampler import TransformersSampler
 from harness.train import run as run_module
 from harness.train.checkpoint import read_checkpoint
 from harness.train.meter import BudgetMeter

@@ -11,10 +11,10 @@ import torch
 from trainer_kit import Kit, make_kit, metrics, weights
 
 from algorithms.sft import SFT
+from harness.api.types import Group, Needs, Sample
 from harness.errors import UserError
 from harness.train.checkpoint import list_checkpoints, read_checkpoint
 from harness.train.trainer import TrainingError
-from harness.types import Group, Needs, Sample
 
 
 @pytest.fixture(scope="module")

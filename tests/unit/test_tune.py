@@ -5,12 +5,12 @@ import tomllib
 import pytest
 from rich.console import Console
 
-from harness.config import StudyConfig, load_study
+from harness.config.sections import TuneRange
+from harness.config.study import StudyConfig, load_study
+from harness.config.variants import parse_variant
 from harness.errors import UserError
-from harness.sections import TuneRange
 from harness.study import tune as tuning
-from harness.variants import parse_variant
-from reports.fairness import _tuning
+from reports.tables.fairness import _tuning
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.commands.studies import StudyOptions, resolve_study
-from harness.config import StudyConfig, load_study
+from harness.cli.studies import StudyOptions, resolve_study
+from harness.config.study import StudyConfig, load_study
+from harness.config.variants import parse_variant
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.matrix import Cell, evaluation_identity, missing_work, plan, write_cell
+from harness.study.shared_training import take_over, waves
 from harness.study.status import State, Status, write_status
-from harness.study.twins import take_over, waves
-from harness.variants import parse_variant
 
 
 def study(*methods: str, **changes: Any) -> StudyConfig:

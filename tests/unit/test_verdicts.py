@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from reports.collect import CellResult
-from reports.contrast import Contrast, to_frame
-from reports.paired import compare_all
-from reports.verdicts import Kind, Verdict, tally, verdicts
+from reports.page.verdicts import Kind, Verdict, tally, verdicts
+from reports.statistics.contrast import Contrast, to_frame
+from reports.statistics.paired import compare_all
 
 LABELS = {"base": "tiny (base)", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 FOUND = Contrast(

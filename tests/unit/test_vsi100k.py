@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from datasets_kit import TRAIN_SCENES, VSI_100K_FILES, write_scannet, write_vsi_100k
 
-from harness.data.frames import FrameCache
 from harness.data.leakage import check_leakage
 from harness.data.prepare_vsi100k import prepare_vsi_100k
 from harness.data.reader import read_dataset
-from harness.data.records import CHOICE_TYPES
 from harness.data.sources import resolve_source
-from harness.data.video import VideoSettings
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
 from harness.data.vsi100k import NOTES, PUBLISHED
 from harness.errors import UserError
+from harness.vsibench.types import CHOICE_TYPES
 
 SETTINGS = VideoSettings(frames=8, min_pixels=84 * 84, max_pixels=84 * 84)
 
@@ -187,8 +187,8 @@ def test_files_that_are_no_vsi_100k_are_refused(tmp_path: Path) -> None:
 def test_pairs_are_made_from_wordings_that_are_not_the_benchmarks() -> None:
     import random
 
-    from harness.data.altered import altered_answer
-    from harness.data.records import Record
+    from harness.data.corruption import altered_answer
+    from harness.vsibench.records import Record
 
     question = "Which one is nearest to the door: table, chair, sink, or sofa?"
     record = Record(

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import registry
-from harness.data.records import QUESTION_TYPES, Record
 from harness.errors import UserError
+from harness.plugins import registry
+from harness.vsibench.records import Record
+from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
-from reports.vsibench import VSIBench, score_answers, score_file
+from reports.benchmarks.vsibench import VSIBench, score_answers, score_file
 
 
 def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> Record:

@@ -15,9 +15,9 @@ from datasets_kit import PRUNED_EVERY, write_vsi_bench, write_whole_vsi_bench
 import harness.data.archives as archives
 import harness.data.prepare as prepare_module
 from harness.data.prepare import read_manifest
+from harness.data.prepare_vsibench import prepare_vsibench, published_counts, published_scenes
 from harness.data.reader import read_dataset
 from harness.data.sources import resolve_source
-from harness.data.vsibench import prepare_vsibench, published_counts, published_scenes
 from harness.errors import UserError
 from harness.io import sha256_file
 

@@ -15,13 +15,14 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from harness.data.decode import decode_frames
-from harness.data.records import QUESTION_TYPES, Record
+from harness.cli.rooms import app
+from harness.data.video.decode import decode_frames
 from harness.errors import UserError
+from harness.vsibench.records import Record
+from harness.vsibench.types import QUESTION_TYPES
 from harness.world import build
 from harness.world.build import SPLITS, build_split
 from harness.world.camera import FRAMES, SAMPLED
-from harness.world.cli import app
 from harness.world.renderer import render_scene
 from harness.world.sheet import contact_sheet
 from harness.world.video import is_whole, read_video, write_video, yuv420

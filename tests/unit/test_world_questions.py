@@ -11,7 +11,8 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.stats import chisquare
 
-from harness.data.records import NUMERIC_TYPES, QUESTION_TYPES, Record
+from harness.vsibench.records import Record
+from harness.vsibench.types import NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS
 from harness.world.camera import FRAMES

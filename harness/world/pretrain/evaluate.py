@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.records import NUMERIC_TYPES, task_of
+from harness.vsibench.types import NUMERIC_TYPES, task_of
 from harness.world.pretrain.batches import Texts, make_batch
 from harness.world.pretrain.curriculum import Mix
 from harness.world.pretrain.dense import to_patches, vision_scores, vision_targets

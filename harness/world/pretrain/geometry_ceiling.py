@@ -19,7 +19,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from harness.data.records import LETTERS
+from harness.vsibench.types import LETTERS
 from harness.world.audit import categories_named
 from harness.world.camera import STOPS
 from harness.world.catalogue import CATALOGUE, CATEGORIES

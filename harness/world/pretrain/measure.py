@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase, Qwen2VLForConditionalGeneration
 
-from harness.data.decode import decode_frames
-from harness.data.prompts import prompt_text
-from harness.data.records import Record
-from harness.data.video import VideoSettings, process_frames
+from harness.data.video.decode import decode_frames
+from harness.data.video.frames import VideoSettings, process_frames
 from harness.errors import UserError
+from harness.vsibench.prompts import prompt_text
+from harness.vsibench.records import Record
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS, build_split
 from harness.world.camera import STOPS

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from harness.data.prompts import SYSTEM, prompt_text
-from harness.data.records import Record
+from harness.vsibench.prompts import SYSTEM, prompt_text
+from harness.vsibench.records import Record
 
 PREFIX_HEAD = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<|vision_start|>"
 PREFIX_TAIL = "<|vision_end|>"

@@ -13,13 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from harness.world.pretrain.vocabulary import (
-    DIRECTIONS,
-    NUMBER_WORDS,
-    PHRASES,
-    SPECIAL_TOKENS,
-    THINGS,
-)
+from harness.world.pretrain.vocabulary import DIRECTIONS, NUMBER_WORDS, PHRASES, SPECIAL_TOKENS, THINGS
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -1,0 +1,197 @@
+"""The conformance suite: does a method keep the contract that makes comparisons fair?
+
+In a test file::
+
+    from harness.testing import parametrize_with_checks
+
+    @parametrize_with_checks([MyMethod, MyMethod(MyMethod.Config(beta=0.0))])
+    def test_contract(check):
+        result = check.run()
+        assert result.passed, result.message
+
+On the command line: ``harness check NAME``, which trains two steps on the tiny model as well
+(:func:`check_training`); :func:`check_reward` does for rewards what :func:`check_algorithm` does for methods.
+
+A method that breaks a check on purpose says so, with the reason::
+
+    class KTO(Algorithm):
+        exempt_checks = {"contrast": "an answer is good or bad by itself, not against the others"}
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.api.algorithm import Algorithm, Method
+from harness.api.guest import GuestTrainer
+from harness.api.reward import Reward
+from harness.api.testing.checks import CHECKS, ContractError, InapplicableError, Subject
+from harness.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found.
+
+    Attributes:
+        name: The check.
+        passed: Whether the method keeps this part of the contract, or is excused from it.
+        message: The likely mistake; or why the check did not apply; empty when it simply passed.
+    """
+
+    name: str
+    passed: bool
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one method."""
+
+    name: str
+    subject: Subject
+
+    def run(self) -> CheckResult:
+        """Run it; whatever the method raises is a failure with a message, never a traceback."""
+        exempt = _exemptions(self.subject.cls)
+        if self.name in exempt:
+            return CheckResult(self.name, True, f"exempt: {exempt[self.name]}")
+        return _run(self.name, lambda: CHECKS[self.name](self.subject))
+
+    def __str__(self) -> str:
+        return f"{self.subject.cls.__name__}-{self.name}"
+
+
+def checks_for(method: type[Algorithm] | Algorithm, config: Any = None) -> list[Check]:
+    """All checks of a method.
+
+    Args:
+        method: The class, or an instance whose configuration is then taken.
+        config: The configuration to check with; the default one if not given.
+
+    Raises:
+        UserError: It is no :class:`~harness.api.algorithm.Algorithm`, or it exempts itself from an unknown check.
+    """
+    cls = method if isinstance(method, type) else type(method)
+    if not issubclass(cls, Algorithm):
+        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.algorithm.Algorithm")
+    for name in _exemptions(cls):
+        if name not in CHECKS:
+            raise unknown_name(f"{cls.__name__}.exempt_checks: {name}", name, CHECKS)
+    if config is None and isinstance(method, Algorithm):
+        config = method.config
+    return [Check(name, Subject(cls, config)) for name in CHECKS]
+
+
+def check_algorithm(method: type[Algorithm] | Algorithm, config: Any = None) -> list[CheckResult]:
+    """Run all checks of a method; arguments and errors as :func:`checks_for`.
+
+    A method that cannot even be constructed gives one failed result.
+    """
+    checks = checks_for(method, config)
+    try:
+        checks[0].subject.new()
+    except Exception as error:
+        return [CheckResult("construction", False, f"raises {type(error).__name__}: {error}{_hint(error)}")]
+    return [check.run() for check in checks]
+
+
+def parametrize_with_checks(methods: Sequence[type[Algorithm] | Algorithm]) -> Any:
+    """A pytest decorator: one test, with the argument ``check``, for each check of each method."""
+    import pytest
+
+    return pytest.mark.parametrize("check", [check for method in methods for check in checks_for(method)], ids=str)
+
+
+def check_training(method: str, cache: Path = Path("cache")) -> list[CheckResult]:
+    """Train a registered method, or a variant of one, for two steps on the tiny model: it runs, repeats and resumes.
+
+    Takes some twenty seconds on a laptop. The first result's message says what a step costs.
+
+    Args:
+        method: As a study names it.
+        cache: Folder for the few rooms that are generated for this.
+    """
+    from harness.api.testing.trial import ENGINE_CHECKS, Trial
+
+    results: list[CheckResult] = []
+    with tempfile.TemporaryDirectory(prefix="harness-check-") as folder:
+        trial = Trial(method, Path(folder), cache)
+        for name, check in ENGINE_CHECKS.items():
+            results.append(_run(name, partial(check, trial)))
+            if not results[0].passed:  # what cannot train can neither repeat nor resume it
+                break
+    return results
+
+
+GUEST_CHECKS = ("config", "documentation", "needs")
+"""The checks that a guest has in common with a method; the others are about a loss that it keeps to itself."""
+
+
+def check_guest(guest: type[GuestTrainer] | GuestTrainer) -> list[CheckResult]:
+    """What can be said of a foreign trainer before it trains: its configuration, its needs, and what it stands on.
+
+    Its loop and its loss are its own, so :func:`check_training` says the rest: it trains, repeats and resumes.
+    """
+    cls = guest if isinstance(guest, type) else type(guest)
+    subject = Subject(cls, None if isinstance(guest, type) else guest.config)
+
+    def versions() -> str:
+        return ", ".join(f"{name} {value[:12]}" for name, value in subject.new().versions().items())
+
+    found = [_run(name, partial(CHECKS[name], subject)) for name in GUEST_CHECKS]
+    return [*found, _run("versions", versions)]
+
+
+def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
+    """Run all checks of a reward, by default with its default options.
+
+    Raises:
+        UserError: It is no :class:`~harness.api.reward.Reward`.
+    """
+    from harness.api.testing.rewards import REWARD_CHECKS
+
+    cls = reward if isinstance(reward, type) else type(reward)
+    if not issubclass(cls, Reward):
+        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.reward.Reward")
+    try:
+        subject = cls() if isinstance(reward, type) else reward
+    except Exception as error:
+        return [
+            CheckResult("construction", False, f"raises {type(error).__name__}: {error} (a reward defines `score`)")
+        ]
+    return [_run(name, partial(check, subject)) for name, check in REWARD_CHECKS.items()]
+
+
+def _run(name: str, check: Callable[[], str | None]) -> CheckResult:
+    """Run one check; whatever the plugin raises is a failure with a message, never a traceback."""
+    try:
+        remark = check()
+    except InapplicableError as reason:
+        return CheckResult(name, True, f"not applicable: {reason}")
+    except (ContractError, UserError) as error:
+        return CheckResult(name, False, str(error))
+    except Exception as error:
+        return CheckResult(name, False, f"raises {type(error).__name__}: {error}{_hint(error)}")
+    return CheckResult(name, True, remark or "")
+
+
+def _exemptions(cls: type[Method]) -> Mapping[str, str]:
+    exemptions: Mapping[str, str] = getattr(cls, "exempt_checks", {})
+    return exemptions
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    if "is nan at step" in text or "is inf at step" in text:
+        return " (does `loss` take exp of an unbounded difference, divide by 0, or take log of 0?)"
+    if "abstract" in text:
+        return " (a method defines `needs`, `experience` and `loss`)"
+    if "NoneType" in text:
+        return " (batch.reference and batch.behaviour are None unless `needs` asks for them)"
+    return ""

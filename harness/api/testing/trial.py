@@ -1,0 +1,126 @@
+"""Checks in the real engine: a method trains two steps on the tiny model, alike under one seed and when resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.api.testing.checks import ContractError
+from harness.io import read_json, whole_lines
+
+STEPS = 2
+SETTINGS: dict[str, Any] = {
+    "data.train": "world:train@4",
+    "data.benchmark": "world:test@2",
+    "budget.kind": "steps",
+    "train.prompts_per_step": 4,
+    "train.warmup_steps": 0,
+    "rollout.temperature": 1.5,  # answers that differ, so that there is something to learn
+    "report.pairs": None,
+}
+"""What differs from the preset ``tiny``."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one run left.
+
+    Attributes:
+        weights: Digest of the weights by step.
+        steps: What each step logged.
+        memory: Bytes at most.
+    """
+
+    weights: dict[int, str]
+    steps: list[dict[str, Any]]
+    memory: int
+
+
+@dataclass
+class Trial:
+    """A method's runs for these checks.
+
+    Attributes:
+        method: As a study names it: registered, or a variant.
+        folder: Where its runs go.
+        cache: Folder of generated data and decoded frames.
+    """
+
+    method: str
+    folder: Path
+    cache: Path
+
+    @cached_property
+    def whole(self) -> Trained:
+        """Two steps without interruption."""
+        return self._train("whole", STEPS)
+
+    @cached_property
+    def broken(self) -> Trained:
+        """One step, then everything anew and the second step."""
+        self._train("broken", 1)
+        return self._train("broken", STEPS)
+
+    @property
+    def cost(self) -> str:
+        """Time and memory of the uninterrupted run, for people."""
+        seconds = self.whole.steps[-1]["seconds"]
+        prompts = SETTINGS["train.prompts_per_step"]
+        return f"{seconds:.1f} s a step of {prompts} prompts, {self.whole.memory / 2**20:.0f} MB at most"
+
+    def _train(self, name: str, steps: int) -> Trained:
+        from harness.config.study import load_study
+        from harness.models.loading import model_digest
+        from harness.study.cell import train_cell
+        from harness.study.setup import prepare
+
+        changes = SETTINGS | {"budget.amount": steps, "train.checkpoints": steps, "runtime.cache": str(self.cache)}
+        study = load_study("tiny", methods=[self.method], changes=changes).for_method(self.method)
+        folder = self.folder / name
+        model = {"digest": model_digest(study.model.name)}
+        about = {"cell": name, "method": self.method, "seed": 0, "identity": {"model": model}}
+        checkpoints = train_cell(prepare(study), about, folder)
+        weights = {int(one.name.split("-")[1]): read_json(one / "manifest.json")["digest"] for one in checkpoints}
+        lines = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
+        return Trained(weights, lines, int(read_json(folder / "compute.json")["peak_memory"]))
+
+
+def trains(trial: Trial) -> str:
+    """Two real steps change the weights."""
+    run = trial.whole
+    if not any(step["samples"] for step in run.steps):
+        return f"{trial.cost}; `experience` dropped every group of both steps, so nothing was trained"
+    if run.steps[-1]["samples"] and len(set(run.weights.values())) < STEPS:
+        raise ContractError(
+            "the second step left the weights as they were: is the policy detached, or is every weight or mask 0?"
+        )
+    return trial.cost
+
+
+def repeats(trial: Trial) -> str:
+    """The first step of another run under the same seed gives the same weights."""
+    if trial.broken.weights[1] != trial.whole.weights[1]:
+        raise ContractError(
+            "two runs under one seed have other weights after the first step: does the method draw random numbers of "
+            "its own, read a clock, or iterate over a set?"
+        )
+    return ""
+
+
+def resumes(trial: Trial) -> str:
+    """A run that was stopped after the first step ends as one that was not."""
+    if trial.broken.weights[1] == trial.whole.weights[1] and trial.broken.weights[2] != trial.whole.weights[2]:
+        raise ContractError(
+            "a run resumed after its first step has other weights than an uninterrupted one: does the method keep "
+            "something between steps (a running mean, a counter, an earlier policy)? No checkpoint holds it; take it "
+            "from the groups of the step"
+        )
+    return ""
+
+
+ENGINE_CHECKS: dict[str, Callable[[Trial], str]] = {"trains": trains, "repeats": repeats, "resumes": resumes}
+"""Checks by name; each gives a remark."""

@@ -1,0 +1,332 @@
+"""The study: every choice that is not a method's own, as one strict, documented, resolved document."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, field_validator
+
+from harness.api.benchmark import Benchmark
+from harness.api.config import StrictConfig
+from harness.config.sections import (
+    BudgetSection,
+    DataSection,
+    EvaluationSection,
+    ModelSection,
+    PromptSection,
+    ReportSection,
+    RewardSection,
+    RolloutSection,
+    RuntimeSection,
+    TrainSection,
+    TuneSection,
+)
+from harness.config.variants import SECTIONS, Variant, in_words, merge, parse_variant, put, toml_value
+from harness.errors import UserError, unknown_name
+from harness.io import digest_of
+from harness.plugins import registry
+
+Section = TypeVar("Section", bound=StrictConfig)
+
+BASE = "base"
+"""The name under which the untrained model appears beside the methods."""
+
+
+class StudyConfig(StrictConfig):
+    """A study: methods x seeds on one model, one data set and one budget."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.+-]+$", description="Name of the run directory.")
+    methods: tuple[str, ...] = Field(
+        ("sft", "dpo", "grpo"),
+        description="Registered methods in table order, or variants of them such as grpo:beta=0 and grpo:think.",
+    )
+    seeds: int = Field(1, ge=1, description="Repetitions; each varies data order and sampling, never by method.")
+    first_seed: int = Field(0, ge=0, description="Seeds are first_seed, first_seed + 1, ...")
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    prompt: PromptSection = PromptSection()
+    reward: RewardSection = RewardSection()
+    rollout: RolloutSection = RolloutSection()
+    budget: BudgetSection
+    train: TrainSection = TrainSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    runtime: RuntimeSection = RuntimeSection()
+    report: ReportSection = ReportSection()
+    tune: TuneSection = TuneSection()
+    method: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Hyper-parameters by method; its sub-tables `train`, `prompt`, `rollout`, `reward` and "
+        "`evaluation` (only max_new_tokens and two_turns) override those sections for it.",
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        variants = [parse_variant(method) for method in methods]
+        names = tuple(variant.name for variant in variants)
+        if not names or len(set(names)) != len(names):
+            raise ValueError("name at least one method, each once")
+        if BASE in {variant.method for variant in variants}:
+            raise ValueError(f"`{BASE}` is always part of the comparison; leave it out")
+        return names
+
+    def algorithm(self, method: str, *, asked: str | None = None) -> Any:
+        """The method, or variant of one, with its hyper-parameters.
+
+        Raises:
+            UserError: It is unknown, cannot be imported, or an option is unknown or out of range.
+        """
+        return registry.create("algorithms", parse_variant(method).method, self.hyper_parameters(method), asked=asked)
+
+    def hyper_parameters(self, method: str) -> dict[str, Any]:
+        """The options of a method's own Config, a variant's changes included."""
+        return {key: value for key, value in self._settings(method)[1].items() if key not in SECTIONS}
+
+    def train_for(self, method: str) -> TrainSection:
+        """The shared optimisation settings with this method's overrides."""
+        return self._section_for(method, "train", self.train)
+
+    def for_method(self, method: str) -> StudyConfig:
+        """This study as one method or variant sees it: prompts, sampling, rewards and token limits with its overrides.
+
+        A variant that is evaluated in think or observe mode may answer at least as long as it may in training, unless
+        it says otherwise.
+
+        Raises:
+            UserError: An override's key or value is wrong.
+        """
+        rollout = self._section_for(method, "rollout", self.rollout)
+        reward = self._section_for(method, "reward", self.reward)
+        prompt = self._section_for(method, "prompt", self.prompt)
+        told = self._settings(method)[1].get("evaluation", {})
+        evaluation = self._section_for(method, "evaluation", self.evaluation)
+        if prompt.evaluation in ("think", "observe", "cot") and prompt != self.prompt and "max_new_tokens" not in told:
+            longest = max(evaluation.max_new_tokens, rollout.max_new_tokens)
+            evaluation = evaluation.model_copy(update={"max_new_tokens": longest})
+        own = {"rollout": rollout, "reward": reward, "prompt": prompt, "evaluation": evaluation}
+        return self.model_copy(update=own)
+
+    def label(self, method: str) -> str:
+        """What tables call a method: its title, and in brackets what a variant changes."""
+        variant = parse_variant(method)
+        known = variant.method in registry.names("algorithms")
+        title = getattr(registry.load("algorithms", variant.method), "title", "") if known else ""
+        changes = f" ({', '.join(map(in_words, variant.changes))})" if variant.changes else ""
+        return f"{title or variant.method.upper()}{changes}"
+
+    def _settings(self, method: str) -> tuple[Variant, dict[str, Any]]:
+        variant = parse_variant(method)
+        own = merge(self.method.get(variant.method, {}), variant.settings)
+        if variant.method not in registry.names("algorithms"):
+            return variant, own
+        plugin = registry.load("algorithms", variant.method)
+        # A guest takes the settings of the method that it is compared with, as far as it knows them.
+        shared = self.method.get(getattr(plugin, "counterpart", ""), {})
+        known = {*SECTIONS, *getattr(plugin, "Config", StrictConfig).model_fields}
+        return variant, merge({key: value for key, value in shared.items() if key in known}, own)
+
+    def _section_for(self, method: str, name: str, shared: Section) -> Section:
+        variant, settings = self._settings(method)
+        changes = settings.get(name, {})
+        where = f"{variant.name}.{name}" if variant.changes else f"method.{method}.{name}"
+        if not isinstance(changes, dict):
+            raise UserError(f"`{where}` = {changes!r}: write one of its keys, as {name}.KEY=VALUE")
+        allowed = SECTIONS[name]
+        for key in changes:
+            if allowed is not None and key not in allowed:
+                raise UserError(
+                    f"`{where}.{key}`: of this section a method may change only {', '.join(allowed)} for itself; "
+                    "the rest is the same for all"
+                )
+        try:
+            return type(shared)(**shared.model_dump() | changes)
+        except ValidationError as error:
+            raise UserError(registry.describe_validation(error, where, type(shared))) from error
+
+
+def preset_names() -> list[str]:
+    """Names of the studies shipped with the package."""
+    folder = resources.files("harness.config.presets")
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_study(
+    source: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    methods: Sequence[str] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> StudyConfig:
+    """Read a study file or preset, apply overrides, validate.
+
+    Args:
+        source: A preset's name or a path to a TOML file; the file may say ``extends = "tiny"``.
+        overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
+            or a method (``grpo.beta=0.01``). Values are TOML, else text.
+        methods: Replaces the study's methods; declared pairs that name another one are left out with it.
+        changes: Further top-level or dotted keys set by command-line options.
+
+    Raises:
+        UserError: The file is missing or unreadable, or a key or value is wrong.
+    """
+    document, where = _read(source)
+    if methods is not None:
+        document["methods"] = list(methods)
+        _drop_pairs(document, {BASE, *methods})
+    _add_plugins(document)
+    for key, value in (changes or {}).items():
+        put(document, key, value)
+    return _checked(document, overrides, where, asked_methods=methods)
+
+
+def change_study(study: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
+    """A resolved study with some settings changed.
+
+    Args:
+        study: As a file or a cell had it.
+        overrides: As :func:`load_study` takes them.
+
+    Raises:
+        UserError: A key or value is wrong.
+    """
+    return _checked(study.model_dump(mode="json", by_alias=True), overrides, study.name)
+
+
+def _checked(
+    document: dict[str, Any], overrides: Sequence[str], where: str, asked_methods: Sequence[str] | None = None
+) -> StudyConfig:
+    """The study of a document, some values of which are replaced."""
+    known_methods = registry.names("algorithms")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"`-s {override}`: write key=value, for example -s grpo.beta=0.01")
+        head = key.split(".")[0]
+        if head not in StudyConfig.model_fields and head in known_methods:
+            key = f"method.{key}"
+        elif head not in StudyConfig.model_fields:
+            raise unknown_name(f"-s {key}", head, [*StudyConfig.model_fields, *known_methods])
+        put(document, key, toml_value(text))
+    try:
+        study = StudyConfig(**document)
+    except ValidationError as error:
+        raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
+    _check_names(study, asked_methods=asked_methods)
+    return study
+
+
+def _drop_pairs(document: dict[str, Any], methods: set[str]) -> None:
+    """Declared pairs whose methods are all there; with none left, the report's own choice."""
+    report = document.get("report", {})
+    if isinstance(report, dict) and isinstance(report.get("pairs"), list):
+        kept = [pair for pair in report["pairs"] if isinstance(pair, list) and methods.issuperset(pair)]
+        document["report"] = {key: value for key, value in report.items() if key != "pairs"}
+        if kept:
+            document["report"]["pairs"] = kept
+
+
+def _add_plugins(document: dict[str, Any]) -> None:
+    """Plugin files named by the study and by ``--plugin``: known from here on, and kept in the study."""
+    runtime = document.get("runtime", {})
+    named = runtime.get("plugins", []) if isinstance(runtime, dict) else []
+    if isinstance(named, list):
+        for path in named:
+            registry.add_file(path)
+        if files := registry.added_files():
+            put(document, "runtime.plugins", [str(file) for file in files])
+
+
+def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> None:
+    """Refuse unknown plugins and wrong options before anything is computed."""
+    for method in study.methods:
+        asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
+        study.algorithm(method, asked=asked)
+        study.train_for(method)
+        _check_rewards(study.for_method(method).reward)
+    _refuse_the_same_twice(study)
+    for method in study.method:
+        if method not in registry.names("algorithms"):
+            raise unknown_name(f"method.{method}", method, registry.names("algorithms"))
+    _check_benchmarks(study.evaluation)
+    for method in (name for pair in study.report.pairs or () for name in pair):
+        if method not in (BASE, *study.methods):
+            raise unknown_name(f"report.pairs: {method}", method, (BASE, *study.methods))
+
+
+def _check_benchmarks(section: EvaluationSection) -> None:
+    headline = registry.load("benchmarks", section.benchmark)
+    if getattr(headline, "dataset", Benchmark.dataset) is not Benchmark.dataset:
+        raise UserError(
+            f"`evaluation.benchmark` = {section.benchmark}: it has questions of its own, so it stands beside the "
+            f"headline: --benchmarks vsibench,{section.benchmark}"
+        )
+    for name, options in section.more.items():
+        if name == section.benchmark:
+            raise UserError(f"`evaluation.more.{name}`: it is the headline already; name each benchmark once")
+        made = registry.create("benchmarks", name, options, asked=f"evaluation.more.{name}")
+        if type(made).question_scores is Benchmark.question_scores:
+            raise UserError(
+                f"`evaluation.more.{name}`: the benchmark gives no score of each question, so it cannot stand beside "
+                "another; it needs a method `question_scores`, see harness.api.benchmark.Benchmark"
+            )
+
+
+def _check_rewards(section: RewardSection) -> None:
+    for reward in section.weights:
+        registry.create("rewards", reward, section.options.get(reward), asked=f"reward.weights.{reward}")
+    for reward in section.options:
+        if reward not in section.weights:
+            raise unknown_name(f"reward.options.{reward}", reward, section.weights)
+
+
+def _refuse_the_same_twice(study: StudyConfig) -> None:
+    """Two names for one training and one evaluation would be two rows of the same numbers."""
+    seen: dict[str, str] = {}
+    for method in study.methods:
+        own = study.for_method(method)
+        parts = (
+            study.algorithm(method).config,
+            study.train_for(method),
+            own.prompt,
+            own.rollout,
+            own.reward,
+            own.evaluation,
+        )
+        key = digest_of([parse_variant(method).method, *(part.model_dump(mode="json") for part in parts)])
+        if key in seen:
+            raise UserError(f"`{method}` is the same as `{seen[key]}`: no setting differs; leave one out")
+        seen[key] = method
+
+
+def _read(source: str | Path) -> tuple[dict[str, Any], str]:
+    text, where = _read_text(source)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"`{where}`: not valid TOML: {error}") from error
+    parent = document.pop("extends", None)
+    if parent is not None:
+        if not isinstance(parent, str):
+            raise UserError(f"`{where}`: `extends` must be a preset's name or a path")
+        base_path = Path(where).parent / parent
+        base, _ = _read(base_path if base_path.is_file() else parent)
+        document = merge(base, document)
+    return document, where
+
+
+def _read_text(source: str | Path) -> tuple[str, str]:
+    if str(source) in preset_names():
+        return resources.files("harness.config.presets").joinpath(f"{source}.toml").read_text(), f"{source}.toml"
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"`{source}`: no such study file, and no such preset. Presets: {', '.join(preset_names())}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"`{source}`: cannot be read as a study file: {error}") from error

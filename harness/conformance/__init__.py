@@ -1,1 +1,0 @@
-"""What the conformance suite (:mod:`harness.testing`) is made of."""

@@ -1,0 +1,116 @@
+"""Wrong answers made from right ones: the rejected side of the paper's DPO pairs.
+
+The paper (arXiv 2504.00883, section 3.3.5) alters the correct answer into a wrong one and does not
+say how. What follows is this project's reading: an answer of the same kind that the benchmark
+would score zero.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from harness.errors import UserError
+from harness.vsibench.records import Record
+from harness.vsibench.types import LETTERS
+
+_WORDS: dict[str, tuple[str, ...]] = {
+    "object_rel_direction_easy": ("left", "right"),
+    "object_rel_direction_medium": ("left", "right", "back"),
+    "object_rel_direction_hard": ("front-left", "front-right", "back-left", "back-right"),
+}
+_TURNS = ("turn left", "turn right", "turn back")
+_NAMED = re.compile(r"which of these objects \((?P<names>[^)]*)\)", re.IGNORECASE)
+_LIST = re.compile(r"[^,.:;()?!]+(?:,[^,.:;()?!]+)+")
+_LONGEST_NAME = 4
+_WRONG_BEYOND = 0.5
+_UP = (1.6, 3.0)
+_DOWN = (0.2, 0.45)
+
+
+def altered_answer(record: Record, rng: random.Random) -> str:
+    """A wrong answer of the same form as the record's ground truth.
+
+    Another letter for a lettered question; for a number, the number times a random factor, written
+    with as many decimals and more than 50% off, where mean relative accuracy is 0; for free words,
+    another of the question type's words or another object that the question names.
+
+    Raises:
+        UserError: The record offers no other answer.
+    """
+    if record.options is not None:
+        return _other(record, list(LETTERS[: len(record.options)]), rng)
+    if record.is_numeric:
+        return _scaled(record, rng)
+    if record.question_type == "route_planning":
+        return _rerouted(record, rng)
+    if record.question_type == "obj_appearance_order":
+        return _reordered(record, rng)
+    if record.question_type in _WORDS:
+        return _other(record, list(_WORDS[record.question_type]), rng)
+    named = _NAMED.search(record.question)
+    return _other(record, [name.strip() for name in named["names"].split(",")] if named else _listed(record), rng)
+
+
+def _listed(record: Record) -> list[str]:
+    """The names of the question's list that has the right answer in it, in a wording that is not VSI-Bench's."""
+    right = record.ground_truth.strip().lower()
+    for found in _LIST.findall(record.question):
+        names = [re.sub(r"^\s*(?:and|or)\s+", "", part).strip() for part in found.split(",")]
+        if right in (name.lower() for name in names):
+            return [name for name in names if len(name.split()) <= _LONGEST_NAME]
+    return []
+
+
+def _other(record: Record, pool: list[str], rng: random.Random) -> str:
+    right = record.ground_truth.strip()
+    wrong = [word for word in pool if word and word.lower() != right.lower()]
+    if not wrong:
+        raise _no_other(record)
+    return _cased_like(right, rng.choice(wrong))
+
+
+def _cased_like(right: str, wrong: str) -> str:
+    return wrong[:1].upper() + wrong[1:] if right[:1].isupper() else wrong
+
+
+def _scaled(record: Record, rng: random.Random) -> str:
+    right = float(record.ground_truth)
+    if not right > 0:
+        raise _no_other(record)
+    decimals = len(record.ground_truth.partition(".")[2])
+    while True:  # ends: a factor of 2 or more is always far enough, whatever the rounding
+        text = f"{right * rng.uniform(*rng.choice((_UP, _DOWN))):.{decimals}f}"
+        wrong = float(text)
+        if wrong > 0 and abs(wrong - right) > _WRONG_BEYOND * right:
+            return text
+
+
+def _rerouted(record: Record, rng: random.Random) -> str:
+    steps = [step.strip() for step in record.ground_truth.split(",")]
+    if any(step.lower() not in _TURNS for step in steps):
+        raise _no_other(record)
+    changed = rng.randrange(len(steps))
+    turns = [
+        rng.choice([turn for turn in _TURNS if turn != step.lower()]) if place == changed else rng.choice(_TURNS)
+        for place, step in enumerate(steps)
+    ]
+    titled = steps[0] != steps[0].lower()
+    return ", ".join(turn.title() if titled else turn for turn in turns)
+
+
+def _reordered(record: Record, rng: random.Random) -> str:
+    right = [name.strip() for name in record.ground_truth.split(",")]
+    if len(set(right)) < 2:
+        raise _no_other(record)
+    wrong = list(right)
+    while wrong == right:
+        rng.shuffle(wrong)
+    return ", ".join(wrong)
+
+
+def _no_other(record: Record) -> UserError:
+    return UserError(
+        f"record {record.key} ({record.dataset}/{record.scene_name}): no wrong answer can be made from "
+        f"{record.ground_truth!r} for {record.question_type}; mend the record, or take DPO pairs from rollouts"
+    )

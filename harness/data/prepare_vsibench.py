@@ -1,0 +1,166 @@
+"""VSI-Bench as it is published: questions as JSON lines or parquet, 288 videos in three zip archives."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from harness.data.archives import extract_members
+from harness.data.layout import PRUNED_IDS, find_video, pruned_ids
+from harness.data.prepare import (
+    Prepared,
+    Progress,
+    Scene,
+    check_videos,
+    link_video,
+    scene_name,
+    scenes_of,
+    some,
+    write_manifest,
+    write_records,
+)
+from harness.data.reader import Dataset, read_dataset
+from harness.errors import UserError
+from harness.io import write_text
+from harness.vsibench.records import Record
+from harness.vsibench.types import QUESTION_TYPES
+
+HUB_ID = "nyu-visionx/VSI-Bench"
+_FETCH = f"hf download {HUB_ID} --repo-type dataset --local-dir DIR"
+_FILE = "test.jsonl"
+
+
+def prepare_vsibench(
+    source: Path, out: Path, *, part: bool = False, workers: int = 2, progress: Progress | None = None
+) -> Prepared:
+    """Turn a copy of the hub's data set into a folder that is ready for use.
+
+    Questions go to ``out/test.jsonl``, the ids of the pruned ones to ``out/pruned_ids.txt``; videos are taken from
+    ``DATASET.zip`` (extracted to ``out/DATASET/``) or from folders (linked). Every video is decoded to its end.
+    Run again after an interruption, it goes on where it stopped.
+
+    Args:
+        source: The copy: ``test.jsonl`` or the parquet files; the zip archives or folders of videos.
+        out: The folder to make; it may be ``source``.
+        part: Accept other counts than VSI-Bench's: the copy is meant to be a part of it.
+        workers: Processes that decode.
+        progress: Told how far it is.
+
+    Raises:
+        UserError: Questions are bad or their counts wrong, videos are missing or damaged, an archive is not whole or
+            would write outside its folder.
+    """
+    data = read_dataset(source, "test", check_videos=False)
+    if not part:
+        check_counts(data.records)
+    pruned = _pruned(source, data)
+    out.mkdir(parents=True, exist_ok=True)
+    scenes = scenes_of(data.records)
+    for number, _ in enumerate(_bring_videos(source, out, scenes), start=1):
+        if progress is not None:
+            progress("bringing videos", number, len(scenes))
+    if source.resolve() != out.resolve() or not (out / _FILE).is_file():
+        write_records(out / _FILE, data.records)
+    if pruned is not None and not (out / PRUNED_IDS).is_file():
+        write_text(out / PRUNED_IDS, "\n".join(pruned) + "\n")
+    videos = check_videos(out, scenes, workers, progress)
+    splits = {"full": len(data.records)}
+    if pruned is not None:
+        splits |= {"debiased": len(data.records) - len(pruned), "pruned": len(pruned)}
+    return write_manifest(out, HUB_ID, str(source), data.records, videos, splits=splits, part=part)
+
+
+@cache
+def published_counts() -> dict[str, int]:
+    """Questions of each type in the full test set; they sum to 5,130 (from the published shares of each type)."""
+    content = json.loads(files("harness.vsibench").joinpath("vsi_bench_counts.json").read_text("utf-8"))
+    return {kind: content[kind] for kind in QUESTION_TYPES}
+
+
+@cache
+def published_scenes() -> frozenset[Scene]:
+    """The data set and scene of each of the 288 videos."""
+    content = json.loads(files("harness.vsibench").joinpath("vsi_bench_scenes.json").read_text("utf-8"))
+    return frozenset((dataset, scene) for dataset, scenes in content["scenes"].items() for scene in scenes)
+
+
+def check_counts(records: Sequence[Record]) -> None:
+    """Refuse questions that are not the whole of VSI-Bench.
+
+    Raises:
+        UserError: A type has another count, or the scenes are others.
+    """
+    found = Counter(record.question_type for record in records)
+    published = published_counts().items()
+    wrong = [f"{kind} {found[kind]} instead of {count}" for kind, count in published if found[kind] != count]
+    scenes = frozenset(scenes_of(records))
+    if scenes != published_scenes():
+        lacking = sorted(map(scene_name, published_scenes() - scenes))
+        unknown = sorted(map(scene_name, scenes - published_scenes()))
+        wrong += [f"{len(lacking)} scenes are missing ({some(lacking)})"] if lacking else []
+        wrong += [f"{len(unknown)} scenes are unknown ({some(unknown)})"] if unknown else []
+    if wrong:
+        raise UserError(
+            f"this is not the whole VSI-Bench ({sum(published_counts().values()):,} questions on "
+            f"{len(published_scenes())} videos): {'; '.join(wrong)}. Fetch it again ({_FETCH}), or use --part if the "
+            "copy is meant to be a part of it; scores on a part cannot be set beside published ones"
+        )
+
+
+def _pruned(source: Path, data: Dataset) -> list[str] | None:
+    """Ids of the questions that bias pruning removed; None where the copy does not say (the first publication).
+
+    Raises:
+        UserError: The copy contradicts itself.
+    """
+    keys = {record.key for record in data.records}
+    told: dict[str, set[str]] = {}
+    if (source / PRUNED_IDS).is_file():
+        told[PRUNED_IDS] = set(pruned_ids(source)) & keys
+        if unknown := sorted(pruned_ids(source) - keys):
+            raise UserError(f"{source / PRUNED_IDS}: {len(unknown)} ids are of no question: {some(unknown)}")
+    for split in ("debiased", "pruned"):
+        path = source / f"test_{split}.parquet"
+        if path.is_file():
+            listed = {str(key) for key in pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist()}
+            told[path.name] = listed if split == "pruned" else keys - listed
+    if len({frozenset(ids) for ids in told.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(ids)}" for name, ids in told.items())
+        raise UserError(f"{source}: its files disagree on the pruned questions ({sizes}); fetch them again")
+    order = [record.key for record in data.records]
+    return [key for key in order if key in next(iter(told.values()))] if told else None
+
+
+def _bring_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> Iterator[Any]:
+    """Extract or link what is not there; every scene that has a video is yielded once.
+
+    Raises:
+        UserError: Scenes have no video anywhere.
+    """
+    for dataset in sorted({dataset for dataset, _ in scenes}):
+        mine = [scene for scene in scenes if scene[0] == dataset]
+        archive = source / f"{dataset}.zip"
+        if archive.is_file() and not all(find_video(source, *scene) for scene in mine):
+            yield from extract_members(archive, {f"{name}.mp4": out / dataset / f"{name}.mp4" for _, name in mine})
+            mine = [scene for scene in mine if find_video(out, *scene) is None]
+        for scene in mine:
+            found = find_video(source, *scene)
+            if found is None:
+                continue
+            if source.resolve() != out.resolve():
+                link_video(found, out, scene)
+            yield scene
+    missing = [scene_name(scene) for scene in scenes if find_video(out, *scene) is None]
+    if missing:
+        archives = ", ".join(sorted({f"{name.split('/')[0]}.zip" for name in missing}))
+        raise UserError(
+            f"{source}: no video of {len(missing)} of {len(scenes)} scenes: {some(missing)}. They are in {archives} "
+            f"of {HUB_ID}: {_FETCH}"
+        )

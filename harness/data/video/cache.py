@@ -1,0 +1,250 @@
+"""Resized frames, cached by the content of the video file and the settings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.video.decode import VideoClock, decode_frames, frame_indices, still_files, video_clock
+from harness.data.video.frames import ProcessedVideo, VideoSettings, frames_digest, patchify, resize_frames
+from harness.errors import UserError
+from harness.io import append_lines, sha256_file, whole_lines, write_bytes
+
+_CHECKSUM_BYTES = 64
+_MEMORY_BYTES = 256 << 20
+DISK_BYTES = 100 << 30
+"""Most bytes of frames on disk, unless told otherwise; ScanNet's 1,513 scans take 7 GB in the paper's presets."""
+
+_DIGESTS = "digests.jsonl"
+
+
+class FrameCache:
+    """Loads videos as vision input and decodes none twice.
+
+    On disk and in memory stand the resized uint8 frames, a twelfth of the patches' size (which
+    are float32); patches are cut on load. An entry's name is the video's SHA-256 below the
+    settings' digest, so a changed file or setting can never meet an old entry. Of more than
+    ``disk_bytes``, of all settings together, those used longest ago are removed. Safe to use from
+    several threads and processes.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: VideoSettings,
+        memory_bytes: int = _MEMORY_BYTES,
+        disk_bytes: int = DISK_BYTES,
+        stills_rate: float | None = None,
+    ) -> None:
+        """Use ``root`` as the cache's folder and at most ``memory_bytes`` of memory for recent frames.
+
+        Folders of stills have ``stills_rate`` frames a second; without it nothing is known of their time.
+        """
+        self.settings = settings
+        self.root = Path(root)
+        self.disk_bytes = disk_bytes
+        self._stills_rate = stills_rate
+        self._folder = self.root / settings.digest[:16]
+        self._memory_bytes = memory_bytes
+        self._recent: OrderedDict[str, Tensor] = OrderedDict()
+        self._digests = _known_digests(self.root / _DIGESTS)
+        self._clocks: dict[str, VideoClock | None] = {}
+        self._latest: tuple[str, ProcessedVideo] | None = None
+        self._lock = threading.Lock()
+        self._warned = False
+
+    @property
+    def entry_bytes(self) -> int:
+        """Most bytes that one video takes on disk."""
+        return self.settings.frames * self.settings.max_pixels * 3
+
+    def holds(self, path: Path) -> bool:
+        """Whether a video's frames are on disk, as far as that can be told without reading the video."""
+        known = self._digests.get(str(path))
+        try:
+            return known is not None and known[0] == self._stamp(path)[0] and self._entry(known[1]).is_file()
+        except (OSError, UserError):
+            return False
+
+    def store(self, path: Path) -> None:
+        """Decode a video into the cache on disk, unless it is there.
+
+        Raises:
+            UserError: As :meth:`load`.
+        """
+        digest = self.video_digest(path)
+        if self._read(digest) is None:
+            self._write(digest, self._build(path))
+
+    def load(self, path: Path) -> ProcessedVideo:
+        """A video as vision input. Questions in a row about one video share its tensors: do not write into them.
+
+        Raises:
+            UserError: The video is missing, damaged, too short or too narrow.
+        """
+        digest = self.video_digest(path)
+        latest = self._latest
+        if latest is not None and latest[0] == digest:
+            return latest[1]
+        with self._lock:
+            frames = self._recent.get(digest)
+            if frames is not None:
+                self._recent.move_to_end(digest)
+        if frames is None:
+            frames = self._read(digest)
+            if frames is None:
+                frames = self._build(path)
+                self._write(digest, frames)
+            self._remember(digest, frames)
+        video = self._timed(patchify(frames, self.settings), digest, path)
+        self._latest = (digest, video)
+        return video
+
+    def video_digest(self, path: Path) -> str:
+        """SHA-256 of a file's bytes, remembered until the file changes.
+
+        Of a folder of stills: over the names of all of them and the bytes of those that are sampled.
+
+        Raises:
+            UserError: The file is missing or unreadable.
+        """
+        try:
+            stamp, stills, read = self._stamp(path)
+            known = self._digests.get(str(path))
+            if known is not None and known[0] == stamp:
+                return known[1]
+            digest = _folder_digest(stills, read) if stills else sha256_file(path)
+        except OSError as error:
+            raise UserError(f"{path}: the video cannot be opened: {error.strerror or error}") from error
+        self._digests[str(path)] = (stamp, digest)
+        with contextlib.suppress(OSError):  # then it is computed again the next time
+            line = json.dumps({"video": str(path), "stamp": stamp, "sha256": digest})
+            append_lines(self.root / _DIGESTS, [line])
+        return digest
+
+    def _stamp(self, path: Path) -> tuple[list[Any], list[Path], list[Path]]:
+        """What changes when a video does, a folder's stills, and the files that are read."""
+        stills = still_files(path) if path.is_dir() else []
+        read = [stills[at] for at in self._indices(len(stills))] if stills else [path]
+        if not stills and path.is_dir():
+            raise UserError(f"{path}: the folder holds no colour frames")
+        return [len(stills), *(_stamp(file) for file in read)], stills, read
+
+    def _indices(self, total: int) -> list[int]:
+        return frame_indices(total, self.settings.frames, self.settings.sampling)
+
+    def _timed(self, video: ProcessedVideo, digest: str, path: Path) -> ProcessedVideo:
+        """The video with its times, as far as they are known."""
+        if digest not in self._clocks:
+            self._clocks[digest] = video_clock(path, self._stills_rate)
+        clock, depth = self._clocks[digest], self.settings.temporal_patch_size
+        if clock is None:
+            return video
+        seconds = clock.frames / clock.rate / self.settings.frames * depth
+        at = [index / clock.rate for index in self._indices(clock.frames)]
+        times = tuple((at[first] + at[first + depth - 1]) / 2 for first in range(0, len(at), depth))
+        return replace(video, seconds_per_patch=seconds, patch_times=times)
+
+    def _build(self, path: Path) -> Tensor:
+        frames = decode_frames(path, self.settings.frames, self.settings.sampling)
+        height, width = frames.shape[1:3]
+        if min(height, width) < (side := self.settings.patch_size):
+            raise UserError(
+                f"{path}: its frames of {height}x{width} pixels are smaller than one patch ({side}x{side}), so there "
+                "is nothing to see; replace the video by one of a higher resolution"
+            )
+        try:
+            return resize_frames(frames, self.settings)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def _entry(self, digest: str) -> Path:
+        return self._folder / f"{digest}.npy"
+
+    def _read(self, digest: str) -> Tensor | None:
+        """The stored frames, or None when there are none or they are not what was stored."""
+        try:
+            with self._entry(digest).open("rb") as file:
+                frames = torch.from_numpy(np.load(file, allow_pickle=False))
+                checksum = file.read(_CHECKSUM_BYTES + 1).decode()
+            with contextlib.suppress(OSError):
+                os.utime(self._entry(digest))  # used now, so removed last
+            return frames if checksum == frames_digest(frames, self.settings) else None
+        except (OSError, ValueError, TypeError, EOFError):
+            return None
+
+    def _write(self, digest: str, frames: Tensor) -> None:
+        """Store frames and, behind the array, their checksum; a cache that cannot be written only warns."""
+        content = io.BytesIO()
+        np.save(content, frames.numpy())
+        content.write(frames_digest(frames, self.settings).encode())
+        try:
+            write_bytes(self._entry(digest), content.getvalue())
+            self._make_room()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"frames are not cached, so videos will be decoded again: {self._folder}: {error}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+
+    def _make_room(self) -> None:
+        """Remove the entries used longest ago until the others fit."""
+        entries = []
+        for entry in self.root.glob("*/*.npy"):
+            with contextlib.suppress(FileNotFoundError):  # another process makes room too
+                status = entry.stat()
+                entries.append((status.st_mtime_ns, status.st_size, entry))
+        held = sum(size for _, size, _ in entries)
+        for _, size, entry in sorted(entries)[:-1]:  # the newest is in use
+            if held <= self.disk_bytes:
+                return
+            entry.unlink(missing_ok=True)
+            held -= size
+
+    def _remember(self, digest: str, frames: Tensor) -> None:
+        with self._lock:
+            self._recent[digest] = frames
+            held = sum(kept.numel() for kept in self._recent.values())
+            while held > self._memory_bytes:
+                _, dropped = self._recent.popitem(last=False)
+                held -= dropped.numel()
+
+
+def _stamp(file: Path) -> list[int]:
+    """What changes when a file does."""
+    status = file.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _known_digests(file: Path) -> dict[str, tuple[list[Any], str]]:
+    """Digests of videos by path, each with the stamp it holds for; the last line of a video counts."""
+    known: dict[str, tuple[list[Any], str]] = {}
+    for line in whole_lines(file):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line is computed again
+            entry = json.loads(line)
+            known[entry["video"]] = (entry["stamp"], entry["sha256"])
+    return known
+
+
+def _folder_digest(stills: Sequence[Path], read: Sequence[Path]) -> str:
+    content = hashlib.sha256("\n".join(file.name for file in stills).encode())
+    for file in read:
+        content.update(sha256_file(file).encode())
+    return content.hexdigest()

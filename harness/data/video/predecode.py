@@ -1,0 +1,80 @@
+"""Decoding a study's videos before its first cell, in several processes, into the cache of frames of all cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.data.pool import in_processes
+from harness.data.video.cache import FrameCache
+from harness.data.video.frames import VideoSettings
+from harness.errors import UserError
+
+WORTH_IT = 64 << 20
+"""Bytes of undecoded videos from which on it is worth starting processes; below, cells decode as they go."""
+
+_SHOWN = 5
+_FOLDER_BYTES = 16 << 20
+"""What a folder of stills counts for."""
+
+
+class _Job(NamedTuple):
+    root: Path
+    settings: VideoSettings
+    disk_bytes: int
+    path: Path
+
+
+def decode_ahead(
+    frames: FrameCache, videos: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Decode what the cache lacks of some videos; say how many that were.
+
+    Nothing is done where little is missing, or where the cache is too small to hold them all at once.
+
+    Args:
+        frames: The cache.
+        videos: Files or folders of stills.
+        workers: Processes.
+        progress: Told how many of how many are done.
+
+    Raises:
+        UserError: Videos cannot be used; each is named with its fault.
+    """
+    paths = list(dict.fromkeys(videos))
+    missing = [path for path in paths if not frames.holds(path)]
+    if sum(map(_size, missing)) < WORTH_IT or len(paths) * frames.entry_bytes > frames.disk_bytes:
+        return 0
+    jobs = [_Job(frames.root, frames.settings, frames.disk_bytes, path) for path in missing]
+    faults = []
+    for number, fault in enumerate(in_processes(_store, jobs, workers), start=1):
+        faults += [fault] if fault else []
+        if progress is not None:
+            progress(number, len(jobs))
+    if faults:
+        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise UserError(
+            f"{len(faults)} of {len(jobs)} videos cannot be used (--skip-bad leaves their questions out and counts "
+            "them):\n" + "\n".join(faults[:_SHOWN]) + more
+        )
+    return len(jobs)
+
+
+def _store(job: _Job) -> str:
+    """Decode one video into the cache; its fault, if it has one."""
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        FrameCache(job.root, job.settings, disk_bytes=job.disk_bytes).store(job.path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _size(path: Path) -> int:
+    try:
+        return _FOLDER_BYTES if path.is_dir() else path.stat().st_size
+    except OSError:
+        return 0

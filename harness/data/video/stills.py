@@ -1,0 +1,51 @@
+"""Still images for a model that is fed videos: an image is the one temporal patch of a video that stands still.
+
+Qwen2-VL's own image processor repeats an image until it fills a temporal patch, and its successors' do the same. The
+patches, the grid ``(1, h, w)`` and the M-RoPE positions of an image are therefore those of a video of one such patch,
+and only the placeholder token has another number, in whose place the features stand before the first layer. (The
+seconds before Qwen3-VL's frames are words of the prompt; an image has none.) So images take the one path that videos
+take, and nothing is approximated: ``tests/golden/test_image_exact.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.data.video.frames import ProcessedVideo, VideoSettings, process_frames
+from harness.errors import UserError
+
+
+class StillImages:
+    """Loads images as vision input; stands where a video loader does.
+
+    Args:
+        own: The model's own patches and pixel scale, see :func:`harness.models.families.video_defaults`.
+        min_pixels: Least height x width of a resized image.
+        max_pixels: Most height x width of a resized image.
+    """
+
+    def __init__(self, own: Mapping[str, Any], min_pixels: int, max_pixels: int) -> None:
+        self.settings = VideoSettings(
+            frames=own["temporal_patch_size"], min_pixels=min_pixels, max_pixels=max_pixels, **own
+        )
+
+    def load(self, path: Path) -> ProcessedVideo:
+        """An image as vision input.
+
+        Raises:
+            UserError: It is missing, damaged, or far longer than wide.
+        """
+        try:
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: the image cannot be read: {error}") from error
+        try:
+            return process_frames(np.repeat(pixels[None], self.settings.frames, axis=0), self.settings)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error

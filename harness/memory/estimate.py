@@ -1,0 +1,275 @@
+"""Will a study fit into this machine's memory? The account, and the settings that would make it fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.api.algorithm import Algorithm, Method
+from harness.api.types import Completion, Group
+from harness.config.study import StudyConfig
+from harness.data.video.frames import smart_resize
+from harness.engine.activation_reuse import may_keep, updates_what_it_sampled
+from harness.memory.footprint import Footprint, footprint
+from harness.memory.trace import MANY_VIDEOS, Load
+from harness.models.loading import choose_precision, model_sizes
+
+VIDEO_SIZE = (480, 640)
+"""Height and width of VSI-Bench's videos, taken where the training videos are not known yet."""
+
+TEXT_TOKENS = 128
+"""Room for a prompt's words beside its video; VSI-Bench's longest questions take about as many."""
+
+WRITTEN_TOKENS = 16
+"""Room for an answer that the data set gives."""
+
+SMALL = 50_000_000
+"""Models with fewer parameters are not worth a look at the start of a run."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that a study may use.
+
+    Attributes:
+        device: Where, in words.
+        bytes: How much there is for the cells of the study.
+        cells: Cells that share it.
+        cuda: Whether it is an NVIDIA GPU's.
+    """
+
+    device: str
+    bytes: float
+    cells: int
+    cuda: bool
+
+    def holds(self, account: Footprint) -> bool:
+        return account.peak * self.cells <= self.bytes
+
+
+def this_machine(study: StudyConfig) -> Room:
+    """The first GPU's memory, else what is free of the machine's."""
+    if torch.cuda.is_available():
+        _, total = torch.cuda.mem_get_info(0)
+        return Room(f"cuda:0 ({torch.cuda.get_device_name(0)})", total, study.runtime.workers, True)
+    import psutil
+
+    return Room("this machine (CPU)", psutil.virtual_memory().available, study.runtime.workers, False)
+
+
+def account_for(
+    study: StudyConfig,
+    method: str,
+    room: Room,
+    *,
+    size: tuple[int, int] = VIDEO_SIZE,
+    videos: int = MANY_VIDEOS,
+    config: Any = None,
+) -> Footprint:
+    """The memory that one method of a study takes.
+
+    Args:
+        study: The resolved study.
+        method: One of its methods.
+        room: Where it runs.
+        size: Height and width of the videos.
+        videos: How many different ones there are.
+        config: The model's configuration, when it is at hand.
+
+    Raises:
+        UserError: The model cannot be had.
+    """
+    config = config or model_sizes(study.model.name)
+    own, train, algorithm = study.for_method(method), study.train_for(method), study.algorithm(method)
+    patches = _patches(study, config.vision_config, size)
+    rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, study.rollout.batch
+    if rollouts and not isinstance(algorithm, Algorithm):
+        # A guest's loop repeats a prompt for each of its answers, and samples those of a step at once.
+        prompts *= rollouts
+        rollouts, sampled = 1, prompts
+    precision = choose_precision(study.model, torch.device("cuda" if room.cuda else "cpu"))
+    shared = isinstance(algorithm, Algorithm) and updates_what_it_sampled(algorithm.needs, train.updates_per_batch)
+    load = Load(
+        prompt=patches // config.vision_config.spatial_merge_size**2 + TEXT_TOKENS,
+        patches=patches,
+        answers=trained_answers(algorithm),
+        length=own.rollout.max_new_tokens if rollouts else WRITTEN_TOKENS,
+        micro_batch=train.micro_batch,
+        step=prompts,
+        rollouts=rollouts,
+        sampled=sampled if rollouts else 0,
+        evaluated=study.evaluation.batch,
+        videos=videos,
+        kept=prompts if shared and may_keep(study.model, precision, cuda=room.cuda) else 0,
+    )
+    reference = algorithm.needs.reference
+    return footprint(
+        config, study.model, precision, load, reference=reference, optimizer=train.optimizer, cuda=room.cuda
+    )
+
+
+def _patches(study: StudyConfig, vision: Any, size: tuple[int, int]) -> int:
+    """Patches of one video: the frames' size follows the study's bounds."""
+    side, data = vision.patch_size, study.data
+    height, width = smart_resize(
+        *size, factor=side * vision.spatial_merge_size, min_pixels=data.min_pixels, max_pixels=data.max_pixels
+    )
+    return data.frames // vision.temporal_patch_size * (height // side) * (width // side)
+
+
+def trained_answers(algorithm: Method) -> int:
+    """How many completions of one prompt a method trains on: what it makes of a group whose rewards all differ.
+
+    Of a guest 1: its loop knows of no shared prompts.
+    """
+    if not isinstance(algorithm, Algorithm):
+        return 1
+    needs = algorithm.needs
+
+    def one(number: int, source: Any) -> Completion:
+        known = (-1.0,)
+        return Completion("p", (number + 1,), str(number), float(number), {}, source, known, known)
+
+    sampled = [one(number, "policy") for number in range(needs.rollouts)]
+    shuffled = [one(number, "shuffled") for number in range(needs.shuffled)]
+    altered = [one(0, "altered") for _ in range(needs.altered)]
+    gold = [one(1, "gold")] if needs.gold else []
+    try:
+        return max(1, len(algorithm.experience([Group("p", (*sampled, *shuffled, *gold, *altered))])))
+    except Exception:  # a plugin may want more of a group than this; then the whole group counts
+        return max(1, len(sampled) + len(gold) + len(altered))
+
+
+def fitting_settings(study: StudyConfig, method: str, room: Room, **known: Any) -> tuple[list[str], Footprint]:
+    """Settings, in ``-s`` form, after which a method fits, the least costly first, and the account with them.
+
+    When nothing more can be saved, the account still does not fit.
+    """
+    account = account_for(study, method, room, **known)
+    changes: dict[str, Any] = {}
+    while not room.holds(account):
+        step = _next_saving(study, method, account, room)
+        if step is None:
+            break
+        changes |= step
+        study = _changed(study, method, step)
+        account = account_for(study, method, room, **known)
+    return [f"-s {key}={str(value).lower()}" for key, value in changes.items()], account
+
+
+def _next_saving(study: StudyConfig, method: str, account: Footprint, room: Room) -> dict[str, Any] | None:
+    """One change that saves memory where it is short."""
+    model, train = study.model, study.train_for(method)
+    phases = account.phases
+    largest = max(phases, key=lambda name: phases[name])
+    if room.cells > 1 and study.runtime.workers > 1:
+        return {"runtime.workers": 1}
+    if account.always * room.cells > 0.8 * room.bytes or largest == "video":
+        if model.tuning == "full":
+            return {"model.tuning": "lora"}
+        if model.quantisation == "none":
+            return {"model.quantisation": "4bit"}
+    if largest == "evaluation" and study.evaluation.batch > 1:
+        return {"evaluation.batch": study.evaluation.batch // 2}
+    if largest == "sampling" and study.rollout.batch > 1:
+        return {"rollout.batch": study.rollout.batch // 2}
+    if not model.gradient_checkpointing:
+        return {"model.gradient_checkpointing": True}
+    if train.micro_batch > 1:
+        return {"train.micro_batch": train.micro_batch // 2}
+    if model.quantisation == "none" and model.tuning == "lora":
+        return {"model.quantisation": "4bit"}
+    if study.data.max_pixels >= 2 * 28 * 28 * 4:
+        return {"data.max_pixels": study.data.max_pixels // 2, "data.min_pixels": min(study.data.min_pixels, 28 * 28)}
+    return None
+
+
+def _changed(study: StudyConfig, method: str, changes: dict[str, Any]) -> StudyConfig:
+    """The study with dotted keys set, for the method too where it has its own."""
+    for key, value in changes.items():
+        section, name = key.split(".")
+        part = getattr(study, section).model_copy(update={name: value})
+        study = study.model_copy(update={section: part})
+        own = study.method.get(method, {}).get(section, {})
+        if name in own:
+            overrides = {**study.method, method: {**study.method[method], section: {**own, name: value}}}
+            study = study.model_copy(update={"method": overrides})
+    return study
+
+
+# ---------------------------------------------------------------------- for the reader
+
+
+def size_text(count: float) -> str:
+    """Bytes as people read them."""
+    return f"{count / 2**30:.1f} GiB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def tell(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> None:
+    """One line at the start of a run: what it takes and what there is; more when it does not fit.
+
+    Nothing is refused: memory that runs out later halves the micro-batch.
+    """
+    config, room = model_sizes(study.model.name), this_machine(study)
+    if _about(config) < SMALL:
+        return
+    accounts = {method: account_for(study, method, room, size=size, config=config) for method in study.methods}
+    method = max(accounts, key=lambda name: accounts[name].peak)
+    need = f"about {size_text(accounts[method].peak)}" + (f" for each of {room.cells} cells" if room.cells > 1 else "")
+    line = f"Memory: {need} ({method}) of {size_text(room.bytes)} on {room.device}"
+    if room.holds(accounts[method]):
+        console.print(line, highlight=False, soft_wrap=True)
+        return
+    settings, least = fitting_settings(study, method, room, size=size, config=config)
+    found = "It would fit with" if room.holds(least) else f"Even these leave {size_text(least.peak)}:"
+    console.print(Text(f"{line}: too little. {found} {' '.join(settings)}", style="yellow"), soft_wrap=True)
+    console.print(f"The arithmetic: harness doctor --model {study.model.name}", highlight=False, soft_wrap=True)
+
+
+def _about(config: Any) -> int:
+    """A model's parameters, roughly, by its sizes."""
+    text = config.text_config
+    width, inner = text.hidden_size, text.intermediate_size
+    return int(text.vocab_size * width + text.num_hidden_layers * width * (4 * width + 3 * inner))
+
+
+def show(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> bool:
+    """The whole arithmetic of every method of a study; say whether all fit."""
+    config, room = model_sizes(study.model.name), this_machine(study)
+    fits = True
+    for method in study.methods:
+        account = account_for(study, method, room, size=size, config=config)
+        title = (
+            f"{method}: {account.parameters:,} parameters, {account.trained:,} trained, videos of {size[0]}x{size[1]}"
+        )
+        console.print(_table(account, title))
+        whole = f"at most {size_text(account.peak)}" + (f" x {room.cells} cells at a time" if room.cells > 1 else "")
+        if room.holds(account):
+            console.print(Text(f"  {whole} of {size_text(room.bytes)} on {room.device}: fits\n", style="green"))
+            continue
+        fits = False
+        settings, least = fitting_settings(study, method, room, size=size, config=config)
+        console.print(Text(f"  {whole} of {size_text(room.bytes)} on {room.device}: too little", style="bold red"))
+        verdict = "fits with" if room.holds(least) else "does not fit even with"
+        console.print(Text(f"  {verdict} {' '.join(settings)}: {size_text(least.peak)}\n"), soft_wrap=True)
+    return fits
+
+
+def _table(account: Footprint, title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 2), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold", style="dim")
+    for phase in ("always", *account.phases):
+        for part in (part for part in account.parts if part.phase == phase):
+            table.add_row(part.name, size_text(part.bytes), part.arithmetic)
+        total = account.always if phase == "always" else account.phases[phase]
+        table.add_row(Text(f"= {phase}", style="bold"), Text(size_text(total), style="bold"), "")
+    most = max(account.phases, key=lambda name: account.phases[name])
+    table.add_row(Text("peak", style="bold"), Text(size_text(account.peak), style="bold"), f"always + {most}")
+    return table

@@ -1,0 +1,255 @@
+"""Memory that the engine's code takes, found by running it on tensors that have shapes and no content.
+
+PyTorch's FakeTensor lets the very code that trains run for a language model of two and of three layers at its true
+width; what one more layer adds, times the layers that are missing, gives the whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.config.study import ModelSection
+from harness.engine.activation_reuse import KeptPass
+from harness.engine.packing import PackedRows, pack
+from harness.engine.policy import Policy
+from harness.models.loading import recompute_activations, weights_dtype, with_lora
+from harness.models.prompt_state import PromptState
+
+MANY_VIDEOS = 10**6
+"""More than a run keeps features of."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What stands in memory at once.
+
+    Attributes:
+        prompt: Tokens of a prompt, those of its video included.
+        patches: Of one video, before they are merged into tokens.
+        answers: Completions of a prompt that are trained on.
+        length: Most tokens of a completion.
+        micro_batch: Completions in one forward and backward pass.
+        step: Prompts in one optimiser step.
+        rollouts: Completions sampled of a prompt.
+        sampled: Completions sampled at once; 0 for a method that samples none.
+        evaluated: Questions answered at once in an evaluation.
+        videos: Distinct videos in all, whose features a frozen tower keeps as far as there is room.
+        kept: Prompts whose pass is kept from sampling to the update (:mod:`harness.engine.activation_reuse`).
+    """
+
+    prompt: int
+    patches: int
+    answers: int
+    length: int
+    micro_batch: int
+    step: int
+    rollouts: int = 0
+    sampled: int = 0
+    evaluated: int = 0
+    videos: int = MANY_VIDEOS
+    kept: int = 0
+
+    @property
+    def prompts(self) -> int:
+        """Distinct prompts of a micro-batch."""
+        return min(self.step, max(1, self.micro_batch // self.answers))
+
+
+def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what: str) -> float:
+    """Peak bytes of a phase, extrapolated from two and three layers; never below what fewer layers take."""
+    layers = config.text_config.num_hidden_layers
+    key = _Traced(
+        config.to_json_string(),
+        section.model_dump_json(),
+        precision,
+        replace(load, sampled=0, evaluated=0, kept=0),
+        what,
+    )
+    if key not in _TRACED:
+        _TRACED[key] = [trace(config, section, precision, load, what, count) for count in (2, 3)]
+    few, more = _TRACED[key]
+    return max(few, few + (layers - 2) * (more - few))
+
+
+class _Traced(NamedTuple):
+    """What a trace depends on."""
+
+    config: str
+    section: str
+    precision: str
+    load: Load
+    what: str
+
+
+_TRACED: dict[_Traced, list[int]] = {}
+"""Traces of this process, since looking for settings that fit asks for the same ones again."""
+
+
+def trace(config: Any, section: ModelSection, precision: str, load: Load, what: str, layers: int) -> int:
+    """Peak bytes that the engine allocates in one phase of a model with so many layers, without its weights.
+
+    Args:
+        config: The model's configuration, at its true width.
+        section: How it is trained.
+        precision: ``fp32`` or ``bf16``.
+        load: Of a micro-batch: prompts, their lengths, completions.
+        what: ``update`` for a forward and backward pass, ``lean update`` for one whose trunks were run in sampling
+            and are computed again, ``prefill`` for keys and values of the prompts.
+        layers: How many layers.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    rows = _rows(config, load, weights_dtype(section, precision), with_answers=what != "prefill")
+    model = on_meta(_with_layers(config, layers), weights_dtype(section, precision))
+    model.model.visual.requires_grad_(False)
+    if section.tuning == "lora":
+        with torch.device("meta"):
+            model = with_lora(model, section)
+    if section.gradient_checkpointing and what != "prefill":
+        recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        _without_content(model, gradients=what != "prefill")
+        model.train(what != "prefill")
+        policy = Policy(model, None, torch.device("cpu"), precision, engine="shared")
+        given = {name: mode.from_tensor(value) for name, value in rows._asdict().items() if isinstance(value, Tensor)}
+        fake = rows._replace(vision={}, **given)  # type: ignore[arg-type]
+        with LiveBytes() as live:
+            {"update": _update, "lean update": _lean_update, "prefill": _prefill}[what](policy, fake)
+    inputs = sum(value.nbytes for value in rows._asdict().values() if isinstance(value, Tensor))
+    return live.peak + inputs + rows.embeddings.nbytes  # the prompts' own states stand beside the packed rows
+
+
+def _update(policy: Policy, rows: PackedRows) -> None:
+    _loss(policy, rows, policy.whole(rows)).backward()
+
+
+def _lean_update(policy: Policy, rows: PackedRows) -> None:
+    """The same where the pass over the trunks is that of sampling."""
+    kept = KeptPass(policy.trunks(rows), lean=True)
+    _loss(policy, rows, policy.behind(rows, policy.recomputed(kept.leaves))).backward()
+    kept.backward()
+
+
+def _loss(policy: Policy, rows: PackedRows, hidden: Tensor) -> Tensor:
+    return policy.token_log_probs(hidden.flatten(0, 1)[rows.source], rows.labels, 1.0).sum()
+
+
+@torch.no_grad()
+def _prefill(policy: Policy, rows: PackedRows) -> None:
+    policy.whole(rows, policy.filled([]))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages that are made inside and still live.
+
+    Attributes:
+        now: Bytes that live.
+        peak: The most there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._mine: set[int] = set()
+        self._given: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for one in pytree.tree_leaves((args, kwargs)):
+            if isinstance(one, Tensor):
+                self._give(one.untyped_storage())
+        result = function(*args, **(kwargs or {}))
+        for one in pytree.tree_leaves(result):
+            if isinstance(one, Tensor):
+                self._add(one.untyped_storage())
+        return result
+
+    def _give(self, storage: Any) -> None:
+        """Note what was made outside, until it is gone and its address may serve another."""
+        if (key := storage._cdata) not in self._mine and key not in self._given:
+            self._given.add(key)
+            weakref.finalize(storage, self._given.discard, key)
+
+    def _add(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._mine or key in self._given:
+            return
+        self._mine.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._mine.discard(key)
+        self.now -= size
+
+
+def _rows(config: Any, load: Load, dtype: torch.dtype, *, with_answers: bool) -> PackedRows:
+    """Packed rows of the load's shapes, every prompt with a video of its own."""
+    width = config.text_config.hidden_size
+    visual = torch.zeros(load.prompt, dtype=torch.bool)
+    visual[: min(load.prompt - 1, load.patches // config.vision_config.spatial_merge_size**2)] = True
+    states = {
+        str(number): PromptState(
+            torch.zeros(load.prompt, dtype=torch.long),
+            visual,
+            str(number),
+            torch.zeros(load.prompt, width, dtype=dtype),
+            torch.zeros(0),
+            torch.zeros(3, load.prompt, dtype=torch.long),
+            load.prompt,
+        )
+        for number in range(load.prompts)
+    }
+    answer = [0] * load.length
+    completions = {
+        key: [(place * load.answers + number, answer) for number in range(load.answers)]
+        for place, key in enumerate(states)
+        if with_answers
+    }
+    return pack(states, completions, load.length, lambda ids: torch.zeros(len(ids), width, dtype=dtype))
+
+
+def on_meta(config: Any, dtype: torch.dtype) -> Any:
+    """A model with shapes and no weights."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+
+
+def _with_layers(config: Any, layers: int) -> Any:
+    """The configuration with so many language layers and one vision layer."""
+    small = copy.deepcopy(config)
+    small.text_config.num_hidden_layers = layers
+    if getattr(small.text_config, "layer_types", None):
+        small.text_config.layer_types = small.text_config.layer_types[:1] * layers
+    small.vision_config.depth = 1
+    for name in ("deepstack_visual_indexes", "fullatt_block_indexes"):
+        if getattr(small.vision_config, name, None):
+            setattr(small.vision_config, name, [0])
+    return small
+
+
+def _without_content(model: nn.Module, *, gradients: bool) -> None:
+    """Put tensors without content in the place of a model's, on the CPU as far as kernels are chosen."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                empty = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype), requires_grad=weight.requires_grad)
+                if gradients and weight.requires_grad:
+                    empty.grad = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = empty
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)

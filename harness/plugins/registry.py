@@ -1,0 +1,253 @@
+"""Finding plugins: methods, rewards, benchmarks, models and reports, by entry point or in a single file.
+
+Built-ins are declared in ``pyproject.toml`` exactly as anyone's plugin is. Nothing is
+imported until it is asked for, so a broken plugin cannot break the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.errors import UserError, unknown_name
+
+GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "models", "reports")
+"""Entry-point groups, each published as ``harness.<group>``."""
+
+
+HOW_TO_ADD = (
+    "One of your own is found once its package is installed (pip install -e .) and declares it in "
+    '[project.entry-points."harness.{group}"], or by --plugin FILE.py'
+)
+_FILE_MODULE = "harness_plugin_"
+_files: dict[Path, list[EntryPoint]] = {}
+"""Plugin files and what each registers."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One line of ``harness list``: a plugin, loaded or broken."""
+
+    group: str
+    name: str
+    package: str
+    summary: str
+    error: str = ""
+
+
+def names(group: str) -> list[str]:
+    """All registered names of a group, sorted."""
+    return sorted(_entries(group))
+
+
+def load(group: str, name: str, *, asked: str | None = None) -> Any:
+    """Import and return the object registered under a name.
+
+    Args:
+        group: One of :data:`GROUPS`.
+        name: The registered name.
+        asked: What the user typed, for the message; for example ``--methods gpro``.
+
+    Raises:
+        UserError: The name is unknown, registered twice, or its import fails.
+    """
+    entry = find(group, name, asked=asked)
+    try:
+        return entry.load()
+    except Exception as error:
+        raise UserError(
+            f"{group} plugin `{name}` ({place_of(entry)}) fails to import: {type(error).__name__}: {error}"
+            f"{_import_hint(error, entry)}"
+        ) from error
+
+
+def find(group: str, name: str, *, asked: str | None = None) -> EntryPoint:
+    """What is registered under a name, not imported.
+
+    Raises:
+        UserError: The name is unknown, or registered twice.
+    """
+    found = _entries(group)
+    if name not in found:
+        error = unknown_name(asked or f"{group}: {name}", name, found)
+        raise UserError(f"{error}. {HOW_TO_ADD.format(group=group)}")
+    return found[name]
+
+
+def add_file(path: str | Path) -> Path:
+    """Register the methods, rewards and benchmarks of one Python file, as ``--plugin FILE`` does.
+
+    A class is registered under its attribute ``name``; the only one of its kind in a file needs none and gets the
+    file's name. Registering a file again changes nothing.
+
+    Returns:
+        The file's absolute path.
+
+    Raises:
+        UserError: The file is missing, fails to import, or holds nothing that could be registered.
+    """
+    file = Path(path).expanduser().resolve()
+    if file not in _files:
+        if file.suffix != ".py" or not file.is_file():
+            raise UserError(f"`{path}`: no such plugin file; name a Python file, for example my_method.py")
+        module = _import_file(file)
+        try:
+            _files[file] = _entries_in(module, file)
+        except UserError:
+            del sys.modules[module.__name__]
+            raise
+    return file
+
+
+def added_files() -> tuple[Path, ...]:
+    """The files that were registered."""
+    return tuple(_files)
+
+
+def create(group: str, name: str, options: dict[str, Any] | None = None, *, asked: str | None = None) -> Any:
+    """Load a plugin class and construct it with validated options.
+
+    Raises:
+        UserError: As :func:`load`; or an option is unknown or out of range.
+    """
+    cls = load(group, name, asked=asked)
+    if not isinstance(cls, type) or not hasattr(cls, "Config"):
+        raise UserError(
+            f"{group} plugin `{name}` ({place_of(find(group, name))}) is no class with a `Config`: an entry point is "
+            "module:Class"
+        )
+    try:
+        config = cls.Config(**(options or {}))
+    except ValidationError as error:
+        raise UserError(describe_validation(error, f"{name}", cls.Config)) from error
+    try:
+        return cls(config)
+    except TypeError as error:
+        raise UserError(f"{group} plugin `{name}` ({place_of(find(group, name))}) cannot be made: {error}") from error
+
+
+def listing(group: str) -> list[Listing]:
+    """Every plugin of a group with its origin and summary; import failures are reported, not raised."""
+    rows = []
+    for name, entry in sorted(_entries(group).items()):
+        try:
+            loaded = entry.load()
+            rows.append(Listing(group, name, _package(entry), str(getattr(loaded, "summary", ""))))
+        except Exception as error:
+            rows.append(Listing(group, name, _package(entry), "", f"{type(error).__name__}: {error}"))
+    return rows
+
+
+def describe_validation(error: ValidationError, where: str, model: Any) -> str:
+    """Say in one line per problem which key is wrong, why, and which key was meant."""
+    import difflib
+
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = sorted(_fields_at(model, problem["loc"][:-1]))
+            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"`{where}.{key}`: no such key{hint} Known: {', '.join(known) or 'none'}")
+        else:
+            lines.append(f"`{where}.{key}` = {problem.get('input')!r}: {problem['msg']}")
+    return "\n".join(lines)
+
+
+def _fields_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def place_of(entry: EntryPoint) -> str:
+    """Where a plugin comes from, for people."""
+    return f"{entry.attr} in {_package(entry)}" if _is_file(entry) else f"{entry.value}, from {_package(entry)}"
+
+
+def _package(entry: EntryPoint) -> str:
+    if _is_file(entry):
+        return str(next(file for file, entries in _files.items() if entry in entries))
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown package"
+
+
+def _is_file(entry: EntryPoint) -> bool:
+    return entry.module.startswith(_FILE_MODULE)
+
+
+def _import_hint(error: Exception, entry: EntryPoint) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == entry.module.split(".")[0]:
+        return ". Is its package installed in this environment (pip install -e .), and its entry point spelt right?"
+    return ". Its entry point must be module:Class" if isinstance(error, AttributeError) else ""
+
+
+def _import_file(file: Path) -> ModuleType:
+    name = f"{_FILE_MODULE}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        lines = [
+            f", line {frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(file)
+        ]
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else "".join(lines[-1:])
+        raise UserError(f"`{file}`{where}: fails to import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _entries_in(module: ModuleType, file: Path) -> list[EntryPoint]:
+    from harness.api.algorithm import Method
+    from harness.api.benchmark import Benchmark
+    from harness.api.reward import Reward
+
+    found = []
+    for group, kind in (("algorithms", Method), ("rewards", Reward), ("benchmarks", Benchmark)):
+        own = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, kind)]
+        own = [one for one in dict.fromkeys(own) if one.__module__ == module.__name__]
+        named = [one for one in own if "name" in vars(one)]
+        if own and not named:
+            if len(own) > 1:
+                names = ", ".join(one.__name__ for one in own)
+                raise UserError(f'`{file}`: it has {names}; say what each is called: name = "..." in the class')
+            found.append(EntryPoint(file.stem, f"{module.__name__}:{own[0].__name__}", f"harness.{group}"))
+        found += [
+            EntryPoint(str(vars(one)["name"]), f"{module.__name__}:{one.__name__}", f"harness.{group}") for one in named
+        ]
+    if not found:
+        raise UserError(f"`{file}`: it defines no subclass of Algorithm, Reward or Benchmark (of the package harness)")
+    return found
+
+
+def _entries(group: str) -> dict[str, EntryPoint]:
+    if group not in GROUPS:
+        raise ValueError(f"no plugin group {group!r}; known: {GROUPS}")
+    found: dict[str, EntryPoint] = {}
+    in_files = [entry for entries in _files.values() for entry in entries if entry.group == f"harness.{group}"]
+    for entry in (*entry_points(group=f"harness.{group}"), *in_files):
+        other = found.get(entry.name)
+        if other is not None and other.value != entry.value:
+            raise UserError(
+                f"{group} `{entry.name}` is registered twice: {other.value} (from {_package(other)}) and "
+                f"{entry.value} (from {_package(entry)}). Uninstall one, or give it another name."
+            )
+        found[entry.name] = entry
+    return found

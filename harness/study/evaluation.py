@@ -1,0 +1,124 @@
+"""Answering a benchmark with one checkpoint: raw answers are stored once, and an interrupted evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.api.benchmark import EvaluationJob
+from harness.data.encode import EncodedPrompt
+from harness.engine.sampler import Sampled, TransformersSampler
+from harness.errors import UserError
+from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+from harness.vsibench.records import Record
+
+SAMPLES = "samples.jsonl"
+MANIFEST = "manifest.json"
+
+SECOND_TURN_TOKENS = 16
+"""Token limit of a second turn: VSI-Bench's own for an answer alone."""
+
+
+def answer_benchmark(job: EvaluationJob) -> Path:
+    """Answer every question greedily and append the raw answers to ``samples.jsonl``.
+
+    Batches are fixed slices of the records in their order, and a batch is written in one synced append: an
+    evaluation that goes on computes exactly the batches that an uninterrupted one would have. Answers of another
+    identity (other weights, wording, frames, versions) or changed since they were complete are set aside, never
+    reused.
+
+    Returns:
+        The samples file. ``manifest.json`` beside it is marked complete and holds its digest.
+
+    Raises:
+        UserError: A video cannot be used (the record is named), or the manifest cannot be read.
+    """
+    samples, manifest = job.folder / SAMPLES, job.folder / MANIFEST
+    records = job.dataset.records
+    if not _is_of(job):
+        _set_aside(job.folder)
+    if manifest.is_file() and read_json(manifest)["complete"]:
+        job.progress(len(records), len(records))
+        return samples
+    write_json(manifest, {"identity": job.identity, "n": len(records), "complete": False})
+    size = job.settings.batch
+    done = len(whole_lines(samples)) // size * size
+    write_text(samples, "".join(line + "\n" for line in whole_lines(samples)[:done]))
+    sampler = TransformersSampler(job.policy, size)
+    for start in range(done, len(records), size):
+        append_lines(samples, list(_answer(job, sampler, records[start : start + size])))
+        job.progress(min(start + size, len(records)), len(records))
+    document = {"identity": job.identity, "n": len(records), "complete": True, "samples": sha256_file(samples)}
+    write_json(manifest, document)
+    return samples
+
+
+def _is_of(job: EvaluationJob) -> bool:
+    """Whether what the folder holds, if anything, is the beginning or the whole of this very evaluation."""
+    samples, manifest = job.folder / SAMPLES, job.folder / MANIFEST
+    if not manifest.is_file():
+        return not samples.exists()
+    found = read_json(manifest)
+    return found["identity"] == job.identity and (not found["complete"] or _is_whole(samples, found))
+
+
+def _is_whole(samples: Path, manifest: dict[str, Any]) -> bool:
+    return samples.is_file() and manifest.get("samples") == sha256_file(samples)
+
+
+def _answer(job: EvaluationJob, sampler: TransformersSampler, records: Sequence[Record]) -> Iterator[str]:
+    prompts = [_prompt(job, record) for record in records]
+    answers = _greedy(sampler, prompts, job.settings.max_new_tokens)
+    lines: list[dict[str, Any]] = [
+        {
+            "id": record.id,
+            "answer": answer.text,
+            "truncated": answer.truncated,
+            "tokens": len(answer.tokens),
+            "prompt": prompt.id,
+        }
+        for record, prompt, answer in zip(records, prompts, answers, strict=True)
+    ]
+    if job.settings.two_turns:
+        asked = [job.encoder.second_turn(*pair) for pair in zip(prompts, (one.text for one in answers), strict=True)]
+        for line, final in zip(lines, _greedy(sampler, asked, SECOND_TURN_TOKENS), strict=True):
+            line |= {"reasoning": line["answer"], "reasoning_truncated": line["truncated"]}
+            line |= {"answer": final.text, "truncated": final.truncated}
+            line["tokens"] += len(final.tokens)
+    yield from (json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def _greedy(sampler: TransformersSampler, prompts: Sequence[EncodedPrompt], limit: int) -> list[Sampled]:
+    return [one for (one,) in sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=limit, seed=0)]
+
+
+def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:
+    try:
+        return job.encoder.encode(record, job.mode, job.dataset.video_path(record))
+    except UserError as error:
+        data = job.dataset
+        raise UserError(f"benchmark record {record.key} of {data.root} ({data.split}): {error}") from error
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The raw answers of a complete evaluation.
+
+    Raises:
+        UserError: They are not what the evaluation wrote.
+    """
+    if not _is_whole(folder / SAMPLES, read_json(folder / MANIFEST)):
+        raise UserError(
+            f"`{folder / SAMPLES}`: its content is not what the evaluation wrote (digest differs). "
+            f"To evaluate again, delete {folder.parent.parent / 'status.json'} and run the same command"
+        )
+    return [json.loads(line) for line in whole_lines(folder / SAMPLES)]
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep answers of another identity under a free name: nothing written is lost."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    folder.rename(aside)

@@ -1,0 +1,61 @@
+"""One question about one video, in VSI-Bench's own schema."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.vsibench.types import LETTERS, NUMERIC_TYPES, task_of
+
+
+class BadRecordError(Exception):
+    """Why one record cannot be used, and the fix."""
+
+
+class Record(BaseModel):
+    """One question about one video.
+
+    Field names are those of VSI-Bench. ``options`` is ``None`` for numeric questions and for
+    training questions in free form (answered by words, as in VSI-100k).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    id: int | str
+    dataset: str = Field(min_length=1)
+    scene_name: str = Field(min_length=1)
+    question_type: str
+    question: str = Field(min_length=1)
+    options: tuple[str, ...] | None = None
+    ground_truth: str = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """The id as text, unique inside a file."""
+        return str(self.id)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the answer is a number."""
+        return self.question_type in NUMERIC_TYPES
+
+    @property
+    def task(self) -> str:
+        """The benchmark's task: the question type, but for the three levels of direction, which are one."""
+        return task_of(self.question_type)
+
+    @property
+    def room(self) -> str:
+        """The physical room, the cluster of every statistic.
+
+        ScanNet's ``sceneXXXX_YY`` are scans of the room ``sceneXXXX``; elsewhere one scene is one room.
+        """
+        scene = self.scene_name[:9] if self.dataset == "scannet" else self.scene_name
+        return f"{self.dataset}/{scene}"
+
+    @property
+    def answer_words(self) -> str:
+        """The correct answer in words: the option's text for a lettered question, else the ground truth."""
+        if self.options is None:
+            return self.ground_truth
+        option = self.options[LETTERS.index(self.ground_truth)]
+        return option.split(". ", 1)[-1]

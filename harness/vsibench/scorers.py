@@ -1,0 +1,137 @@
+"""Named, versioned rules that turn a raw VSI-Bench answer into a score.
+
+Answers are stored as the model gave them, so the same answers can be scored by every rule. The
+rules differ in what they accept as an answer; what an accepted answer is worth (exact option, or
+mean relative accuracy) is the same in all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.vsibench.answers import NUMBER_WORDS, matches, normalise, parse_answer, words_to_number
+from harness.vsibench.mra import mean_relative_accuracy, numeric_truth
+from harness.vsibench.records import Record
+from harness.vsibench.types import LETTERS
+
+Parser = Callable[[str, Record], float | str | None]
+
+
+class ItemScore(NamedTuple):
+    """The score of one answer in [0, 1], and whether a rule could read an answer in it at all."""
+
+    score: float
+    parsed: bool
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One rule.
+
+    Attributes:
+        name: As on the command line and in tables.
+        version: The rule's own version and the code it follows; stored with every score.
+        summary: One line for listings and captions.
+        parse: What the rule reads in an answer: a number, an option letter or words, or None.
+    """
+
+    name: str
+    version: str
+    summary: str
+    parse: Parser
+
+    def score(self, answer: str, record: Record) -> ItemScore:
+        """Score one raw answer.
+
+        Raises:
+            UserError: The record is numeric and its ground truth is not a number.
+        """
+        parsed = self.parse(answer, record)
+        if record.is_numeric:
+            number = parsed if isinstance(parsed, float) and math.isfinite(parsed) else None
+            score = 0.0 if number is None else mean_relative_accuracy(number, numeric_truth(record))
+            return ItemScore(score, number is not None)
+        return ItemScore(float(matches(parsed, record)), parsed is not None)
+
+
+def _first_token(answer: str) -> str:
+    # A leading space leaves an empty token, and a line break does not end one: both as in the source.
+    return answer.split(" ")[0].rstrip(".").strip()
+
+
+def _token_choice(answer: str, record: Record) -> str | None:
+    token = _first_token(answer)
+    if record.options is None:
+        # Equality as in the source; words that `matches` normalises must not differ by it.
+        right = token.lower() == record.ground_truth.lower()
+        return normalise(token) if right else token.lower() or None
+    letter = token.upper()
+    return letter if len(letter) == 1 and letter in LETTERS[: len(record.options)] else None
+
+
+def _official(answer: str, record: Record) -> float | str | None:
+    if not record.is_numeric:
+        return _token_choice(answer, record)
+    try:
+        return float(_first_token(answer))
+    except ValueError:
+        return None
+
+
+_LMMS_DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
+_LETTERS_RUN = re.compile(r"[a-z]+")
+
+
+def _lmms_eval(answer: str, record: Record) -> float | str | None:
+    if not record.is_numeric:
+        return _token_choice(answer, record)
+    text = answer.strip().lower()
+    digits = _LMMS_DIGITS.search(text)
+    start, words = _first_word_run(text)
+    if digits and (not words or digits.start() < start):
+        return float(digits.group())
+    return words_to_number(words) if words else None
+
+
+def _first_word_run(text: str) -> tuple[int, list[str]]:
+    """Where the first number word stands, and it with all that follow until another word (not "and")."""
+    start = -1
+    words: list[str] = []
+    for found in _LETTERS_RUN.finditer(text):
+        word = found.group()
+        if word in NUMBER_WORDS:
+            start = found.start() if not words else start
+            words.append(word)
+        elif words and word != "and":
+            break
+    return start, words
+
+
+SCORERS: dict[str, Scorer] = {
+    scorer.name: scorer
+    for scorer in (
+        Scorer(
+            "official",
+            "1 (thinking-in-space 51e089c)",
+            "the benchmark's own rule: the first space-separated token, a trailing full stop removed",
+            _official,
+        ),
+        Scorer(
+            "lmms-eval",
+            "1 (lmms-eval 0.7.3)",
+            "lmms-eval since July 2026: the first number anywhere, in digits or words; letters as official",
+            _lmms_eval,
+        ),
+        Scorer(
+            "tolerant",
+            "1",
+            "answer tags, phrases, number words, thousands and units are understood",
+            parse_answer,
+        ),
+    )
+}
+"""All scorers by name; the first is the headline."""

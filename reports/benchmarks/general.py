@@ -1,0 +1,247 @@
+"""``general``: questions about images of your own, to see whether training costs a model what it could do before."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.api.benchmark import Benchmark, EvaluationJob, QuestionScore
+from harness.api.config import StrictConfig
+from harness.data.encode import EncodedPrompt, PromptEncoder
+from harness.data.reader import Dataset
+from harness.data.video.stills import StillImages
+from harness.errors import UserError
+from harness.io import digest_of, sha256_file
+from harness.models.families import video_defaults
+from harness.study.evaluation import answer_benchmark, read_samples
+from harness.vsibench.records import Record
+from harness.vsibench.types import LETTERS
+
+ASK_LETTER = "Answer with the option's letter from the given choices directly."
+ASK_WORDS = "Answer the question using a single word or phrase."
+
+_SHOWN = 5
+_LETTER = re.compile(r"\(?([A-H])(?![A-Za-z])")
+_ARTICLES = {"a", "an", "the"}
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+}
+
+
+class Question(BaseModel):
+    """One line of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    id: str = Field(min_length=1)
+    image: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    options: tuple[str, ...] | None = Field(None, min_length=2, max_length=len(LETTERS))
+    answer: tuple[str, ...] = Field(min_length=1)
+    category: str = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_answer(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and isinstance(fields.get("answer"), str | int | float):
+            return {**fields, "answer": [fields["answer"]]}
+        return fields
+
+    @model_validator(mode="after")
+    def _answer_is_an_option(self) -> Question:
+        if self.options is not None and self.letter is None:
+            raise ValueError("`answer` is neither an option's letter nor its words")
+        return self
+
+    @property
+    def letter(self) -> str | None:
+        """The right option's letter, or None without options."""
+        if self.options is None:
+            return None
+        words = [normalised(option) for option in self.options]
+        if self.answer[0] in LETTERS[: len(words)]:
+            return self.answer[0]
+        right = normalised(self.answer[0])
+        return LETTERS[words.index(right)] if right in words else None
+
+    @property
+    def words(self) -> str:
+        """What the model is asked."""
+        if self.options is None:
+            return f"{self.question}\n{ASK_WORDS}"
+        listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=False))
+        return f"{self.question}\nOptions:\n{listed}\n{ASK_LETTER}"
+
+    def score(self, answer: str) -> float:
+        """1 for a right answer, else 0.
+
+        With options the answer begins with a letter, or is an option's words. Without, it equals an accepted answer
+        after :func:`normalised`.
+        """
+        if self.options is None:
+            return float(normalised(answer) in map(normalised, self.answer))
+        found = _LETTER.match(answer.strip())
+        if found:
+            return float(found[1] == self.letter)
+        words = [normalised(option) for option in self.options]
+        said = normalised(answer)
+        return float(said in words and LETTERS[words.index(said)] == self.letter)
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation and articles, small numbers in digits: "The two cats." is "2 cats".
+
+    A shortened form of the rule of VQA (Antol et al. 2015, arXiv 1505.00468, section 3).
+    """
+    words = re.sub(r"(?<!\d)[.,](?!\d)|[^\w\s.,%-]|(?<=\d)[.,](?!\d)", " ", text.lower()).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+class GeneralConfig(StrictConfig):
+    """Where the questions are, and how large the images."""
+
+    file: Path | None = Field(None, description="The file of questions, a JSON object a line; it must be given.")
+    min_pixels: int = Field(56 * 56, ge=1, description="Least pixels (height x width) of an image (Qwen2-VL: 56 x 56).")
+    max_pixels: int = Field(
+        1280 * 28 * 28, ge=1, description="Most pixels of an image (1280 x 28 x 28, as Qwen2-VL's authors suggest)."
+    )
+
+
+@dataclass(frozen=True)
+class ImageSet(Dataset):
+    """Records whose ``scene_name`` is an image's path, as the file has it."""
+
+    def video_path(self, record: Record) -> Path:
+        return self.root / record.scene_name
+
+
+class ImagePrompts:
+    """Encodes this benchmark's questions: system message, image, words."""
+
+    def __init__(self, policy: Any, images: StillImages, questions: Mapping[str, Question]) -> None:
+        settings = images.settings
+        config = policy.base.config
+        self._encoder = PromptEncoder(policy.tokenizer, config.video_token_id, images, settings.merge_size)
+        self._questions = questions
+
+    def encode(self, record: Record, mode: str, path: Path) -> EncodedPrompt:
+        """The prompt of one question; its words are the same in every mode."""
+        return self._encoder.encode(record, mode, path, words=self._questions[record.key].words)
+
+
+class General(Benchmark):
+    """A VQA-style benchmark on images of your own: the share of right answers, the same bare words for every method.
+
+    It stands beside VSI-Bench, to watch the forgetting of general ability, and is never mixed into its score:
+    ``--benchmarks vsibench,general=questions.jsonl``. The file holds one JSON object a line; images are found relative
+    to it::
+
+        {"id": 1, "image": "images/cat.jpg", "question": "What animal is this?", "answer": ["cat", "kitten"]}
+        {"id": 2, "image": "images/bus.jpg", "question": "What colour is it?", "options": ["red", "blue"],
+         "answer": "A", "category": "colour"}
+
+    (the second on one line, too). ``answer`` is the right option's letter or words or, without options, one or several
+    accepted answers. ``category`` may be left out; each category gets a column. An image takes the path of a video that
+    stands still, which is what Qwen2-VL makes of an image (:mod:`harness.data.video.stills`).
+    """
+
+    Config: ClassVar[type[StrictConfig]] = GeneralConfig
+    summary: ClassVar[str] = "Questions about images of your own, to watch forgetting: general=FILE.jsonl"
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        """The file's questions by id.
+
+        Raises:
+            UserError: There is no file, or a line of it is wrong; file and lines are named.
+        """
+        if self.config.file is None:
+            raise UserError(
+                "`evaluation.more.general.file`: which questions? Write --benchmarks vsibench,general=FILE.jsonl; "
+                "`harness show general` says what a line of it holds"
+            )
+        path = Path(self.config.file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"`{path}`: the questions of the benchmark general cannot be read: {error}") from error
+        found: dict[str, Question] = {}
+        problems = []
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    question = Question(**json.loads(line))
+                    if question.id in found:
+                        raise ValueError(f"the id {question.id} occurs twice")
+                    if not (path.parent / question.image).is_file():
+                        raise ValueError(f"no image {path.parent / question.image}")
+                    found[question.id] = question
+                except (ValueError, TypeError) as error:
+                    problems.append(f"{path}, line {number}: {_reason(error)}")
+        if problems or not found:
+            more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            raise UserError("\n".join(problems[:_SHOWN]) + more if problems else f"`{path}`: it has no question")
+        return found
+
+    @cached_property
+    def records(self) -> ImageSet:
+        """The questions as records; the digest covers the images' bytes too."""
+        questions = self.questions
+        assert self.config.file is not None
+        root = Path(self.config.file).parent
+        images = {name: sha256_file(root / name) for name in {one.image for one in questions.values()}}
+        records = tuple(
+            Record(
+                id=one.id,
+                dataset="general",
+                scene_name=one.image,
+                question_type=one.category,
+                question=one.question,
+                options=one.options,
+                ground_truth=one.letter or one.answer[0],
+            )
+            for one in questions.values()
+        )
+        digest = digest_of([[one.model_dump(mode="json"), images[one.image]] for one in questions.values()])
+        return ImageSet(root, str(self.config.file), records, digest)
+
+    def dataset(self) -> Dataset:
+        return self.records
+
+    def evaluate(self, job: EvaluationJob) -> dict[str, float]:
+        """Answer every question with a checkpoint, storing raw answers; return the share of right ones in percent."""
+        images = StillImages(video_defaults(job.policy.base.config), self.config.min_pixels, self.config.max_pixels)
+        identity = job.identity | {
+            "benchmark": self.records.digest,
+            "prompts": f"general/{digest_of([ASK_LETTER, ASK_WORDS])}",
+            "frames": images.settings.digest,
+        }
+        encoder: Any = ImagePrompts(job.policy, images, self.questions)
+        settings = job.settings.model_copy(update={"two_turns": False})  # there is nothing to reason in a bare answer
+        own = replace(job, dataset=self.records, encoder=encoder, mode="official", settings=settings, identity=identity)
+        answer_benchmark(own)
+        scores = [one.score for one in self.question_scores(job.folder, self.records)]
+        return {"general": 100 * sum(scores) / len(scores)}
+
+    def question_scores(self, folder: Path, dataset: Dataset) -> Sequence[QuestionScore]:
+        return [
+            QuestionScore(key, one.category, one.image, one.score(row["answer"]), bool(row["truncated"]))
+            for row in read_samples(folder)
+            for key, one in [(str(row["id"]), self.questions[str(row["id"])])]
+        ]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, one['loc'])) or 'record'}: {one['msg']}" for one in error.errors())
+    return str(error)

@@ -1,0 +1,97 @@
+"""Scored answers of several methods as one long table: checked, then laid out for paired comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import pandas as pd
+
+from harness.errors import UserError, unknown_name
+from harness.vsibench.types import QUESTION_TYPES
+
+COLUMNS = ("method", "model", "seed", "question", "type", "room", "score")
+"""Columns of the input: one row for one answer, ``score`` in [0, 1], ``type`` the raw question type."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Checked answers of one model: a question x (method, seed) table, and each question's type and room."""
+
+    model: str
+    scores: pd.DataFrame
+    questions: pd.DataFrame
+
+
+def select(answers: Answers, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The answers of two methods, question x (method, seed), and their questions (type, room).
+
+    Raises:
+        UserError: A name has no answers, or the runs did not all answer the same questions.
+    """
+    known = list(answers.scores.columns.unique("method"))
+    for name in (a, b):
+        if name not in known:
+            raise unknown_name(f"pair {a}, {b}", name, known)
+    wide = answers.scores[list(dict.fromkeys([a, b]))].dropna(how="all")
+    gaps = wide.isna()
+    if gaps.to_numpy().any():
+        lines = []
+        for run in gaps.columns:
+            lacking = [str(q) for q in gaps.index[gaps[run]]]
+            if lacking:
+                method, seed = cast(tuple[str, int], run)
+                more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+                lines.append(f"  {method}, seed {seed}, lacks {len(lacking)}: {', '.join(lacking[:5])}{more}")
+        raise UserError(
+            f"{a} and {b} answered different questions; evaluate both on the same benchmark files:\n" + "\n".join(lines)
+        )
+    return wide, answers.questions.loc[wide.index]
+
+
+def by_model(frame: pd.DataFrame) -> list[Answers]:
+    """Check the long table (columns :data:`COLUMNS`) and lay each model's answers out.
+
+    Raises:
+        UserError: A column or value is missing, a score is NaN or outside [0, 1], a type is unknown,
+            a run answers a question twice, or a question has two rooms or types.
+    """
+    _refuse_malformed(frame)
+    found = []
+    for model, rows in frame.groupby("model", sort=True):
+        questions = rows[["question", "type", "room"]].drop_duplicates().set_index("question").sort_index()
+        twice = questions.index[questions.index.duplicated()]
+        if len(twice):
+            raise UserError(f"question {twice[0]!r} has two rooms or two types: {_show(questions.loc[[twice[0]]])}")
+        scores = rows.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
+        found.append(Answers(str(model), scores, questions))
+    return found
+
+
+def _refuse_malformed(frame: pd.DataFrame) -> None:
+    missing = [c for c in COLUMNS if c not in frame]
+    if missing:
+        raise UserError(f"answers lack the column(s) {', '.join(missing)}; needed: {', '.join(COLUMNS)}")
+    if frame.empty:
+        raise UserError("no answers to compare: the table has no rows")
+    keys = [c for c in COLUMNS if c != "score"]
+    score = pd.to_numeric(frame["score"], errors="coerce")
+    checks = {
+        "a missing value": frame[keys].isna().any(axis=1),
+        "a score that is NaN (an answer without a score counts as 0, write 0)": score.isna(),
+        "a score outside [0, 1]": ~score.between(0, 1),
+        f"an unknown question type (known: {', '.join(QUESTION_TYPES)})": ~frame["type"].isin(QUESTION_TYPES),
+        "a second answer of the same run to the same question": frame.duplicated(
+            ["model", "method", "seed", "question"]
+        ),
+    }
+    for what, bad in checks.items():
+        if bad.any():
+            more = f" ({int(bad.sum())} rows in all)" if bad.sum() > 1 else ""
+            raise UserError(f"answers contain {what}: {_show(frame.loc[bad].head(1))}{more}")
+
+
+def _show(rows: pd.DataFrame) -> str:
+    return "; ".join(
+        ", ".join(f"{key} {value!r}" for key, value in row.items()) for row in rows.to_dict(orient="records")
+    )

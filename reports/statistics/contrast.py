@@ -1,0 +1,174 @@
+"""One difference between two methods with everything a reader is told about it, and the four verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from reports.statistics.inference import holm
+
+OVERALL = "overall"
+"""The task name of the macro score: the plain mean of the tasks."""
+
+SEEDS_FOR_METHODS = 3
+"""Fewest seeds a side that allow a claim about methods instead of checkpoints."""
+
+MARGIN = 1.0
+"""Points: two methods that differ by less are equivalent, unless the study declares another margin."""
+
+Claim = Literal["checkpoints", "methods"]
+Family = Literal["confirmatory", "exploratory"]
+Verdict = Literal["better", "worse", "equivalent", "undecided"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One difference, B minus A, in points (0 to 100), with its uncertainty.
+
+    Attributes:
+        a: The method subtracted.
+        b: The method it is subtracted from.
+        task: One of the eight tasks, or ``overall`` for their mean.
+        claim: ``checkpoints``: these trained models, on rooms like these. ``methods``: the methods,
+            trained again and asked about new rooms.
+        difference: Mean of B minus mean of A, over seeds and questions.
+        standard_error: Its standard error; NaN when it cannot be estimated (``note`` says why).
+        df: Degrees of freedom of the t distribution.
+        ci_low: Lower end of the interval at level 1 - alpha, not corrected for multiplicity.
+        ci_high: Upper end.
+        p: Two-sided p-value.
+        p_holm: ``p`` after Holm's correction inside the family.
+        family: ``confirmatory`` for overall, ``exploratory`` for the tasks.
+        n_questions: Questions that enter this contrast.
+        n_rooms: Rooms (clusters) that enter it.
+        seeds_a: Runs of A.
+        seeds_b: Runs of B.
+        verdict: ``better`` or ``worse`` (B than A) where ``p_holm`` is below alpha; else ``equivalent`` where
+            ``p_equivalence`` is, or where all answers score alike; else ``undecided``.
+        model: The base model that both were trained from.
+        note: What a reader must know of this test; empty otherwise.
+        seeds: Fewest runs of a trained side, which decide the claim.
+        margin: Declared difference from which on methods are not equivalent.
+        p_equivalence: p-value of a difference of at least the margin (TOST), Holm-corrected like ``p_holm``.
+        mde: Minimum detectable effect: the true difference this design finds with 80% power, before correction.
+        p_b_beats_a: Share of run pairs in which B scores higher (a tie counts half); NaN with one run each.
+        run_pairs: Number of those pairs.
+        seed_correlation: Correlation of A's and B's runs of the same seed; the test takes it as zero.
+        p_rooms: ``p`` with rooms as the only chance, which the next three check; ``overall`` only.
+        p_permutation: The same by swapping the methods within rooms.
+        ci_boot_low: Interval for the same by the BCa bootstrap of rooms.
+        ci_boot_high: Upper end.
+        resamples: Draws of each check; 0 where none was made.
+        resampling_seed: Seed of the draws.
+    """
+
+    a: str
+    b: str
+    task: str
+    claim: Claim
+    difference: float
+    standard_error: float
+    df: float
+    ci_low: float
+    ci_high: float
+    p: float
+    p_holm: float
+    family: Family
+    n_questions: int
+    n_rooms: int
+    seeds_a: int
+    seeds_b: int
+    verdict: Verdict = "undecided"
+    model: str = ""
+    note: str = ""
+    seeds: int = 1
+    margin: float = MARGIN
+    p_equivalence: float = math.nan
+    mde: float = math.nan
+    p_b_beats_a: float = math.nan
+    run_pairs: int = 0
+    seed_correlation: float = math.nan
+    p_rooms: float = math.nan
+    p_permutation: float = math.nan
+    ci_boot_low: float = math.nan
+    ci_boot_high: float = math.nan
+    resamples: int = 0
+    resampling_seed: int = 0
+
+
+def judge(contrasts: Sequence[Contrast], alpha: float) -> list[Contrast]:
+    """Correct by Holm inside each family and give the verdicts.
+
+    One family holds ``overall`` of all pairs; each pair's tasks are a family of their own.
+    """
+    families: dict[tuple[str, ...], list[int]] = {}
+    for i, c in enumerate(contrasts):
+        families.setdefault(() if c.task == OVERALL else (c.model, c.a, c.b), []).append(i)
+    judged = list(contrasts)
+    for members in families.values():
+        different = holm([contrasts[i].p for i in members])
+        alike = holm([contrasts[i].p_equivalence for i in members])
+        for i, p, p_equivalence in zip(members, different, alike, strict=True):
+            judged[i] = _judged(contrasts[i], p, p_equivalence, alpha)
+    return judged
+
+
+def _judged(c: Contrast, p: float, p_equivalence: float, alpha: float) -> Contrast:
+    p = math.nan if math.isnan(c.p) else p
+    p_equivalence = math.nan if math.isnan(c.p_equivalence) else p_equivalence
+    verdict: Verdict = "undecided"
+    note = c.note
+    if p < alpha:
+        verdict = "better" if c.difference > 0 else "worse"
+        if p_equivalence < alpha:
+            note = _joined(note, f"there is a difference, but it is smaller than the declared margin of {c.margin:g}")
+    elif p_equivalence < alpha or c.verdict == "equivalent":
+        verdict = "equivalent"
+    return replace(c, p_holm=p, p_equivalence=p_equivalence, verdict=verdict, note=note)
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
+
+
+def checked(c: Contrast, alpha: float) -> Contrast:
+    """Say in the note where a cross-check over rooms would decide otherwise than the t-test over rooms."""
+    rejects = c.p_rooms < alpha
+    against = []
+    if not math.isnan(c.p_permutation) and (c.p_permutation < alpha) != rejects:
+        against.append(f"the permutation of rooms (p = {c.p_permutation:.3f})")
+    if not math.isnan(c.ci_boot_low) and (c.ci_boot_low > 0 or c.ci_boot_high < 0) != rejects:
+        against.append(
+            f"the bootstrap of rooms ({level(alpha)} interval {c.ci_boot_low:z.2f} to {c.ci_boot_high:z.2f})"
+        )
+    if not against:
+        return c
+    told = f"cross-check: {' and '.join(against)} and the t-test over rooms (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
+    return replace(c, note=_joined(c.note, told))
+
+
+def to_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    """One row for each contrast, its fields as columns."""
+    return pd.DataFrame([asdict(c) for c in contrasts], columns=list(Contrast.__dataclass_fields__))
+
+
+def verdict_words(c: Mapping[str, Any], called: Mapping[str, str]) -> str:
+    """The verdict as a table shows it: who is better, within which margin, or that nothing is known.
+
+    Args:
+        c: The fields of a :class:`Contrast`.
+        called: What to call the methods.
+    """
+    winner = {"better": c["b"], "worse": c["a"]}.get(c["verdict"])
+    if winner:
+        return f"{called[winner]} better"
+    return f"equivalent within {c['margin']:g}" if c["verdict"] == "equivalent" else "undecided"
+
+
+def level(alpha: float) -> str:
+    """The level of an interval, such as 95%."""
+    return f"{100 * (1 - alpha):g}%"

@@ -1,0 +1,126 @@
+"""What the figures draw, as tables: scores with intervals, what training consumed, what it logged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+
+from harness.config.study import BASE
+from harness.io import read_json, whole_lines
+from harness.vsibench.types import QUESTION_TYPES, TASKS, task_of
+from reports.collect import CellResult, Collected
+from reports.statistics.contrast import OVERALL
+
+LEVEL = 0.95
+"""Level of every interval drawn."""
+
+
+def score_intervals(answers: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
+    """Scores of one method at one checkpoint, with intervals over rooms.
+
+    Each question is first averaged over the seeds. One least squares of the scores on the question types gives the
+    score of each task and of their mean with a covariance clustered by room, as the paired comparison has it.
+
+    Args:
+        answers: One row an answer: question, type, room, score (0 to 1).
+        level: Of the interval, by Student's t with rooms - 1 degrees of freedom.
+
+    Returns:
+        Rows ``overall`` and the tasks present, columns score, low, high in points; low and high are NaN where the
+        questions of a task are of one room only.
+    """
+    questions = answers.groupby("question", sort=True).agg(type=("type", "first"), room=("room", "first"))
+    score = 100 * answers.groupby("question", sort=True)["score"].mean().to_numpy(float)
+    types = [kind for kind in QUESTION_TYPES if kind in set(questions["type"])]
+    design = np.stack([questions["type"] == kind for kind in types], axis=1).astype(float)
+    tasks = [task for task in TASKS if task in {task_of(kind) for kind in types}]
+    member = np.array([[task_of(kind) == task for kind in types] for task in tasks], dtype=float)
+    per_task = member / member.sum(axis=1, keepdims=True)
+    weights = np.vstack([per_task.mean(axis=0), per_task])
+    rooms = pd.factorize(questions["room"])[0]
+    model = sm.OLS(score, design)
+    frame = pd.DataFrame({"score": weights @ model.fit().params}, index=[OVERALL, *tasks])
+    frame["low"] = frame["high"] = math.nan
+    if rooms.max() > 0 and len(score) > len(types):
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": rooms}, use_t=True)
+        frame[["low", "high"]] = fit.t_test(weights).conf_int(1 - level)
+        for task, row in zip(frame.index, weights, strict=True):
+            used = design[:, row > 0]
+            if any(len(set(rooms[column > 0])) < 2 for column in used.T):
+                frame.loc[task, ["low", "high"]] = math.nan
+    return frame
+
+
+def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The benchmark score at every checkpoint, the base model first.
+
+    Checkpoints of different seeds belong together by their order, since a budget in seconds ends at other steps.
+
+    Returns:
+        Lines, one row a run and checkpoint: method, seed, order, step, score, examples, seconds. Bands, one row a
+        method and checkpoint, means over seeds: method, order, score, low, high, examples, seconds. ``examples`` and
+        ``seconds`` are NaN where no cell recorded them.
+    """
+    answers = collected.answers
+    runs = answers[["method", "seed", "step"]].drop_duplicates()
+    runs["order"] = runs.groupby(["method", "seed"])["step"].rank().astype(int) - (runs["method"] == BASE)
+    answers = answers.merge(runs, on=["method", "seed", "step"])
+    cells = {(cell.method, cell.seed): cell for cell in collected.cells}
+    lines, bands = [], []
+    for (method, order), group in answers.groupby(["method", "order"], sort=False):
+        found = []
+        for (seed, step), one in group.groupby(["seed", "step"], sort=True):
+            where = {"method": method, "seed": seed, "order": order, "step": step, "score": _overall(one)}
+            found.append(where | _consumed(run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
+        lines += found
+        means = pd.DataFrame(found)[["examples", "seconds"]].mean()
+        band = score_intervals(group).loc[OVERALL]
+        bands.append({"method": method, "order": order, **band.to_dict(), **means.to_dict()})
+    return (
+        pd.DataFrame(lines).sort_values(["method", "order", "seed"]),
+        pd.DataFrame(bands).sort_values(["method", "order"]),
+    )
+
+
+def training_metrics(run_dir: Path | None, cells: Iterable[CellResult]) -> pd.DataFrame:
+    """Everything the finished cells logged, one row a step: method, seed, step, examples and what they logged."""
+    frames = []
+    for cell in cells:
+        lines = [] if run_dir is None or cell.state != "done" else _logged(run_dir, cell.cell)
+        if lines:
+            frames.append(pd.DataFrame(lines).assign(method=cell.method, seed=cell.seed))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
+
+
+def _overall(answers: pd.DataFrame) -> float:
+    types = answers.groupby("type")["score"].mean()
+    tasks = types.groupby([task_of(str(kind)) for kind in types.index]).mean()
+    return 100 * float(tasks.mean())
+
+
+def _consumed(run_dir: Path | None, cell: CellResult, step: int) -> dict[str, float]:
+    """Examples and device seconds until a checkpoint: from its manifest, else summed from the log."""
+    if cell.method == BASE:
+        return {"examples": 0.0, "seconds": 0.0}
+    unknown = {"examples": math.nan, "seconds": math.nan}
+    if run_dir is None:
+        return unknown
+    manifest = run_dir / "cells" / cell.cell / "checkpoints" / f"step-{step:06d}" / "manifest.json"
+    if manifest.is_file():
+        consumed = read_json(manifest).get("consumed", {})
+        return {key: float(consumed.get(key, math.nan)) for key in unknown}
+    lines = [line for line in _logged(run_dir, cell.cell) if line["step"] <= step]
+    if not lines:
+        return unknown
+    return {"examples": lines[-1]["examples"], "seconds": math.fsum(line["seconds"] or 0 for line in lines)}
+
+
+def _logged(run_dir: Path, cell: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in whole_lines(run_dir / "cells" / cell / "metrics.jsonl")]

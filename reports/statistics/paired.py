@@ -1,0 +1,282 @@
+"""Paired comparison of two methods on one benchmark: nine contrasts, two claims, two families.
+
+Every question is answered by both sides, so the unit of analysis is the per-question difference.
+Questions about one room share its video and are not independent, so standard errors are clustered
+by room (Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, advises both). Training
+again with another seed is a second source of chance, so a claim about *methods* adds the variance
+between runs; a claim about *checkpoints* does not, and says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from numpy.typing import NDArray
+
+from harness.config.study import BASE
+from harness.errors import UserError
+from harness.vsibench.types import QUESTION_TYPES, TASKS, task_of
+from reports.statistics.answers import Answers, by_model, select
+from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge, to_frame
+from reports.statistics.inference import Inference, Part, infer, probability_better
+from reports.statistics.resampling import RESAMPLES, SEED, Array, bootstrap_interval, permutation_p, room_sums
+
+
+def compare_pair(
+    frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05, margin: float = MARGIN, resamples: int = RESAMPLES
+) -> list[Contrast]:
+    """Compare two methods on every task present and on their mean.
+
+    One ordinary least squares of the per-question differences (each side first averaged over its
+    seeds) on indicators of the raw question types gives all contrasts and their room-clustered
+    covariance. With at least three seeds on both sides (``base`` may have one: it is not trained) the
+    variance between runs is added and the degrees of freedom are Welch-Satterthwaite's. ``overall`` is
+    checked by a permutation and a bootstrap of the rooms.
+
+    Args:
+        frame: Answers of one model, with columns :data:`reports.statistics.answers.COLUMNS`, in any order.
+        a: The method to subtract.
+        b: The method it is subtracted from.
+        alpha: Two-sided level of interval and verdict.
+        margin: Points from which on two methods are not equivalent, declared before the results are seen.
+        resamples: Draws of each cross-check; 0 for none.
+
+    Returns:
+        ``overall`` first, then the tasks in VSI-Bench's order; absent tasks give no contrast.
+        Holm's correction covers the tasks of this pair; ``overall`` is alone in its family.
+
+    Raises:
+        UserError: The frame lacks columns or rows, has missing, impossible or repeated scores,
+            or the two methods (or two seeds of one) answered different questions.
+    """
+    models = by_model(frame)
+    if len(models) > 1:
+        raise UserError(f"answers of several models ({', '.join(m.model for m in models)}): compare one at a time")
+    return judge(_contrasts(models[0], a, b, alpha, margin, resamples), alpha)
+
+
+def compare_all(
+    frame: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    alpha: float = 0.05,
+    margin: float = MARGIN,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """Compare every declared pair, correcting ``overall`` over all of them (Holm).
+
+    Args:
+        frame: As for :func:`compare_pair`; several models are compared each with itself, in one family.
+        pairs: (A, B) names; by default :func:`default_pairs` of the methods in alphabetical order.
+        alpha: Two-sided level.
+        margin: As for :func:`compare_pair`.
+        resamples: As for :func:`compare_pair`.
+
+    Returns:
+        One row for each :class:`Contrast`, its fields as columns, in the order of the pairs.
+
+    Raises:
+        UserError: As :func:`compare_pair`; or a pair names a method without answers.
+    """
+    found: list[Contrast] = []
+    for answers in by_model(frame):
+        names = sorted(answers.scores.columns.unique("method"))
+        for a, b in default_pairs(names) if pairs is None else pairs:
+            found += _contrasts(answers, a, b, alpha, margin, resamples)
+    return to_frame(judge(found, alpha))
+
+
+def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Each method against the base model, then all pairs of methods, in the order given."""
+    trained = [m for m in methods if m != BASE]
+    against_base = [(BASE, m) for m in trained] if BASE in methods else []
+    return against_base + list(itertools.combinations(trained, 2))
+
+
+def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
+    """Score of every run: rows (model, method, seed), columns the tasks present and ``overall``, in points.
+
+    The three direction levels are averaged without weights first; ``overall`` is the plain mean of
+    the tasks present, as VSI-Bench's official evaluation does it.
+
+    Raises:
+        UserError: As :func:`compare_pair`.
+    """
+    rows: dict[tuple[str, str, int], dict[str, float]] = {}
+    for answers in by_model(frame):
+        for method in answers.scores.columns.unique("method"):
+            wide, questions = select(answers, method, method)
+            types, onehot = _indicators(questions)
+            names, weights = _contrast_matrix(types)
+            values = weights @ _type_means(onehot, _points(wide, method))
+            for seed, column in zip(wide[method].columns, values.T, strict=True):
+                rows[answers.model, method, int(seed)] = dict(zip(names, column.tolist(), strict=True))
+    scores = pd.DataFrame.from_dict(rows, orient="index")
+    scores.index = pd.MultiIndex.from_tuples(list(rows), names=["model", "method", "seed"])
+    return scores[[name for name in (*TASKS, OVERALL) if name in scores]]
+
+
+def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, resamples: int) -> list[Contrast]:
+    """All contrasts of one pair, not yet corrected or judged."""
+    wide, questions = select(answers, a, b)
+    types, onehot = _indicators(questions)
+    names, weights = _contrast_matrix(types)
+    runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
+    per_run = {side: weights @ _type_means(onehot, runs[side]) for side in (a, b)}
+    rooms = pd.factorize(questions["room"], sort=True)[0]
+    per_question = _round(runs[b].mean(1) - runs[a].mean(1))
+    difference, room_variance = _clustered(per_question, onehot, weights, rooms)
+    claim = _claim(runs)
+    same_seeds = list(wide[a].columns) == list(wide[b].columns)
+    rooms_of_type = [len(np.unique(rooms[onehot[:, j]])) for j in range(len(types))]
+    found = []
+    for i, task in enumerate(names):
+        used: NDArray[np.bool_] = np.asarray(onehot[:, weights[i] > 0].any(axis=1))
+        n_rooms = len(np.unique(rooms[used]))
+        lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and rooms_of_type[j] < 2]
+        parts: list[Part] = [(float(room_variance[i]), n_rooms - 1)]
+        if claim == "methods":
+            parts += [_run_variance(per_run[side][i]) for side in (a, b) if per_run[side].shape[1] > 1]
+        if lonely or math.isnan(room_variance[i]):
+            drawn = Inference(note=f"no test: questions of one room only ({', '.join(lonely) or 'all questions'})")
+        else:
+            drawn = infer(float(difference[i]), parts, n_rooms, alpha=alpha, margin=margin)
+        contrast = Contrast(
+            a=a,
+            b=b,
+            task=task,
+            claim=claim,
+            difference=float(difference[i]),
+            p_holm=math.nan,
+            family="confirmatory" if task == OVERALL else "exploratory",
+            n_questions=int(used.sum()),
+            n_rooms=n_rooms,
+            seeds_a=runs[a].shape[1],
+            seeds_b=runs[b].shape[1],
+            model=answers.model,
+            seeds=min([runs[side].shape[1] for side in (a, b) if side != BASE], default=1),
+            margin=margin,
+            **asdict(drawn),
+            **_run_pairs(per_run[a][i], per_run[b][i], same_seeds),
+        )
+        found.append(_alike(contrast, per_question, used))
+    if resamples and not math.isnan(found[0].p):
+        found[0] = _cross_checked(found[0], per_question, onehot, weights[0], rooms, room_variance[0], alpha, resamples)
+    return found
+
+
+def _claim(runs: Mapping[str, Array]) -> Claim:
+    """What a pair's runs allow; a single run of the base model is no sample: it is not trained."""
+    enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in runs.items()]
+    return "methods" if all(enough) else "checkpoints"
+
+
+def _run_variance(scores: Array) -> Part:
+    """Variance of the mean of a method's runs, and its degrees of freedom."""
+    return float(scores.var(ddof=1)) / len(scores), len(scores) - 1
+
+
+def _run_pairs(scores_a: Array, scores_b: Array, same_seeds: bool) -> dict[str, Any]:
+    """P(B beats A) over the pairs of runs, and how the runs of equal seeds go together."""
+    if len(scores_a) == len(scores_b) == 1:
+        return {}
+    found: dict[str, Any] = {
+        "p_b_beats_a": probability_better(scores_a, scores_b),
+        "run_pairs": len(scores_a) * len(scores_b),
+    }
+    if same_seeds and len(scores_a) >= SEEDS_FOR_METHODS and scores_a.std() > 0 and scores_b.std() > 0:
+        found["seed_correlation"] = float(np.corrcoef(scores_a, scores_b)[0, 1])
+    return found
+
+
+def _alike(contrast: Contrast, per_question: Array, used: NDArray[np.bool_]) -> Contrast:
+    """Without any differing score there is no variance to test with: equal on the whole benchmark is equivalent."""
+    if math.isnan(contrast.p) or per_question[used].any():
+        return contrast
+    if per_question.any():
+        return replace(contrast, note="both sides score alike on every question of this task, so no test applies")
+    return replace(contrast, verdict="equivalent", note="both sides score alike on every question")
+
+
+def _cross_checked(
+    contrast: Contrast,
+    per_question: Array,
+    onehot: NDArray[np.bool_],
+    weights: Array,
+    rooms: NDArray[np.intp],
+    room_variance: float,
+    alpha: float,
+    resamples: int,
+) -> Contrast:
+    """Add the two checks of the t-test over rooms, and a note where they decide otherwise."""
+    rooms_only = infer(
+        contrast.difference, [(room_variance, contrast.n_rooms - 1)], contrast.n_rooms, alpha=alpha, margin=1.0
+    )
+    sums = room_sums(per_question, onehot, weights, rooms)
+    low, high = bootstrap_interval(sums, alpha, resamples) if room_variance else (math.nan, math.nan)
+    told = replace(
+        contrast,
+        p_rooms=rooms_only.p,
+        p_permutation=permutation_p(sums, resamples),
+        ci_boot_low=low,
+        ci_boot_high=high,
+        resamples=resamples,
+        resampling_seed=SEED,
+    )
+    return checked(told, alpha)
+
+
+def _clustered(
+    difference: Array, onehot: NDArray[np.bool_], weights: Array, rooms: NDArray[np.intp]
+) -> tuple[Array, Array]:
+    """Contrasts (c,) of per-question differences (n,) and their room-clustered variances (c,).
+
+    Values within 1e-10 points of zero are rounding residue and returned as exact zeros.
+    """
+    model = sm.OLS(difference, onehot.astype(float))
+    if rooms.max() < 1 or len(difference) <= onehot.shape[1]:
+        effect: Array = weights @ model.fit().params
+        return _round(effect), np.full(len(weights), math.nan)
+    # Design matrices, not a formula: patsy looks names such as C up in the caller's frame.
+    fit = model.fit(cov_type="cluster", cov_kwds={"groups": rooms}, use_t=True)
+    with np.errstate(invalid="ignore"):
+        test = fit.t_test(weights)
+    error = _round(np.nan_to_num(np.ravel(test.sd)))  # the square root of a variance of -1e-34 is NaN
+    return _round(np.ravel(test.effect)), error**2
+
+
+def _round(points: Array) -> Array:
+    rounded: Array = np.round(points, 10) + 0.0  # turns -0.0 into 0.0
+    return rounded
+
+
+def _contrast_matrix(types: Sequence[str]) -> tuple[list[str], Array]:
+    """Names and (1 + tasks, types) weights: the mean over tasks, then each task over its raw types."""
+    tasks = [t for t in TASKS if t in {task_of(q) for q in types}]
+    member = np.array([[task_of(q) == task for q in types] for task in tasks], dtype=float)
+    per_task = member / member.sum(1, keepdims=True)
+    return [OVERALL, *tasks], np.vstack([per_task.mean(0), per_task])
+
+
+def _indicators(questions: pd.DataFrame) -> tuple[list[str], NDArray[np.bool_]]:
+    """The raw types present (t,), in VSI-Bench's order, and their (n, t) indicators."""
+    kinds = questions["type"].to_numpy(object)
+    types = [t for t in QUESTION_TYPES if t in set(kinds)]
+    return types, np.stack([kinds == t for t in types], axis=1)
+
+
+def _points(wide: pd.DataFrame, method: str) -> Array:
+    """Scores (n, k) of the k runs of a method, 0 to 100."""
+    return 100 * np.asarray(wide[method], dtype=np.float64)
+
+
+def _type_means(onehot: NDArray[np.bool_], scores: Array) -> Array:
+    """Means (t, k) of (n, k) scores over the questions of each raw type."""
+    return onehot.T.astype(float) @ scores / onehot.sum(0)[:, None]

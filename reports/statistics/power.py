@@ -1,0 +1,259 @@
+"""What a study could find before it is run: the minimum detectable effect for its seeds, questions and rooms.
+
+The variance of a difference between two methods with k runs each has three parts: one of the rooms that no number of
+runs removes, one of the rooms that differs from run to run and shrinks with k, and that of the runs' own scores.
+The last enters only claims about methods. Effects are those that a two-sided t-test finds with 80% power.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from harness.config.study import BASE
+from harness.errors import UserError
+from reports.benchmarks.vsibench import VSIBench
+from reports.statistics.contrast import SEEDS_FOR_METHODS
+from reports.statistics.inference import combine, minimum_detectable_effect
+from reports.statistics.paired import OVERALL, compare_pair, default_pairs, run_scores
+from reports.tables.table import Cell, Column, Row, Table
+
+VSI_BENCH: Mapping[str, int] = {
+    "object_counting": 565,
+    "object_abs_distance": 834,
+    "object_size_estimation": 953,
+    "room_size_estimation": 288,
+    "object_rel_distance": 710,
+    "object_rel_direction_easy": 217,
+    "object_rel_direction_medium": 378,
+    "object_rel_direction_hard": 373,
+    "route_planning": 194,
+    "obj_appearance_order": 618,
+}
+"""Questions by type of the full VSI-Bench (arXiv 2412.14171): 5,130 in 288 rooms."""
+
+VSI_BENCH_ROOMS = 288
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Questions and rooms of a benchmark.
+
+    Attributes:
+        name: What it is.
+        questions: Number of questions.
+        rooms: Number of rooms.
+        effective: Kish's effective number of questions under the score's weights, 1 / sum of squared weights.
+    """
+
+    name: str
+    questions: int
+    rooms: int
+    effective: float
+
+
+def layout_of(name: str, types: Sequence[str], rooms: Sequence[str]) -> Layout:
+    """The layout of questions with these raw types and rooms."""
+    weights = VSIBench().weights(types)
+    return Layout(name, len(types), len(set(rooms)), 1 / float(weights @ weights))
+
+
+def vsi_bench_layout() -> Layout:
+    """The layout of the full VSI-Bench."""
+    types = [kind for kind, n in VSI_BENCH.items() for _ in range(n)]
+    found = layout_of("the full VSI-Bench", types, [])
+    return Layout(found.name, found.questions, VSI_BENCH_ROOMS, found.effective)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far scores vary; standard deviations of a difference between two methods, in points.
+
+    Attributes:
+        rooms: Over rooms, the part that stays however many runs there are.
+        rooms_per_run: Over rooms, the part that is new in every run (one run a side).
+        runs: Of one method's overall score between training runs; several for a range of assumptions.
+        layout: The benchmark they hold for.
+        source: Where they come from.
+    """
+
+    rooms: float
+    rooms_per_run: float
+    runs: tuple[float, ...]
+    layout: Layout
+    source: str
+
+    def room_variance(self, k: int, layout: Layout) -> float:
+        """Variance over rooms of a difference of k runs a side, scaled to another benchmark's effective questions."""
+        scale = self.layout.effective / layout.effective
+        return scale * (self.rooms**2 + self.rooms_per_run**2 / k)
+
+
+def default_spread() -> Spread:
+    """A clustered standard error of 0.65 for one pair of runs and 0.50 to 0.54 for means, as simulated on VSI-Bench.
+
+    The simulation has methods that agree on 81% of the questions, and runs of one method on 86%. How far training
+    runs vary is known for few published models; retraining one moved its score by 1.3 (VG-LLM, issue 66).
+    """
+    return Spread(
+        0.47,
+        0.45,
+        (0.3, 0.5, 1.0, 1.5),
+        vsi_bench_layout(),
+        "defaults: a clustered standard error of 0.65 points for one pair of runs on the full VSI-Bench, "
+        "and training runs that vary by 0.3 to 1.5 points (standard deviation)",
+    )
+
+
+def spread_from(answers: pd.DataFrame, name: str) -> Spread:
+    """The spread that a finished run shows.
+
+    Args:
+        answers: Columns :data:`reports.statistics.answers.COLUMNS`, of one model.
+        name: What to call the run.
+
+    Raises:
+        UserError: There are not two methods to take a difference of, or its error cannot be estimated.
+    """
+    methods = sorted(answers["method"].unique(), key=lambda method: method != BASE)
+    pairs = default_pairs(methods)
+    pairs = [pair for pair in pairs if BASE not in pair] or pairs
+    if not pairs:
+        raise UserError(f"`--pilot {name}`: it has answers of one method only; a difference needs two")
+    parts = np.array([_room_parts(answers, a, b) for a, b in pairs])
+    if np.isnan(parts).any():
+        raise UserError(f"`--pilot {name}`: its questions are of too few rooms to estimate an error")
+    by_question = answers.drop_duplicates("question")
+    layout = layout_of(name, by_question["type"].tolist(), by_question["room"].tolist())
+    default = default_spread()
+    runs, told = _run_spread(answers)
+    source = f"the pilot {name}: {len(pairs)} pairs, {told}"
+    rooms, per_run = np.sqrt(parts.mean(axis=0))
+    return Spread(float(rooms), float(per_run), runs or default.runs, layout, source)
+
+
+def _room_parts(answers: pd.DataFrame, a: str, b: str) -> tuple[float, float]:
+    """The lasting and the per-run variance over rooms of B minus A."""
+    runs = [answers[answers["method"] == side] for side in (a, b)]
+    seeds = [sorted(side["seed"].unique()) for side in runs]
+    single = [
+        _room_variance(
+            pd.concat([side[side["seed"] == of[i % len(of)]] for side, of in zip(runs, seeds, strict=True)]), a, b
+        )
+        for i in range(max(len(of) for of in seeds))
+    ]
+    one = math.fsum(single) / len(single)
+    shrink = sum(1 / len(of) for of in seeds) / 2
+    if shrink == 1:  # one run a side: their shares are not known, and the defaults' are taken
+        default = default_spread()
+        lasting = one * default.rooms**2 / (default.rooms**2 + default.rooms_per_run**2)
+        return lasting, one - lasting
+    mean = _room_variance(pd.concat(runs), a, b)
+    per_run = min(max((one - mean) / (1 - shrink), 0.0), one)
+    return one - per_run, per_run
+
+
+def _room_variance(answers: pd.DataFrame, a: str, b: str) -> float:
+    """Squared room-clustered error of the difference of mean answers: one merged run a side."""
+    merged = answers.groupby(["question", "type", "room", "model", "method"], as_index=False, sort=False)[
+        "score"
+    ].mean()
+    return compare_pair(merged.assign(seed=0), a, b, resamples=0)[0].standard_error ** 2
+
+
+def _run_spread(answers: pd.DataFrame) -> tuple[tuple[float, ...], str]:
+    """Standard deviation between runs of a method, pooled, and the upper end of its 95% interval."""
+    scores = run_scores(answers)[OVERALL].groupby(["model", "method"])
+    df = int((scores.count() - 1).sum())
+    squares = float((scores.var(ddof=1).fillna(0) * (scores.count() - 1)).sum())
+    if df < 1 or squares == 0:
+        return (), "one run a method, so that the spread of training runs is assumed"
+    found, high = math.sqrt(squares / df), math.sqrt(squares / stats.chi2.ppf(0.025, df))
+    return (found, high), f"training runs vary by {found:.2f} points, at most {high:.2f} (95%), with {df} df"
+
+
+def detectable(spread: Spread, layout: Layout, k: int, runs: float | None, alpha: float, tests: int = 1) -> float:
+    """The difference between two methods with k runs each that is found with 80% power.
+
+    Args:
+        spread: How far scores vary.
+        layout: The benchmark planned.
+        k: Runs a method.
+        runs: Standard deviation between training runs, for a claim about methods; None for one about checkpoints.
+        alpha: Two-sided level.
+        tests: For the worst case of Holm's correction over so many pairs.
+
+    Returns:
+        Points; NaN where the number of runs forbids the claim.
+    """
+    parts = [(spread.room_variance(k, layout), layout.rooms - 1)]
+    if runs is not None:
+        if k < SEEDS_FOR_METHODS:
+            return math.nan
+        parts += [(runs**2 / k, k - 1)] * 2
+    variance, df = combine(parts)
+    return minimum_detectable_effect(math.sqrt(variance), df, alpha / tests)
+
+
+def power_table(spread: Spread, layout: Layout, seeds: Sequence[int], alpha: float, tests: int) -> Table:
+    """Detectable effects by claim and number of seeds.
+
+    Args:
+        spread: How far scores vary.
+        layout: The benchmark planned.
+        seeds: Numbers of seeds to show.
+        alpha: Two-sided level.
+        tests: Confirmatory pairs, for the worst case of Holm's correction.
+    """
+    columns = (
+        Column("Claim", ("claim", "run_sd"), align="left"),
+        *(Column(f"{k} seed{'s' * (k > 1)}", (f"k{k}", f"k{k}_holm"), "{:.1f} [{:.1f}]") for k in seeds),
+    )
+    rows = []
+    for runs in (None, *spread.runs):
+        said = "these checkpoints" if runs is None else f"the methods, runs vary by {runs:.1f}"
+        values = [tuple(detectable(spread, layout, k, runs, alpha, n) for n in (1, tests)) for k in seeds]
+        rows.append(Row((Cell(("checkpoints" if runs is None else "methods", runs), said), *map(Cell, values))))
+    return Table(
+        title=f"Differences in overall score that are found with 80% power on {layout.name}",
+        columns=columns,
+        rows=tuple(rows),
+        caption=f"Points, two methods with so many runs each, two-sided level {alpha:g}; in brackets the worst case of "
+        f"Holm's correction over {tests} pairs. Against the base model less is needed: it does not vary. Fewer than "
+        f"{SEEDS_FOR_METHODS} seeds allow no claim about methods. {layout.questions:,} questions in {layout.rooms:,} "
+        f"rooms. From {spread.source}.",
+    )
+
+
+def advice(spread: Spread, layout: Layout, planned: int, alpha: float, tests: int) -> list[str]:
+    """The same in sentences: what the plan finds, what one more seed buys, what no number of seeds will."""
+    middle = spread.runs[len(spread.runs) // 2] if len(spread.runs) > 2 else spread.runs[0]
+    floor = minimum_detectable_effect(math.sqrt(spread.room_variance(10**6, layout)), layout.rooms - 1, alpha)
+    now, more = (detectable(spread, layout, k, middle, alpha, tests) for k in (planned, planned + 1))
+    checkpoints = detectable(spread, layout, planned, None, alpha, tests)
+    vary = f"if training runs vary by {middle:.1f} points"
+    sentences = [
+        f"With {_seeds(planned)} a method, checkpoints that differ by {checkpoints:.1f} points are told apart in four "
+        f"of five such studies, the hardest of {tests} pairs."
+    ]
+    if math.isnan(now):
+        least = detectable(spread, layout, SEEDS_FOR_METHODS, middle, alpha, tests)
+        sentences.append(
+            f"Fewer than {SEEDS_FOR_METHODS} seeds allow no claim about methods; with {SEEDS_FOR_METHODS} a method, "
+            f"methods must differ by {least:.1f} points, {vary}."
+        )
+    else:
+        sentences.append(
+            f"Methods must differ by {now:.1f} points, {vary}. One more seed a method lowers that to {more:.1f}."
+        )
+    sentences.append(f"However many seeds, these rooms do not resolve less than about {floor:.1f} points.")
+    return sentences
+
+
+def _seeds(k: int) -> str:
+    return f"{k} seed" + "s" * (k > 1)
