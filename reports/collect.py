@@ -19,7 +19,7 @@ from harness.study.matrix import CELLS, read_matrix
 from harness.study.setup import load_data
 from harness.study.status import read_status
 from harness.vsibench.prompts import answer_in
-from reports.benchmarks.vsibench import score_answers
+from harness.vsibench.scoring import score_answers
 
 MODE_KEYS = ("prompts", "decoding")
 

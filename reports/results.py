@@ -12,7 +12,8 @@ from harness.config.study import BASE, ReportSection
 from harness.vsibench.baselines import constant_answers, text_prior_answers
 from harness.vsibench.prompts import MODE_LETTER
 from harness.vsibench.records import Record
-from reports.benchmarks.vsibench import VSIBench, score_answers
+from harness.vsibench.scoring import score_answers
+from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult, Collected, methods_of
 from reports.page.verdicts import Verdict, verdicts
 from reports.statistics.contrast import to_frame

@@ -14,9 +14,9 @@ from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError, unknown_name
 from harness.vsibench.records import Record
+from harness.vsibench.scoring import score_answers
 from harness.world.questions import DATASET
 from reports.answerfiles import RawAnswer, read_answers
-from reports.benchmarks.vsibench import score_answers
 from reports.results import Results
 
 _NAMED = re.compile(r"(?P<name>[^=]*?)(@(?P<seed>\d+))?=(?P<file>.+)", re.DOTALL)

@@ -58,12 +58,13 @@ def score(
     import torch
 
     from harness.io import write_json
-    from harness.world.pretrain.measure import measure, task_means
+    from harness.vsibench.scoring import overall_of_types
+    from harness.world.pretrain.measure import measure
 
     torch.set_num_threads(threads)
     table, checks = measure(folder, world, split, scenes, workers=workers, tower=tower)
     columns = [name for name in ("constant", "text_prior", "base", "ceiling") if name in table]
-    mean = task_means(table[columns])
+    mean = {name: overall_of_types({str(kind): value for kind, value in table[name].items()}) for name in columns}
     typer.echo(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
     typer.echo("|---" * (len(columns) + 3) + "|")
     for kind, row in table.iterrows():

@@ -14,7 +14,8 @@ import statsmodels.api as sm
 
 from harness.config.study import BASE
 from harness.io import read_json, whole_lines
-from harness.vsibench.types import QUESTION_TYPES, TASKS, task_of
+from harness.vsibench.scoring import means_of_tasks, task_scores, task_weights
+from harness.vsibench.types import QUESTION_TYPES
 from reports.collect import CellResult, Collected
 from reports.statistics.contrast import OVERALL
 
@@ -40,10 +41,7 @@ def score_intervals(answers: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame
     score = 100 * answers.groupby("question", sort=True)["score"].mean().to_numpy(float)
     types = [kind for kind in QUESTION_TYPES if kind in set(questions["type"])]
     design = np.stack([questions["type"] == kind for kind in types], axis=1).astype(float)
-    tasks = [task for task in TASKS if task in {task_of(kind) for kind in types}]
-    member = np.array([[task_of(kind) == task for kind in types] for task in tasks], dtype=float)
-    per_task = member / member.sum(axis=1, keepdims=True)
-    weights = np.vstack([per_task.mean(axis=0), per_task])
+    tasks, weights = task_weights(types)
     rooms = pd.factorize(questions["room"])[0]
     model = sm.OLS(score, design)
     frame = pd.DataFrame({"score": weights @ model.fit().params}, index=[OVERALL, *tasks])
@@ -77,7 +75,8 @@ def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.Data
     for (method, order), group in answers.groupby(["method", "order"], sort=False):
         found = []
         for (seed, step), one in group.groupby(["seed", "step"], sort=True):
-            where = {"method": method, "seed": seed, "order": order, "step": step, "score": _overall(one)}
+            overall = means_of_tasks(task_scores(one["type"].tolist(), one["score"].tolist())).overall
+            where = {"method": method, "seed": seed, "order": order, "step": step, "score": overall}
             found.append(where | _consumed(run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
         lines += found
         means = pd.DataFrame(found)[["examples", "seconds"]].mean()
@@ -97,12 +96,6 @@ def training_metrics(run_dir: Path | None, cells: Iterable[CellResult]) -> pd.Da
         if lines:
             frames.append(pd.DataFrame(lines).assign(method=cell.method, seed=cell.seed))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
-
-
-def _overall(answers: pd.DataFrame) -> float:
-    types = answers.groupby("type")["score"].mean()
-    tasks = types.groupby([task_of(str(kind)) for kind in types.index]).mean()
-    return 100 * float(tasks.mean())
 
 
 def _consumed(run_dir: Path | None, cell: CellResult, step: int) -> dict[str, float]:

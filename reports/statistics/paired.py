@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from harness.config.study import BASE
 from harness.errors import UserError
-from harness.vsibench.types import QUESTION_TYPES, TASKS, task_of
+from harness.vsibench.scoring import task_weights
+from harness.vsibench.types import QUESTION_TYPES, TASKS
 from reports.statistics.answers import Answers, by_model, select
 from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge, to_frame
 from reports.statistics.inference import Inference, Part, infer, probability_better
@@ -114,10 +115,10 @@ def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
         for method in answers.scores.columns.unique("method"):
             wide, questions = select(answers, method, method)
             types, onehot = _indicators(questions)
-            names, weights = _contrast_matrix(types)
+            tasks, weights = task_weights(types)
             values = weights @ _type_means(onehot, _points(wide, method))
             for seed, column in zip(wide[method].columns, values.T, strict=True):
-                rows[answers.model, method, int(seed)] = dict(zip(names, column.tolist(), strict=True))
+                rows[answers.model, method, int(seed)] = dict(zip((OVERALL, *tasks), column.tolist(), strict=True))
     scores = pd.DataFrame.from_dict(rows, orient="index")
     scores.index = pd.MultiIndex.from_tuples(list(rows), names=["model", "method", "seed"])
     return scores[[name for name in (*TASKS, OVERALL) if name in scores]]
@@ -127,7 +128,7 @@ def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, re
     """All contrasts of one pair, not yet corrected or judged."""
     wide, questions = select(answers, a, b)
     types, onehot = _indicators(questions)
-    names, weights = _contrast_matrix(types)
+    tasks, weights = task_weights(types)
     runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
     per_run = {side: weights @ _type_means(onehot, runs[side]) for side in (a, b)}
     rooms = pd.factorize(questions["room"], sort=True)[0]
@@ -137,7 +138,7 @@ def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, re
     same_seeds = list(wide[a].columns) == list(wide[b].columns)
     rooms_of_type = [len(np.unique(rooms[onehot[:, j]])) for j in range(len(types))]
     found = []
-    for i, task in enumerate(names):
+    for i, task in enumerate((OVERALL, *tasks)):
         used: NDArray[np.bool_] = np.asarray(onehot[:, weights[i] > 0].any(axis=1))
         n_rooms = len(np.unique(rooms[used]))
         lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and rooms_of_type[j] < 2]
@@ -255,14 +256,6 @@ def _clustered(
 def _round(points: Array) -> Array:
     rounded: Array = np.round(points, 10) + 0.0  # turns -0.0 into 0.0
     return rounded
-
-
-def _contrast_matrix(types: Sequence[str]) -> tuple[list[str], Array]:
-    """Names and (1 + tasks, types) weights: the mean over tasks, then each task over its raw types."""
-    tasks = [t for t in TASKS if t in {task_of(q) for q in types}]
-    member = np.array([[task_of(q) == task for q in types] for task in tasks], dtype=float)
-    per_task = member / member.sum(1, keepdims=True)
-    return [OVERALL, *tasks], np.vstack([per_task.mean(0), per_task])
 
 
 def _indicators(questions: pd.DataFrame) -> tuple[list[str], NDArray[np.bool_]]:

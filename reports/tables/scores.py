@@ -15,7 +15,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from harness.config.study import BASE
-from harness.vsibench.types import NUMERIC_TYPES, TASKS
+from harness.vsibench.scoring import means_of_tasks
+from harness.vsibench.types import TASKS
 from reports.statistics.contrast import OVERALL, level
 from reports.tables.captions import HEADS, claim_footnotes, overall, p_text, test_caption
 from reports.tables.pairs import difference_cell
@@ -51,20 +52,20 @@ class RunScore:
     @property
     def overall(self) -> float:
         """Plain mean of the tasks, as VSI-Bench's official score."""
-        return _mean(list(self.tasks.values()))
+        return means_of_tasks(self.tasks).overall
 
     @property
     def numeric_mean(self) -> float:
-        return _mean([v for task, v in self.tasks.items() if task in NUMERIC_TYPES])
+        return means_of_tasks(self.tasks).numeric_mean
 
     @property
     def choice_mean(self) -> float:
-        return _mean([v for task, v in self.tasks.items() if task not in NUMERIC_TYPES])
+        return means_of_tasks(self.tasks).choice_mean
 
     @property
     def without_counting(self) -> float:
         """Overall without the counting task, on which a constant answer beats published models."""
-        return _mean([v for task, v in self.tasks.items() if task != "object_counting"])
+        return means_of_tasks(self.tasks).overall_without_counting
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from harness.vsibench.records import Record
+from harness.vsibench.scoring import score_answers
 from harness.vsibench.types import TASKS
-from reports.benchmarks.vsibench import VSIBench, score_answers, score_file
+from reports.benchmarks.vsibench import VSIBench, score_file
 
 PUBLISHED = json.loads(Path(__file__).with_name("published_scores.json").read_text(encoding="utf-8"))
 QWEN3 = PUBLISHED["rows"][-1]

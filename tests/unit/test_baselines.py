@@ -5,8 +5,9 @@ from harness.vsibench.baselines import best_constant, categories, chance, consta
 from harness.vsibench.mra import mean_relative_accuracy
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS
+from harness.vsibench.scoring import score_answers
 from harness.vsibench.types import LETTERS
-from reports.benchmarks.vsibench import VSIBench, score_answers
+from reports.benchmarks.vsibench import VSIBench
 
 CLOSEST = "Measuring from the closest point of each object, "
 SIZE = "What is the length of the longest dimension (length, width, or height) of the {}, measured in centimeters?"

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from harness.cli.world import world_app
 from harness.errors import UserError
+from harness.vsibench.scoring import overall_of_types
 from harness.vsibench.types import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
 from harness.world.pretrain.dense import vision_targets
 from harness.world.pretrain.evaluate import score
 from harness.world.pretrain.folder import load_tokenizer
 from harness.world.pretrain.geometry_ceiling import FloorPlan, answer, floor_plan
-from harness.world.pretrain.measure import measure, task_means
+from harness.world.pretrain.measure import measure
 from harness.world.pretrain.shards import make_example
 from harness.world.pretrain.trainer import Trainer
 from harness.world.questions import Raw
@@ -83,7 +84,8 @@ def test_perfect_read_outs_answer_and_those_of_another_scene_do_not() -> None:
 def test_perfect_read_outs_on_the_test_split() -> None:
     """The table in WORLD.md:  pytest -s -m study tests/unit/test_geometry_ceiling.py"""
     table = perfect_scores("test", 200)
-    print(f"\n{table.round(1).to_string()}\n{task_means(table[['perfect', 'shuffled']])}")
+    means = {name: overall_of_types(table[name].to_dict()) for name in ("perfect", "shuffled")}
+    print(f"\n{table.round(1).to_string()}\n{means}")
     assert_knows_with_its_eyes_only(table)
 
 

@@ -10,9 +10,17 @@ import pytest
 from harness.errors import UserError
 from harness.plugins import registry
 from harness.vsibench.records import Record
+from harness.vsibench.scoring import (
+    overall_of_types,
+    question_weights,
+    score_answers,
+    task_means,
+    task_scores,
+    task_weights,
+)
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
-from reports.benchmarks.vsibench import VSIBench, score_answers, score_file
+from reports.benchmarks.vsibench import VSIBench, score_file
 
 
 def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> Record:
@@ -29,6 +37,20 @@ def test_weights_make_the_overall_score() -> None:
         overall = bench.aggregate(pd.DataFrame({"question_type": types, "score": scores}))["overall"]
         assert weights.shape == (200,) and weights.sum() == pytest.approx(1)
         assert 100 * weights @ scores == pytest.approx(overall)
+
+
+def test_every_form_of_the_overall_score_agrees() -> None:
+    rng = np.random.default_rng(2)
+    for kinds in (QUESTION_TYPES, QUESTION_TYPES[5:7], QUESTION_TYPES[2:6]):
+        by_type = {kind: float(rng.random()) for kind in kinds}
+        tasks, weights = task_weights(list(by_type))
+        values = weights @ list(by_type.values())
+        assert overall_of_types(by_type) == pytest.approx(values[0])
+        assert task_means(by_type) == pytest.approx(dict(zip(tasks, values[1:], strict=True)))
+        assert task_scores(kinds, list(by_type.values())) == pytest.approx(
+            {task: 100 * value for task, value in task_means(by_type).items()}
+        )
+        assert question_weights(kinds) == pytest.approx(weights[0])
 
 
 def test_weights_of_the_full_benchmark() -> None:

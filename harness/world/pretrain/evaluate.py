@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.vsibench.types import NUMERIC_TYPES, task_of
+from harness.vsibench.types import NUMERIC_TYPES
 from harness.world.pretrain.batches import Texts, make_batch
 from harness.world.pretrain.curriculum import Mix
 from harness.world.pretrain.dense import to_patches, vision_scores, vision_targets
@@ -83,14 +83,6 @@ def evaluate_forms(
         for (kind, form), answer, truth in zip(keys, answers, truths, strict=True):
             scores[f"{kind}/{form}"].append(score(kind if form != "think" else "", answer, truth))
     return {key: (100 * float(np.mean(values)), len(values)) for key, values in sorted(scores.items())}
-
-
-def mean_of_tasks(scores: Mapping[str, float]) -> float:
-    """The mean of VSI-Bench's eight tasks, the three levels of direction being one, of scores by question type."""
-    tasks: dict[str, list[float]] = defaultdict(list)
-    for question_type, value in scores.items():
-        tasks[task_of(question_type)].append(value)
-    return float(np.mean([np.mean(values) for values in tasks.values()]))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from harness.vsibench.records import Record
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS, build_split
 from harness.world.camera import STOPS
-from harness.world.pretrain.evaluate import greedy, mean_of_tasks, score
+from harness.world.pretrain.evaluate import greedy, score
 from harness.world.pretrain.folder import load_tokenizer
 from harness.world.pretrain.geometry_ceiling import answer, floor_plan
 from harness.world.pretrain.packed import vision_features
@@ -94,14 +94,6 @@ def measure(
         "plain_n": plain,
     }
     return table, checks
-
-
-def task_means(scores: pd.DataFrame) -> dict[str, float]:
-    """Each column's mean of the eight tasks; a row per question type."""
-    return {
-        str(name): mean_of_tasks({str(kind): value for kind, value in column.items()})
-        for name, column in scores.items()
-    }
 
 
 def _scored(asked: Iterable[Sequence[Raw]], answers: Iterable[Sequence[str]]) -> pd.DataFrame:

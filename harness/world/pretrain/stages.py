@@ -20,10 +20,11 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.io import append_lines, read_json, write_json
+from harness.vsibench.scoring import overall_of_types
 from harness.world.build import SPLITS
 from harness.world.pretrain.batches import Batches
 from harness.world.pretrain.curriculum import Mix
-from harness.world.pretrain.evaluate import evaluate_dense, evaluate_forms, evaluate_texts, mean_of_tasks
+from harness.world.pretrain.evaluate import evaluate_dense, evaluate_forms, evaluate_texts
 from harness.world.pretrain.folder import load_tokenizer, prepare_folder, save_model
 from harness.world.pretrain.shards import Pool, shards_digest, write_shard
 from harness.world.pretrain.trainer import Stage, Trainer
@@ -326,7 +327,7 @@ class _Loop:
         """Mean of the eight tasks over the official questions of all held-out scenes, one of a type and scene."""
         frames, examples = np.asarray(self.held.frames[0]), self.held.examples[0]
         answers = evaluate_forms(self.trainer, frames, examples, ("official",))
-        return mean_of_tasks({key.removesuffix("/official"): score for key, (score, _) in answers.items()})
+        return overall_of_types({key.removesuffix("/official"): score for key, (score, _) in answers.items()})
 
     def _time_is_up(self) -> bool:
         minutes = self.run_.minutes
