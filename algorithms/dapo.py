@@ -1,22 +1,24 @@
-"""DAPO: decoupled clipping, a mean over tokens, dynamic sampling, and care with overlong answers."""
+"""DAPO: decoupled clipping, mean over tokens, dynamic sampling, and overlong filtering."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.api.experience import finite_rewards
-from harness.api.types import Completion, Group, Needs, Sample
+from harness.api import Completion, Group, Needs, Sample, finite_rewards
 
 
 class DAPOConfig(GRPOConfig):
-    """Hyper-parameters of DAPO: GRPO's with other defaults, and what happens to overlong answers."""
+    """Hyper-parameters of DAPO: GRPO's with other defaults, and the treatment of overlong completions."""
 
     beta: float = Field(
-        0.0, ge=0, description="Weight of the KL term to the reference (0, so no reference passes: arXiv 2503.14476)."
+        0.0,
+        ge=0,
+        description="Weight of the KL penalty to the reference model (0: arXiv 2503.14476; no reference passes).",
     )
     clip_high: float = Field(
         0.28, ge=0, description="The ratio is clipped above at 1 + clip_high, higher than below (0.28: the paper)."
@@ -25,25 +27,25 @@ class DAPOConfig(GRPOConfig):
     scale: Literal["group"] = Field("group", description="Advantages are divided by the group's standard deviation.")
     overlong: Literal["filter", "penalty", "keep"] = Field(
         "filter",
-        description="The loss of answers that the token limit cut off is left out (filter; paper, section 3.4); "
-        "answers near max_length lose reward (penalty; equation 13); or neither (keep). The paper ends with penalty; "
-        "filter is the default here since it needs no max_length.",
+        description="Completions cut off by the token limit are left out of the loss (filter; paper, section 3.4); "
+        "completions near max_length lose reward (penalty; equation 13); or neither (keep). The paper's final recipe "
+        "is penalty; filter is the default here because it needs no max_length.",
     )
     max_length: int = Field(
         16, ge=1, description="For penalty: set it to the study's rollout.max_new_tokens. The paper's is 20480."
     )
     margin: int = Field(
-        4, ge=1, description="For penalty: it grows from 0 to 1 over this many last tokens (paper: 4096 of 20480)."
+        4, ge=1, description="For penalty: it grows from 0 to 1 over the last `margin` tokens (paper: 4096 of 20480)."
     )
 
 
 class DAPO(GRPO):
     """Decoupled clip and dynamic sampling policy optimisation (Yu et al. 2025, arXiv 2503.14476, equation 8).
 
-    GRPO's loss with ``clip_high > clip_low``, without KL, as the mean over all tokens of a step. A group whose rewards
-    are all equal is replaced by another prompt's (dynamic sampling, section 3.2). With overlong = penalty an answer of
-    ``n`` tokens has ``clamp((max_length - margin - n) / margin, -1, 0)`` added to its reward before the advantages are
-    taken; whether a group is flat is decided by the rewards without it.
+    GRPO's loss with ``clip_high > clip_low``, without KL, averaged over all tokens of a step. A prompt whose
+    completions all have the same reward is replaced by another (dynamic sampling, section 3.2). With overlong =
+    penalty, ``clamp((max_length - margin - n) / margin, -1, 0)`` is added to the reward of a completion of ``n`` tokens
+    before advantages are computed; equality of rewards is judged without it.
     """
 
     Config = DAPOConfig
@@ -52,29 +54,23 @@ class DAPO(GRPO):
 
     @property
     def needs(self) -> Needs:
-        """As GRPO, a token mean, and other prompts for those whose answers are all alike."""
-        return Needs(
-            rollouts=self.config.group_size,
-            behaviour=True,
-            reference=self.config.beta > 0,
-            resample_dropped=True,
-            reduce="token",
-        )
+        """As GRPO; prompts without contrast are replaced."""
+        return replace(super().needs, resample_dropped=True)
+
+    def scored(self, completions: Sequence[Completion]) -> list[tuple[Completion, float]]:
+        rewards = finite_rewards(completions)
+        if len(set(rewards)) < 2:
+            return []
+        shaped = [reward + self.penalty(one) for one, reward in zip(completions, rewards, strict=True)]
+        pairs = zip(completions, self.advantages(shaped), strict=True)
+        return [pair for pair in pairs if not (pair[0].truncated and self.config.overlong == "filter")]
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:
-        samples: list[Sample] = []
-        for answers in (group.by_source("policy") for group in groups):
-            rewards = finite_rewards(answers)
-            if len(set(rewards)) < 2:
-                continue
-            shaped = [reward + self.penalty(one) for one, reward in zip(answers, rewards, strict=True)]
-            for one, advantage in zip(answers, self.advantages(shaped), strict=True):
-                if not (one.truncated and self.config.overlong == "filter"):
-                    samples.append(Sample(one, advantage, len(samples)))
-        return samples
+        scored = [pair for group in groups for pair in self.scored(group.by_source("policy"))]
+        return [Sample(one, advantage, index) for index, (one, advantage) in enumerate(scored)]
 
     def penalty(self, completion: Completion) -> float:
-        """What an answer's length costs, from 0 to -1 (equation 13)."""
+        """Added to the reward of a completion, from 0 to -1 by its length (equation 13)."""
         if self.config.overlong != "penalty":
             return 0.0
         free = self.config.max_length - self.config.margin

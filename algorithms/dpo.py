@@ -9,11 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm
-from harness.api.config import StrictConfig
-from harness.api.experience import finite_rewards
-from harness.api.losses import pair_gaps
-from harness.api.types import Batch, Completion, Group, Needs, Sample
+from harness.api import Algorithm, Batch, Completion, Group, Needs, Sample, StrictConfig, finite_rewards, pair_gaps
 
 
 class DPOConfig(StrictConfig):

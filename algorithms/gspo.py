@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.api.losses import token_mean
-from harness.api.types import Batch
+from harness.api import Batch, token_mean
 
 
 class GSPOConfig(GRPOConfig):

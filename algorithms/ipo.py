@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.dpo import DPO, DPOConfig
-from harness.api.losses import pair_gaps
-from harness.api.types import Batch
+from harness.api import Batch, pair_gaps
 
 
 class IPOConfig(DPOConfig):

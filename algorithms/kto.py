@@ -9,10 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm
-from harness.api.config import StrictConfig
-from harness.api.experience import finite_rewards
-from harness.api.types import Batch, Group, Needs, Sample
+from harness.api import Algorithm, Batch, Group, Needs, Sample, StrictConfig, finite_rewards
 
 
 class KTOConfig(StrictConfig):

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from algorithms.dpo import DPO
-from harness.api.config import StrictConfig
-from harness.api.experience import finite_rewards
-from harness.api.types import Group, Needs, Sample
+from harness.api import Group, Needs, Sample, StrictConfig, finite_rewards
 
 
 class OnlineDPOConfig(StrictConfig):

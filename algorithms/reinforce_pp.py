@@ -9,11 +9,18 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm
-from harness.api.config import StrictConfig
-from harness.api.experience import finite_rewards
-from harness.api.losses import clipped_surrogate, token_mean
-from harness.api.types import Batch, Completion, Group, Needs, Sample
+from harness.api import (
+    Algorithm,
+    Batch,
+    Completion,
+    Group,
+    Needs,
+    Sample,
+    StrictConfig,
+    clipped_surrogate,
+    finite_rewards,
+    token_mean,
+)
 
 SCALE_EPSILON = 1e-8  # added to the batch's standard deviation, so that a batch without contrast has advantages of 0
 

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from algorithms.sft import SFT, SFTConfig
-from harness.api.experience import finite_rewards
-from harness.api.types import Completion, Group, Needs, Sample
+from harness.api import Completion, Group, Needs, Sample, finite_rewards
 
 
 class RFTConfig(SFTConfig):

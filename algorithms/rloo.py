@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from pydantic import Field
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm
-from harness.api.config import StrictConfig
-from harness.api.experience import advantage_samples, finite_rewards
-from harness.api.losses import clipped_surrogate
-from harness.api.types import Batch, Completion, Group, Needs, Sample
+from harness.api import (
+    Algorithm,
+    Batch,
+    Completion,
+    Group,
+    Needs,
+    Sample,
+    StrictConfig,
+    advantage_samples,
+    clipped_surrogate,
+    finite_rewards,
+)
 
 
 class RLOOConfig(StrictConfig):

@@ -8,9 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm
-from harness.api.config import StrictConfig
-from harness.api.types import Batch, Group, Needs, Sample
+from harness.api import Algorithm, Batch, Group, Needs, Sample, StrictConfig
 
 
 class SFTConfig(StrictConfig):

@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from algorithms.dpo import DPO, DPOConfig
-from harness.api.losses import pair_gaps, token_mean
-from harness.api.types import Batch, Needs
+from harness.api import Batch, Needs, pair_gaps, token_mean
 
 
 class SimPOConfig(DPOConfig):

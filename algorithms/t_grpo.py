@@ -8,7 +8,7 @@ from dataclasses import replace
 from pydantic import Field
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.api.types import Completion, Group, Needs, Sample
+from harness.api import Completion, Group, Needs, Sample
 
 
 class TGRPOConfig(GRPOConfig):

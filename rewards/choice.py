@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.api.reward import Reward
-from harness.vsibench.answers import matches, parse_answer
-from harness.vsibench.records import Record
+from harness.api import Record, Reward, matches, parse_answer
 
 
 class Choice(Reward):

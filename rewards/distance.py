@@ -7,11 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from harness.api.config import StrictConfig
-from harness.api.reward import Reward
-from harness.vsibench.answers import parse_answer
+from harness.api import Record, Reward, StrictConfig, parse_answer
 from harness.vsibench.mra import numeric_truth
-from harness.vsibench.records import Record
 
 
 class DistanceConfig(StrictConfig):

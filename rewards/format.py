@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from harness.api.reward import Reward
+from harness.api import Record, Reward
 from harness.errors import unknown_name
-from harness.vsibench.records import Record
 
 TAGGED_MODES: tuple[str, ...] = ("think", "observe")
 """Prompt modes that ask for reasoning and an answer in tags."""

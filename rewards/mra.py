@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.api.reward import Reward
-from harness.vsibench.answers import parse_answer
+from harness.api import Record, Reward, parse_answer
 from harness.vsibench.mra import mean_relative_accuracy, numeric_truth
-from harness.vsibench.records import Record
 
 
 class MRA(Reward):

@@ -13,9 +13,7 @@ from pydantic import Field
 
 from algorithms.dpo import DPO, DPOConfig
 from algorithms.guests.trl_video import grpo_trainer, require_trl
-from harness.api.config import StrictConfig
-from harness.api.guest import GuestTrainer
-from harness.api.types import Needs
+from harness.api import GuestTrainer, Needs, StrictConfig
 from harness.data.encode import EncodedPrompt
 from harness.train.run import TrainingRun
 from harness.train.trainer import RESAMPLE_ROUNDS, describe_groups

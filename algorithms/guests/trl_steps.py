@@ -19,9 +19,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
 from algorithms.guests.trl_video import TOLERANCE, VideoMissedError, pixels_of, plain_log_probs
-from harness.api.types import Completion
+from harness.api import Completion, UserError
 from harness.data.encode import EncodedPrompt
-from harness.errors import UserError
 from harness.seeds import seed_for
 from harness.train.optimizer import set_learning_rate
 from harness.train.run import TrainingError, TrainingRun

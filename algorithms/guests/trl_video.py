@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.api import UserError
 from harness.data.encode import VIDEO_TOKEN_TYPE, EncodedPrompt
 from harness.engine.policy import Policy
-from harness.errors import UserError
 
 TRL_SERIES = "1.16."
 """The releases whose private methods these overrides fit."""

@@ -88,7 +88,7 @@ def show(text: str) -> int:
 def check(text: str, *, pure: bool, cache: Path) -> int:
     """``harness check``: the conformance suite on a method or reward, two real steps included; 1 when a check fails."""
     from harness.api.guest import GuestTrainer
-    from harness.api.testing.suite import CheckResult, check_algorithm, check_guest, check_reward, check_training
+    from harness.api.testing import CheckResult, check_algorithm, check_guest, check_reward, check_training
 
     variant, group = _named(text, "check")
     console = Console(highlight=False)

@@ -271,7 +271,7 @@ def _check_benchmarks(section: EvaluationSection) -> None:
         if type(made).question_scores is Benchmark.question_scores:
             raise UserError(
                 f"`evaluation.more.{name}`: the benchmark gives no score of each question, so it cannot stand beside "
-                "another; it needs a method `question_scores`, see harness.api.benchmark.Benchmark"
+                "another; it needs a method `question_scores`, see harness.api.Benchmark"
             )
 
 

@@ -1,27 +1,10 @@
-"""Where each named model lives."""
+"""The models that ship under a name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import resources
 
-
-@dataclass(frozen=True)
-class ModelPreset:
-    """A named model.
-
-    Attributes:
-        location: A hub id, or the folder of a packaged model.
-        summary: One line for ``harness list``.
-        study: The preset study that fits it.
-        sizes: A packaged file with its configuration, from which memory is accounted for before it is fetched.
-    """
-
-    location: str
-    summary: str
-    study: str
-    sizes: str = ""
-
+from harness.api.model import ModelPreset
 
 TINY = ModelPreset(
     str(resources.files("harness.models").joinpath("tiny")),

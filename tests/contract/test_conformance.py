@@ -15,11 +15,8 @@ from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
 from algorithms.t_grpo import TGRPO
-from harness.api.algorithm import Algorithm
-from harness.api.config import StrictConfig
-from harness.api.testing.suite import Check, check_algorithm, checks_for, parametrize_with_checks
-from harness.api.types import Batch, Group, Needs, Sample
-from harness.errors import UserError
+from harness.api import Algorithm, Batch, Group, Needs, Sample, StrictConfig, UserError
+from harness.api.testing import Check, check_algorithm, checks_for, parametrize_with_checks
 
 
 class RLOOConfig(StrictConfig):

@@ -12,8 +12,8 @@ from algorithms.reinforce_pp import ReinforcePP
 from algorithms.rft import RFT
 from algorithms.rloo import RLOO
 from algorithms.simpo import SimPO
-from harness.api.algorithm import Algorithm
-from harness.api.testing.suite import Check, parametrize_with_checks
+from harness.api import Algorithm
+from harness.api.testing import Check, parametrize_with_checks
 from harness.plugins import registry
 
 

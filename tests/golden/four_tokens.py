@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm
+from harness.api import Algorithm
 from harness.api.types import Batch, Completion, Group, Sample, Source
 from harness.train.reduction import denominator, make_batch, reduce_loss
 

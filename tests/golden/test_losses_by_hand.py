@@ -14,8 +14,7 @@ from pydantic import ValidationError
 from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
-from harness.api.types import Completion, Group
-from harness.errors import UserError
+from harness.api import Completion, Group, UserError
 
 # ------------------------------------------------------------------ SFT
 

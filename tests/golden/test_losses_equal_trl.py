@@ -28,8 +28,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
 from algorithms.sft import SFT
-from harness.api.algorithm import Algorithm
-from harness.api.types import Completion, Group
+from harness.api import Algorithm, Completion, Group
 from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 
 PAD, END, WORDS = 0, 1, 30

@@ -23,7 +23,7 @@ from algorithms.rft import RFT
 from algorithms.rloo import RLOO
 from algorithms.simpo import SimPO
 from algorithms.t_grpo import TGRPO
-from harness.api.types import Completion, Group
+from harness.api import Completion, Group
 
 TOKENS = [(0, 3), (2,)]
 DEVIATION = math.sqrt(0.5) + 1e-4

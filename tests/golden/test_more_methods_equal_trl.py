@@ -46,7 +46,7 @@ from algorithms.online_dpo import OnlineDPO
 from algorithms.rft import RFT
 from algorithms.rloo import RLOO
 from algorithms.simpo import SimPO
-from harness.api.types import Completion, Group
+from harness.api import Completion, Group
 
 __all__ = ["policy", "reference"]  # fixtures
 

@@ -16,10 +16,10 @@ from study_kit import prepare_cells, small_study
 from trainer_kit import Kit, Stop, make_kit, metrics, weights
 
 from algorithms.guests import trl_steps, trl_video
-from harness.api.testing.suite import check_guest
+from harness.api import UserError
+from harness.api.testing import check_guest
 from harness.config.study import load_study
 from harness.engine.policy import Policy
-from harness.errors import UserError
 from harness.plugins import registry
 from harness.study.cell import main
 from harness.train.run import TrainingError

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
+from harness.api import UserError
+from harness.api.testing import check_reward
 from harness.api.testing import trial as engine
-from harness.api.testing.suite import check_reward
 from harness.cli import app as cli
 from harness.config.study import load_study
-from harness.errors import UserError
 from harness.plugins import registry
 from harness.plugins.scaffold import write_package
 
+ROOT = Path(__file__).parents[2]
 METHOD = '''
-from harness.algorithm import Algorithm
-from harness.types import Needs, Sample
+from harness.api import Algorithm, Needs, Sample
 
 
 class Imitation(Algorithm):
@@ -157,7 +157,7 @@ def test_an_entry_point_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch, run:
     for name, words in (
         ("gone", "Is its package installed in this environment"),
         ("misspelt", "has no attribute 'SFTT'. Its entry point must be module:Class"),
-        ("module", "is not a subclass of harness.api.algorithm.Algorithm"),
+        ("module", "is not a subclass of harness.api.Algorithm"),
     ):
         code, _, err = run("check", name, "--pure")
         assert code == 2 and words in err, name
@@ -297,7 +297,10 @@ def test_new_packages_are_found_shown_and_checked(installed: Path, run: Callable
 
 def test_new_packages_pass_their_own_tests(packages: Path) -> None:
     tests = [packages / kind / "tests" for kind in ("algorithm", "reward", "benchmark")]
-    environment = os.environ | {"PYTHONPATH": str(packages / "site"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(packages / "site"), str(ROOT))),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)]
     done = subprocess.run(command, env=environment, cwd=packages, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

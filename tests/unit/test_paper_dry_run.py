@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from harness.api.types import Completion, Group, Sample
+from harness.api import Completion, Group, Sample
 from harness.config.study import load_study
 from harness.engine.policy import Policy
 from harness.memory import estimate as memory

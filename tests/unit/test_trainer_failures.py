@@ -11,8 +11,7 @@ import torch
 from trainer_kit import Kit, make_kit, metrics, weights
 
 from algorithms.sft import SFT
-from harness.api.types import Group, Needs, Sample
-from harness.errors import UserError
+from harness.api import Group, Needs, Sample, UserError
 from harness.train.checkpoint import list_checkpoints, read_checkpoint
 from harness.train.trainer import TrainingError
 

@@ -64,7 +64,7 @@ def strict(cls: type) -> None:
     """Of a method's or a reward's class: its configuration refuses what it does not know."""
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, StrictConfig)):
-        raise ContractError("`Config` must be a subclass of harness.api.config.StrictConfig")
+        raise ContractError("`Config` must be a subclass of harness.api.StrictConfig")
     required = [name for name, field in config.model_fields.items() if field.is_required()]
     if required:
         raise ContractError(f"give every field of {config.__name__} a default; without one: {', '.join(required)}")
@@ -117,7 +117,7 @@ def experience_is_usable(subject: Subject) -> None:
     """Samples of the groups' own completions."""
     _, world, samples = subject.run()
     if not isinstance(samples, list) or not all(isinstance(sample, Sample) for sample in samples):
-        raise ContractError("`experience` must return a list of harness.api.types.Sample")
+        raise ContractError("`experience` must return a list of harness.api.Sample")
     for sample in samples:
         if key_of(sample.completion) not in world.policy:
             raise ContractError(

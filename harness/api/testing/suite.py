@@ -75,11 +75,11 @@ def checks_for(method: type[Algorithm] | Algorithm, config: Any = None) -> list[
         config: The configuration to check with; the default one if not given.
 
     Raises:
-        UserError: It is no :class:`~harness.api.algorithm.Algorithm`, or it exempts itself from an unknown check.
+        UserError: It is no :class:`~harness.api.Algorithm`, or it exempts itself from an unknown check.
     """
     cls = method if isinstance(method, type) else type(method)
     if not issubclass(cls, Algorithm):
-        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.algorithm.Algorithm")
+        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.Algorithm")
     for name in _exemptions(cls):
         if name not in CHECKS:
             raise unknown_name(f"{cls.__name__}.exempt_checks: {name}", name, CHECKS)
@@ -152,13 +152,13 @@ def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
     """Run all checks of a reward, by default with its default options.
 
     Raises:
-        UserError: It is no :class:`~harness.api.reward.Reward`.
+        UserError: It is no :class:`~harness.api.Reward`.
     """
     from harness.api.testing.rewards import REWARD_CHECKS
 
     cls = reward if isinstance(reward, type) else type(reward)
     if not issubclass(cls, Reward):
-        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.reward.Reward")
+        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.Reward")
     try:
         subject = cls() if isinstance(reward, type) else reward
     except Exception as error:
