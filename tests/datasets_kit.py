@@ -15,8 +15,8 @@ import pandas as pd
 from conftest import write_video
 from PIL import Image
 
-from harness.data.prepare_vsibench import published_counts, published_scenes
 from harness.data.sources import resolve_source
+from harness.vsibench.published import published_counts, published_scenes
 
 BENCH_SCENES = (
     ("arkitscenes", "41069025"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,8 @@ from harness.data.prepare import (
 from harness.data.reader import Dataset, read_dataset
 from harness.errors import UserError
 from harness.io import write_text
+from harness.vsibench.published import published_counts, published_scenes
 from harness.vsibench.records import Record
-from harness.vsibench.types import QUESTION_TYPES
 
 HUB_ID = "nyu-visionx/VSI-Bench"
 _FETCH = f"hf download {HUB_ID} --repo-type dataset --local-dir DIR"
@@ -75,20 +72,6 @@ def prepare_vsibench(
     if pruned is not None:
         splits |= {"debiased": len(data.records) - len(pruned), "pruned": len(pruned)}
     return write_manifest(out, HUB_ID, str(source), data.records, videos, splits=splits, part=part)
-
-
-@cache
-def published_counts() -> dict[str, int]:
-    """Questions of each type in the full test set; they sum to 5,130 (from the published shares of each type)."""
-    content = json.loads(files("harness.vsibench").joinpath("vsi_bench_counts.json").read_text("utf-8"))
-    return {kind: content[kind] for kind in QUESTION_TYPES}
-
-
-@cache
-def published_scenes() -> frozenset[Scene]:
-    """The data set and scene of each of the 288 videos."""
-    content = json.loads(files("harness.vsibench").joinpath("vsi_bench_scenes.json").read_text("utf-8"))
-    return frozenset((dataset, scene) for dataset, scenes in content["scenes"].items() for scene in scenes)
 
 
 def check_counts(records: Sequence[Record]) -> None:

@@ -15,7 +15,7 @@ from itertools import permutations
 import numpy as np
 
 from harness.vsibench.answers import normalise, option_words
-from harness.vsibench.mra import MRA_THRESHOLDS, numeric_truth
+from harness.vsibench.mra import MRA_THRESHOLDS, numeric_truth, thresholds_met
 from harness.vsibench.records import Record
 from harness.vsibench.types import LETTERS
 
@@ -149,8 +149,7 @@ def best_constant(truths: Sequence[float], weights: Sequence[float] | None = Non
     candidates = dict.fromkeys(_short_number(float(starts[i]), float(ends[first_end[i]])) for i in best)
 
     def accuracy(text: str) -> float:
-        error = np.abs(float(text) - values) / np.where(values == 0, np.finfo(float).tiny, values)
-        return float(counts @ (error[:, None] <= tolerances).sum(axis=1))
+        return float(counts @ thresholds_met(float(text), values))
 
     return max(candidates, key=accuracy)
 

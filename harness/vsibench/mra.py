@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from harness.errors import UserError
 from harness.vsibench.records import Record
 
@@ -26,10 +29,24 @@ def mean_relative_accuracy(predicted: float, truth: float) -> float:
     Returns:
         A number in [0, 1], a multiple of one tenth.
     """
-    if truth == 0:
-        return float(predicted == 0)
-    error = abs(predicted - truth) / abs(truth)
-    return sum(error <= 1 - threshold for threshold in MRA_THRESHOLDS) / len(MRA_THRESHOLDS)
+    return int(thresholds_met(predicted, truth)) / len(MRA_THRESHOLDS)
+
+
+def thresholds_met(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:
+    """How many of the ten thresholds each prediction meets; :func:`mean_relative_accuracy` of arrays, times ten.
+
+    Args:
+        predicted: Numbers of any shape.
+        truth: Numbers of a shape that broadcasts with it.
+
+    Returns:
+        Integers from 0 to 10, of the broadcast shape.
+    """
+    predicted, truth = np.asarray(predicted, dtype=float), np.asarray(truth, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(truth == 0, np.where(predicted == 0, 0.0, np.inf), abs(predicted - truth) / abs(truth))
+    met: NDArray[np.int64] = (error[..., None] <= 1 - np.array(MRA_THRESHOLDS)).sum(axis=-1)
+    return met
 
 
 def numeric_truth(record: Record) -> float:
@@ -45,6 +62,6 @@ def numeric_truth(record: Record) -> float:
     if not math.isfinite(truth):
         raise UserError(
             f"record {record.key} ({record.question_type}): ground_truth must be a number, is "
-            f"{record.ground_truth!r}; mend the data file"
+            f"{record.ground_truth!r}; fix the data file"
         )
     return truth

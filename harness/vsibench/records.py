@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.vsibench.rooms import room_of
 from harness.vsibench.types import LETTERS, NUMERIC_TYPES, task_of
 
 
@@ -45,12 +46,8 @@ class Record(BaseModel):
 
     @property
     def room(self) -> str:
-        """The physical room, the cluster of every statistic.
-
-        ScanNet's ``sceneXXXX_YY`` are scans of the room ``sceneXXXX``; elsewhere one scene is one room.
-        """
-        scene = self.scene_name[:9] if self.dataset == "scannet" else self.scene_name
-        return f"{self.dataset}/{scene}"
+        """The physical room, the cluster of every statistic."""
+        return room_of(self.dataset, self.scene_name)
 
     @property
     def answer_words(self) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
+from harness.vsibench.mra import MRA_THRESHOLDS, thresholds_met
 from harness.vsibench.types import LETTERS, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
 from harness.world.catalogue import CATEGORIES
@@ -25,7 +26,6 @@ from harness.world.questions import Raw
 Progress = Callable[[int, int], None]
 Floats = NDArray[np.float64]
 
-_THRESHOLDS = np.array([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
 _NAMES = re.compile(rf"\b({'|'.join(CATEGORIES)})\b")
 _RIDGE = 2.0
 _LOGIT_PENALTY = 3.0
@@ -88,9 +88,7 @@ def categories_named(record: Raw) -> list[str]:
 
 
 def _relative_accuracy(prediction: Floats, truth: Floats) -> Floats:
-    """Mean relative accuracy of each prediction (VSI-Bench's rule with its ten thresholds)."""
-    error = np.abs(prediction - truth) / truth
-    return (error[..., None] <= 1 - _THRESHOLDS + 1e-9).mean(-1)
+    return thresholds_met(prediction, truth) / len(MRA_THRESHOLDS)
 
 
 def _numeric(train: Sequence[Raw], test: Sequence[Raw]) -> dict[str, Floats]:

@@ -8,7 +8,7 @@ The last enters only claims about methods. Effects are those that a two-sided t-
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,27 +17,12 @@ from scipy import stats
 
 from harness.config.study import BASE
 from harness.errors import UserError
+from harness.vsibench.published import published_counts, published_rooms
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
 from reports.statistics.inference import combine, minimum_detectable_effect
 from reports.statistics.paired import OVERALL, compare_pair, default_pairs, run_scores
 from reports.tables.table import Cell, Column, Row, Table
-
-VSI_BENCH: Mapping[str, int] = {
-    "object_counting": 565,
-    "object_abs_distance": 834,
-    "object_size_estimation": 953,
-    "room_size_estimation": 288,
-    "object_rel_distance": 710,
-    "object_rel_direction_easy": 217,
-    "object_rel_direction_medium": 378,
-    "object_rel_direction_hard": 373,
-    "route_planning": 194,
-    "obj_appearance_order": 618,
-}
-"""Questions by type of the full VSI-Bench (arXiv 2412.14171): 5,130 in 288 rooms."""
-
-VSI_BENCH_ROOMS = 288
 
 
 @dataclass(frozen=True)
@@ -65,9 +50,9 @@ def layout_of(name: str, types: Sequence[str], rooms: Sequence[str]) -> Layout:
 
 def vsi_bench_layout() -> Layout:
     """The layout of the full VSI-Bench."""
-    types = [kind for kind, n in VSI_BENCH.items() for _ in range(n)]
+    types = [kind for kind, n in published_counts().items() for _ in range(n)]
     found = layout_of("the full VSI-Bench", types, [])
-    return Layout(found.name, found.questions, VSI_BENCH_ROOMS, found.effective)
+    return Layout(found.name, found.questions, len(published_rooms()), found.effective)
 
 
 @dataclass(frozen=True)

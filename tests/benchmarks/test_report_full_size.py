@@ -16,7 +16,7 @@ import pytest
 
 from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json
-from reports.statistics.power import VSI_BENCH, VSI_BENCH_ROOMS
+from harness.vsibench.published import published_counts, published_rooms
 
 METHODS, SEEDS, CHECKPOINTS = ("sft", "dpo", "grpo", "rloo", "kto"), 5, 10
 SECONDS, MEGABYTES = 30, 1000
@@ -38,11 +38,12 @@ print(json.dumps([time.process_time() - before, peak, len(collected.answers), le
 
 
 def write_benchmark(root: Path, split: str, rng: np.random.Generator) -> list[dict]:
-    types = [kind for kind, n in VSI_BENCH.items() for _ in range(n)]
-    rooms = [*range(VSI_BENCH_ROOMS), *rng.integers(0, VSI_BENCH_ROOMS, len(types) - VSI_BENCH_ROOMS)]
+    types = [kind for kind, n in published_counts().items() for _ in range(n)]
+    total = len(published_rooms())
+    rooms = [*range(total), *rng.integers(0, total, len(types) - total)]
     rows = []
     for i, (kind, room) in enumerate(zip(types, rng.permutation(rooms), strict=True)):
-        numeric = i < sum(list(VSI_BENCH.values())[:4])
+        numeric = i < sum(list(published_counts().values())[:4])
         rows.append(
             {
                 "id": i,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.leakage import check_leakage, leaking_rooms, vsi_bench_rooms
+from harness.data.leakage import check_leakage, leaking_rooms
 from harness.data.reader import Dataset, records_digest
 from harness.errors import UserError
+from harness.vsibench.published import published_rooms
 from harness.vsibench.records import Record
 
 
@@ -33,7 +34,7 @@ NOTHING = data(("world", "test_000000"), split="test")
 
 
 def test_the_288_videos_are_288_rooms() -> None:
-    rooms = [room.partition("/")[0] for room in vsi_bench_rooms()]
+    rooms = [room.partition("/")[0] for room in published_rooms()]
     assert {name: rooms.count(name) for name in set(rooms)} == {"arkitscenes": 150, "scannet": 88, "scannetpp": 50}
 
 

@@ -5,7 +5,7 @@ import pytest
 from harness.api.reward import WeightedRewards
 from harness.errors import UserError
 from harness.plugins import registry
-from harness.vsibench.mra import MRA_THRESHOLDS, mean_relative_accuracy
+from harness.vsibench.mra import MRA_THRESHOLDS, mean_relative_accuracy, thresholds_met
 from harness.vsibench.records import Record
 from rewards.choice import Choice
 from rewards.distance import Distance, DistanceConfig, relative_distance
@@ -60,6 +60,12 @@ def test_thresholds_are_the_official_code_s_doubles() -> None:
         truth, predicted = rng.integers(1, 200, 2) / rng.choice([1, 10])
         expected = (abs(predicted - truth) / truth <= 1 - official).mean()
         assert mean_relative_accuracy(float(predicted), float(truth)) == expected
+
+
+def test_arrays_are_scored_like_single_numbers() -> None:
+    predicted, truth = [9.0, -3.0, math.nan, math.inf, 0.0], [10.0, 4.0, 0.0]
+    met = thresholds_met([[p] for p in predicted], truth)
+    assert met.tolist() == [[round(10 * mean_relative_accuracy(p, t)) for t in truth] for p in predicted]
 
 
 def test_mra_reward() -> None:

@@ -15,11 +15,12 @@ from datasets_kit import PRUNED_EVERY, write_vsi_bench, write_whole_vsi_bench
 import harness.data.archives as archives
 import harness.data.prepare as prepare_module
 from harness.data.prepare import read_manifest
-from harness.data.prepare_vsibench import prepare_vsibench, published_counts, published_scenes
+from harness.data.prepare_vsibench import prepare_vsibench
 from harness.data.reader import read_dataset
 from harness.data.sources import resolve_source
 from harness.errors import UserError
 from harness.io import sha256_file
+from harness.vsibench.published import published_counts, published_scenes
 
 
 @pytest.fixture

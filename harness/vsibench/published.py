@@ -1,0 +1,38 @@
+"""What VSI-Bench's full test set holds (arXiv 2412.14171): 5,130 questions on 288 videos of 288 rooms."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import TypedDict
+
+from harness.vsibench.rooms import room_of
+
+
+class _Published(TypedDict):
+    questions: dict[str, int]
+    scenes: dict[str, list[str]]
+
+
+def published_counts() -> dict[str, int]:
+    """Questions by raw type; they sum to 5,130 (from the published shares of each type)."""
+    return dict(_published()["questions"])
+
+
+@cache
+def published_scenes() -> frozenset[tuple[str, str]]:
+    """The data set and scene of each of the 288 videos."""
+    return frozenset((dataset, scene) for dataset, scenes in _published()["scenes"].items() for scene in scenes)
+
+
+@cache
+def published_rooms() -> frozenset[str]:
+    """The physical rooms of the videos, as :func:`harness.vsibench.rooms.room_of` names them."""
+    return frozenset(room_of(*scene) for scene in published_scenes())
+
+
+@cache
+def _published() -> _Published:
+    content: _Published = json.loads(files(__package__).joinpath("vsi_bench.json").read_text("utf-8"))
+    return content
