@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness.config.study import BASE, ReportSection
 from harness.vsibench.baselines import constant_answers, text_prior_answers
-from harness.vsibench.prompts import MODE_LETTER
+from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from harness.vsibench.scoring import score_answers
 from reports.benchmarks.vsibench import VSIBench
@@ -103,7 +103,7 @@ def results_of(collected: Collected) -> Results:
         report=study.report,
         train=collected.train.records,
         modes={
-            method: MODE_LETTER[(study if method == BASE else study.for_method(method)).prompt.evaluation]
+            method: MODES[(study if method == BASE else study.for_method(method)).prompt.evaluation].letter
             for method in methods_of(collected)
         },
         planned={method: study.seeds for method in study.methods},

@@ -6,13 +6,7 @@ import re
 from typing import ClassVar
 
 from harness.api import Record, Reward
-from harness.errors import unknown_name
-
-TAGGED_MODES: tuple[str, ...] = ("think", "observe")
-"""Prompt modes that ask for reasoning and an answer in tags."""
-
-PLAIN_MODES: tuple[str, ...] = ("vanilla", "official", "cot")
-"""Prompt modes that ask for no tags; the paper drops the format reward there."""
+from harness.vsibench.prompts import mode_named
 
 
 class Format(Reward):
@@ -27,11 +21,8 @@ class Format(Reward):
     summary: ClassVar[str] = "think and observe modes: 1 if the tags are as asked, else 0"
 
     def score(self, text: str, record: Record, mode: str) -> float | None:
-        if mode in PLAIN_MODES:
-            return None
-        if mode not in TAGGED_MODES:
-            raise unknown_name(f"prompt mode {mode}", mode, TAGGED_MODES + PLAIN_MODES)
-        return float(is_tagged(text, mode))
+        tag = mode_named(mode).tag
+        return None if tag is None else float(is_tagged(text, tag))
 
 
 def is_tagged(text: str, tag: str) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from harness.api.config import StrictConfig
 from harness.config.pixels import PIXELS
 from harness.errors import unknown_name
 from harness.plugins import registry
+from harness.vsibench.prompts import MODES, TRAINING_MODES
 
 
 class ModelSection(StrictConfig):
@@ -96,13 +97,23 @@ class DataSection(StrictConfig):
 class PromptSection(StrictConfig):
     """Wordings: the paper's training modes and the benchmark's official one."""
 
-    train: Literal["official", "vanilla", "think", "observe"] = Field(
-        "vanilla", description="Wording of training prompts (arXiv 2504.00883, section 3.2)."
+    train: str = Field(
+        "vanilla",
+        description=f"Wording of training prompts (arXiv 2504.00883, section 3.2): {', '.join(TRAINING_MODES)}.",
     )
-    evaluation: Literal["official", "vanilla", "think", "observe", "cot"] = Field(
+    evaluation: str = Field(
         "official",
-        description="Wording of evaluation prompts; official is VSI-Bench's own, cot its chain of thought.",
+        description="Wording of evaluation prompts; official is VSI-Bench's own, cot its chain of thought: "
+        f"{', '.join(MODES)}.",
     )
+
+    @field_validator("train", "evaluation")
+    @classmethod
+    def _known(cls, mode: str, info: ValidationInfo) -> str:
+        known = TRAINING_MODES if info.field_name == "train" else MODES
+        if mode not in known:
+            raise ValueError(str(unknown_name(f"prompt.{info.field_name} = {mode!r}", mode, known)))
+        return mode
 
 
 class RewardSection(StrictConfig):

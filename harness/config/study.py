@@ -29,6 +29,7 @@ from harness.config.variants import SECTIONS, Variant, in_words, merge, parse_va
 from harness.errors import UserError, unknown_name
 from harness.io import digest_of
 from harness.plugins import registry
+from harness.vsibench.prompts import MODES
 
 Section = TypeVar("Section", bound=StrictConfig)
 
@@ -93,7 +94,7 @@ class StudyConfig(StrictConfig):
     def for_method(self, method: str) -> StudyConfig:
         """This study as one method or variant sees it: prompts, sampling, rewards and token limits with its overrides.
 
-        A variant that is evaluated in think or observe mode may answer at least as long as it may in training, unless
+        A variant that is evaluated in a mode that reasons may answer at least as long as it may in training, unless
         it says otherwise.
 
         Raises:
@@ -104,7 +105,7 @@ class StudyConfig(StrictConfig):
         prompt = self._section_for(method, "prompt", self.prompt)
         told = self._settings(method)[1].get("evaluation", {})
         evaluation = self._section_for(method, "evaluation", self.evaluation)
-        if prompt.evaluation in ("think", "observe", "cot") and prompt != self.prompt and "max_new_tokens" not in told:
+        if MODES[prompt.evaluation].reasons and prompt != self.prompt and "max_new_tokens" not in told:
             longest = max(evaluation.max_new_tokens, rollout.max_new_tokens)
             evaluation = evaluation.model_copy(update={"max_new_tokens": longest})
         own = {"rollout": rollout, "reward": reward, "prompt": prompt, "evaluation": evaluation}

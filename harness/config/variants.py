@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UserError
-from harness.vsibench.prompts import MODES
+from harness.vsibench.prompts import TRAINING_MODES
 
 SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "train": None,
@@ -59,13 +59,13 @@ def parse_variant(text: str) -> Variant:
     settings: dict[str, Any] = {}
     for change in changes:
         key, equals, value = (part.strip() for part in change.partition("="))
-        if change in MODES:
+        if change in TRAINING_MODES:
             found = {"prompt.train": change, "prompt.evaluation": change}
         elif key and equals and value:
             found = {key: toml_value(value)}
         else:
             raise ValueError(
-                f"`{text}`: after a colon write key=value or a prompt mode ({', '.join(MODES)}), for example "
+                f"`{text}`: after a colon write key=value or a prompt mode ({', '.join(TRAINING_MODES)}), for example "
                 "grpo:beta=0:group_size=4 or grpo:think"
             )
         for name, setting in found.items():

@@ -1,8 +1,8 @@
-"""The words of every prompt: the benchmark's official wording and the paper's three training wordings.
+"""Prompt modes: the benchmark's own wordings and the three training wordings of arXiv 2504.00883.
 
-Official: VSI-Bench section 4.1 and its evaluation code; cot: its chain of thought (arXiv 2412.14171), whose answer a
-second turn asks for (the second turn's words are not published; ours). Vanilla, think and observe: arXiv 2504.00883
-section 3.2, word for word. A change of any wording must change :data:`PROMPTS_VERSION`.
+Official: VSI-Bench section 4.1 and its evaluation code; cot: its chain of thought (arXiv 2412.14171), where a second
+turn asks for the answer (the second turn's wording is not published; ours). Vanilla, think and observe: arXiv
+2504.00883 section 3.2, word for word. A change of any wording must change :data:`PROMPTS_VERSION`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 
 from harness.errors import unknown_name
 from harness.vsibench.records import Record
 
 PROMPTS_VERSION = "1"
-"""Part of every prompt's id, so that answers to other words are never mixed."""
-
-MODES: tuple[str, ...] = ("official", "vanilla", "think", "observe", "cot")
-"""Ways to put a question."""
-
-MODE_LETTER: dict[str, str] = {"official": "V", "vanilla": "V", "think": "T", "observe": "O", "cot": "T"}
-"""The mode in the paper's "Eval mode" column; the official wording asks for the bare answer, as vanilla."""
+"""Part of every prompt's id, so that answers to different wordings are never mixed."""
 
 SYSTEM = "You are a helpful assistant."
 """Qwen2-VL's system message."""
@@ -32,33 +27,89 @@ _OFFICIAL_CHOICE = "Answer with the option's letter from the given choices direc
 _OFFICIAL_WORDS = "Please answer the question using a single word or phrase."
 _COT = "Let's think step by step."
 _SECOND_TURN = "Give the final answer to the question from what you wrote above.\n"
-_TRAINING: dict[str, str] = {
-    "vanilla": "Please provide the short answer with one or two words or a number.",
-    "think": "Please think step by step and enclose your thinking process in <think> </think> tags and then "
-    "provide the short answer with one or two words or a number in <answer> </answer>.",
-    "observe": "Please observe carefully and analyze what you see that helps you to solve the question in the "
-    "video and enclose it in <observe> </observe> tag, and then provide the short answer with one or two "
-    "words or a number in <answer> </answer>.",
-}
 _TAGGED_ANSWER = "<answer>{}</answer>"
 _IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-def prompt_text(record: Record, mode: str) -> str:
-    """The user's words after the video.
+@dataclass(frozen=True)
+class PromptMode:
+    """One way to ask a question.
+
+    Attributes:
+        name: As in study files, variants and prompt ids.
+        letter: The mode in the "Eval mode" column of arXiv 2504.00883; official asks for the bare answer, as vanilla.
+        instruction: The last sentence of a training wording; None for the benchmark's wordings, which have a frame
+            sentence and ask by the kind of question.
+        tag: The tag that encloses the reasoning, before an ``<answer>`` tag; None where no tags are asked for.
+        reasons: Whether the model writes its reasoning, and so more than a bare answer.
+        training: Whether the mode can be trained on; every mode can be evaluated.
+    """
+
+    name: str
+    letter: str
+    instruction: str | None = None
+    tag: str | None = None
+    reasons: bool = False
+    training: bool = True
+
+
+MODES: dict[str, PromptMode] = {
+    mode.name: mode
+    for mode in (
+        PromptMode("official", "V"),
+        PromptMode("vanilla", "V", "Please provide the short answer with one or two words or a number."),
+        PromptMode(
+            "think",
+            "T",
+            "Please think step by step and enclose your thinking process in <think> </think> tags and then "
+            "provide the short answer with one or two words or a number in <answer> </answer>.",
+            tag="think",
+            reasons=True,
+        ),
+        PromptMode(
+            "observe",
+            "O",
+            "Please observe carefully and analyze what you see that helps you to solve the question in the "
+            "video and enclose it in <observe> </observe> tag, and then provide the short answer with one or two "
+            "words or a number in <answer> </answer>.",
+            tag="observe",
+            reasons=True,
+        ),
+        PromptMode("cot", "T", reasons=True, training=False),
+    )
+}
+"""All modes by name; the one place that lists them."""
+
+TRAINING_MODES: tuple[str, ...] = tuple(mode.name for mode in MODES.values() if mode.training)
+"""Names of the modes that prompts can be trained in."""
+
+
+def mode_named(name: str) -> PromptMode:
+    """The mode of a name.
 
     Raises:
         UserError: The mode is unknown.
     """
-    _check(mode)
+    if name not in MODES:
+        raise unknown_name(f"prompt mode {name}", name, MODES)
+    return MODES[name]
+
+
+def prompt_text(record: Record, mode: str) -> str:
+    """The user's text after the video.
+
+    Raises:
+        UserError: The mode is unknown.
+    """
+    asked = mode_named(mode)
     options = "" if record.options is None else _OPTIONS + "\n".join(record.options) + "\n"
-    if mode in _TRAINING:
-        return f"{record.question}\n{options}{_TRAINING[mode]}"
-    return f"{_PREFIX}{record.question}\n{options}{_COT if mode == 'cot' else _official_ask(record)}"
+    if asked.instruction is not None:
+        return f"{record.question}\n{options}{asked.instruction}"
+    return f"{_PREFIX}{record.question}\n{options}{_COT if asked.reasons else _official_ask(record)}"
 
 
 def second_turn_text(record: Record) -> str:
-    """The user's words after a chain of thought: the answer alone, in the form that the benchmark asks for."""
+    """The user's text after a chain of thought: it asks for the answer alone, in the benchmark's form."""
     return _SECOND_TURN + _official_ask(record)
 
 
@@ -74,20 +125,19 @@ def answer_text(words: str, mode: str) -> str:
     Raises:
         UserError: The mode is unknown.
     """
-    _check(mode)
-    return _TAGGED_ANSWER.format(words) if mode in ("think", "observe") else words
+    return _TAGGED_ANSWER.format(words) if mode_named(mode).tag else words
 
 
 def answer_in(text: str, mode: str) -> str:
-    """What a model answered: in think and observe mode the content of its last answer tag, else all that it wrote.
+    """What a model answered: where the mode asks for tags the content of the last answer tag, else the whole text.
 
-    A text without a whole answer tag is returned as it is, so that what breaks the form is scored as it stands.
+    A text without a complete answer tag is returned unchanged, so that a completion that breaks the form is scored
+    as it was written.
 
     Raises:
         UserError: The mode is unknown.
     """
-    _check(mode)
-    found = _IN_TAGS.findall(text) if mode in ("think", "observe") else []
+    found = _IN_TAGS.findall(text) if mode_named(mode).tag else []
     return found[-1].strip() if found else text
 
 
@@ -102,12 +152,7 @@ def prompts_digest() -> str:
         _OFFICIAL_WORDS,
         _COT,
         _SECOND_TURN,
-        _TRAINING,
+        {mode.name: mode.instruction for mode in MODES.values() if mode.instruction is not None},
         _TAGGED_ANSWER,
     ]
     return hashlib.sha256(json.dumps(wordings, sort_keys=True).encode()).hexdigest()
-
-
-def _check(mode: str) -> None:
-    if mode not in MODES:
-        raise unknown_name(f"prompt mode {mode}", mode, MODES)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from importlib import resources
 
-from harness.vsibench.prompts import MODE_LETTER
+from harness.vsibench.prompts import MODES
 from harness.vsibench.types import TASKS
 from reports.tables.scores import RunScore, ScoreRow
 
@@ -54,7 +54,7 @@ def _row(entry: dict[str, str], tasks: dict[str, float], printed: float) -> Scor
         entry["name"],
         "published",
         (RunScore(tasks),),
-        MODE_LETTER.get(entry["eval_mode"], entry["eval_mode"]),
+        MODES[entry["eval_mode"]].letter if entry["eval_mode"] in MODES else entry["eval_mode"],
         note="; ".join(notes),
         printed=printed,
     )

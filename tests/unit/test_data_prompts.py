@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness.errors import UserError
 from harness.vsibench import prompts
 from harness.vsibench.prompts import (
-    MODE_LETTER,
     MODES,
     answer_in,
     answer_text,
@@ -78,7 +79,7 @@ def test_gold_answers_are_tagged_where_the_mode_asks_for_tags() -> None:
 
 
 def test_modes_have_the_papers_letters() -> None:
-    assert [MODE_LETTER[mode] for mode in MODES] == ["V", "V", "T", "O", "T"]
+    assert [mode.letter for mode in MODES.values()] == ["V", "V", "T", "O", "T"]
 
 
 def test_an_unknown_mode_gets_a_suggestion() -> None:
@@ -92,7 +93,7 @@ def test_the_digest_changes_with_any_word(monkeypatch: pytest.MonkeyPatch) -> No
     before = prompts_digest()
     assert before == prompts_digest()
     assert len(before) == 64
-    monkeypatch.setitem(prompts._TRAINING, "think", THINK + " ")
+    monkeypatch.setitem(prompts.MODES, "think", replace(prompts.MODES["think"], instruction=THINK + " "))
     assert prompts_digest() != before
 
 

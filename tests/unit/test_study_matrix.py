@@ -26,8 +26,8 @@ from harness.study.status import State, Status, read_status, write_status
 
 SOURCE = """
 from pydantic import Field
-from harness.algorithm import Algorithm, StrictConfig
-from harness.types import Needs
+from harness.api import Algorithm, StrictConfig
+from harness.api import Needs
 
 class Config{name}(StrictConfig):
     beta: float = Field({beta}, description="A number.")
