@@ -1,4 +1,4 @@
-"""Direct preference optimisation on one pair of answers a prompt."""
+"""Direct preference optimisation on one pair of completions per prompt."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class DPOConfig(StrictConfig):
     beta: float = Field(
         0.1,
         gt=0,
-        description="Strength of the pull to the reference model (0.1: arXiv 2305.18290, appendix B, and TRL; "
-        "arXiv 2504.00883 does not give its value).",
+        description="Strength of the pull towards the reference model (0.1: arXiv 2305.18290, appendix B, and TRL; "
+        "arXiv 2504.00883 does not state its value).",
     )
     pairs: Literal["ranked", "altered", "gold_vs_worst"] = Field(
         "ranked",
-        description="Chosen against rejected: best against worst sampled answer by reward, so that DPO sees the same "
-        "reward as the other methods (ours); gold against the gold answer altered into a wrong one (arXiv 2504.00883, "
-        "section 3.3.5); or gold against the worst sampled answer (ours).",
+        description="Chosen and rejected: the best and the worst sampled completion by reward, so that DPO sees the "
+        "same reward as the other methods (ours); the gold answer and a wrong answer made from it (arXiv 2504.00883, "
+        "section 3.3.5); or the gold answer and the worst sampled completion (ours).",
     )
     rollouts: int = Field(
-        8, ge=2, description="Answers sampled a prompt to take pairs from; unused by altered. As GRPO's group; ours."
+        8, ge=2, description="Completions sampled per prompt to choose pairs from; unused by altered (ours, as GRPO)."
     )
 
 
 class DPO(Algorithm):
     """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290, equation 7).
 
-    With chosen answer ``w``, rejected answer ``l`` and the log-ratios ``h = log pi(y|x) - log pi_ref(y|x)`` summed
-    over the answer's tokens, the loss of a pair is ``-log sigmoid(beta * (h_w - h_l))``, without label smoothing.
-    A prompt whose answers do not differ in reward gives no pair. One pair is one unit.
+    With the chosen completion ``w``, the rejected one ``l`` and the log-ratios ``h = log pi(y|x) - log pi_ref(y|x)``
+    summed over tokens, the loss of a pair is ``-log sigmoid(beta * (h_w - h_l))``, without label smoothing. A prompt
+    whose completions have equal rewards gives no pair. One pair is one unit.
     """
 
     Config: ClassVar[type[StrictConfig]] = DPOConfig
@@ -54,29 +54,32 @@ class DPO(Algorithm):
             reduce="unit",
         )
 
-    def experience(self, groups: Sequence[Group]) -> list[Sample]:
-        samples = []
-        for unit, group in enumerate(groups):
-            pair = self._pair(group)
-            if pair is not None:
-                chosen, rejected = pair
-                samples += [Sample(chosen, 1.0, unit), Sample(rejected, -1.0, unit)]
-        return samples
-
-    def _pair(self, group: Group) -> tuple[Completion, Completion] | None:
-        """The chosen and the rejected completion; None when none is better. Of equals the first is taken."""
+    def pairs(self, group: Group) -> list[tuple[Completion, Completion]]:
+        """Chosen and rejected completions of one prompt: one pair or none. Ties go to the first."""
         gold, altered, sampled = (group.by_source(source) for source in ("gold", "altered", "policy"))
         if self.config.pairs == "altered":
-            return (gold[0], altered[0]) if gold and altered else None
+            return list(zip(gold[:1], altered[:1], strict=False))
         better = sampled if self.config.pairs == "ranked" else gold
         if not better or not sampled:
-            return None
+            return []
         finite_rewards((*better, *sampled))
         chosen, rejected = max(better, key=lambda one: one.reward), min(sampled, key=lambda one: one.reward)
-        return (chosen, rejected) if chosen.reward > rejected.reward else None
+        return [(chosen, rejected)] if chosen.reward > rejected.reward else []
+
+    def experience(self, groups: Sequence[Group]) -> list[Sample]:
+        pairs = [pair for group in groups for pair in self.pairs(group)]
+        return [
+            Sample(one, weight, unit)
+            for unit, pair in enumerate(pairs)
+            for one, weight in zip(pair, (1.0, -1.0), strict=True)
+        ]
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         assert batch.reference is not None  # needs.reference
         margin = self.config.beta * pair_gaps(batch, batch.seq(batch.policy - batch.reference))
-        logged = {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}
-        return -F.logsigmoid(margin), logged
+        return -F.logsigmoid(margin), preference_metrics(margin)
+
+
+def preference_metrics(margin: Tensor) -> dict[str, float]:
+    """The mean margin of a batch's pairs, and the fraction of pairs that are in the right order."""
+    return {"margin": margin.mean().item(), "accuracy": (margin > 0).float().mean().item()}

@@ -1,4 +1,4 @@
-"""IPO: DPO with a squared loss, so that certain preferences do not drive the policy without bound."""
+"""IPO: DPO with a squared loss, so that consistent preferences do not push the policy without bound."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from algorithms.dpo import DPO, DPOConfig
+from algorithms.dpo import DPO, DPOConfig, preference_metrics
 from harness.api import Batch, pair_gaps
 
 
 class IPOConfig(DPOConfig):
-    """Hyper-parameters of IPO: DPO's with another meaning of beta."""
+    """Hyper-parameters of IPO: DPO's, where beta has another meaning."""
 
     beta: float = Field(
         0.1,
@@ -21,15 +21,15 @@ class IPOConfig(DPOConfig):
     )
     average: Literal["token", "sum"] = Field(
         "token",
-        description="Log-ratios are means over an answer's tokens (TRL's form; it says the authors agreed), or "
-        "sums, as equation 17 is printed.",
+        description="Log-ratios are means over a completion's tokens (TRL; confirmed by the authors, it says), or sums "
+        "(equation 17 as printed).",
     )
 
 
 class IPO(DPO):
     """Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036, equation 17).
 
-    With DPO's pairs and log-ratios ``h``, averaged over each answer's tokens, the loss of a pair is
+    With DPO's pairs and log-ratios ``h``, averaged over each completion's tokens, the loss of a pair is
     ``(h_w - h_l - 1 / (2 beta))**2``.
     """
 
@@ -41,5 +41,4 @@ class IPO(DPO):
         assert batch.reference is not None  # needs.reference
         ratios = batch.seq(batch.policy - batch.reference)
         gap = pair_gaps(batch, ratios / batch.lengths if self.config.average == "token" else ratios)
-        logged = {"margin": gap.mean().item(), "accuracy": (gap > 0).float().mean().item()}
-        return (gap - 1 / (2 * self.config.beta)) ** 2, logged
+        return (gap - 1 / (2 * self.config.beta)) ** 2, preference_metrics(gap)

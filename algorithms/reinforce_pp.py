@@ -1,4 +1,4 @@
-"""REINFORCE++: advantages normalised over the whole batch instead of the prompt's group."""
+"""REINFORCE++: advantages normalised over the whole step instead of the prompt's group."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from harness.api import (
     token_mean,
 )
 
-SCALE_EPSILON = 1e-8  # added to the batch's standard deviation, so that a batch without contrast has advantages of 0
+SCALE_EPSILON = 1e-8  # added to the standard deviation, so that a step without contrast has advantages of 0
 
 
 class ReinforcePPConfig(StrictConfig):
     """Hyper-parameters of REINFORCE++."""
 
     group_size: int = Field(
-        8, ge=1, description="Answers sampled a prompt (the paper: 1, more with the baseline; 8 as GRPO's group here)."
+        8, ge=1, description="Completions sampled per prompt (the paper: 1, more with the baseline; 8 as GRPO here)."
     )
     baseline: Literal["none", "group"] = Field(
         "none",
-        description="What is subtracted from a reward before the batch is normalised: nothing, or the mean of its "
-        "group, the paper's `REINFORCE++ w/ baseline`.",
+        description="Subtracted from a reward before normalisation: nothing, or the mean of its group (the paper's "
+        "`REINFORCE++ w/ baseline`).",
     )
     beta: float = Field(
-        0.01, ge=0, description="Weight of the KL penalty of each token (ours). 0 saves the reference passes."
+        0.01, ge=0, description="Weight of the KL penalty per token (ours). 0 saves the reference passes."
     )
     clip_low: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - clip_low (as PPO).")
     clip_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + clip_high (as PPO).")
@@ -47,16 +47,16 @@ class ReinforcePP(Algorithm):
     """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262, global advantage normalisation).
 
     The advantage of token t is ``A_t = r - beta sum_{i >= t} KL_i`` with ``KL_i = log pi_old(y_i) - log pi_ref(y_i)``
-    and, with baseline = group, ``r`` less the mean reward of its group. It is normalised over all tokens of the step,
-    ``(A_t - mean(A)) / (std(A) + 1e-8)``, and the loss of a token is PPO's clipped one. The mean over an answer's
-    tokens, then over answers.
+    and, with baseline = group, ``r`` minus the mean reward of its group. It is normalised over all tokens of the step,
+    ``(A_t - mean(A)) / (std(A) + 1e-8)``; the loss of a token is PPO's clipped surrogate, averaged over each
+    completion's tokens, then over completions.
     """
 
     Config = ReinforcePPConfig
     title = "REINFORCE++"
-    summary = "Policy gradient with advantages normalised over the batch (arXiv 2501.03262)."
+    summary = "Policy gradient with advantages normalised over the step (arXiv 2501.03262)."
     exempt_checks: ClassVar[Mapping[str, str]] = {
-        "contrast": "an answer is judged against all answers of the step, not those to its prompt"
+        "contrast": "a completion is judged against all of the step, not those of its prompt"
     }
 
     @property
@@ -65,10 +65,10 @@ class ReinforcePP(Algorithm):
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:
         scored: list[tuple[Completion, float]] = []
-        for answers in (group.by_source("policy") for group in groups):
-            rewards = finite_rewards(answers)
+        for completions in (group.by_source("policy") for group in groups):
+            rewards = finite_rewards(completions)
             base = statistics.fmean(rewards) if self.config.baseline == "group" and rewards else 0.0
-            scored += [(one, reward - base) for one, reward in zip(answers, rewards, strict=True)]
+            scored += [(one, reward - base) for one, reward in zip(completions, rewards, strict=True)]
         everything = [value for one, reward in scored for value in self.token_advantages(one, reward)]
         if not everything:
             return []
@@ -79,7 +79,7 @@ class ReinforcePP(Algorithm):
         ]
 
     def token_advantages(self, completion: Completion, reward: float) -> list[float]:
-        """Each token's advantage before normalisation."""
+        """The advantage of each token before normalisation."""
         if self.config.beta == 0:
             return [reward] * len(completion.tokens)
         values, penalty = [], 0.0

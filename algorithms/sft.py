@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: make the data set's answers likely."""
+"""Supervised fine-tuning: maximise the likelihood of the gold answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class SFTConfig(StrictConfig):
 
     average: Literal["token", "sequence"] = Field(
         "token",
-        description="Mean over all tokens of a step, so that long answers weigh more (the field's default, "
-        "also TRL's), or over answers of their token means, so that each answer weighs the same.",
+        description="Mean over all tokens of a step, so that long answers weigh more (the usual choice, TRL's "
+        "too), or over each answer's tokens and then over answers, so that all answers weigh the same.",
     )
 
 

@@ -1,4 +1,4 @@
-"""T-GRPO: answers earn more when the order of the frames helps to give them."""
+"""T-GRPO: correct completions earn a bonus when the order of the frames helps."""
 
 from __future__ import annotations
 
@@ -14,43 +14,45 @@ from harness.api import Completion, Group, Needs, Sample
 class TGRPOConfig(GRPOConfig):
     """Hyper-parameters of T-GRPO: GRPO's, and the contrast with shuffled frames."""
 
-    beta: float = Field(0.04, ge=0, description="Weight of the KL term to the reference (0.04: Video-R1's code).")
+    beta: float = Field(0.04, ge=0, description="Weight of the KL penalty to the reference (0.04: Video-R1's code).")
     shuffled: int = Field(
-        4, ge=1, description="Answers sampled a prompt with its frames shuffled (half of group_size: arXiv 2503.21776)."
+        4, ge=1, description="Completions per prompt with shuffled frames (half of group_size: arXiv 2503.21776)."
     )
-    bonus: float = Field(0.3, ge=0, description="What right answers earn when order helps (0.3: the paper).")
+    bonus: float = Field(
+        0.3, ge=0, description="Reward bonus of correct completions when order helps (0.3: the paper)."
+    )
     share: float = Field(
         0.8,
         ge=0,
-        description="Order helps if the mean accuracy is at least this share of that with shuffled frames (0.8: "
+        description="Order helps if the mean accuracy is at least this fraction of that with shuffled frames (0.8: "
         "Video-R1's code).",
     )
-    right: float = Field(0.1, ge=0, description="An answer of more accuracy than this is right (0.1: Video-R1's code).")
+    right: float = Field(0.1, ge=0, description="Completions of higher accuracy count as correct (0.1: Video-R1).")
 
 
 class TGRPO(GRPO):
     """Temporal group relative policy optimisation (Feng et al. 2025, Video-R1, arXiv 2503.21776, section 3.2).
 
-    With the mean accuracies ``p`` of the group and ``p~`` of further answers to the same question about the same
-    frames in random order, ``bonus`` is added to the reward of each right answer if ``p >= share * p~``; then GRPO's
-    advantages and loss. Accuracy is the reward without its part `format`. Answers to shuffled frames are never trained
-    on, but they are paid for: their tokens and forward passes count.
+    With the mean accuracy ``p`` of the group and ``p~`` of further completions for the same question with the frames in
+    random order, ``bonus`` is added to the reward of each correct completion if ``p >= share * p~``; advantages and
+    loss are GRPO's. Accuracy is the reward without its part `format`. Completions for shuffled frames are never
+    trained on, but their tokens and forward passes count towards the budget.
     """
 
     Config = TGRPOConfig
     title = "T-GRPO"
-    summary = "GRPO with a bonus where the order of frames helps: a shuffled-frame contrast (arXiv 2503.21776)."
+    summary = "GRPO with a bonus where the order of frames helps, against shuffled frames (arXiv 2503.21776)."
 
     @property
     def needs(self) -> Needs:
-        """As GRPO, and answers to the same prompts with shuffled frames."""
+        """As GRPO, and completions for the same prompts with shuffled frames."""
         return replace(super().needs, shuffled=self.config.shuffled)
 
     def experience(self, groups: Sequence[Group]) -> list[Sample]:
         return super().experience([self.rewarded(group) for group in groups])
 
     def rewarded(self, group: Group) -> Group:
-        """The group's answers to ordered frames, with the bonus where it is earned."""
+        """The group's completions for ordered frames, with the bonus where it is earned."""
         ordered, shuffled = group.by_source("policy"), group.by_source("shuffled")
         helps = _mean_accuracy(ordered) >= self.config.share * _mean_accuracy(shuffled)
         return replace(
@@ -65,9 +67,8 @@ class TGRPO(GRPO):
 
 
 def accuracy(completion: Completion) -> float:
-    """The reward of what was answered, not of its form."""
-    about_form = completion.parts.get("format")
-    if about_form is None:
+    """The reward without the part for the answer's format."""
+    if "format" not in completion.parts:
         return completion.reward
     return sum(value for name, value in completion.parts.items() if name != "format")
 

@@ -119,9 +119,8 @@ class FlippedLoss(GRPO):
 
 
 class FlippedPairs(DPO):
-    def _pair(self, group):
-        pair = super()._pair(group)
-        return pair and pair[::-1]
+    def pairs(self, group):
+        return [pair[::-1] for pair in super().pairs(group)]
 
 
 class FlippedAdvantage(GRPO):
