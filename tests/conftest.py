@@ -143,9 +143,9 @@ def train_and_test(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--data", f"{train}#train", "--benchmark-data", str(test)]
 
 
-@pytest.fixture(params=[True, False], ids=["lean", "whole"])
-def lean(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Every pass that is kept for the update is lean, and computed again in parts; or none is."""
-    monkeypatch.setattr("harness.engine.activation_reuse.WHOLE_BYTES", 0 if request.param else 2**40)
-    monkeypatch.setattr("harness.engine.recomputation.TOKENS", 5)
+@pytest.fixture(params=[True, False], ids=["recomputed", "kept"])
+def recompute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Every prefill that the update reuses recomputes its activations, the MLP's in parts; or none does."""
+    monkeypatch.setattr("harness.engine.activation_reuse.MAX_FULL_BYTES", 0 if request.param else 2**40)
+    monkeypatch.setattr("harness.engine.activation_recomputation.MLP_TOKENS", 5)
     return bool(request.param)

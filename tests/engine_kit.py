@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 
 from harness.data.encode import EncodedPrompt
 from harness.data.video.frames import ProcessedVideo
-from harness.engine.policy import Engine, Policy
+from harness.engine.model_runner import Engine
+from harness.engine.policy import Policy
 from harness.models.presets import TINY
 from harness.vsibench.records import Record
 

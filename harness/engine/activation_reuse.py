@@ -1,10 +1,13 @@
-"""The pass over a prompt that its completions are sampled from, kept as the one that the update differentiates.
+"""Activation reuse: the prefill that completions are sampled from is also the prompts' forward pass of the update.
 
-Where an update follows each rollout, both run the prompts through the same weights. So the pass is made once, with its
-graph: decoding reads its keys and values as constants, and in the update the completions attend to them as leaves, in
-as many micro-batches as there are; what has gathered in the leaves then goes back through the one pass. The graph of a
-large pass is lean: it holds what is dear to compute, attention, and computes the rest again
-(:mod:`harness.engine.recomputation`).
+Where one update follows each rollout, sampling and update run the same prompts through the same weights. So the prefill
+is made once, with its autograd graph. Decoding reads its keys and values as constants. In the update the completions
+attend to them as leaves of their own graphs, in as many micro-batches as there are, and the gradients that accumulate
+in the leaves are sent back through the one prefill at the end. A large prefill keeps only its layers' inputs and
+attention outputs and computes the rest again (:mod:`harness.engine.activation_recomputation`).
+
+:func:`can_reuse` decides whether a step does this, :class:`ActivationReuse` is what it keeps. A policy holds the one
+while the step lasts (``Policy.activation_reuse``); training and sampling know nothing else of it.
 """
 
 from __future__ import annotations
@@ -19,44 +22,70 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from harness.engine.packing import Layers, PackedRows
+from harness.engine.activation_recomputation import RecomputingCache
+from harness.engine.kv_cache import KeyValues, key_values
+from harness.engine.model_runner import ModelRunner
+from harness.engine.packing import PackedRows
+from harness.models.families import vision_is_trained
 
 if TYPE_CHECKING:
     from harness.api.types import Needs
-    from harness.config.study import ModelSection
     from harness.data.encode import EncodedPrompt
-    from harness.engine.policy import Policy
 
-KEPT_BYTES = 2**30
-"""Most memory for the passes of one step; a prompt that would go beyond is run again in the update."""
+MAX_BYTES = 2**30
+"""Most memory for the prefills of one step; prompts beyond it are run again in the update."""
 
-WHOLE_BYTES = 3 * 2**26
-"""A pass that takes more is made lean, which costs a few per cent of a step and saves nine tenths of this."""
+MAX_FULL_BYTES = 3 * 2**26
+"""A prefill whose activations take more recomputes them: a few per cent more time, a tenth of the memory."""
 
-_OF_WIDTH, _OF_INNER, _OF_LAST = 9, 4, 4
-"""Numbers that a whole pass keeps a token and layer besides keys and values: for each unit of the model's width and of
-its MLP's, and for each unit of the width in the last layer, of which only keys and values are asked for. Counted by
-``tests/unit/test_kept.py``."""
+_PER_WIDTH, _PER_MLP_WIDTH, _PER_WIDTH_LAST = 9, 4, 4
+"""Numbers that a layer keeps for each token besides keys and values: per unit of the model's width and of its MLP's,
+and per unit of the width in the last layer, of which only keys and values are used. Counted by
+``tests/unit/test_activation_reuse.py``."""
 
 
-class KeptPass:
-    """One prefill: its keys and values of every layer with their graph, and what the update reads in their place.
+def can_reuse(policy: ModelRunner, needs: Needs, updates_per_batch: int) -> bool:
+    """Whether the prefill that a method's completions are sampled from can serve its update.
+
+    One update must follow each rollout, so that both have the same weights; and the two passes must be the same
+    computation, so no dropout, which only training has, and no trained vision tower, whose graph would have to be kept
+    too. With gradient checkpointing or on a GPU recomputing would cost as much as a second forward pass.
 
     Args:
-        layers: As the pass made them.
-        lean: Whether its graph is.
+        policy: The model as it is trained.
+        needs: The method's.
+        updates_per_batch: ``train.updates_per_batch``.
+    """
+    if updates_per_batch != 1 or not needs.rollouts or needs.shuffled:
+        return False
+    if policy.engine != "shared" or policy.device.type != "cpu" or policy.precision != "fp32":
+        return False
+    modules = list(policy.model.modules())
+    dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
+    checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in modules)
+    attention_dropout = policy.base.config.text_config.attention_dropout
+    return not (dropout or attention_dropout or checkpointing or vision_is_trained(policy.base))
+
+
+class KeptPrefill:
+    """One prefill: its keys and values with their graph, and the leaves that the update reads in their place.
+
+    Args:
+        layers: Keys and values as the prefill made them.
+        recompute: Whether its activations are computed again in the backward pass.
 
     Attributes:
-        leaves: The same keys and values as leaves of other graphs.
+        leaves: The same keys and values, detached.
     """
 
-    def __init__(self, layers: Layers, *, lean: bool) -> None:
-        self.lean = lean
+    def __init__(self, layers: KeyValues, *, recompute: bool) -> None:
+        self.recompute = recompute
+        # Edges, not tensors: the graph must not keep the leaves' memory alive once they are dropped.
         self._edges = [get_gradient_edge(part) if part.requires_grad else None for part in chain(*layers)]
         self.leaves = [(_leaf(keys), _leaf(values)) for keys, values in layers]
 
     def backward(self) -> None:
-        """Send what has gathered in the leaves back through the pass; once, and the leaves are gone before it."""
+        """Send the gradients accumulated in the leaves back through the prefill; once, and the leaves are freed."""
         gradients = [leaf.grad for leaf in chain(*self.leaves)]
         self.leaves = []
         reached = [(edge, one) for edge, one in zip(self._edges, gradients, strict=True) if edge and one is not None]
@@ -68,136 +97,139 @@ def _leaf(part: Tensor) -> Tensor:
     return part.detach().requires_grad_(part.requires_grad)
 
 
-def _padded(part: Tensor, length: int) -> Tensor:
-    """Without a copy where nothing is missing."""
-    missing = length - part.shape[2]
-    return F.pad(part, (0, 0, 0, missing)) if missing else part
-
-
-class KeptTrunks:
-    """The trunks' keys and values of a step's prompts, and the graph behind them.
+class ActivationReuse:
+    """The prefills of one step, kept with their graphs for its update.
 
     Args:
-        config: The language model's configuration.
+        policy: Runs the model.
     """
 
-    def __init__(self, config: Any) -> None:
-        self._config = config
-        self._room = float(KEPT_BYTES)
-        self._passes: list[KeptPass] = []
-        self._places: dict[str, tuple[KeptPass, int, int]] = {}
+    def __init__(self, policy: ModelRunner) -> None:
+        self._policy = policy
+        self._config = policy.base.config.text_config
+        self._bytes_left = float(MAX_BYTES)
+        self._prefills: list[KeptPrefill] = []
+        self._places: dict[str, tuple[KeptPrefill, int, int]] = {}
+        """Of each prompt: its prefill, its row there, and the length of its prefix."""
         self._begun = False
 
-    def wants(self, prompts: Sequence[EncodedPrompt]) -> bool:
-        """Whether the pass over these prompts is to be kept: not twice, and only as far as there is room."""
+    # ------------------------------------------------------------------ sampling
+
+    def accepts(self, prompts: Sequence[EncodedPrompt]) -> bool:
+        """Whether the prefill of these prompts will be kept: each prompt once, and only while there is room."""
         tokens = sum({prompt.id: len(prompt.input_ids) for prompt in prompts}.values())
         if any(prompt.id in self._places for prompt in prompts):
             return False
-        fits = bytes_for(self._config, tokens, lean=is_lean(self._config, tokens)) <= self._room
-        if not fits:
-            logging.getLogger(__name__).debug("no room to keep the pass over %d prompt tokens for the update", tokens)
-        return fits
+        needed = activation_bytes(self._config, tokens, recompute=recomputes(self._config, tokens))
+        if needed > self._bytes_left:
+            logging.getLogger(__name__).debug("no room to keep the prefill of %d tokens for the update", tokens)
+        return needed <= self._bytes_left
 
-    def lean(self, rows: PackedRows) -> bool:
-        """Whether the pass over these prompts is to be lean."""
-        return is_lean(self._config, rows.tokens)
+    def prefill(self, rows: PackedRows) -> tuple[Tensor, KeyValues]:
+        """As :meth:`ModelRunner.prefill`, and kept for the update; the keys and values returned are constants."""
+        recompute = recomputes(self._config, rows.prompt_tokens)
+        if recompute:
+            # Only the prefixes are kept; the few suffix tokens after them run again with the completions.
+            cache = self._policy.kv_cache(self._keep(rows, run_prefixes(self._policy, rows), recompute=True))
+            with torch.no_grad():
+                return run_suffixes(self._policy, rows, cache), key_values(cache)
+        cache = self._policy.kv_cache([])
+        hidden = self._policy.forward_packed(rows, cache)
+        return hidden, self._keep(rows, key_values(cache), recompute=False)
 
-    def add(self, rows: PackedRows, layers: Layers) -> Layers:
-        """Keep a prefill; return its keys and values as constants."""
-        one = KeptPass(layers, lean=self.lean(rows))
-        self._passes.append(one)
-        self._room -= bytes_for(self._config, rows.tokens, lean=one.lean)
-        for row, (length, rests) in enumerate(zip(rows.real.sum(1).tolist(), rows.rests, strict=True)):
-            self._places |= {key: (one, row, length) for key, _, _ in rests}
+    def _keep(self, rows: PackedRows, layers: KeyValues, *, recompute: bool) -> KeyValues:
+        kept = KeptPrefill(layers, recompute=recompute)
+        self._prefills.append(kept)
+        self._bytes_left -= activation_bytes(self._config, rows.prompt_tokens, recompute=recompute)
+        for row, (length, suffixes) in enumerate(
+            zip(rows.prefix_mask.sum(1).tolist(), rows.prompt_suffixes, strict=True)
+        ):
+            self._places |= {suffix.prompt_id: (kept, row, length) for suffix in suffixes}
         return [(keys.detach(), values.detach()) for keys, values in layers]
 
-    def of(self, rows: PackedRows) -> tuple[Layers, bool]:
-        """(B, kv heads, P, head size) keys and values of some rows' trunks in every layer, none unless all are kept;
-        and whether the pass over them is lean, so that what stands behind them should be, too.
+    # ------------------------------------------------------------------ update
 
-        A trunk that was kept longer serves one that begins alike: keys and values depend on what came before alone.
+    def suffix_hidden(self, rows: PackedRows) -> Tensor | None:
+        """(B, S, hidden) of the suffix part, after kept prefixes; None unless the prefixes of all rows were kept.
+
+        A prefix that was kept longer serves a shorter one, which begins alike: keys and values depend only on what
+        comes before them.
         """
-        lengths = rows.real.sum(1).tolist()
-        places = [self._places.get(rests[0][0]) for rests in rows.rests]
+        lengths = rows.prefix_mask.sum(1).tolist()
+        places = [self._places.get(suffixes[0].prompt_id) for suffixes in rows.prompt_suffixes]
         found = [place for place, length in zip(places, lengths, strict=True) if place and place[2] >= length]
         if len(found) < len(lengths):
-            return [], False
+            return None
 
         def part(layer: int, which: int) -> Tensor:
             cut = [
-                _padded(one.leaves[layer][which][row : row + 1, :, :length], rows.trunk)
-                for (one, row, _), length in zip(found, lengths, strict=True)
+                _padded(kept.leaves[layer][which][row : row + 1, :, :length], rows.prefix_length)
+                for (kept, row, _), length in zip(found, lengths, strict=True)
             ]
             return cut[0] if len(cut) == 1 else torch.cat(cut)
 
         layers = [(part(layer, 0), part(layer, 1)) for layer in range(len(found[0][0].leaves))]
-        return layers, any(one.lean for one, _, _ in found)
+        recompute = any(kept.recompute for kept, _, _ in found)
+        cache = RecomputingCache(len(layers), layers) if recompute else self._policy.kv_cache(layers)
+        return run_suffixes(self._policy, rows, cache)
 
     def begin(self) -> None:
-        """Before the gradient of a step; when it begins again after a failure, nothing is kept any more."""
+        """Begin the gradient of a step; on a second try, after a failure, nothing is reused any more."""
         if self._begun:
-            self._passes.clear()
+            # The failed try has left part of its gradient in the leaves.
+            self._prefills.clear()
             self._places.clear()
         self._begun = True
 
     def backward(self) -> None:
-        """Send what the micro-batches have left in the leaves back through the passes, which are then gone."""
-        passes, self._passes = self._passes, []
+        """After the last micro-batch: send the leaves' gradients back through the prefills, and free them."""
+        prefills, self._prefills = self._prefills, []
         self._places.clear()
-        for one in passes:
-            one.backward()
+        for kept in prefills:
+            kept.backward()
 
 
-def bytes_for(config: Any, tokens: int, *, lean: bool) -> float:
-    """About what the graph of a pass over so many prompt tokens takes, in fp32. Counted by ``tests/unit/test_kept.py``.
+def _padded(part: Tensor, length: int) -> Tensor:
+    missing = length - part.shape[2]
+    return F.pad(part, (0, 0, 0, missing)) if missing else part
+
+
+def run_prefixes(policy: ModelRunner, rows: PackedRows) -> KeyValues:
+    """The prefixes' keys and values in every layer, with a graph that recomputes its activations."""
+    cache = RecomputingCache(policy.base.config.text_config.num_hidden_layers)
+    inputs, options = rows.prefix_inputs
+    policy.forward(*inputs, cache, **options)
+    return cache.layers
+
+
+def run_suffixes(policy: ModelRunner, rows: PackedRows, cache: Any) -> Tensor:
+    """(B, S, hidden) of the suffix part, after prefixes whose keys and values the cache holds."""
+    inputs, options = rows.suffix_inputs
+    return policy.forward(*inputs, cache, **options)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def activation_bytes(config: Any, tokens: int, *, recompute: bool) -> float:
+    """About what the graph of a prefill of so many tokens takes in fp32, keys and values included.
 
     Args:
         config: The language model's configuration.
         tokens: Of the prompts.
-        lean: Whether nothing else than each layer's input and what its attention gave is held with keys and values.
+        recompute: Whether only each layer's input and attention output are kept.
     """
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    keys_and_values = 2 * config.num_key_value_heads * size
-    if lean:
+    key_value = 2 * config.num_key_value_heads * size
+    if recompute:
         each, last = config.hidden_size + config.num_attention_heads * size, config.hidden_size
     else:
-        each = _OF_WIDTH * config.hidden_size + _OF_INNER * config.intermediate_size
-        last = _OF_LAST * config.hidden_size
+        each = _PER_WIDTH * config.hidden_size + _PER_MLP_WIDTH * config.intermediate_size
+        last = _PER_WIDTH_LAST * config.hidden_size
     layers = config.num_hidden_layers
-    return 4.0 * tokens * ((layers - 1) * each + last + layers * keys_and_values)
+    return 4.0 * tokens * ((layers - 1) * each + last + layers * key_value)
 
 
-def is_lean(config: Any, tokens: int) -> bool:
-    """Whether a pass over so many prompt tokens is to be lean."""
-    return bytes_for(config, tokens, lean=False) > WHOLE_BYTES
-
-
-def updates_what_it_sampled(needs: Needs, updates: int) -> bool:
-    """Whether one update follows each rollout, so that both run the same prompts through the same weights.
-
-    Args:
-        needs: The method's.
-        updates: ``train.updates_per_batch``.
-    """
-    return updates == 1 and needs.rollouts > 0 and not needs.shuffled
-
-
-def may_keep(section: ModelSection, precision: str, *, cuda: bool) -> bool:
-    """Whether the settings let a pass be kept, as :func:`can_keep` finds of the model that is made of them."""
-    dropout = section.tuning == "lora" and section.lora_dropout > 0
-    spare = not cuda and not section.gradient_checkpointing
-    return spare and section.engine == "shared" and precision == "fp32" and section.freeze_vision and not dropout
-
-
-def can_keep(policy: Policy) -> bool:
-    """Whether a policy's sampling pass is its training pass, and its graph may stay.
-
-    Not with dropout, which only training has; not with checkpointing or on a GPU, where what is computed again would
-    cost what a second pass costs; not with a trained vision tower, whose own graph would have to stay too.
-    """
-    if policy.engine != "shared" or policy.device.type != "cpu" or policy.precision != "fp32" or policy.video.trained:
-        return False
-    modules = list(policy.model.modules())
-    dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
-    checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in modules)
-    return not dropout and not checkpointing and not policy.base.config.text_config.attention_dropout
+def recomputes(config: Any, tokens: int) -> bool:
+    """Whether the prefill of so many tokens recomputes its activations in the backward pass."""
+    return activation_bytes(config, tokens, recompute=False) > MAX_FULL_BYTES

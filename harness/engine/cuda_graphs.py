@@ -1,4 +1,4 @@
-"""Decoding steps as CUDA graphs: one launch a step, where thousands of small kernels would keep a GPU waiting."""
+"""Decode steps as CUDA graphs: one launch a step, where thousands of small kernels would keep a GPU waiting."""
 
 from __future__ import annotations
 
@@ -6,38 +6,20 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.engine.attention import CachedPrefix, OwnCache
+from harness.engine.kv_cache import KeyValues, PrefixCache, SuffixCache
+from harness.engine.model_runner import ModelRunner
 
-if TYPE_CHECKING:
-    from harness.engine.policy import Policy
+MAX_GRAPHS = 2
+"""Captured graphs that are kept; each holds the keys and values of its prompts and rows."""
 
-KEPT = 2
-"""Captured shapes that are kept; each holds the keys and values of its prompts and rows."""
-
-PREFIX_STEP, OWN_STEP = 128, 32
-"""Columns are rounded up to multiples of these, so that few shapes, and so few graphs, are met."""
-
-
-def advance(policy: Policy, embeddings: Tensor, positions: Tensor, prefix: CachedPrefix, own: OwnCache) -> Tensor:
-    """(rows, vocabulary) logits after one more token a row; it joins the rows' own keys and values.
-
-    Args:
-        policy: The model.
-        embeddings: (rows, 1, hidden) of the tokens.
-        positions: (3, rows, 1).
-        prefix: The trunks.
-        own: The rows' own tokens.
-    """
-    own.open()
-    hidden = policy.forward(embeddings, positions, own.mask, own, shared_prefix=prefix)
-    own.column.add_(1)
-    return policy.logits(hidden[:, -1])
+PREFIX_MULTIPLE, SUFFIX_MULTIPLE = 128, 32
+"""Columns are padded to multiples of these, so that there are few shapes and so few graphs."""
 
 
 class DecodingGraphs:
@@ -45,89 +27,89 @@ class DecodingGraphs:
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[tuple[Any, ...], DecodingGraph] = OrderedDict()
-        self._weights: HalfWeights | None = None
+        self._weights: BFloat16Weights | None = None
         self._usable = True
 
     @staticmethod
     def for_device(device: torch.device) -> DecodingGraphs | None:
-        """None where there are no graphs."""
+        """None on a device without CUDA graphs."""
         return DecodingGraphs() if device.type == "cuda" else None
 
     def __bool__(self) -> bool:
         return self._usable
 
-    def of(self, policy: Policy, prefix: CachedPrefix, own: OwnCache) -> DecodingGraph | None:
-        """A graph that goes on from these keys and values; None where capturing failed, which is said once."""
+    def of(self, policy: ModelRunner, prefix: PrefixCache, suffix: SuffixCache) -> DecodingGraph | None:
+        """A graph that continues from these KV caches; None, after one warning, where capturing failed."""
         weights = self._weights_of(policy)
-        prefix, own = _with_room(prefix, own)
-        key = (tuple(prefix.mask.shape), tuple(own.mask.shape), prefix.width, prefix.in_order)
+        prefix, suffix = _pad_columns(prefix, suffix)
+        key = (tuple(prefix.mask.shape), tuple(suffix.mask.shape), prefix.width, prefix.in_order)
         try:
-            graph = self._graphs.pop(key, None) or DecodingGraph(policy, weights, prefix, own)
+            graph = self._graphs.pop(key, None) or DecodingGraph(policy, weights, prefix, suffix)
         except torch.OutOfMemoryError:
             self._graphs.clear()
             raise
         except RuntimeError as error:
             logging.getLogger(__name__).warning(
-                "Decoding goes on without CUDA graphs, more slowly, since capturing one failed: %s", error
+                "Decoding continues without CUDA graphs, more slowly, since capturing one failed: %s", error
             )
             self._usable = False
             self._graphs.clear()
             return None
         self._graphs[key] = graph
-        while len(self._graphs) > KEPT:
+        while len(self._graphs) > MAX_GRAPHS:
             self._graphs.popitem(last=False)
         weights.refresh()
-        graph.load(prefix, own)
+        graph.load(prefix, suffix)
         return graph
 
-    def _weights_of(self, policy: Policy) -> HalfWeights:
-        if self._weights is None or self._weights.addresses != addresses(policy):
+    def _weights_of(self, policy: ModelRunner) -> BFloat16Weights:
+        if self._weights is None or self._weights.addresses != weight_addresses(policy):
             self._graphs.clear()
-            self._weights = HalfWeights(policy)
+            self._weights = BFloat16Weights(policy)
         return self._weights
 
 
 class DecodingGraph:
-    """One captured decoding step and the memory it works on.
+    """One captured decode step and the memory it works on.
 
     Args:
         policy: The model.
-        weights: What stands in for its weights.
-        prefix: Trunks of the shape to capture.
-        own: Own tokens of the shape to capture.
+        weights: Its weights in the type that the step computes in.
+        prefix: KV cache of the prefixes, of the shape to capture.
+        suffix: KV cache of the rows' own tokens, of the shape to capture.
     """
 
-    def __init__(self, policy: Policy, weights: HalfWeights, prefix: CachedPrefix, own: OwnCache) -> None:
+    def __init__(self, policy: ModelRunner, weights: BFloat16Weights, prefix: PrefixCache, suffix: SuffixCache) -> None:
         self._policy = policy
         dtype = torch.bfloat16 if policy.precision == "bf16" else None
-        self._prefix = CachedPrefix(_like(prefix.layers, dtype), prefix.mask.clone(), prefix.slot.clone(), prefix.width)
-        self._own = OwnCache(_like(own.layers, dtype), own.mask.clone(), own.column.clone())
-        rows, device = len(own.mask), own.mask.device
+        self._prefix = PrefixCache(_like(prefix.layers, dtype), prefix.mask.clone(), prefix.slot.clone(), prefix.width)
+        self._suffix = SuffixCache(_like(suffix.layers, dtype), suffix.mask.clone(), suffix.column.clone())
+        rows, device = len(suffix.mask), suffix.mask.device
         embedding = policy.base.get_input_embeddings().weight
         self._embeddings = torch.zeros(rows, 1, embedding.shape[1], dtype=embedding.dtype, device=device)
         self._positions = torch.zeros(3, rows, 1, dtype=torch.long, device=device)
         passes = policy.forward_passes
-        # Without a cache of casts, which would be freed under the graph.
+        # Without autocast's cache of casts: it is freed after the step, and the graph would read freed memory.
         with weights.in_place(), torch.autocast(device.type, enabled=False, cache_enabled=False):
             self._replay, self._logits = capture(self._run)
         policy.forward_passes = passes
 
     def _run(self) -> Tensor:
-        return advance(self._policy, self._embeddings, self._positions, self._prefix, self._own)
+        return self._policy.decode_step(self._embeddings, self._positions, self._prefix, self._suffix)
 
-    def load(self, prefix: CachedPrefix, own: OwnCache) -> None:
-        """Begin with these keys and values."""
-        for mine, given in ((self._prefix.layers, prefix.layers), (self._own.layers, own.layers)):
+    def load(self, prefix: PrefixCache, suffix: SuffixCache) -> None:
+        """Copy these KV caches into the graph's memory."""
+        for mine, given in ((self._prefix.layers, prefix.layers), (self._suffix.layers, suffix.layers)):
             torch._foreach_copy_(
                 [part for layer in mine for part in layer], [part for layer in given for part in layer]
             )
         self._prefix.mask.copy_(prefix.mask)
         self._prefix.slot.copy_(prefix.slot)
-        self._own.mask.copy_(own.mask)
-        self._own.column.copy_(own.column)
+        self._suffix.mask.copy_(suffix.mask)
+        self._suffix.column.copy_(suffix.column)
 
     def step(self, embeddings: Tensor, positions: Tensor) -> Tensor:
-        """As :func:`advance`; the logits stay valid until the next step."""
+        """As :meth:`ModelRunner.decode_step`; the logits stay valid until the next step."""
         self._embeddings.copy_(embeddings)
         self._positions.copy_(positions)
         self._replay()
@@ -136,11 +118,11 @@ class DecodingGraph:
 
 
 def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Record what a function launches; return what launches it again, and where its result then stands."""
+    """Capture the kernels that a function launches; return what replays them, and the tensor with their result."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        run()  # libraries set themselves up in a first call, which cannot be recorded
+        run()  # libraries initialise themselves in a first call, which cannot be captured
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -148,14 +130,14 @@ def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     return graph.replay, result
 
 
-class HalfWeights:
-    """bf16 copies of a language model's fp32 matrices, as autocast makes them anew for every use.
+class BFloat16Weights:
+    """bf16 copies of a language model's fp32 matrices, which autocast would make again for every use.
 
-    A graph holds addresses, so the copies stay where they are and are refreshed before a prompt is answered.
+    A graph holds addresses, so the copies stay in place and are refreshed before each decoding.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.addresses = addresses(policy)
+    def __init__(self, policy: ModelRunner) -> None:
+        self.addresses = weight_addresses(policy)
         modules = [*policy.language_model.modules(), policy.base.lm_head]
         self._places = [
             (module, name, weight)
@@ -169,13 +151,13 @@ class HalfWeights:
         ]
 
     def refresh(self) -> None:
-        """Take over what training has changed."""
+        """Copy the weights again, which training may have changed."""
         if self._copies:
             torch._foreach_copy_([copy.data for copy in self._copies], [weight.data for *_, weight in self._places])
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the model computes with the copies."""
+        """Inside, the model uses the copies."""
         try:
             for (module, name, _), copy in zip(self._places, self._copies, strict=True):
                 module._parameters[name] = copy
@@ -185,29 +167,31 @@ class HalfWeights:
                 module._parameters[name] = weight
 
 
-def addresses(policy: Policy) -> int:
-    """What changes when a weight is moved, on which captured graphs would go on reading what was freed."""
+def weight_addresses(policy: ModelRunner) -> int:
+    """Changes when any weight is moved: captured graphs would go on reading the freed memory."""
     parameters = [*policy.language_model.parameters(), *policy.base.lm_head.parameters()]
     return hash(tuple(parameter.data_ptr() for parameter in parameters))
 
 
-def _with_room(prefix: CachedPrefix, own: OwnCache) -> tuple[CachedPrefix, OwnCache]:
-    """The same with closed columns at the end."""
+def _pad_columns(prefix: PrefixCache, suffix: SuffixCache) -> tuple[PrefixCache, SuffixCache]:
+    """The same with masked columns at the end."""
 
-    def grow(layers: list[tuple[Tensor, Tensor]], multiple: int) -> list[tuple[Tensor, Tensor]]:
+    def grow(layers: KeyValues, multiple: int) -> KeyValues:
         more = -layers[0][0].shape[2] % multiple
         return [(F.pad(keys, (0, 0, 0, more)), F.pad(values, (0, 0, 0, more))) for keys, values in layers]
 
-    def closed(mask: Tensor, multiple: int) -> Tensor:
+    def masked(mask: Tensor, multiple: int) -> Tensor:
         return F.pad(mask, (0, -mask.shape[3] % multiple), value=-torch.inf)
 
     return (
-        CachedPrefix(grow(prefix.layers, PREFIX_STEP), closed(prefix.mask, PREFIX_STEP), prefix.slot, prefix.width),
-        OwnCache(grow(own.layers, OWN_STEP), closed(own.mask, OWN_STEP), own.column),
+        PrefixCache(
+            grow(prefix.layers, PREFIX_MULTIPLE), masked(prefix.mask, PREFIX_MULTIPLE), prefix.slot, prefix.width
+        ),
+        SuffixCache(grow(suffix.layers, SUFFIX_MULTIPLE), masked(suffix.mask, SUFFIX_MULTIPLE), suffix.column),
     )
 
 
-def _like(layers: list[tuple[Tensor, Tensor]], dtype: torch.dtype | None) -> list[tuple[Tensor, Tensor]]:
+def _like(layers: KeyValues, dtype: torch.dtype | None) -> KeyValues:
     return [
         (torch.zeros_like(keys, dtype=dtype or keys.dtype), torch.zeros_like(values, dtype=dtype or values.dtype))
         for keys, values in layers

@@ -1,4 +1,4 @@
-"""Prefill and decoding: with one copy of each trunk's keys and values, or with a copy for every row."""
+"""Decoding after a prefill: with one copy of each shared prefix's keys and values, or with a copy for every row."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.engine.attention import CachedPrefix, OwnCache
-from harness.engine.cuda_graphs import DecodingGraphs, advance
-from harness.engine.packing import Layers, PackedRows, pack
-from harness.engine.policy import Policy
+from harness.engine.cuda_graphs import DecodingGraphs
+from harness.engine.kv_cache import KeyValues, PrefixCache, SuffixCache
+from harness.engine.model_runner import ModelRunner
+from harness.engine.packing import PackedRows, pack
 from harness.models.families import vision_inputs
 from harness.models.prompt_state import PromptState
 
-LOOK_EVERY = 8
-"""Steps between two looks at whether every row has ended, where looking would keep a GPU waiting."""
+CHECK_EVERY = 8
+"""Decode steps between two checks of which rows have ended, where a check would make a GPU wait."""
 
 
 class Decoder(Protocol):
-    """Rows that grow by one token a step.
+    """Rows that grow by one token a decode step.
 
     Attributes:
         logits: (prompts, vocabulary) logits of the first token, from the prefill.
-        look_every: After how many steps it pays to look which rows have ended.
+        check_every: After how many steps it pays to check which rows have ended.
     """
 
     logits: Tensor
-    look_every: int
+    check_every: int
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         """Feed (rows,) tokens at (rows,) positions; return the next (rows, vocabulary) logits."""
         ...
 
-    def keep(self, rows: Tensor) -> bool:
-        """Go on with these rows only; False if all rows go on, since that costs nothing."""
+    def keep_rows(self, rows: Tensor) -> bool:
+        """Continue with these rows only; False if all rows continue, since that costs nothing."""
         ...
 
 
-class SharedDecoder:
-    """What prompts share is run once and kept once; a row keeps only its own tokens.
+class SharedPrefixDecoder:
+    """A prefix that prompts share is run once and cached once; a row caches only its own tokens.
 
     Args:
         policy: The model.
         states: Distinct prompts by id.
         keys: The prompts' ids in the order of the rows.
-        n: Rows a prompt.
-        steps: Most tokens a row will get.
-        graphs: Captured steps of earlier calls, where the device has such.
+        n: Rows for each prompt.
+        steps: The most tokens a row will get.
+        graphs: Decode steps captured in earlier calls, where the device has CUDA graphs.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        policy: ModelRunner,
         states: Mapping[str, PromptState],
         keys: Sequence[str],
         n: int,
@@ -63,90 +63,79 @@ class SharedDecoder:
     ) -> None:
         self._policy = policy
         rows = pack(states, {}, 0, policy.embed)
-        hidden, layers = _prefill(policy, rows)
-        rests = {key: (trunk, start, end) for trunk, one in enumerate(rows.rests) for key, start, end in one}
-        places = torch.tensor([rests[key] for key in keys], device=policy.device)
+        hidden, layers = policy.prefill(rows)
+        # (prompts, 3): the number of its prefix, and where its suffix begins and ends.
+        where = {
+            suffix.prompt_id: (prefix, suffix.start, suffix.end)
+            for prefix, suffixes in enumerate(rows.prompt_suffixes)
+            for suffix in suffixes
+        }
+        places = torch.tensor([where[key] for key in keys], device=policy.device)
         self.logits = policy.logits(hidden[places[:, 0], places[:, 2] - 1].detach()).detach()
-        self._own = _own_tokens(rows, layers, places.repeat_interleave(n, 0), steps)
-        self._prefix = _prefix(rows, layers, places[:, 0].repeat_interleave(n))
-        self._graph = graphs.of(policy, self._prefix, self._own) if graphs and steps > 1 else None
-        self.look_every = LOOK_EVERY if self._graph else 1
+        self._suffix = _suffix_cache(rows, layers, places.repeat_interleave(n, 0), steps)
+        self._prefix = _prefix_cache(rows, layers, places[:, 0].repeat_interleave(n))
+        self._graph = graphs.of(policy, self._prefix, self._suffix) if graphs and steps > 1 else None
+        self.check_every = CHECK_EVERY if self._graph else 1
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         embeddings = self._policy.embed(token[:, None])
-        places = position[None, :, None].expand(3, -1, -1)
+        positions = position[None, :, None].expand(3, -1, -1)
         if self._graph:
-            return self._graph.step(embeddings, places)
-        with torch.inference_mode():  # small operations are quicker on a CPU when nothing can ask for a gradient
-            return advance(self._policy, embeddings, places, self._prefix, self._own)
+            return self._graph.step(embeddings, positions)
+        with torch.inference_mode():  # saves a CPU some time in small operations
+            return self._policy.decode_step(embeddings, positions, self._prefix, self._suffix)
 
-    def keep(self, rows: Tensor) -> bool:
-        if self._graph:
+    def keep_rows(self, rows: Tensor) -> bool:
+        if self._graph:  # a graph's shapes are fixed
             return False
-        self._prefix = self._prefix.keep(rows)
-        self._own.keep(rows)
+        self._prefix = self._prefix.keep_rows(rows)
+        self._suffix.keep_rows(rows)
         return True
 
 
-def _prefill(policy: Policy, rows: PackedRows) -> tuple[Tensor, Layers]:
-    """(B, S, hidden) of the prompts' rests, and the keys and values of trunks and rests.
+def _suffix_cache(rows: PackedRows, layers: KeyValues, places: Tensor, steps: int) -> SuffixCache:
+    """The prompts' suffixes, left-padded, one copy for each row, and room for ``steps`` more tokens.
 
-    Where gradients are on, the pass over the trunks is kept for the update.
+    Left-padded so that the next token of every row is written to the same column.
     """
-    kept = policy.kept if torch.is_grad_enabled() else None
-    if kept and kept.lean(rows):
-        cache = policy.filled(kept.add(rows, policy.trunks(rows)))
-        with torch.no_grad():
-            return policy.behind(rows, cache), _layers(cache)
-    cache = policy.filled([])
-    hidden = policy.whole(rows, cache)
-    return hidden, kept.add(rows, _layers(cache)) if kept else _layers(cache)
-
-
-def _layers(cache: Any) -> Layers:
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def _own_tokens(rows: PackedRows, layers: Layers, places: Tensor, steps: int) -> OwnCache:
-    """The rests' keys and values, left-padded, one copy a row, and room for ``steps`` more tokens."""
-    trunk, start, end = places.T
+    prefix, start, end = places.T
     longest = int((end - start).max())
     column = end[:, None] - longest + torch.arange(longest, device=end.device)
     real = column >= start[:, None]
-    column = (rows.trunk + column).clamp(min=0)
+    column = (rows.prefix_length + column).clamp(min=0)
 
     def part(of: Tensor) -> Tensor:
-        return F.pad(of[trunk[:, None], :, column].transpose(1, 2), (0, 0, 0, steps))
+        return F.pad(of[prefix[:, None], :, column].transpose(1, 2), (0, 0, 0, steps))
 
     mask = torch.full((len(real), 1, 1, longest + steps), -torch.inf, dtype=rows.mask.dtype, device=end.device)
     mask[:, 0, 0, :longest].masked_fill_(real, 0.0)
     own = [(part(keys), part(values)) for keys, values in layers]
-    return OwnCache(own, mask, torch.tensor([longest], device=end.device))
+    return SuffixCache(own, mask, torch.tensor([longest], device=end.device))
 
 
-def _prefix(rows: PackedRows, layers: Layers, trunk: Tensor) -> CachedPrefix:
-    """The trunks' part of a prefilled cache, and the place of each row in it."""
-    number = (trunk[None] == trunk[:, None]).tril(-1).sum(1)
+def _prefix_cache(rows: PackedRows, layers: KeyValues, prefix: Tensor) -> PrefixCache:
+    """The prefixes' part of a prefill's keys and values, for rows of these (rows,) prefixes."""
+    # A row's number among the rows of its prefix: how many before it have the same one.
+    number = (prefix[None] == prefix[:, None]).tril(-1).sum(1)
     width = int(number.max()) + 1
-    mask = torch.zeros(rows.real.shape, dtype=rows.mask.dtype, device=trunk.device).masked_fill(~rows.real, -torch.inf)
-    parts = [(keys[:, :, : rows.trunk], values[:, :, : rows.trunk]) for keys, values in layers]
-    return CachedPrefix(parts, mask[:, None, None], trunk * width + number, width)
+    mask = torch.zeros(rows.prefix_mask.shape, dtype=rows.mask.dtype, device=prefix.device)
+    mask = mask.masked_fill(~rows.prefix_mask, -torch.inf)
+    parts = [(keys[:, :, : rows.prefix_length], values[:, :, : rows.prefix_length]) for keys, values in layers]
+    return PrefixCache(parts, mask[:, None, None], prefix * width + number, width)
 
 
-class RepeatedDecoder:
-    """The plain way, kept as the oracle: each prompt is prefilled, its cache copied n times and grown by transformers.
+class NaiveDecoder:
+    """Each prompt is prefilled, and its KV cache copied n times and grown by transformers: the tests' reference.
 
-    Left-padded, so that every row's next token stands in the same column. The arguments are those of
-    :class:`SharedDecoder`.
+    Left-padded, so that every row's next token is in the same column. The arguments are those of
+    :class:`SharedPrefixDecoder`.
     """
 
-    look_every = 1
+    check_every = 1
 
     def __init__(
-        self, policy: Policy, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
+        self, policy: ModelRunner, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
     ) -> None:
-        from transformers import DynamicCache
-
         rows = [states[key] for key in keys]
         length = max(len(row.ids) for row in rows)
         first = rows[0].embeddings
@@ -158,7 +147,7 @@ class RepeatedDecoder:
             embeddings[index, at:] = row.embeddings
             positions[:, index, at:] = row.positions
             mask[index, at:] = 1
-        cache = DynamicCache(config=policy.base.config.text_config)
+        cache = policy.kv_cache([])
         hidden = policy.forward(embeddings, positions, mask, cache, **vision_inputs(rows, starts, length))
         self.logits = policy.logits(hidden[:, -1])
         cache.batch_repeat_interleave(n)
@@ -169,11 +158,11 @@ class RepeatedDecoder:
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
         embeddings = self._policy.embed(token[:, None])
-        places = position[None, :, None].expand(3, -1, -1)
-        hidden = self._policy.forward(embeddings, places, self._mask, self._cache)
+        positions = position[None, :, None].expand(3, -1, -1)
+        hidden = self._policy.forward(embeddings, positions, self._mask, self._cache)
         return self._policy.logits(hidden[:, -1])
 
-    def keep(self, rows: Tensor) -> bool:
+    def keep_rows(self, rows: Tensor) -> bool:
         self._cache.batch_select_indices(rows)
         self._mask = self._mask[rows]
         return True

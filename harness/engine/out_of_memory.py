@@ -1,4 +1,4 @@
-"""Going on in smaller parts when memory runs out."""
+"""Continuing with a smaller batch when memory runs out."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from harness.errors import UserError
 T = TypeVar("T")
 
 
-def out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an accelerator's or the CPU's allocator found no memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-class Parts:
-    """Does work in parts of at most ``size``, which halves for good each time memory runs out.
+class AdaptiveBatchSize:
+    """The batch size of one phase, halved for good each time memory runs out.
+
+    Why not ``accelerate.utils.find_executable_batch_size``: it collects garbage and empties the device's cache before
+    every call, which would be twice a training step; after a failure it does so while the traceback still holds the
+    failed batch's tensors; it says nothing of the new size, and its error at the smallest size names neither the phase
+    nor a setting to change.
 
     Args:
-        what: The phase, for the message.
-        size: Parts to begin with.
+        phase: Its name, for messages.
+        size: Completions at once to begin with.
     """
 
-    def __init__(self, what: str, size: int) -> None:
-        self._what = what
+    def __init__(self, phase: str, size: int) -> None:
+        self._phase = phase
         self.size = size
 
     def run(self, work: Callable[[int], T]) -> T:
-        """Call ``work(size)``, again from the start with half the size as often as memory runs out.
+        """Call ``work(size)``; each time memory runs out, again from the start with half the size.
 
         Raises:
             UserError: Memory runs out at size 1 too.
@@ -41,20 +46,20 @@ class Parts:
             try:
                 return work(self.size)
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.size == 1:
                     raise UserError(
-                        f"out of memory in {self._what}, one completion at a time: lower data.frames or "
+                        f"out of memory in {self._phase}, one completion at a time: lower data.frames or "
                         "data.max_pixels, or set model.gradient_checkpointing = true"
                     ) from error
-            # Not inside the handler, where the traceback still holds the failed work's tensors.
+            # Outside the handler, where the traceback would still hold the failed batch's tensors.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             logging.getLogger(__name__).warning(
-                "Out of memory in %s: going on with %d completions at once instead of %d; the results are the same.",
-                self._what,
+                "Out of memory in %s: continuing with %d completions at once instead of %d; the results are the same.",
+                self._phase,
                 self.size // 2,
                 self.size,
             )

@@ -1,4 +1,8 @@
-"""Packed rows: what prompts share once, then each prompt's rest and its completions, without padding between them."""
+"""Packed rows: a shared prefix once, then each prompt's suffix and its completions, without padding between them.
+
+What several prompts share, from their first token to the end of their video at least, is their *prefix*; what follows
+it is a prompt's *suffix*, and its completions follow that. So a prefix is run once for all its prompts and completions.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from harness.engine.attention import PackedPrefix
+from harness.engine.attention import PackedLayout
 from harness.models.families import vision_inputs
 
 if TYPE_CHECKING:
@@ -18,50 +22,56 @@ if TYPE_CHECKING:
 Completions = Sequence[tuple[int, Sequence[int]]]
 """(row of the result, token ids) of a prompt's completions."""
 
-Layers = list[tuple[Tensor, Tensor]]
-"""Keys and values of (B, kv heads, columns, head size) in every layer."""
 
-
-class Trunk(NamedTuple):
-    """Prompts that begin alike: same tokens and same video.
+class Prefix(NamedTuple):
+    """What some prompts share: their first tokens and the video.
 
     Attributes:
-        keys: Ids of the prompts.
+        prompt_ids: The prompts.
         length: Tokens they share; every prompt has at least one more.
     """
 
-    keys: list[str]
+    prompt_ids: list[str]
     length: int
 
 
-def find_trunks(states: Mapping[str, PromptState]) -> list[Trunk]:
-    """Group prompts by what they share up to the end of their video; a prompt alone keeps all but its last token."""
-    alike: dict[tuple[str, bytes], list[str]] = {}
+def group_by_prefix(states: Mapping[str, PromptState]) -> list[Prefix]:
+    """Group prompts that are equal up to the end of their video; a lone prompt's prefix is all but its last token."""
+    groups: dict[tuple[str, bytes], list[str]] = {}
     for key, state in states.items():
         end = int(state.visual.nonzero().max()) + 1
-        alike.setdefault((state.video, state.ids[:end].numpy().tobytes()), []).append(key)
-    return [Trunk(keys, _common_length([states[key].ids for key in keys])) for keys in alike.values()]
+        groups.setdefault((state.video, state.ids[:end].numpy().tobytes()), []).append(key)
+    return [Prefix(keys, _common_length([states[key].ids for key in keys])) for keys in groups.values()]
 
 
 def _common_length(rows: Sequence[Tensor]) -> int:
+    # One token less than the shortest prompt: the last one predicts the first completion token, so it is never shared.
     shortest = min(len(row) for row in rows) - 1
     same = torch.stack([row[:shortest] == rows[0][:shortest] for row in rows]).all(0)
     return int(same.long().cumprod(0).sum())
 
 
-class PackedRows(NamedTuple):
-    """B rows ``[trunk; rest of prompt 1; its completions; rest of prompt 2; ...]``, one for each trunk.
+class PromptSuffix(NamedTuple):
+    """Where a prompt's tokens after the prefix are: its first suffix column, and the one after its last."""
 
-    A completion stands without its last token, which predicts nothing.
+    prompt_id: str
+    start: int
+    end: int
+
+
+class PackedRows(NamedTuple):
+    """B rows ``[prefix; suffix of prompt 1; its completions; suffix of prompt 2; ...]``, one for each prefix.
+
+    A completion is packed without its last token, which predicts nothing.
 
     Attributes:
-        embeddings: (B, P + S, hidden), trunks right-padded to P and suffixes to S.
+        embeddings: (B, P + S, hidden), prefixes right-padded to P and suffix parts to S.
         positions: (3, B, P + S) M-RoPE positions.
         mask: (B, 1, S, P + S) additive mask of the suffix part.
-        trunk: P.
-        real: (B, P) bool, trunk tokens that are not padding.
+        prefix_length: P.
+        prefix_mask: (B, P) bool, prefix tokens that are not padding.
         vision: Further inputs of the language model.
-        rests: For each trunk, each of its prompts' id, and the first and the last + 1 suffix column of its rest.
+        prompt_suffixes: For each prefix, the suffixes of its prompts.
         source: (tokens,) the place in the flattened (B, S) suffix part that predicts a completion token.
         labels: (tokens,) that token.
         target: (tokens,) where its log-probability goes in the flattened (n, L) result.
@@ -70,42 +80,50 @@ class PackedRows(NamedTuple):
     embeddings: Tensor
     positions: Tensor
     mask: Tensor
-    trunk: int
-    real: Tensor
+    prefix_length: int
+    prefix_mask: Tensor
     vision: dict[str, Any]
-    rests: list[list[tuple[str, int, int]]]
+    prompt_suffixes: list[list[PromptSuffix]]
     source: Tensor
     labels: Tensor
     target: Tensor
 
     @property
-    def tokens(self) -> int:
-        """Tokens of a prefill: of the trunks, and of the rests behind them."""
-        return int(self.real.sum()) + sum(rests[-1][2] for rests in self.rests)
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompts, in prefixes and suffixes; all there are in a prefill."""
+        return int(self.prefix_mask.sum()) + sum(suffixes[-1].end for suffixes in self.prompt_suffixes)
 
     @property
-    def layout(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """What the language model takes besides embeddings, positions and mask."""
-        return {"shared_prefix": PackedPrefix(self.trunk), **self.vision}
+        return {"shared_prefix": PackedLayout(self.prefix_length), **self.vision}
 
     @property
-    def trunks(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """Embeddings, positions and (empty) mask of the trunks alone, and what the language model takes besides."""
-        vision = dict(self.vision)
+    def prefix_inputs(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """For a pass over the prefixes alone: embeddings, positions and (empty) mask, and further options."""
+        length, vision = self.prefix_length, dict(self.vision)
         if "visual_pos_masks" in vision:
-            vision["visual_pos_masks"] = vision["visual_pos_masks"][:, : self.trunk]
-        inputs = self.embeddings[:, : self.trunk], self.positions[..., : self.trunk], self.mask[:, :, :0, : self.trunk]
-        return inputs, {"shared_prefix": PackedPrefix(self.trunk), **vision}
+            vision["visual_pos_masks"] = vision["visual_pos_masks"][:, :length]
+        inputs = self.embeddings[:, :length], self.positions[..., :length], self.mask[:, :, :0, :length]
+        return inputs, {"shared_prefix": PackedLayout(length), **vision}
 
     @property
-    def suffixes(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """The same of the suffix part, for a cache that holds the trunks; a copy, so that it does not keep them too."""
-        inputs = self.embeddings[:, self.trunk :].clone(), self.positions[..., self.trunk :], self.mask
-        return inputs, {"shared_prefix": PackedPrefix(0)}
+    def suffix_inputs(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+        """The same for a pass over the suffix part alone, with a KV cache that holds the prefixes.
+
+        The embeddings are copied, so that a graph that holds them does not hold the prefixes' too.
+        """
+        inputs = self.embeddings[:, self.prefix_length :].clone(), self.positions[..., self.prefix_length :], self.mask
+        return inputs, {"shared_prefix": PackedLayout(0)}
 
 
-class _Suffix:
-    """The suffix part of one row while it grows."""
+class _SuffixPart:
+    """The suffix part of one row while it is built.
+
+    Attributes:
+        prompts: For each column, the number of its prompt.
+        branches: For each column, the number of its completion; -1 in the prompt's own suffix, which all of them see.
+    """
 
     def __init__(self) -> None:
         self.inputs: list[Tensor] = []
@@ -132,7 +150,7 @@ def pack(
     width: int,
     embed: Callable[[Tensor], Tensor],
 ) -> PackedRows:
-    """Pack prompts behind what they share, and completions behind their prompts.
+    """Pack prompts after the prefix that they share, and completions after their prompts.
 
     Args:
         states: Distinct prompts by id.
@@ -140,42 +158,43 @@ def pack(
         width: L, columns of the result.
         embed: Token ids to embeddings.
     """
-    trunks = find_trunks(states)
-    rows: list[_Suffix] = []
-    rests: list[list[tuple[str, int, int]]] = []
+    prefixes = group_by_prefix(states)
+    rows: list[_SuffixPart] = []
+    prompt_suffixes: list[list[PromptSuffix]] = []
     wanted: list[tuple[int, list[int], Tensor, int]] = []
-    for trunk in trunks:
-        row, places = _Suffix(), []
-        for number, key in enumerate(trunk.keys):
+    for prefix in prefixes:
+        row, suffixes = _SuffixPart(), []
+        for number, key in enumerate(prefix.prompt_ids):
             state = states[key]
-            start = row.add(state.embeddings[trunk.length :], state.positions[:, trunk.length :].T, number, -1)
-            places.append((key, start, len(row)))
+            start = row.add(state.embeddings[prefix.length :], state.positions[:, prefix.length :].T, number, -1)
+            suffixes.append(PromptSuffix(key, start, len(row)))
             last = len(row) - 1
             for branch, (result, tokens) in enumerate(completions.get(key, ())):
                 ids = torch.tensor(tokens, device=state.embeddings.device)
                 inputs = embed(ids[:-1]).to(state.embeddings.dtype)
+                # Every completion continues from the same position, whatever column it is packed in.
                 first = row.add(inputs, state.following(len(inputs)).T, number, branch)
                 columns = [last, *range(first, len(row))]
                 wanted.append((len(rows), columns, ids, result * width))
         rows.append(row)
-        rests.append(places)
-    return _stack(states, trunks, rows, rests, wanted)
+        prompt_suffixes.append(suffixes)
+    return _stack(states, prefixes, rows, prompt_suffixes, wanted)
 
 
 def _stack(
     states: Mapping[str, PromptState],
-    trunks: Sequence[Trunk],
-    rows: Sequence[_Suffix],
-    rests: list[list[tuple[str, int, int]]],
+    prefixes: Sequence[Prefix],
+    rows: Sequence[_SuffixPart],
+    prompt_suffixes: list[list[PromptSuffix]],
     wanted: Sequence[tuple[int, list[int], Tensor, int]],
 ) -> PackedRows:
     """Pad the rows and put them together."""
-    first = [states[trunk.keys[0]] for trunk in trunks]
+    first = [states[prefix.prompt_ids[0]] for prefix in prefixes]
     device = first[0].embeddings.device
-    lengths = torch.tensor([trunk.length for trunk in trunks], device=device)
+    lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
     length, count = int(lengths.max()), max(len(row) for row in rows)
-    real = torch.arange(length, device=device)[None] < lengths[:, None]
-    heads = [(s.embeddings[: t.length], s.positions[:, : t.length].T) for s, t in zip(first, trunks, strict=True)]
+    prefix_mask = torch.arange(length, device=device)[None] < lengths[:, None]
+    heads = [(s.embeddings[: p.length], s.positions[:, : p.length].T) for s, p in zip(first, prefixes, strict=True)]
     embeddings = pad_sequence([head for head, _ in heads], batch_first=True)
     positions = pad_sequence([head for _, head in heads], batch_first=True)
     suffixes = pad_sequence([torch.cat(row.inputs) for row in rows], batch_first=True)
@@ -188,20 +207,20 @@ def _stack(
     return PackedRows(
         torch.cat([embeddings, suffixes], 1),
         torch.cat([positions, places], 1).permute(2, 0, 1),
-        _suffix_mask(rows, real, suffixes.dtype),
+        _suffix_mask(rows, prefix_mask, suffixes.dtype),
         length,
-        real,
+        prefix_mask,
         vision_inputs(first, [0] * len(first), length + count),
-        rests,
+        prompt_suffixes,
         source,
         labels,
         target,
     )
 
 
-def _suffix_mask(rows: Sequence[_Suffix], real: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, S, P + S): a suffix token sees its trunk, its prompt's rest and its own branch, up to itself."""
-    device = real.device
+def _suffix_mask(rows: Sequence[_SuffixPart], prefix_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 1, S, P + S): a suffix token sees its prefix, its prompt's suffix and its own completion, up to itself."""
+    device = prefix_mask.device
     prompts, branches = (
         pad_sequence([torch.tensor(ids, device=device) for ids in lists], batch_first=True, padding_value=-2)
         for lists in ([row.prompts for row in rows], [row.branches for row in rows])
@@ -210,5 +229,5 @@ def _suffix_mask(rows: Sequence[_Suffix], real: Tensor, dtype: torch.dtype) -> T
     same_prompt = prompts[:, :, None] == prompts[:, None, :]
     same_branch = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == -1)
     before = torch.ones(count, count, dtype=torch.bool, device=device).tril()
-    seen = torch.cat([real[:, None].expand(-1, count, -1), same_prompt & same_branch & before], 2)
+    seen = torch.cat([prefix_mask[:, None].expand(-1, count, -1), same_prompt & same_branch & before], 2)
     return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill(~seen, -torch.inf)[:, None]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness.data.encode import EncodedPrompt
 from harness.engine.cuda_graphs import DecodingGraphs
-from harness.engine.decoding import Decoder, RepeatedDecoder, SharedDecoder
-from harness.engine.out_of_memory import Parts
+from harness.engine.decoding import Decoder, NaiveDecoder, SharedPrefixDecoder
+from harness.engine.out_of_memory import AdaptiveBatchSize
 from harness.engine.policy import Policy
 
 KEEP_BELOW = 0.5
@@ -68,7 +68,7 @@ class TransformersSampler:
 
     def __init__(self, policy: Policy, batch: int) -> None:
         self._policy = policy
-        self._parts = Parts("sampling", batch)
+        self._batch = AdaptiveBatchSize("sampling", batch)
         self._graphs = DecodingGraphs.for_device(policy.device)
         self._banned = torch.tensor(policy.banned_tokens, dtype=torch.long, device=policy.device)
         self.tokens_sampled = 0
@@ -93,7 +93,7 @@ class TransformersSampler:
         noise = None
         if temperature > 0:
             noise = self._noise(seed, range(len(prompts)) if places is None else places, n, max_new_tokens)
-        results = self._parts.run(lambda size: self._sample(prompts, n, temperature, max_new_tokens, noise, size))
+        results = self._batch.run(lambda size: self._sample(prompts, n, temperature, max_new_tokens, noise, size))
         self._policy.model.train(was_training)
         self.tokens_sampled += sum(len(one.tokens) for group in results for one in group)
         return results
@@ -135,12 +135,12 @@ class TransformersSampler:
     ) -> list[list[Sampled]]:
         policy = self._policy
         keys = [prompt.id for prompt in prompts]
-        with torch.set_grad_enabled(policy.keeps(prompts)):
+        with policy.prefill_gradient(prompts):
             states = policy.prompt_states(prompts)
             decoder: Decoder = (
-                SharedDecoder(policy, states, keys, n, steps, self._graphs)
+                SharedPrefixDecoder(policy, states, keys, n, steps, self._graphs)
                 if policy.engine == "shared"
-                else RepeatedDecoder(policy, states, keys, n, steps)
+                else NaiveDecoder(policy, states, keys, n, steps)
             )
         logits = decoder.logits.repeat_interleave(n, 0)
         position = torch.tensor([states[key].next_position for key in keys], device=policy.device).repeat_interleave(n)
@@ -156,13 +156,13 @@ class TransformersSampler:
             done = done | torch.isin(token, ends)
             if step + 1 == steps:
                 break
-            if (step + 1) % decoder.look_every == 0:
+            if (step + 1) % decoder.check_every == 0:
                 going = int((~done).sum())
                 if going == 0:
                     break
                 if going <= KEEP_BELOW * len(done):
                     keep = (~done).nonzero()[:, 0]
-                    if decoder.keep(keep):
+                    if decoder.keep_rows(keep):
                         rows, token, done = rows[keep], token[keep], done[keep]
             logits = decoder.step(token, position[rows] + step)
         if not log_probs.isfinite().all():

@@ -1,4 +1,4 @@
-"""A run's first look at its engine: two short answers, computed with and without the shared prefix."""
+"""A run's check of its engine: two short completions, computed with and without the shared prefix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from harness.data.encode import EncodedPrompt
-from harness.engine.features import VideoFeatures
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 
@@ -21,23 +20,21 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.15}
 def check_engine(policy: Policy, prompt: EncodedPrompt) -> float:
     """Compare the shared engine's sampling and log-probabilities with the naive engine's; fall back if they differ.
 
-    Nothing of it is counted, and no random stream moves.
+    It is not counted in the policy's passes and uses no global random state.
 
     Returns:
         The mean absolute difference, the larger one of sampling and log-probabilities.
     """
     if policy.engine == "naive":
         return 0.0
-    shared = copy.copy(policy)
-    shared.kept = None
-    shared.video = VideoFeatures(policy.base, policy.device, policy.precision)
+    shared = policy.uncounted()
     naive = copy.copy(shared)
     naive.engine = "naive"
-    answers = TransformersSampler(shared, 2).sample([prompt], 2, temperature=1.0, max_new_tokens=4, seed=0)[0]
-    tokens = [one.tokens for one in answers]
+    completions = TransformersSampler(shared, 2).sample([prompt], 2, temperature=1.0, max_new_tokens=4, seed=0)[0]
+    tokens = [one.tokens for one in completions]
     expected, mask = naive.log_probs([prompt] * 2, tokens)
     computed, _ = shared.log_probs([prompt] * 2, tokens)
-    sampled = pad_sequence([torch.tensor(one.log_probs) for one in answers], batch_first=True).to(expected)
+    sampled = pad_sequence([torch.tensor(one.log_probs) for one in completions], batch_first=True).to(expected)
     difference = max(float((one - expected).abs().sum() / mask.sum()) for one in (computed, sampled))
     if not difference <= TOLERANCE[policy.precision]:
         policy.fall_back(f"on this run's first prompt its log-probabilities are off by {difference:.2g}")

@@ -14,9 +14,9 @@ from harness.api.algorithm import Algorithm, Method
 from harness.api.types import Completion, Group
 from harness.config.study import StudyConfig
 from harness.data.video.frames import smart_resize
-from harness.engine.activation_reuse import may_keep, updates_what_it_sampled
+from harness.engine.activation_reuse import can_reuse
 from harness.memory.footprint import Footprint, footprint
-from harness.memory.trace import MANY_VIDEOS, Load
+from harness.memory.trace import MANY_VIDEOS, Load, policy_outline
 from harness.models.loading import choose_precision, model_sizes
 
 VIDEO_SIZE = (480, 640)
@@ -92,8 +92,11 @@ def account_for(
         # A guest's loop repeats a prompt for each of its answers, and samples those of a step at once.
         prompts *= rollouts
         rollouts, sampled = 1, prompts
-    precision = choose_precision(study.model, torch.device("cuda" if room.cuda else "cpu"))
-    shared = isinstance(algorithm, Algorithm) and updates_what_it_sampled(algorithm.needs, train.updates_per_batch)
+    device = torch.device("cuda" if room.cuda else "cpu")
+    precision = choose_precision(study.model, device)
+    reused = isinstance(algorithm, Algorithm) and can_reuse(
+        policy_outline(config, study.model, precision, device), algorithm.needs, train.updates_per_batch
+    )
     load = Load(
         prompt=patches // config.vision_config.spatial_merge_size**2 + TEXT_TOKENS,
         patches=patches,
@@ -105,7 +108,7 @@ def account_for(
         sampled=sampled if rollouts else 0,
         evaluated=study.evaluation.batch,
         videos=videos,
-        kept=prompts if shared and may_keep(study.model, precision, cuda=room.cuda) else 0,
+        reused=prompts if reused else 0,
     )
     reference = algorithm.needs.reference
     return footprint(

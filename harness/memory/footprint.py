@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from harness.config.study import ModelSection
-from harness.engine.activation_reuse import KEPT_BYTES, bytes_for, is_lean
-from harness.engine.features import CACHE_BYTES
+from harness.engine.activation_reuse import MAX_BYTES, activation_bytes, recomputes
+from harness.engine.vision_features import CACHE_BYTES
 from harness.memory.trace import Load, on_meta, peak_of
 from harness.models.loading import LORA_TARGETS, weights_dtype
 
@@ -225,10 +225,13 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     text, vision = config.text_config, config.vision_config
     layers = text.num_hidden_layers
     rows, one = load.prompts, min(load.answers, load.micro_batch)
-    what = "lean update" if load.kept and is_lean(text, load.kept * load.prompt) else "update"
+    what = "recomputing update" if load.reused and recomputes(text, load.reused * load.prompt) else "update"
     update = peak_of(config, section, precision, replace(load, answers=one), what)
     tokens = f"{rows} x ({load.prompt:,} + {one} x {load.length}) tokens"
-    parts = [Part("activations", f"{tokens} x {layers} layers, logits: traced", update, "update"), *_kept(config, load)]
+    parts = [
+        Part("activations", f"{tokens} x {layers} layers, logits: traced", update, "update"),
+        *_reused(config, load),
+    ]
     wide = getattr(vision, "embed_dim", None) or vision.hidden_size
     if section.freeze_vision:
         held, how = _FROZEN_TOWER[precision], "at the peak of one layer"
@@ -244,15 +247,15 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     return parts
 
 
-def _kept(config: Any, load: Load) -> list[Part]:
-    """The passes over prompts that the update takes over from sampling; a micro-batch's own are its activations."""
+def _reused(config: Any, load: Load) -> list[Part]:
+    """Prefills of sampling that the update reuses; those of its current micro-batch are among its activations."""
     parts = []
-    for phase, prompts in (("sampling", load.kept), ("update", load.kept - load.prompts)):
-        if load.kept and prompts > 0:
-            how = f"{prompts} x {load.prompt:,} tokens, at most {KEPT_BYTES >> 20} MiB"
-            lean = is_lean(config.text_config, load.kept * load.prompt)
-            one = bytes_for(config.text_config, load.prompt, lean=lean)
-            parts.append(Part("prompts' activations kept for the update", how, min(KEPT_BYTES, prompts * one), phase))
+    for phase, prompts in (("sampling", load.reused), ("update", load.reused - load.prompts)):
+        if load.reused and prompts > 0:
+            how = f"{prompts} x {load.prompt:,} tokens, at most {MAX_BYTES >> 20} MiB"
+            recompute = recomputes(config.text_config, load.reused * load.prompt)
+            one = activation_bytes(config.text_config, load.prompt, recompute=recompute)
+            parts.append(Part("prompts' activations reused by the update", how, min(MAX_BYTES, prompts * one), phase))
     return parts
 
 

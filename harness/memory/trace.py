@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.config.study import ModelSection
-from harness.engine.activation_reuse import KeptPass
+from harness.engine.activation_recomputation import RecomputingCache
+from harness.engine.activation_reuse import KeptPrefill, run_prefixes, run_suffixes
 from harness.engine.packing import PackedRows, pack
 from harness.engine.policy import Policy
 from harness.models.loading import recompute_activations, weights_dtype, with_lora
@@ -43,7 +44,7 @@ class Load:
         sampled: Completions sampled at once; 0 for a method that samples none.
         evaluated: Questions answered at once in an evaluation.
         videos: Distinct videos in all, whose features a frozen tower keeps as far as there is room.
-        kept: Prompts whose pass is kept from sampling to the update (:mod:`harness.engine.activation_reuse`).
+        reused: Prompts whose prefill serves the update too (:mod:`harness.engine.activation_reuse`).
     """
 
     prompt: int
@@ -56,7 +57,7 @@ class Load:
     sampled: int = 0
     evaluated: int = 0
     videos: int = MANY_VIDEOS
-    kept: int = 0
+    reused: int = 0
 
     @property
     def prompts(self) -> int:
@@ -71,7 +72,7 @@ def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what
         config.to_json_string(),
         section.model_dump_json(),
         precision,
-        replace(load, sampled=0, evaluated=0, kept=0),
+        replace(load, sampled=0, evaluated=0, reused=0),
         what,
     )
     if key not in _TRACED:
@@ -102,40 +103,36 @@ def trace(config: Any, section: ModelSection, precision: str, load: Load, what: 
         section: How it is trained.
         precision: ``fp32`` or ``bf16``.
         load: Of a micro-batch: prompts, their lengths, completions.
-        what: ``update`` for a forward and backward pass, ``lean update`` for one whose trunks were run in sampling
-            and are computed again, ``prefill`` for keys and values of the prompts.
+        what: ``update`` for a forward and backward pass, ``recomputing update`` for one after prefixes
+            that were run in sampling and recompute their activations, ``prefill`` for the prompts' keys and values.
         layers: How many layers.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    rows = _rows(config, load, weights_dtype(section, precision), with_answers=what != "prefill")
-    model = on_meta(_with_layers(config, layers), weights_dtype(section, precision))
-    model.model.visual.requires_grad_(False)
-    if section.tuning == "lora":
-        with torch.device("meta"):
-            model = with_lora(model, section)
-    if section.gradient_checkpointing and what != "prefill":
-        recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
+    trains = what != "prefill"
+    rows = _rows(config, load, weights_dtype(section, precision), with_completions=trains)
+    checkpointing = section.gradient_checkpointing and trains
+    section = section.model_copy(update={"engine": "shared", "gradient_checkpointing": checkpointing})
+    policy = policy_outline(config, section, precision, torch.device("cpu"), layers)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        _without_content(model, gradients=what != "prefill")
-        model.train(what != "prefill")
-        policy = Policy(model, None, torch.device("cpu"), precision, engine="shared")
+        _without_content(policy.model, gradients=trains)
+        policy.model.train(trains)
         given = {name: mode.from_tensor(value) for name, value in rows._asdict().items() if isinstance(value, Tensor)}
         fake = rows._replace(vision={}, **given)  # type: ignore[arg-type]
         with LiveBytes() as live:
-            {"update": _update, "lean update": _lean_update, "prefill": _prefill}[what](policy, fake)
+            {"update": _update, "recomputing update": _recomputing_update, "prefill": _prefill}[what](policy, fake)
     inputs = sum(value.nbytes for value in rows._asdict().values() if isinstance(value, Tensor))
     return live.peak + inputs + rows.embeddings.nbytes  # the prompts' own states stand beside the packed rows
 
 
 def _update(policy: Policy, rows: PackedRows) -> None:
-    _loss(policy, rows, policy.whole(rows)).backward()
+    _loss(policy, rows, policy.forward_packed(rows)).backward()
 
 
-def _lean_update(policy: Policy, rows: PackedRows) -> None:
-    """The same where the pass over the trunks is that of sampling."""
-    kept = KeptPass(policy.trunks(rows), lean=True)
-    _loss(policy, rows, policy.behind(rows, policy.recomputed(kept.leaves))).backward()
+def _recomputing_update(policy: Policy, rows: PackedRows) -> None:
+    """The same where the pass over the prefixes is that of sampling."""
+    kept = KeptPrefill(run_prefixes(policy, rows), recompute=True)
+    _loss(policy, rows, run_suffixes(policy, rows, RecomputingCache(len(kept.leaves), kept.leaves))).backward()
     kept.backward()
 
 
@@ -145,7 +142,7 @@ def _loss(policy: Policy, rows: PackedRows, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _prefill(policy: Policy, rows: PackedRows) -> None:
-    policy.whole(rows, policy.filled([]))
+    policy.prefill(rows)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -194,7 +191,7 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _rows(config: Any, load: Load, dtype: torch.dtype, *, with_answers: bool) -> PackedRows:
+def _rows(config: Any, load: Load, dtype: torch.dtype, *, with_completions: bool) -> PackedRows:
     """Packed rows of the load's shapes, every prompt with a video of its own."""
     width = config.text_config.hidden_size
     visual = torch.zeros(load.prompt, dtype=torch.bool)
@@ -215,9 +212,21 @@ def _rows(config: Any, load: Load, dtype: torch.dtype, *, with_answers: bool) ->
     completions = {
         key: [(place * load.answers + number, answer) for number in range(load.answers)]
         for place, key in enumerate(states)
-        if with_answers
+        if with_completions
     }
     return pack(states, completions, load.length, lambda ids: torch.zeros(len(ids), width, dtype=dtype))
+
+
+def policy_outline(config: Any, section: ModelSection, precision: str, device: torch.device, layers: int = 2) -> Policy:
+    """A policy as training has it, with so many layers, and with shapes but no weights."""
+    model = on_meta(_with_layers(config, layers), weights_dtype(section, precision))
+    model.model.visual.requires_grad_(not section.freeze_vision)
+    if section.tuning == "lora":
+        with torch.device("meta"):
+            model = with_lora(model, section)
+    if section.gradient_checkpointing:
+        recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
+    return Policy(model, None, device, precision, engine=section.engine)
 
 
 def on_meta(config: Any, dtype: torch.dtype) -> Any:

@@ -51,6 +51,11 @@ def has_time_stamps(config: Any) -> bool:
     return bool(config.model_type == "qwen3_vl")
 
 
+def vision_is_trained(model: Any) -> bool:
+    """Whether the vision tower has parameters to train."""
+    return any(parameter.requires_grad for parameter in model.model.visual.parameters())
+
+
 PATCHES_AT_ONCE = 2048
 """Patches that a CPU takes through the tower at once, or one frame's: about what its caches hold."""
 

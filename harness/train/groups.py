@@ -13,7 +13,7 @@ from harness.config.study import RolloutSection
 from harness.data.corruption import altered_answer
 from harness.data.encode import EncodedPrompt
 from harness.data.video.shuffled import shuffled_prompt
-from harness.engine.out_of_memory import Parts
+from harness.engine.out_of_memory import AdaptiveBatchSize
 from harness.engine.policy import Policy
 from harness.engine.sampler import Sampler
 from harness.seeds import seed_for
@@ -47,7 +47,7 @@ class GroupBuilder:
     micro_batch: int
 
     def __post_init__(self) -> None:
-        self._parts = Parts("the reference pass", self.micro_batch)
+        self._batch = AdaptiveBatchSize("the reference pass", self.micro_batch)
 
     @property
     def temperature(self) -> float:
@@ -143,7 +143,7 @@ class GroupBuilder:
 
     def _with_reference(self, prompts: Sequence[EncodedPrompt], rows: list[list[Completion]]) -> list[list[Completion]]:
         flat = [(prompt, one) for prompt, row in zip(prompts, rows, strict=True) for one in row]
-        values = iter(self._parts.run(lambda size: self._reference_values(flat, size)))
+        values = iter(self._batch.run(lambda size: self._reference_values(flat, size)))
         return [[replace(one, reference=next(values)) for one in row] for row in rows]
 
     def _reference_values(self, flat: Sequence[tuple[EncodedPrompt, Completion]], size: int) -> list[tuple[float, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from accelerate import Accelerator
 from harness.api.algorithm import Algorithm
 from harness.api.types import Group, Sample
 from harness.data.encode import EncodedPrompt
-from harness.engine.activation_reuse import updates_what_it_sampled
-from harness.engine.out_of_memory import Parts
+from harness.engine.out_of_memory import AdaptiveBatchSize
 from harness.seeds import seed_for
 from harness.train.optimizer import set_learning_rate
 from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
@@ -44,7 +42,7 @@ class Trainer(TrainingRun):
         self.begin()
         # After the trackers: building transformers' arguments for them resets accelerate's shared state.
         self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
-        self._parts = Parts("training", self.settings.micro_batch)
+        self._batch = AdaptiveBatchSize("training", self.settings.micro_batch)
         try:
             self._loop()
         finally:
@@ -60,8 +58,8 @@ class Trainer(TrainingRun):
     def _step(self, step: int) -> dict[str, float]:
         consumed = self.meter.consumed
         seconds = consumed.seconds
-        once = updates_what_it_sampled(self.algorithm.needs, self.settings.updates_per_batch)
-        with self.meter.clock(), self.policy.keeping_trunks() if once else nullcontext():
+        reuse = self.policy.activation_reuse(self.algorithm.needs, self.settings.updates_per_batch)
+        with self.meter.clock(), reuse:
             passes, sampled = self._counts()
             try:
                 prompts, groups, samples = self._experience(step)
@@ -123,7 +121,7 @@ class Trainer(TrainingRun):
         rate = set_learning_rate(self.optimizer, self.settings, self.meter.consumed.updates)
         self.policy.model.train()
         trained = [parameter for parameter in self.policy.model.parameters() if parameter.requires_grad]
-        numbers = self.ranks.total(self._parts.run(lambda size: self._gradient(samples, prompts, step, size)))
+        numbers = self.ranks.total(self._batch.run(lambda size: self._gradient(samples, prompts, step, size)))
         self.ranks.add_gradients(trained)
         norm = self.accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
         if not torch.isfinite(norm):
@@ -145,15 +143,12 @@ class Trainer(TrainingRun):
         total = denominator(samples, needs)
         self.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {"loss": 0.0}
-        if self.policy.kept:
-            self.policy.kept.begin()
-        for part in micro_batches([one for one in samples if one.completion.prompt_id in prompts], size):
-            loss, numbers = self._backward(part, prompts, total, step)
-            for key, value in numbers.items():
-                logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
-            logged["loss"] += loss
-        if self.policy.kept:
-            self.policy.kept.backward()
+        with self.policy.gradient_of_a_step():
+            for part in micro_batches([one for one in samples if one.completion.prompt_id in prompts], size):
+                loss, numbers = self._backward(part, prompts, total, step)
+                for key, value in numbers.items():
+                    logged[key] = logged.get(key, 0.0) + value * len(part) / len(samples)
+                logged["loss"] += loss
         return logged
 
     def _backward(

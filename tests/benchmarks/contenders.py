@@ -183,7 +183,7 @@ class Ours(Contender):
         before = self.trainer.meter.consumed.tokens_trained
         with self.clock.phase("step"):
             self.trainer._step(self._taken)
-        if self.trainer._parts.size < self.trainer.settings.micro_batch:
+        if self.trainer._batch.size < self.trainer.settings.micro_batch:
             raise torch.OutOfMemoryError("the trainer went on with smaller micro-batches than were asked for")
         self._taken += 1
         self.tokens = self.trainer.meter.consumed.tokens_trained - before

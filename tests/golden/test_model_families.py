@@ -22,7 +22,8 @@ from engine_kit import (
 from transformers import AutoModelForImageTextToText
 
 from harness.data.encode import EncodedPrompt
-from harness.engine.policy import Engine, Policy
+from harness.engine.model_runner import Engine
+from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.errors import UserError
 

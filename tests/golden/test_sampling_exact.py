@@ -9,7 +9,8 @@ import torch
 from engine_kit import END, FAMILIES, VIDEO, tiny_model, tiny_policy, tiny_prompt, tiny_video
 
 from harness.engine import sampler as sampler_module
-from harness.engine.policy import Engine, Policy
+from harness.engine.model_runner import Engine
+from harness.engine.policy import Policy
 from harness.engine.sampler import Sampled, TransformersSampler
 
 

@@ -23,8 +23,8 @@ from engine_kit import (
 from torch import Tensor
 
 from algorithms.grpo import GRPO, GRPOConfig
-from harness.api.types import Completion, Sample
-from harness.engine import policy as policy_module
+from harness.api.types import Completion, Needs, Sample
+from harness.engine import model_runner
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.models.loading import recompute_activations
@@ -184,28 +184,27 @@ def test_float64_gradient_checkpointing_leaves_the_gradient_alone(
 
 
 KEPT = {"together": [[0, 1, 2]], "one by one": [[0], [1], [2]], "a part": [[0, 2]]}
-"""Which prompts are sampled together; what is not sampled is not kept either."""
+"""Which prompts are sampled together; the prefill of a prompt that is not sampled is not kept either."""
 
 
-def step_on_kept_trunks(
+def step_on_kept_prefills(
     network: torch.nn.Module, samples: list[Sample], known: dict[str, Any], beta: float, size: int, sampled: str
 ) -> tuple[float, dict[str, Tensor]]:
     """Sample some of the prompts, then take the step that :func:`step` takes."""
     policy = tiny_policy(network)
     drawn = list(known.values())
-    with policy.keeping_trunks():
-        assert policy.kept is not None
+    with policy.activation_reuse(Needs(rollouts=2), 1) as reuse:
+        assert reuse
         for some in KEPT[sampled]:
             group = [drawn[index] for index in some]
             TransformersSampler(policy, 64).sample(group, 2, temperature=1.0, max_new_tokens=3, seed=0)
-        policy.kept.begin()
-        loss, _ = step(policy.log_probs, network, samples, known, beta, size)
-        policy.kept.backward()
+        with policy.gradient_of_a_step():
+            loss, _ = step(policy.log_probs, network, samples, known, beta, size)
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     return loss, gradients
 
 
-@pytest.mark.usefixtures("float64", "lean")
+@pytest.mark.usefixtures("float64", "recompute")
 @pytest.mark.parametrize("shape", ["two grids, ragged", "two questions on one video"])
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -215,19 +214,19 @@ def test_float64_the_pass_that_sampled_gives_the_naive_gradient(shape: str, beta
     samples, known = samples_of(shape, torch.float64, "qwen2_vl")
     naive = step(tiny_policy(network, "naive").log_probs, network, samples, known, beta, 64)
     for sampled in KEPT:
-        ours = step_on_kept_trunks(network, samples, known, beta, size, sampled)
+        ours = step_on_kept_prefills(network, samples, known, beta, size, sampled)
         loss, gradient = differences(ours, naive)
         assert loss < 1e-9 and gradient < 1e-9, sampled
 
 
-@pytest.mark.usefixtures("float64", "lean")
+@pytest.mark.usefixtures("float64", "recompute")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("sampled", KEPT)
 def test_float64_kept_passes_of_every_family(family: str, sampled: str) -> None:
     network = network_of(family, torch.float64, tower=False, lora=False)
     samples, known = samples_of("two grids, ragged", torch.float64, family)
     naive = step(tiny_policy(network, "naive").log_probs, network, samples, known, 0.04, 64)
-    ours = step_on_kept_trunks(network, samples, known, 0.04, 3, sampled)
+    ours = step_on_kept_prefills(network, samples, known, 0.04, 3, sampled)
     assert max(differences(ours, naive)) < 1e-9
 
 
@@ -252,7 +251,7 @@ def test_float64_loss_and_gradients_equal_the_stock_forward(family: str) -> None
 @pytest.mark.usefixtures("float64")
 def test_float64_chunks_of_the_vocabulary_leave_the_gradient_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of("qwen2_vl", torch.float64, tower=False, lora=False)
-    monkeypatch.setattr(policy_module, "LOGITS_AT_ONCE", 64 * 3)
+    monkeypatch.setattr(model_runner, "MAX_LOGITS", 64 * 3)
     loss, gradient = compare(network, "two grids, ragged", torch.float64, "qwen2_vl", 0.04, 64)
     assert loss < 1e-9 and gradient < 1e-9
 

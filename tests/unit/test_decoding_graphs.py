@@ -1,4 +1,4 @@
-"""Decoding by captured steps: the same answers; graphs are kept by shape, given up when weights move, bounded."""
+"""Decoding with CUDA graphs: the same completions; graphs are kept by shape, dropped when weights move, bounded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine_kit import END, tiny_model, tiny_policy, tiny_prompt, tiny_tokenizer
 from torch import Tensor
 
 from harness.engine import cuda_graphs as graphs_module
-from harness.engine.cuda_graphs import DecodingGraphs, HalfWeights
+from harness.engine.cuda_graphs import BFloat16Weights, DecodingGraphs
 from harness.engine.policy import Policy
 from harness.engine.sampler import Sampled, TransformersSampler
 
@@ -21,7 +21,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 
 
 def prompts() -> list[Any]:
-    """Three prompts on two videos, so that one trunk has two rests."""
+    """Three prompts on two videos; two share a prefix."""
     first, second = tiny_video((2, 4, 6)), tiny_video((1, 4, 4), 1)
     return [tiny_prompt(first, [3, 4, 5]), tiny_prompt(second, [3, 11]), tiny_prompt(first, [3, 4, 9, 10, 11])]
 
@@ -92,7 +92,7 @@ def test_graphs_follow_the_weights_and_are_bounded(recorder: Recorder) -> None:
     for n in (2, 3, 5):
         draw(sampler, some, n=n)
     assert recorder.captured == 4
-    assert len(sampler._graphs._graphs) == graphs_module.KEPT  # type: ignore[union-attr]
+    assert len(sampler._graphs._graphs) == graphs_module.MAX_GRAPHS  # type: ignore[union-attr]
     for parameter in policy.language_model.parameters():
         parameter.data = parameter.data.clone()  # moved: a graph would read freed memory
     draw(sampler, some, n=5)
@@ -137,7 +137,7 @@ def test_bf16_copies_compute_what_autocast_computes() -> None:
     prompt = tiny_prompt(tiny_video((2, 4, 6)), [3, 4, 5])
     with torch.no_grad():
         expected, _ = policy.log_probs([prompt], [[4, 5, 6]])
-        weights = HalfWeights(policy)
+        weights = BFloat16Weights(policy)
         with weights.in_place():
             assert policy.base.lm_head.weight.dtype == torch.bfloat16
             assert policy.log_probs([prompt], [[4, 5, 6]])[0].equal(expected)

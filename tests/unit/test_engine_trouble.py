@@ -16,7 +16,7 @@ from trainer_kit import Kit, make_kit, metrics, weights
 from transformers import AutoModelForImageTextToText
 
 from harness.engine import packing
-from harness.engine.out_of_memory import Parts
+from harness.engine.out_of_memory import AdaptiveBatchSize
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.engine.self_check import check_engine
@@ -151,7 +151,9 @@ ERRORS = pytest.mark.parametrize("error", [cuda_error, cpu_error])
 
 
 @ERRORS
-def test_parts_halve_for_good_and_say_so(error: Callable[[], Exception], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_batch_size_is_halved_for_good_with_a_warning(
+    error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
     tried: list[int] = []
 
     def work(size: int) -> int:
@@ -160,11 +162,11 @@ def test_parts_halve_for_good_and_say_so(error: Callable[[], Exception], caplog:
             raise error()
         return size
 
-    parts = Parts("training", 13)
-    assert (parts.run(work), parts.run(work)) == (3, 3)
+    batch = AdaptiveBatchSize("training", 13)
+    assert (batch.run(work), batch.run(work)) == (3, 3)
     assert tried == [13, 6, 3, 3]
     assert [record.getMessage() for record in caplog.records] == [
-        f"Out of memory in training: going on with {less} completions at once instead of {more}; "
+        f"Out of memory in training: continuing with {less} completions at once instead of {more}; "
         "the results are the same."
         for more, less in ((13, 6), (6, 3))
     ]
@@ -176,7 +178,7 @@ def test_no_memory_for_one_is_an_error_that_helps(error: Callable[[], Exception]
         raise error()
 
     with pytest.raises(UserError, match=r"out of memory in training, one completion.*gradient_checkpointing"):
-        Parts("training", 4).run(work)
+        AdaptiveBatchSize("training", 4).run(work)
 
 
 def test_other_errors_are_not_swallowed() -> None:
@@ -187,7 +189,7 @@ def test_other_errors_are_not_swallowed() -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Parts("training", 4).run(work)
+        AdaptiveBatchSize("training", 4).run(work)
     assert calls == [4]
 
 
@@ -203,7 +205,7 @@ def test_the_failed_works_tensors_are_released_before_the_next_try() -> None:
             raise cuda_error()
         return held[0]() is None
 
-    assert Parts("training", 4).run(work)
+    assert AdaptiveBatchSize("training", 4).run(work)
 
 
 def scarce(policy: Policy, method: str, most: int, error: Callable[[], Exception]) -> list[int]:
@@ -280,7 +282,7 @@ def test_gradients_of_a_failed_try_are_cleared(kit: Kit, tmp_path: Path) -> None
     plain = policy.log_probs
 
     def limited(*args: Any) -> Any:
-        if len(args[0]) == 2 and trainer._parts.size == 2 and policy.model.training and next(calls):
+        if len(args[0]) == 2 and trainer._batch.size == 2 and policy.model.training and next(calls):
             raise cuda_error()
         return plain(*args)
 

@@ -18,7 +18,7 @@ from harness.data.encode import PromptEncoder
 from harness.data.reader import read_dataset
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
-from harness.engine.activation_reuse import may_keep
+from harness.engine.activation_reuse import can_reuse
 from harness.memory import estimate as memory
 from harness.memory import footprint as module
 from harness.memory.estimate import Room, account_for, fitting_settings, trained_answers
@@ -128,7 +128,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
         ("grpo", 8, 8, {"tuning": "full", "gradient_checkpointing": True}),
     ],
 )
-@pytest.mark.usefixtures("lean")
+@pytest.mark.usefixtures("recompute")
 def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
     kit: Kit, tmp_path: Path, method: str, answers: int, rollouts: int, changes: dict[str, Any]
 ) -> None:
@@ -149,8 +149,8 @@ def test_the_estimate_is_within_a_fifth_of_what_a_training_takes(
     with LiveBytes() as live:
         trainer.train()
     section = ModelSection(**({"tuning": "full"} | changes))
-    kept = 4 if rollouts and may_keep(section, policy.precision, cuda=False) else 0
-    load = Load(length, PATCHES, answers, 8, 8, 4, rollouts, 32 if rollouts else 0, videos=10, kept=kept)
+    reused = 4 if can_reuse(policy, trainer.algorithm.needs, 1) else 0
+    load = Load(length, PATCHES, answers, 8, 8, 4, rollouts, 32 if rollouts else 0, videos=10, reused=reused)
     needs = trainer.algorithm.needs
     account = footprint(policy.base.config, section, policy.precision, load, reference=needs.reference)
     estimate = account.peak - module._PROGRAM_BYTES

@@ -60,7 +60,7 @@ def test_a_whole_step_at_true_size(
     assert (len(made), len(part)) == (samples, micro_batch)
     config, prompts = model_sizes("2b"), len({one.completion.prompt_id for one in part})
     load = trace.Load(PROMPT, 4 * (PROMPT - memory.TEXT_TOKENS), len(part) // prompts, length, len(part), prompts)
-    rows = trace._rows(config, load, torch.bfloat16, with_answers=True)
+    rows = trace._rows(config, load, torch.bfloat16, with_completions=True)
     model = trace.on_meta(config, torch.bfloat16)
     model.model.visual.requires_grad_(False)
     with torch.device("meta"):
@@ -73,9 +73,9 @@ def test_a_whole_step_at_true_size(
         given = {name: mode.from_tensor(one) for name, one in rows._asdict().items() if isinstance(one, torch.Tensor)}
         fake = rows._replace(vision={}, **given)  # type: ignore[arg-type]
         live = stack.enter_context(trace.LiveBytes())
-        hidden = policy.forward(fake.embeddings, fake.positions, fake.mask, **fake.layout)
+        hidden = policy.forward(fake.embeddings, fake.positions, fake.mask, **fake.options)
         assert hidden.shape == (prompts, rows.embeddings.shape[1], 1536)
-        chosen = policy.token_log_probs(hidden[:, fake.trunk :].flatten(0, 1)[fake.source], fake.labels, 1.0)
+        chosen = policy.token_log_probs(hidden[:, fake.prefix_length :].flatten(0, 1)[fake.source], fake.labels, 1.0)
         values = chosen.new_zeros(len(part) * length).index_put((fake.target,), chosen).view(len(part), length)
     with live:  # numbers that are known stand in real tensors from here on
         batch = make_batch(part, values, torch.ones(len(part), length), algorithm.needs)

@@ -1,4 +1,4 @@
-"""Work that the shared engine leaves out without changing a result."""
+"""Faster versions of transformers' layers with the same results, mixed into a model's modules."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.engine.attention import PackedPrefix
-from harness.engine.recomputation import RecomputedLayer
+from harness.engine.activation_recomputation import RecomputingLayer
+from harness.engine.attention import PackedLayout
 
 QUICK_GELU = 1.702
 """The constant of transformers' ``quick_gelu``, x sigmoid(1.702 x)."""
 
 
-class SuffixOnly:
-    """Mixed into the last decoder layer: nothing reads its output for trunk tokens, so only their keys and values are
-    computed. The rows returned for them are not meaningful.
+class SuffixOnlyLayer:
+    """Mixed into the last decoder layer: nothing reads its output for prefix tokens, so only their keys and values are
+    computed. What is returned for them is meaningless.
     """
 
     input_layernorm: nn.Module
@@ -30,19 +30,19 @@ class SuffixOnly:
 
     def forward(self, hidden_states: Tensor, *args: Any, **inputs: Any) -> Tensor:
         layout = inputs.get("shared_prefix")
-        if args or not isinstance(layout, PackedPrefix):
+        if args or not isinstance(layout, PackedLayout):
             output: Tensor = super().forward(hidden_states, *args, **inputs)  # type: ignore[misc]
             return output
         inputs["shared_prefix"] = replace(layout, suffix_only=True)
         attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **inputs)
-        trunk, suffix = hidden_states[:, : layout.length], hidden_states[:, layout.length :]
-        suffix = suffix + attended[:, layout.length :]
-        return torch.cat([trunk, suffix + self.mlp(self.post_attention_layernorm(suffix))], 1)
+        prefix, suffix = hidden_states[:, : layout.prefix_length], hidden_states[:, layout.prefix_length :]
+        suffix = suffix + attended[:, layout.prefix_length :]
+        return torch.cat([prefix, suffix + self.mlp(self.post_attention_layernorm(suffix))], 1)
 
 
-class MatrixPatches:
-    """Mixed into the patch embedding: a convolution whose stride is its kernel is one matrix product, which is several
-    times faster than the convolution kernels of some back ends.
+class LinearPatchEmbedding:
+    """Mixed into the patch embedding: a convolution whose stride equals its kernel is one matrix product, several times
+    faster than the convolution kernels of some back ends.
     """
 
     proj: nn.Conv3d
@@ -52,9 +52,9 @@ class MatrixPatches:
         return F.linear(hidden_states.to(weight.dtype), weight, self.proj.bias)
 
 
-class EqualFrames:
-    """Mixed into the vision tower's attention: frames of one size attend to themselves in one batched call, where
-    transformers makes a call for each frame and asks the device for the frames' sizes in each layer.
+class BatchedFrameAttention:
+    """Mixed into the vision tower's attention: frames of equal size are one batched call, where transformers makes a
+    call for each frame and synchronises with the device for the frames' sizes in each layer.
     """
 
     config: Any
@@ -83,10 +83,10 @@ class EqualFrames:
         return projected
 
     def _projections(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-        """Queries and keys, turned by their positions, and values, each (patches, heads, head size).
+        """Queries and keys with their rotary embedding, and values, each (patches, heads, head size).
 
-        A frozen tower on a CPU turns them as complex numbers, in one pass where transformers makes six: the numbers
-        that turn together are put side by side, which changes no product of a query and a key.
+        A frozen tower on a CPU rotates them as complex numbers, in one pass where transformers makes six. The numbers
+        that rotate together are put next to each other, in queries and keys alike, so that no product of them changes.
         """
         shape = (len(hidden), 3, self.num_heads, -1)
         if torch.is_grad_enabled() or not hidden.is_cpu or hidden.dtype != torch.float32 or self._wrapped:
@@ -108,7 +108,7 @@ class EqualFrames:
 
 
 def _equal_frames(cu_seqlens: Tensor) -> int:
-    """How many frames there are if all have one size, else 0; asked of the device once for all layers."""
+    """How many frames there are if all have equal size, else 0; the device is asked once for all layers."""
     known: int | None = getattr(cu_seqlens, "equal_frames", None)
     if known is None:
         sizes = cu_seqlens.diff()
@@ -117,9 +117,9 @@ def _equal_frames(cu_seqlens: Tensor) -> int:
     return known
 
 
-class FoldedGelu:
-    """Mixed into the MLPs of Qwen2-VL's vision tower: x sigmoid(a x) is silu(a x) / a, whose factors go into the two
-    matrix products, so that one pass is made over the wide activations where transformers makes three.
+class FoldedQuickGELU:
+    """Mixed into the MLPs of Qwen2-VL's vision tower: x sigmoid(a x) = silu(a x) / a, and both factors are folded into
+    the matrix products, so that one pass is made over the wide activations where transformers makes three.
     """
 
     fc1: nn.Linear
@@ -132,9 +132,9 @@ class FoldedGelu:
         return torch.addmm(self.fc2.bias, wide, self.fc2.weight.T, alpha=1 / QUICK_GELU)
 
 
-class OneKernelNorm:
-    """Mixed into root-mean-square norms: one kernel where transformers makes seven, or, on a CPU, which has no such
-    kernel and where PyTorch's stand-in makes more, five.
+class FusedRMSNorm:
+    """Mixed into root-mean-square norms: one kernel where transformers launches seven; on a CPU, which has no such
+    kernel and where PyTorch's replacement is slower, five.
     """
 
     weight: nn.Parameter
@@ -149,9 +149,9 @@ class OneKernelNorm:
         return normed.to(torch.promote_types(hidden_states.dtype, self.weight.dtype))
 
 
-class FusedAdapter:
-    """Mixed into peft's LoRA layers: W x + s B (A x), the last product added as it is computed, and inputs left in the
-    type that autocast computes in, where peft copies them to the adapters' fp32 first.
+class FusedLoRA:
+    """Mixed into peft's LoRA layers: W x + s B (A x), the last product added as it is computed, and inputs left in
+    autocast's type, where peft first copies them to the adapters' fp32.
     """
 
     def forward(self, x: Tensor, *args: Any, **inputs: Any) -> Tensor:
@@ -169,7 +169,7 @@ class FusedAdapter:
 
 
 def _is_plain(layer: Any, name: str, x: Tensor) -> bool:
-    """Whether an adapter is nothing but two matrices of the input's type, or autocast sees to their types."""
+    """Whether an adapter is just two matrices, of the input's type or cast by autocast."""
     return (
         name in layer.lora_A
         and name not in layer.lora_variant
@@ -180,38 +180,38 @@ def _is_plain(layer: Any, name: str, x: Tensor) -> bool:
 
 
 def install(model: Any) -> None:
-    """Give a vision-language model these shortcuts. Its weights, their names and its ordinary calls stay as they are.
+    """Mix these layers into a vision-language model. Its weights, their names and ordinary calls stay unchanged.
 
-    The classes of modules are replaced, rather than their ``forward``, so that copies of the model are right.
+    The classes of modules are replaced, rather than their ``forward``, so that a deep copy of the model is right too.
     """
-    _mix_in(SuffixOnly, model.model.language_model.layers[-1])
+    _mix_in(SuffixOnlyLayer, model.model.language_model.layers[-1])
     for layer in model.model.language_model.layers:
-        _mix_in(RecomputedLayer, layer)
-    _mix_in(MatrixPatches, model.model.visual.patch_embed)
+        _mix_in(RecomputingLayer, layer)
+    _mix_in(LinearPatchEmbedding, model.model.visual.patch_embed)
     for block in model.model.visual.blocks:
-        _mix_in(EqualFrames, block.attn)
+        _mix_in(BatchedFrameAttention, block.attn)
         if _is_quick_gelu(block.mlp):
-            _mix_in(FoldedGelu, block.mlp)
+            _mix_in(FoldedQuickGELU, block.mlp)
     for module in model.model.language_model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-            _mix_in(OneKernelNorm, module)
+            _mix_in(FusedRMSNorm, module)
         elif type(module).__module__ == "peft.tuners.lora.layer" and type(module).__name__ == "Linear":
-            _mix_in(FusedAdapter, module)
+            _mix_in(FusedLoRA, module)
 
 
 def _is_quick_gelu(mlp: Any) -> bool:
-    """Whether an MLP is Qwen2-VL's: two plain layers around that activation (quantised ones are not plain)."""
+    """Whether an MLP is Qwen2-VL's: two plain linear layers (not quantised) around that activation."""
     layers = (getattr(mlp, "fc1", None), getattr(mlp, "fc2", None))
     activation = type(getattr(mlp, "act", None)).__name__
     return activation == "QuickGELUActivation" and all(type(layer) is nn.Linear for layer in layers)
 
 
-def _mix_in(shortcut: type, module: nn.Module) -> None:
-    if not isinstance(module, shortcut):
-        module.__class__ = _mixed(shortcut, type(module))  # type: ignore[arg-type]  # classes are hashable
+def _mix_in(mixin: type, module: nn.Module) -> None:
+    if not isinstance(module, mixin):
+        module.__class__ = _mixed(mixin, type(module))  # type: ignore[arg-type]  # classes are hashable
 
 
 @functools.cache
-def _mixed(shortcut: type, found: type) -> type:
-    """One class for all modules of a kind, so that what is compiled for one serves them all."""
-    return type(found.__name__, (shortcut, found), {"__module__": found.__module__})
+def _mixed(mixin: type, found: type) -> type:
+    """One class for all modules of a kind, so that code compiled for one serves them all."""
+    return type(found.__name__, (mixin, found), {"__module__": found.__module__})

@@ -1,4 +1,4 @@
-"""What the shared engine leaves out: the last layer's work on trunk tokens, and the patch convolution."""
+"""Faster layers with the same results: the last layer's work on prefix tokens left out, patches as a product, ..."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from engine_kit import FAMILIES, stock_log_probs, tiny_model, tiny_policy, tiny_prompt, tiny_video
 
 from harness.config.study import ModelSection
-from harness.engine import shortcuts
+from harness.engine import fast_layers
 from harness.models import families
 from harness.models.loading import with_lora
 
@@ -37,7 +37,7 @@ def test_the_last_layer_runs_on_the_suffix_alone(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patches_as_a_matrix_product_equal_the_convolution(family):
     stock, fast = tiny_model(family).double(), tiny_model(family).double()
-    shortcuts.install(fast)
+    fast_layers.install(fast)
     pixels = tiny_video((2, 4, 4)).pixel_values.double()
     expected = stock.model.visual.patch_embed(pixels)
     torch.testing.assert_close(fast.model.visual.patch_embed(pixels), expected, rtol=1e-12, atol=1e-12)
@@ -45,8 +45,8 @@ def test_patches_as_a_matrix_product_equal_the_convolution(family):
 
 def test_the_model_keeps_its_names_and_its_ordinary_calls():
     stock, fast = tiny_model(), tiny_model()
-    shortcuts.install(fast)
-    shortcuts.install(fast)  # twice is once
+    fast_layers.install(fast)
+    fast_layers.install(fast)  # twice is once
     assert [type(module).__name__ for module in fast.modules()] == [type(module).__name__ for module in stock.modules()]
     assert list(fast.state_dict()) == list(stock.state_dict())
     prompt = tiny_prompt(tiny_video((2, 4, 4)), [3, 4])
@@ -73,7 +73,7 @@ def test_a_copy_computes_with_its_own_weights():
 def test_frames_in_one_call_equal_frames_one_by_one(family, grid):
     """Also Qwen2.5-VL's windows, whose sizes differ where they do not divide a frame."""
     stock, fast = tiny_model(family).double(), tiny_model(family).double()
-    shortcuts.install(fast)
+    fast_layers.install(fast)
     video = tiny_video(grid, dtype=torch.float64)
     expected, got = (
         model.get_video_features(video.pixel_values, video.grid_thw, return_dict=True).pooler_output[0]
@@ -85,7 +85,7 @@ def test_frames_in_one_call_equal_frames_one_by_one(family, grid):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_frozen_tower_that_turns_complex_numbers_computes_the_same(family, monkeypatch):
     stock, fast = tiny_model(family), tiny_model(family)
-    shortcuts.install(fast)
+    fast_layers.install(fast)
     video = tiny_video((3, 4, 8))
     turned, plain = [], torch.view_as_complex
     monkeypatch.setattr(torch, "view_as_complex", lambda of: turned.append(of.shape) or plain(of))
@@ -103,7 +103,7 @@ def test_a_frozen_tower_that_turns_complex_numbers_computes_the_same(family, mon
 def test_a_few_frames_at_a_time_give_the_features_of_all(family, trained, monkeypatch):
     """Deepstack levels too; five frames in parts of two."""
     model, video = tiny_model(family).double(), tiny_video((5, 4, 8), dtype=torch.float64)
-    shortcuts.install(model)
+    fast_layers.install(model)
     results = []
     for patches in (2**30, 2 * 4 * 8):
         monkeypatch.setattr(families, "PATCHES_AT_ONCE", patches)
@@ -130,7 +130,7 @@ def rows_of_passes(tower):
 
 def test_the_frames_sizes_are_asked_once_for_all_layers(monkeypatch):
     model = tiny_model()
-    shortcuts.install(model)
+    fast_layers.install(model)
     asked = []
     stock = torch.Tensor.diff
     monkeypatch.setattr(torch.Tensor, "diff", lambda self, *rest: asked.append(1) or stock(self, *rest))
@@ -143,7 +143,7 @@ def test_the_frames_sizes_are_asked_once_for_all_layers(monkeypatch):
 def test_the_towers_activation_folded_into_its_products_computes_the_same():
     """Values and gradients; Qwen2-VL alone has that activation."""
     stock, fast = tiny_model().double(), tiny_model().double()
-    shortcuts.install(fast)
+    fast_layers.install(fast)
     video = tiny_video((2, 4, 6), dtype=torch.float64)
     results = []
     for model in (stock, fast):
@@ -154,22 +154,22 @@ def test_the_towers_activation_folded_into_its_products_computes_the_same():
         layers = [block.mlp for block in model.model.visual.blocks]
         gradients = [weight.grad for mlp in layers for weight in mlp.parameters()]
         results.append([plain, kept, *gradients])
-    assert all(isinstance(block.mlp, shortcuts.FoldedGelu) for block in fast.model.visual.blocks)
+    assert all(isinstance(block.mlp, fast_layers.FoldedQuickGELU) for block in fast.model.visual.blocks)
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
     for family in set(FAMILIES) - {"qwen2_vl"}:
         other = tiny_model(family)
-        shortcuts.install(other)
-        assert not any(isinstance(module, shortcuts.FoldedGelu) for module in other.modules())
+        fast_layers.install(other)
+        assert not any(isinstance(module, fast_layers.FoldedQuickGELU) for module in other.modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_norms_of_one_kernel_equal_transformers(family):
     stock, fast = tiny_model(family), tiny_model(family)
-    shortcuts.install(fast)
+    fast_layers.install(fast)
     hidden = torch.randn(3, 7, 32) * 3
     pairs = [
-        (a, b) for a, b in zip(stock.modules(), fast.modules(), strict=True) if isinstance(b, shortcuts.OneKernelNorm)
+        (a, b) for a, b in zip(stock.modules(), fast.modules(), strict=True) if isinstance(b, fast_layers.FusedRMSNorm)
     ]
     assert len(pairs) >= 2 * 3 + 1
     for plain, one in pairs:
@@ -189,9 +189,9 @@ def test_fused_adapters_compute_what_peft_computes(dropout, dtype):
             if "lora_" in name:
                 torch.nn.init.normal_(weight, std=0.3)
         models.append(model)
-    shortcuts.install(models[1].get_base_model())
+    fast_layers.install(models[1].get_base_model())
     plain, fused = (model.get_base_model().model.language_model.layers[0].mlp.up_proj for model in models)
-    assert isinstance(fused, shortcuts.FusedAdapter)
+    assert isinstance(fused, fast_layers.FusedLoRA)
     x = torch.randn(2, 5, 32).to(dtype)
     results = []
     for layer in (plain, fused):
