@@ -21,14 +21,14 @@ class DPOConfig(StrictConfig):
         description="Strength of the pull towards the reference model (0.1: arXiv 2305.18290, appendix B, and TRL; "
         "arXiv 2504.00883 does not state its value).",
     )
-    pairs: Literal["ranked", "altered", "gold_vs_worst"] = Field(
+    pairs: Literal["ranked", "corrupted", "gold_vs_worst"] = Field(
         "ranked",
         description="Chosen and rejected: the best and the worst sampled completion by reward, so that DPO sees the "
-        "same reward as the other methods (ours); the gold answer and a wrong answer made from it (arXiv 2504.00883, "
+        "same reward as the other methods (ours); the gold answer and a corrupted copy of it (arXiv 2504.00883, "
         "section 3.3.5); or the gold answer and the worst sampled completion (ours).",
     )
     rollouts: int = Field(
-        8, ge=2, description="Completions sampled per prompt to choose pairs from; unused by altered (ours, as GRPO)."
+        8, ge=2, description="Completions sampled per prompt to choose pairs from; unused by corrupted (ours, as GRPO)."
     )
 
 
@@ -41,24 +41,24 @@ class DPO(Algorithm):
     """
 
     Config: ClassVar[type[StrictConfig]] = DPOConfig
-    summary = "Direct preference optimisation on ranked or altered answers (arXiv 2305.18290)."
+    summary = "Direct preference optimisation on ranked or corrupted answers (arXiv 2305.18290)."
 
     @property
     def needs(self) -> Needs:
-        altered = self.config.pairs == "altered"
+        corrupted = self.config.pairs == "corrupted"
         return Needs(
-            rollouts=0 if altered else self.config.rollouts,
+            rollouts=0 if corrupted else self.config.rollouts,
             gold=self.config.pairs != "ranked",
-            altered=1 if altered else 0,
+            corrupted=1 if corrupted else 0,
             reference=True,
             reduce="unit",
         )
 
     def pairs(self, group: Group) -> list[tuple[Completion, Completion]]:
         """Chosen and rejected completions of one prompt: one pair or none. Ties go to the first."""
-        gold, altered, sampled = (group.by_source(source) for source in ("gold", "altered", "policy"))
-        if self.config.pairs == "altered":
-            return list(zip(gold[:1], altered[:1], strict=False))
+        gold, corrupted, sampled = (group.by_source(source) for source in ("gold", "corrupted", "policy"))
+        if self.config.pairs == "corrupted":
+            return list(zip(gold[:1], corrupted[:1], strict=False))
         better = sampled if self.config.pairs == "ranked" else gold
         if not better or not sampled:
             return []

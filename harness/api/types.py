@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Source = Literal["policy", "gold", "altered", "shuffled"]
+Source = Literal["policy", "gold", "corrupted", "shuffled"]
 Reduction = Literal["token", "sequence", "unit"]
 
 
@@ -22,7 +22,7 @@ class Completion:
         text: Decoded text without special tokens.
         reward: The weighted reward, or NaN when the study asks for none.
         parts: The reward's breakdown by reward name.
-        source: ``policy`` for a sampled answer, ``gold`` for the data set's answer, ``altered``
+        source: ``policy`` for a sampled answer, ``gold`` for the data set's answer, ``corrupted``
             for a gold answer turned into a wrong one, ``shuffled`` for an answer sampled with the video's frames in
             random order, which is there to compare with and must not be trained on.
         behaviour: Per-token log-probabilities under the policy that sampled it (empty unless sampled).
@@ -79,7 +79,7 @@ class Needs:
         rollouts: Completions sampled per prompt (0 for none).
         shuffled: Further completions sampled per prompt with its video's frames in random order.
         gold: Whether groups carry the data set's answer.
-        altered: Wrong answers made from the gold one, per prompt.
+        corrupted: Synthetic wrong answers made from the gold answer, per prompt.
         reference: Whether completions carry reference log-probabilities.
         behaviour: Whether completions carry the sampling policy's log-probabilities.
         resample_dropped: Whether prompts whose groups ``experience`` dropped are replaced by new ones.
@@ -90,7 +90,7 @@ class Needs:
     rollouts: int = 0
     shuffled: int = 0
     gold: bool = False
-    altered: int = 0
+    corrupted: int = 0
     reference: bool = False
     behaviour: bool = False
     resample_dropped: bool = False

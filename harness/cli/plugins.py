@@ -144,7 +144,7 @@ def describe_needs(needs: Needs) -> str:
     if needs.rollouts:
         parts.append(f"{needs.rollouts} sampled answers" if needs.rollouts > 1 else "1 sampled answer")
     parts += [f"{needs.shuffled} more on shuffled frames"] if needs.shuffled else []
-    parts += [word for word, there in (("gold answer", needs.gold), ("altered answer", needs.altered)) if there]
+    parts += [word for word, there in (("gold answer", needs.gold), ("corrupted answer", needs.corrupted)) if there]
     parts += ["reference"] if needs.reference else []
     parts += ["more prompts for dropped ones"] if needs.resample_dropped else []
     return ", ".join(parts)

@@ -1,8 +1,7 @@
-"""Wrong answers made from right ones: the rejected side of the paper's DPO pairs.
+"""Corrupted gold answers, the rejected side of the paper's DPO pairs (synthetic negatives).
 
-The paper (arXiv 2504.00883, section 3.3.5) alters the correct answer into a wrong one and does not
-say how. What follows is this project's reading: an answer of the same kind that the benchmark
-would score zero.
+The paper (arXiv 2504.00883, section 3.3.5) turns the correct answer into a wrong one and does not say
+how. This is our interpretation: an answer of the same kind that the benchmark would score zero.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _UP = (1.6, 3.0)
 _DOWN = (0.2, 0.45)
 
 
-def altered_answer(record: Record, rng: random.Random) -> str:
+def corrupted_answer(record: Record, rng: random.Random) -> str:
     """A wrong answer of the same form as the record's ground truth.
 
     Another letter for a lettered question; for a number, the number times a random factor, written
     with as many decimals and more than 50% off, where mean relative accuracy is 0; for free words,
-    another of the question type's words or another object that the question names.
+    another word of the question type or another object that the question names.
 
     Raises:
         UserError: The record offers no other answer.
@@ -53,7 +52,7 @@ def altered_answer(record: Record, rng: random.Random) -> str:
 
 
 def _listed(record: Record) -> list[str]:
-    """The names of the question's list that has the right answer in it, in a wording that is not VSI-Bench's."""
+    """The names in the question's list that contains the right answer, for wordings other than VSI-Bench's."""
     right = record.ground_truth.strip().lower()
     for found in _LIST.findall(record.question):
         names = [re.sub(r"^\s*(?:and|or)\s+", "", part).strip() for part in found.split(",")]
@@ -112,5 +111,5 @@ def _reordered(record: Record, rng: random.Random) -> str:
 def _no_other(record: Record) -> UserError:
     return UserError(
         f"record {record.key} ({record.dataset}/{record.scene_name}): no wrong answer can be made from "
-        f"{record.ground_truth!r} for {record.question_type}; mend the record, or take DPO pairs from rollouts"
+        f"{record.ground_truth!r} for {record.question_type}; fix the record, or take DPO pairs from rollouts"
     )

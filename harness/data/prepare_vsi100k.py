@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.data import vsi100k
-from harness.data.corruption import altered_answer
+from harness.data.corruption import corrupted_answer
 from harness.data.layout import find_video
 from harness.data.leakage import leaking_rooms
 from harness.data.prepare import (
@@ -105,16 +105,16 @@ def _notes(records: Sequence[Record], skipped: Sequence[str]) -> list[str]:
             f"{sum(leaking.values())} of {len(records)} questions show {len(leaking)} of the 88 ScanNet rooms of "
             "VSI-Bench; they are refused in training unless --drop-leaking removes them"
         )
-    if pairless := sum(not _can_be_altered(record) for record in records):
-        notes.append(f"of {pairless} questions no altered answer can be made, which DPO's altered pairs need")
+    if pairless := sum(not _can_be_corrupted(record) for record in records):
+        notes.append(f"of {pairless} questions no corrupted answer can be made, which DPO's corrupted pairs need")
     if skipped:
         notes.append(f"{len(skipped)} entries were left out, the first: {skipped[0]}")
     return notes
 
 
-def _can_be_altered(record: Record) -> bool:
+def _can_be_corrupted(record: Record) -> bool:
     try:
-        altered_answer(record, random.Random(0))
+        corrupted_answer(record, random.Random(0))
     except UserError:
         return False
     return True

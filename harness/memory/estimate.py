@@ -140,12 +140,12 @@ def trained_answers(algorithm: Method) -> int:
 
     sampled = [one(number, "policy") for number in range(needs.rollouts)]
     shuffled = [one(number, "shuffled") for number in range(needs.shuffled)]
-    altered = [one(0, "altered") for _ in range(needs.altered)]
+    corrupted = [one(0, "corrupted") for _ in range(needs.corrupted)]
     gold = [one(1, "gold")] if needs.gold else []
     try:
-        return max(1, len(algorithm.experience([Group("p", (*sampled, *shuffled, *gold, *altered))])))
+        return max(1, len(algorithm.experience([Group("p", (*sampled, *shuffled, *gold, *corrupted))])))
     except Exception:  # a plugin may want more of a group than this; then the whole group counts
-        return max(1, len(sampled) + len(gold) + len(altered))
+        return max(1, len(sampled) + len(gold) + len(corrupted))
 
 
 def fitting_settings(study: StudyConfig, method: str, room: Room, **known: Any) -> tuple[list[str], Footprint]:

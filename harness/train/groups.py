@@ -1,4 +1,4 @@
-"""From prompts to scored groups: rollouts, gold and altered answers, rewards, reference log-probabilities."""
+"""From prompts to scored groups: rollouts, gold and corrupted answers, rewards, reference log-probabilities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from harness.api.reward import WeightedRewards
 from harness.api.types import Completion, Group, Needs, Source
 from harness.config.study import RolloutSection
-from harness.data.corruption import altered_answer
+from harness.data.corruption import corrupted_answer
 from harness.data.encode import EncodedPrompt
 from harness.data.video.shuffled import shuffled_prompt
 from harness.engine.out_of_memory import AdaptiveBatchSize
@@ -119,13 +119,13 @@ class GroupBuilder:
         ]
 
     def _given(self, prompt: EncodedPrompt, step: int, index: int) -> list[Completion]:
-        """The gold answer and altered ones, as far as the method needs them."""
+        """The gold answer and corrupted copies of it, as far as the method needs them."""
         given: list[Completion] = []
         if self.needs.gold:
             given.append(self._written(prompt, prompt.record.ground_truth, "gold"))
-        for number in range(self.needs.altered):
-            rng = random.Random(seed_for(self.seed, "altered", step, index, number))
-            given.append(self._written(prompt, altered_answer(prompt.record, rng), "altered"))
+        for number in range(self.needs.corrupted):
+            rng = random.Random(seed_for(self.seed, "corrupted", step, index, number))
+            given.append(self._written(prompt, corrupted_answer(prompt.record, rng), "corrupted"))
         return given
 
     def _written(self, prompt: EncodedPrompt, words: str, source: Source) -> Completion:

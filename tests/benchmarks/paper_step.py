@@ -55,7 +55,7 @@ from harness.train.groups import GroupBuilder
 from harness.train.trainer import Trainer
 
 STUDY = "paper-2b"
-METHODS = ("sft", "dpo:pairs=altered", "dpo", "grpo")
+METHODS = ("sft", "dpo:pairs=corrupted", "dpo", "grpo")
 TRUE_SHAPE = "qwen2-vl-2b"
 TOLERANCE = 0.2
 

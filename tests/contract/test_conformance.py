@@ -76,7 +76,7 @@ METHODS = [
     SFT,
     SFT(SFT.Config(average="sequence")),
     DPO,
-    DPO(DPO.Config(pairs="altered")),
+    DPO(DPO.Config(pairs="corrupted")),
     DPO(DPO.Config(pairs="gold_vs_worst", rollouts=2)),
     GRPO,
     GRPO(GRPO.Config(beta=0.0)),

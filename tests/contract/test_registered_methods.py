@@ -36,7 +36,7 @@ METHODS = [
     form(GSPO, beta=0.1),
     form(ReinforcePP, baseline="group"),
     form(ReinforcePP, beta=0.0),
-    form(IPO, average="sum", pairs="altered"),
+    form(IPO, average="sum", pairs="corrupted"),
     form(SimPO, pairs="gold_vs_worst"),
     form(OnlineDPO, rollouts=6),
     form(RFT, keep="all", average="sequence"),

@@ -180,14 +180,14 @@ def test_dpo_starts_at_log_two() -> None:
 
 
 def test_dpo_pairs_by_construction() -> None:
-    gold, altered = completion((0,), 0.3, "gold"), completion((1,), 0.3, "altered")
+    gold, corrupted = completion((0,), 0.3, "gold"), completion((1,), 0.3, "corrupted")
     worse, better, flat = completion((2,), 0.1), completion((3,), 0.9), completion((2, 2), 0.3)
 
     def pairs(kind: str, *completions: Completion) -> list[tuple[int, ...]]:
         method = DPO(DPO.Config(pairs=kind))  # type: ignore[arg-type]
         return [sample.completion.tokens for sample in method.experience([Group("p", completions)])]
 
-    assert pairs("altered", gold, altered) == [(0,), (1,)]  # whatever their rewards
+    assert pairs("corrupted", gold, corrupted) == [(0,), (1,)]  # whatever their rewards
     assert pairs("gold_vs_worst", better, worse, gold) == [(0,), (2,)]
     assert pairs("gold_vs_worst", better, flat, gold) == []  # no sampled answer is worse than gold
     assert pairs("ranked", worse, gold, better, flat) == [(3,), (2,)]  # gold takes no part
@@ -195,8 +195,8 @@ def test_dpo_pairs_by_construction() -> None:
 
 
 def test_dpo_needs_follow_the_pairs() -> None:
-    ranked, altered, gold = (DPO(DPO.Config(pairs=kind)).needs for kind in ("ranked", "altered", "gold_vs_worst"))
-    assert (ranked.rollouts, ranked.gold, ranked.altered) == (8, False, 0)
-    assert (altered.rollouts, altered.gold, altered.altered) == (0, True, 1)
-    assert (gold.rollouts, gold.gold, gold.altered) == (8, True, 0)
-    assert all(needs.reference and needs.reduce == "unit" for needs in (ranked, altered, gold))
+    ranked, corrupted, gold = (DPO(DPO.Config(pairs=kind)).needs for kind in ("ranked", "corrupted", "gold_vs_worst"))
+    assert (ranked.rollouts, ranked.gold, ranked.corrupted) == (8, False, 0)
+    assert (corrupted.rollouts, corrupted.gold, corrupted.corrupted) == (0, True, 1)
+    assert (gold.rollouts, gold.gold, gold.corrupted) == (8, True, 0)
+    assert all(needs.reference and needs.reduce == "unit" for needs in (ranked, corrupted, gold))

@@ -24,7 +24,7 @@ Cli = Callable[..., tuple[int, str, str]]
 STUDY = """
 extends = "tiny"
 name = "published"
-methods = ["sft", "dpo:pairs=altered", "grpo"]
+methods = ["sft", "dpo:pairs=corrupted", "grpo"]
 
 [model]
 tuning = "lora"
@@ -122,7 +122,7 @@ def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: 
     answered = (cells["grpo"] / "vsibench" / "step-000001" / "samples.jsonl").read_text().splitlines()
     assert 18 < len(answered) <= 30
     scores = (run_dir / "report" / "scores.csv").read_text()
-    assert all(name in scores for name in ("base", "sft", "dpo:pairs=altered", "grpo"))
+    assert all(name in scores for name in ("base", "sft", "dpo:pairs=corrupted", "grpo"))
     card = (run_dir / "report" / "fairness.md").read_text()
     assert "centres of two objects" in card and "free words without options" in card
     train, benchmark = load_data(load_study("study.toml"))

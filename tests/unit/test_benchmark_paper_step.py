@@ -34,7 +34,7 @@ def test_every_method_takes_real_steps_with_the_shared_engine(finished):
     rows = json.loads(finished.stdout.splitlines()[-1])["rows"]
     assert [(row["method"], row["answers"]) for row in rows] == [
         ("sft", None),
-        ("dpo:pairs=altered", None),
+        ("dpo:pairs=corrupted", None),
         ("dpo", 4),
         ("grpo", 4),
     ]

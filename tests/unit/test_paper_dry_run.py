@@ -41,7 +41,7 @@ def samples_of(method: str) -> list[Sample]:
     for prompt in range(step.prompts_per_step):
         made = [answer(prompt, n, own.rollout.max_new_tokens, "policy") for n in range(needs.rollouts)]
         made += [answer(prompt, 1, memory.WRITTEN_TOKENS, "gold")] if needs.gold else []
-        made += [answer(prompt, 0, memory.WRITTEN_TOKENS, "altered") for _ in range(needs.altered)]
+        made += [answer(prompt, 0, memory.WRITTEN_TOKENS, "corrupted") for _ in range(needs.corrupted)]
         groups.append(Group(f"p{prompt}", tuple(made)))
     return list(algorithm.experience(groups))
 

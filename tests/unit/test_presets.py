@@ -45,7 +45,7 @@ def test_the_papers_values(name: str) -> None:
     config = study.algorithm("grpo").config
     assert (config.group_size, config.beta) == (GIVEN["group_size"], GIVEN["beta"])
     assert (config.loss_type, config.scale) == ("sequence", "group")
-    assert study.algorithm("dpo:pairs=altered").needs.altered == 1
+    assert study.algorithm("dpo:pairs=corrupted").needs.corrupted == 1
     assert set(study.reward.weights) == {"distance", "choice", "format"}
     assert study.report.with_published
 

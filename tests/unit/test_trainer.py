@@ -30,7 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft-token": ("sft", {}),
     "sft-sequence": ("sft", {"average": "sequence"}),
     "dpo-ranked": ("dpo", {"rollouts": 4}),
-    "dpo-altered": ("dpo", {"pairs": "altered"}),
+    "dpo-corrupted": ("dpo", {"pairs": "corrupted"}),
     "grpo-sequence": ("grpo", {"group_size": 4, "beta": 0.1}),
     "grpo-token": ("grpo", {"group_size": 4, "beta": 0.1, "loss_type": "token"}),
 }
@@ -275,7 +275,7 @@ def test_a_trained_vision_tower_moves_and_a_frozen_one_does_not(
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_reference_is_the_model_at_the_start_and_stays(kit: Kit, tmp_path: Path, tuning: str, frozen: bool) -> None:
     policy, untouched = kit.policy(tuning=tuning, freeze_vision=frozen), kit.policy()
-    trainer = kit.trainer(tmp_path, "dpo", policy, options={"pairs": "altered"}, budget=("steps", 2))
+    trainer = kit.trainer(tmp_path, "dpo", policy, options={"pairs": "corrupted"}, budget=("steps", 2))
     reference = trainer.groups.reference
     prompts = [kit.prompts(policy)(index) for index in range(3)]
     answers = [[300, 301], [95], [97, 98, 99]]
@@ -298,12 +298,12 @@ def test_the_reference_is_the_model_at_the_start_and_stays(kit: Kit, tmp_path: P
 
 
 def test_reference_log_probs_take_the_temperature_of_the_update(kit: Kit, tmp_path: Path) -> None:
-    """DPO on altered answers samples nothing, so the sampling temperature must not reach its ratios."""
+    """DPO on corrupted answers samples nothing, so the sampling temperature must not reach its ratios."""
     trainer = kit.trainer(
         tmp_path,
         "dpo",
         kit.policy(),
-        options={"pairs": "altered"},
+        options={"pairs": "corrupted"},
         rollout={"temperature": 0.5},
         budget=("steps", 1),
     )

@@ -187,7 +187,7 @@ def test_files_that_are_no_vsi_100k_are_refused(tmp_path: Path) -> None:
 def test_pairs_are_made_from_wordings_that_are_not_the_benchmarks() -> None:
     import random
 
-    from harness.data.corruption import altered_answer
+    from harness.data.corruption import corrupted_answer
     from harness.vsibench.records import Record
 
     question = "Which one is nearest to the door: table, chair, sink, or sofa?"
@@ -199,7 +199,7 @@ def test_pairs_are_made_from_wordings_that_are_not_the_benchmarks() -> None:
         question=question,
         ground_truth="sink",
     )
-    assert {altered_answer(record, random.Random(seed)) for seed in range(40)} == {"table", "chair", "sofa"}
+    assert {corrupted_answer(record, random.Random(seed)) for seed in range(40)} == {"table", "chair", "sofa"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of resident memory from /proc")

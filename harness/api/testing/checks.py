@@ -103,8 +103,9 @@ def needs_are_sound(subject: Subject) -> None:
         raise ContractError(f"`needs` must be a Needs, got {type(needs).__name__}: is it a method without @property?")
     if needs.reduce not in get_args(Reduction):
         raise ContractError(f"needs.reduce={needs.reduce!r}; known: {', '.join(get_args(Reduction))}")
-    if min(needs.rollouts, needs.shuffled, needs.altered) < 0 or not (needs.rollouts or needs.gold or needs.altered):
-        raise ContractError("`needs` asks for no completions: set rollouts, gold or altered")
+    given = needs.gold or needs.corrupted
+    if min(needs.rollouts, needs.shuffled, needs.corrupted) < 0 or not (needs.rollouts or given):
+        raise ContractError("`needs` asks for no completions: set rollouts, gold or corrupted")
     if needs.behaviour and not needs.rollouts:
         raise ContractError(
             "needs.behaviour is set, but only sampled answers have such log-probabilities: set rollouts"
@@ -197,7 +198,7 @@ def step_prefers_good(subject: Subject) -> None:
 def no_contrast_no_gradient(subject: Subject) -> None:
     """Answers of equal reward are neither raised nor lowered, on the first step, where a KL term is silent."""
     needs = subject.new().needs
-    if needs.gold or needs.altered or needs.rollouts < 2:
+    if needs.gold or needs.corrupted or needs.rollouts < 2:
         raise InapplicableError("learns from given answers, or from one answer a prompt")
     method, world, samples = subject.run(noise=0.0, contrast=False)
     if not samples:

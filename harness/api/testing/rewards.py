@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from harness.api.reward import Reward
 from harness.api.testing.checks import ContractError, InapplicableError, documented, strict
-from harness.data.corruption import altered_answer
+from harness.data.corruption import corrupted_answer
 from harness.vsibench.prompts import MODES, answer_text
 from harness.vsibench.records import Record
 
@@ -74,7 +74,7 @@ def prefers_right(reward: Reward) -> None:
     better = 0
     for record in RECORDS:
         for mode in MODES:
-            wrong = altered_answer(record, random.Random(0))
+            wrong = corrupted_answer(record, random.Random(0))
             right, other = (
                 reward.score(answer_text(words, mode), record, mode) for words in (record.ground_truth, wrong)
             )

@@ -99,7 +99,7 @@ def build_world(needs: Needs, *, noise: float = 0.3, contrast: bool = True) -> W
         rewards = [level if flat else _reward(place, index, rng) for place in range(needs.rollouts)]
         plan: list[tuple[Source, float]] = [("policy", reward) for reward in rewards]
         plan += [("shuffled", level if flat else rng.choice((0.0, 1.0))) for _ in range(needs.shuffled)]
-        plan += [("gold", 1.0) for _ in range(needs.gold)] + [("altered", 0.0) for _ in range(needs.altered)]
+        plan += [("gold", 1.0) for _ in range(needs.gold)] + [("corrupted", 0.0) for _ in range(needs.corrupted)]
         completions = []
         for place, (source, reward) in enumerate(plan):
             one = _completion(f"prompt-{index}", place, source, reward, rng, plain=not contrast)

@@ -1,4 +1,4 @@
-"""Altered answers are of the same form as the right one, and wrong."""
+"""Corrupted answers are of the same form as the right one, and wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.data.corruption import altered_answer
+from harness.data.corruption import corrupted_answer
 from harness.errors import UserError
 from harness.vsibench.records import Record
 
@@ -17,14 +17,14 @@ def record(question_type: str, truth: str, **fields: Any) -> Record:
     return Record(question_type=question_type, ground_truth=truth, **values)
 
 
-def altered(of: Record, draws: int = 300) -> set[str]:
+def corrupted(of: Record, draws: int = 300) -> set[str]:
     rng = random.Random(0)
-    return {altered_answer(of, rng) for _ in range(draws)}
+    return {corrupted_answer(of, rng) for _ in range(draws)}
 
 
 def test_lettered_answers_become_every_other_letter() -> None:
     lettered = record("object_rel_direction_medium", "B", options=("A. left", "B. right", "C. back"))
-    assert altered(lettered) == {"A", "C"}
+    assert corrupted(lettered) == {"A", "C"}
 
 
 def mean_relative_accuracy(answer: float, truth: float) -> float:
@@ -35,7 +35,7 @@ def mean_relative_accuracy(answer: float, truth: float) -> float:
 
 @pytest.mark.parametrize("truth", ["1", "2", "3", "7", "113", "0.1", "0.3", "6.1", "47.90", "1e2"])
 def test_numbers_score_zero_and_keep_their_decimals(truth: str) -> None:
-    answers = altered(record("object_abs_distance", truth))
+    answers = corrupted(record("object_abs_distance", truth))
     decimals = len(truth.partition(".")[2])
     for answer in answers:
         assert float(answer) > 0
@@ -55,13 +55,13 @@ def test_numbers_score_zero_and_keep_their_decimals(truth: str) -> None:
     ],
 )
 def test_words_become_other_words_of_the_type(question_type: str, truth: str, wrong: set[str]) -> None:
-    assert altered(record(question_type, truth)) == wrong
+    assert corrupted(record(question_type, truth)) == wrong
 
 
 def test_routes_keep_their_length() -> None:
     turns = ("Turn Left", "Turn Right", "Turn Back")
     every = {f"{one}, {two}" for one in turns for two in turns}
-    assert altered(record("route_planning", "Turn Left, Turn Back")) == every - {"Turn Left, Turn Back"}
+    assert corrupted(record("route_planning", "Turn Left, Turn Back")) == every - {"Turn Left, Turn Back"}
 
 
 def test_objects_become_others_that_the_question_names() -> None:
@@ -69,11 +69,11 @@ def test_objects_become_others_that_the_question_names() -> None:
         "Measuring from the closest point of each object, which of these objects (chair, tv monitor, sink, bed) "
         "is the closest to the door?"
     )
-    assert altered(record("object_rel_distance", "sink", question=question)) == {"chair", "tv monitor", "bed"}
+    assert corrupted(record("object_rel_distance", "sink", question=question)) == {"chair", "tv monitor", "bed"}
 
 
 def test_orders_become_other_orders() -> None:
-    answers = altered(record("obj_appearance_order", "bed, sofa, lamp"))
+    answers = corrupted(record("obj_appearance_order", "bed, sofa, lamp"))
     assert answers == {
         "bed, lamp, sofa",
         "sofa, bed, lamp",
@@ -94,9 +94,9 @@ def test_orders_become_other_orders() -> None:
 )
 def test_no_other_answer_is_said(impossible: Record) -> None:
     with pytest.raises(UserError, match=r"record 5 \(world/train_000001\): no wrong answer"):
-        altered_answer(impossible, random.Random(0))
+        corrupted_answer(impossible, random.Random(0))
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
     of = record("object_abs_distance", "6.1")
-    assert altered_answer(of, random.Random(7)) == altered_answer(of, random.Random(7))
+    assert corrupted_answer(of, random.Random(7)) == corrupted_answer(of, random.Random(7))
