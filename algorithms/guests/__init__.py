@@ -1,1 +1,1 @@
-"""Other libraries' trainers on the same prompts and rewards, so that ours can be compared with them."""
+"""Other libraries' trainers on the same prompts and rewards, for comparison with the harness's own."""

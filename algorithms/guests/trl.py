@@ -1,4 +1,4 @@
-"""TRL's own SFT, DPO and GRPO trainers as contenders in a study: ``--methods grpo,trl-grpo``."""
+"""TRL's own SFT, DPO and GRPO trainers as methods of a study: ``--methods grpo,trl-grpo``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from algorithms.guests.trl_steps import EngineSteps, Row
 
 
-class TRLTrainer(GuestTrainer):
-    """What the three have in common."""
+class TRLTrainer(GuestTrainer[TrainingRun]):
+    """What the three trainers share."""
 
     remarks: ClassVar[Sequence[str]] = (
-        "loop, forward passes and loss are TRL's: each answer is a row of its own, so its prompt and its video are "
-        "encoded once for every answer",
+        "loop, forward passes and loss are TRL's: each completion is a row of its own, so prompt and video are encoded "
+        "again for every completion",
     )
 
     def versions(self) -> Mapping[str, str]:
@@ -50,19 +50,19 @@ class TRLTrainer(GuestTrainer):
 
     @abstractmethod
     def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
-        """TRL's trainer on the run's model, fed by the steps."""
+        """TRL's trainer for the run's model, which takes its data from ``steps``."""
 
 
 class TRLSFTConfig(StrictConfig):
     """Options of ``trl.SFTConfig``."""
 
     loss_type: Literal["nll", "dft"] = Field(
-        "nll", description="Likelihood (TRL's default), or dynamic fine-tuning (arXiv 2508.05629)."
+        "nll", description="Negative log-likelihood (TRL's default), or dynamic fine-tuning (arXiv 2508.05629)."
     )
 
 
 class TRLSFT(TRLTrainer):
-    """``trl.SFTTrainer`` on the gold answers, with video: the mean over all answer tokens of a step, as ``sft``."""
+    """``trl.SFTTrainer`` on the gold answers, with video; the loss is a mean over a step's tokens, as in ``sft``."""
 
     Config: ClassVar[type[StrictConfig]] = TRLSFTConfig
     title = "TRL SFT"
@@ -79,7 +79,7 @@ class TRLSFT(TRLTrainer):
         from algorithms.guests import trl_steps
 
         class GivenSFT(trl_steps.GivenRows, SFTTrainer):
-            """Marked tokens are SFT's labels."""
+            """The tokens of ``completion_mask`` are the labels."""
 
             def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
                 scored = inputs.pop("completion_mask")
@@ -93,15 +93,8 @@ class TRLSFT(TRLTrainer):
             return trl_steps.split(given, parts)
 
         parts = trl_steps.micro_batches(run, rows_a_prompt=1)
-        arguments = trl_steps.arguments(run, parts) | {"max_length": None, "loss_type": self.config.loss_type}
-        trainer: Any = GivenSFT(
-            model=run.policy.model,
-            args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=trl_steps.placeholder(parts),
-            processing_class=run.policy.tokenizer,
-        )
-        trainer.bind(steps, rows, by_token=True)
-        return trainer
+        options = {"loss_type": self.config.loss_type, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        return trl_steps.build(GivenSFT, SFTConfig, steps, parts, rows, options, by_token=True)
 
 
 class TRLDPOConfig(DPOConfig):
@@ -113,10 +106,10 @@ class TRLDPOConfig(DPOConfig):
 
 
 class TRLDPO(TRLTrainer):
-    """``trl.DPOTrainer``, with video, on the pairs that ``dpo`` would take.
+    """``trl.DPOTrainer``, with video, on the pairs that ``dpo`` would choose.
 
-    TRL's DPO samples nothing: the engine samples and scores the answers of each step, and pairs are chosen as by
-    ``dpo``, so that the two see the same pairs as long as their weights are equal.
+    TRL's DPO does not sample: the engine samples and scores the completions of each step and chooses pairs as ``dpo``
+    does, so both see the same pairs as long as their weights are equal.
     """
 
     Config: ClassVar[type[StrictConfig]] = TRLDPOConfig
@@ -125,17 +118,16 @@ class TRLDPO(TRLTrainer):
     summary = "TRL 1.16's own DPO trainer, with video, on the engine's pairs."
     remarks: ClassVar[Sequence[str]] = (
         *TRLTrainer.remarks,
-        "answers to take pairs from are sampled by the engine; its log-probabilities are those of temperature 1",
+        "completions are sampled by the engine; log-probabilities in TRL's loss are at temperature 1",
     )
 
     @property
     def needs(self) -> Needs:
-        return self._pairs.needs
+        return self._dpo.needs
 
     @property
-    def _pairs(self) -> DPO:
-        own = self.config.model_dump(exclude={"loss_type"})
-        return DPO(DPOConfig(**own))
+    def _dpo(self) -> DPO:
+        return DPO(DPOConfig(**self.config.model_dump(exclude={"loss_type"})))
 
     def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
         from trl import DPOConfig as Options
@@ -147,43 +139,36 @@ class TRLDPO(TRLTrainer):
             pass
 
         def rows() -> list[list[Row]]:
-            """Chosen answers first, then the rejected ones in the same order, as TRL's collator has them."""
+            """Chosen completions first, then the rejected ones in the same order, as in TRL's collator."""
             drawn = steps.open()
             prompts = {prompt.id: prompt for prompt in drawn}
             groups = run.build(drawn, run.step * RESAMPLE_ROUNDS)
             steps.numbers |= describe_groups(groups)
-            answers = [(prompts[one.completion.prompt_id], one.completion) for one in pairs.experience(groups)]
-            both = list(zip(answers[::2], answers[1::2], strict=True))
-            return [[*(c for c, _ in part), *(r for _, r in part)] for part in trl_steps.split(both, parts)]
+            rows = [(prompts[one.completion.prompt_id], one.completion) for one in dpo.experience(groups)]
+            pairs = list(zip(rows[::2], rows[1::2], strict=True))
+            return [[*(c for c, _ in part), *(r for _, r in part)] for part in trl_steps.split(pairs, parts)]
 
-        pairs, parts = self._pairs, trl_steps.micro_batches(run, rows_a_prompt=2)
+        dpo, parts = self._dpo, trl_steps.micro_batches(run, rows_a_prompt=2)
         steps.sampled = lambda: getattr(run.groups.sampler, "tokens_sampled", 0)
-        arguments = trl_steps.arguments(run, parts) | {"max_length": None, "loss_type": [self.config.loss_type]}
-        trainer: Any = GivenDPO(
-            model=run.policy.model,
-            args=Options(**arguments, beta=self.config.beta),
-            train_dataset=trl_steps.placeholder(parts),
-            processing_class=run.policy.tokenizer,
-        )
-        trainer.bind(steps, rows, by_token=False)
-        return trainer
+        options = {"loss_type": [self.config.loss_type], "beta": self.config.beta}
+        return trl_steps.build(GivenDPO, Options, steps, parts, rows, options, by_token=False)
 
 
 class TRLGRPOConfig(StrictConfig):
-    """Options of ``trl.GRPOConfig``, by default as close to ``grpo`` as TRL comes."""
+    """Options of ``trl.GRPOConfig``; the defaults come as close to ``grpo`` as TRL can."""
 
-    group_size: int = Field(8, ge=2, description="Answers sampled a prompt: TRL's num_generations (TRL: 8).")
-    beta: float = Field(1e-4, ge=0, description="Weight of the KL term (arXiv 2504.00883: 1e-4; TRL: 0).")
+    group_size: int = Field(8, ge=2, description="Completions per prompt: TRL's num_generations (TRL: 8).")
+    beta: float = Field(1e-4, ge=0, description="Weight of the KL penalty (arXiv 2504.00883: 1e-4; TRL: 0).")
     epsilon: float = Field(0.2, ge=0, lt=1, description="The ratio is clipped below at 1 - epsilon (TRL: 0.2).")
     epsilon_high: float = Field(0.2, ge=0, description="The ratio is clipped above at 1 + epsilon_high (TRL: epsilon).")
     loss_type: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = Field(
         "grpo", description="How token losses are averaged (TRL: dapo; arXiv 2402.03300 and `grpo` here: grpo)."
     )
     scale_rewards: Literal["group", "batch", "none"] = Field(
-        "group", description="What advantages are divided by: a deviation within the group (TRL's default) or step."
+        "group", description="Divide advantages by the standard deviation in the group (TRL's default) or step, or not."
     )
     use_bias_correction_kl: bool = Field(
-        False, description="Multiply the KL term by the ratio (TRL: true; arXiv 2402.03300 and `grpo` here: false)."
+        False, description="Multiply the KL penalty by the ratio (TRL: true; arXiv 2402.03300 and `grpo` here: false)."
     )
 
 
@@ -196,7 +181,7 @@ class TRLGRPO(TRLTrainer):
     summary = "TRL 1.16's own GRPO trainer and sampling, video repaired."
     remarks: ClassVar[Sequence[str]] = (
         *TRLTrainer.remarks,
-        "answers are sampled by TRL, with random numbers of its own",
+        "completions are sampled by TRL, with random numbers of its own",
     )
 
     @property

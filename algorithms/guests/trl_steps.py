@@ -1,8 +1,8 @@
-"""TRL's trainers in the engine's runs: the engine says which prompts a step has, meters it and keeps its checkpoints.
+"""TRL's trainers in the harness's training runs, which supply each step's prompts, meter it and write checkpoints.
 
-What is the same for every method comes from a :class:`~harness.train.run.TrainingRun`: records in their order,
-rewards, AdamW with warm-up and constant rate, clipping, budget, checkpoints. Loop, collation, forward passes and loss
-are TRL's. Its data loaders hold placeholders: the step's rows are put in where transformers' loop fetches them.
+What all methods share comes from a :class:`~harness.train.run.TrainingRun`: the order of records, rewards, AdamW with
+warm-up and constant rate, clipping, budget, checkpoints. Loop, collation, forward passes and loss are TRL's. Its data
+loaders hold placeholders, which the step's rows replace where transformers' loop fetches its batches.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from harness.train.optimizer import set_learning_rate
 from harness.train.run import TrainingError, TrainingRun
 
 Row = tuple[EncodedPrompt, Completion]
-"""A prompt and one answer to it."""
+"""A prompt and one completion."""
 
 ROWS, SHARE = "harness_rows", "harness_share"
-"""Where a batch says which rows it holds, and what its loss is multiplied by; both are taken out before TRL sees it."""
+"""Keys of a batch's rows and of the factor of its loss; both are removed before TRL sees the batch."""
 
 UNBOUNDED = 10**9
-"""Steps of a run whose end the meter decides."""
+"""``max_steps`` of a run that the budget meter ends."""
 
 
 class EngineSteps(TrainerCallback):
-    """Opens and closes the steps of one training run around those of transformers' loop.
+    """Begins and ends a step of the training run with each step of transformers' loop.
 
     Attributes:
-        run: The engine's side.
-        prompts: Of the open step.
-        numbers: What the open step logs beside TRL's own numbers.
-        trained: Completion tokens in the loss of the open step (None: all that it sampled); 0 leaves the weights as
-            they are.
-        sampled: Tokens sampled so far.
+        run: The training run.
+        prompts: The current step's prompts.
+        numbers: What the current step logs in addition to TRL's own numbers.
+        trained: Completion tokens in the current step's loss; None means all sampled ones, 0 means no update.
+        sampled: Returns the tokens sampled so far.
     """
 
     def __init__(self, run: TrainingRun) -> None:
@@ -58,13 +57,13 @@ class EngineSteps(TrainerCallback):
         self._clock: AbstractContextManager[None]
 
     def open(self) -> list[EncodedPrompt]:
-        """Start the clock and draw the step's prompts; its random numbers depend on the seed and the step alone."""
+        """Start the clock, seed the step (by seed and step number alone) and draw its prompts."""
         run = self.run
         self._clock = run.meter.clock()
         self._clock.__enter__()
         self._before = self._passes, self.sampled()
         self.numbers, self.trained = {}, None
-        # transformers' scheduler sets the rate back to its peak after the step.
+        # transformers' scheduler resets the rate to its peak after each step.
         self._rate = set_learning_rate(run.optimizer, run.settings, run.meter.consumed.updates)
         torch.manual_seed(seed_for(run.seed, "update", run.step, 0))
         self.prompts = run.draw(run.settings.prompts_per_step)
@@ -97,7 +96,7 @@ class EngineSteps(TrainerCallback):
 
     @contextmanager
     def counting(self, *models: Any) -> Iterator[None]:
-        """Count calls of language models and vision towers, as the meter defines a forward pass."""
+        """Count forward passes as the budget meter does: calls of language models and vision towers."""
 
         def count(*_: Any) -> None:
             self._passes += 1
@@ -120,18 +119,18 @@ _NAMES = {
     "rewards/margins": "margin",
     "rewards/accuracies": "accuracy",
 }
-"""TRL's numbers that have a name here."""
+"""TRL's metrics, and what the harness calls them."""
 
 
 def arguments(run: TrainingRun, micro_batches: int) -> dict[str, Any]:
-    """``TrainingArguments`` of one step an epoch; what the engine does itself is switched off."""
+    """``TrainingArguments`` with one step per epoch, without what the training run does itself."""
     return {
         "output_dir": str(run.folder / "trl"),
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": micro_batches,
         "max_steps": (run.expected_steps or UNBOUNDED) - run.step,
         "max_grad_norm": run.settings.max_grad_norm,
-        "gradient_checkpointing": False,  # as the study's model section says; it is set on the model
+        "gradient_checkpointing": False,  # already set on the model, as the study says
         "bf16": run.policy.precision == "bf16",
         "use_cpu": run.policy.device.type == "cpu",
         "seed": run.seed,
@@ -145,12 +144,40 @@ def arguments(run: TrainingRun, micro_batches: int) -> dict[str, Any]:
     }
 
 
+def build(
+    trainer_class: type[Any],
+    arguments_class: type[Any],
+    steps: EngineSteps,
+    parts: int,
+    rows: Callable[[], list[list[Row]]],
+    options: dict[str, Any],
+    *,
+    by_token: bool,
+) -> Any:
+    """A trainer of TRL's with :class:`GivenRows`; ``rows`` begins a step and returns its rows in ``parts`` batches."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    run = steps.run
+    trainer = trainer_class(
+        model=run.policy.model,
+        args=arguments_class(**arguments(run, parts), max_length=None, **options),
+        # One step per epoch; the step's real rows replace these.
+        train_dataset=datasets.Dataset.from_list(
+            [dict.fromkeys(("prompt", "chosen", "rejected", "completion"), "-")] * parts
+        ),
+        processing_class=run.policy.tokenizer,
+    )
+    trainer.bind(steps, rows, by_token=by_token)
+    return trainer
+
+
 def train(trainer: Any, steps: EngineSteps) -> None:
-    """Run TRL's loop to the end of the budget, then take its changes of the model's ``forward`` back."""
+    """Run TRL's loop to the end of the budget, then undo its changes to the model's ``forward``."""
     run, model = steps.run, steps.run.policy.model
     run.check(run.prompts(0))
-    # With adapters TRL keeps a copy of them as the reference, which after a resumption would not be the base model;
-    # without the copy it switches the adapters off.
+    # TRL copies the adapters as its reference, which after a resumption would not be the base model. Without the copy
+    # it disables the adapters for reference passes.
     if "ref" in getattr(model, "peft_config", {}):
         model.delete_adapter("ref")  # type: ignore[operator]
     trainer.optimizer = run.optimizer
@@ -168,12 +195,12 @@ def train(trainer: Any, steps: EngineSteps) -> None:
 
 
 class GivenRows:
-    """Mixed into TRL's SFT and DPO trainers: they train on the rows that the engine gives for each step."""
+    """A mix-in for TRL's SFT and DPO trainers, which then train on given rows in each step."""
 
     _checked = False
 
     def bind(self, steps: EngineSteps, rows: Callable[[], list[list[Row]]], *, by_token: bool) -> None:
-        """Take each step's rows, in micro-batches, from ``rows``; losses are means over tokens or over rows."""
+        """Take each step's rows, by micro-batch, from ``rows``; the loss is a mean over tokens or over rows."""
         self._steps, self._given, self._by_token = steps, rows, by_token
 
     def get_batch_samples(
@@ -181,11 +208,11 @@ class GivenRows:
     ) -> tuple[list[dict[str, Any]], Tensor | None]:
         """The step's micro-batches and the number of trained tokens in them.
 
-        transformers averages over micro-batches as if all were of one size; their shares make up for it.
+        transformers averages over micro-batches as if they had equal sizes; ``SHARE`` corrects for that.
         """
         parts = self._given()
         assert len(parts) == num_batches
-        self._steps.trained = tokens = sum(len(answer.tokens) for part in parts for _, answer in part)
+        self._steps.trained = tokens = sum(len(completion.tokens) for part in parts for _, completion in part)
         self._steps.numbers["samples"] = rows = sum(map(len, parts))
         pad = self._steps.run.policy.tokenizer.pad_token_id
         batches = [_batch(part, pad) for part in parts]
@@ -197,7 +224,7 @@ class GivenRows:
         return batches, None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
-        """One micro-batch's backward pass; none where it has no row."""
+        """The backward pass of one micro-batch; none if it is empty."""
         if not inputs:  # no pair in this micro-batch
             return torch.zeros((), device=self.args.device)  # type: ignore[attr-defined]
         self._rows, self._share = inputs.pop(ROWS), inputs.pop(SHARE)
@@ -207,17 +234,17 @@ class GivenRows:
         return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
-        """TRL's loss, by the micro-batch's share of the step."""
+        """TRL's loss, weighted by the micro-batch's share of the step."""
         loss: Tensor = super().compute_loss(model, inputs, *rest, **options) * self._share  # type: ignore[misc]
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: transformers' estimate knows of neither videos nor empty batches."""
+        """0: transformers' estimate supports neither videos nor empty batches."""
         return 0
 
     @torch.no_grad()
     def _check_first(self, model: Any, inputs: dict[str, Any], *rest: Any) -> None:
-        """Compare the log-probabilities inside TRL's loss with plain forwards of its rows with their pixels."""
+        """Compare the log-probabilities in TRL's loss with plain forward passes on rows and pixels."""
         outputs: list[Any] = []
         hook = model.register_forward_hook(lambda module, args, output: outputs.append(output))
         model.eval()
@@ -226,13 +253,13 @@ class GivenRows:
         hook.remove()
         used = outputs[0].log_probs[:, 1 - inputs["input_ids"].shape[1] :].float()
         gap = 0.0
-        if int((used != 0).sum()) > sum(len(answer.tokens) for _, answer in self._rows):
+        if int((used != 0).sum()) > sum(len(completion.tokens) for _, completion in self._rows):
             raise UserError(
-                f"prompt {self._rows[0][0].id}: TRL's loss counts tokens outside the answers (is the prompt masked?); "
-                "training is refused"
+                f"prompt {self._rows[0][0].id}: TRL's loss includes tokens outside the completions; is the prompt "
+                "masked? Training is refused"
             )
-        for values, (prompt, answer) in zip(used, self._rows, strict=True):
-            first, tokens = len(prompt.input_ids) - 1, torch.tensor(answer.tokens, device=values.device)
+        for values, (prompt, completion) in zip(used, self._rows, strict=True):
+            first, tokens = len(prompt.input_ids) - 1, torch.tensor(completion.tokens, device=values.device)
             with self.accelerator.autocast():  # type: ignore[attr-defined]
                 plain = plain_log_probs(model, prompt, tokens)
             gap = max(gap, float((values[first : first + len(tokens)] - plain).abs().max()))
@@ -242,16 +269,16 @@ class GivenRows:
 
 
 def _batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
-    """Right-padded rows of prompt and answer, the answers' tokens marked, and the videos of all rows; {} of none."""
+    """Right-padded rows of prompt and completion with the completion mask and all videos; {} for no rows."""
     if not rows:
         return {}
-    answers = [torch.tensor(answer.tokens) for _, answer in rows]
+    completions = [torch.tensor(completion.tokens) for _, completion in rows]
     ids, scored, kinds = (
         [torch.cat(pair) for pair in zip(heads, tails, strict=True)]
         for heads, tails in (
-            ([prompt.input_ids for prompt, _ in rows], answers),
-            ([torch.zeros_like(prompt.input_ids) for prompt, _ in rows], [torch.ones_like(one) for one in answers]),
-            ([prompt.mm_token_type_ids for prompt, _ in rows], [torch.zeros_like(one) for one in answers]),
+            ([prompt.input_ids for prompt, _ in rows], completions),
+            ([torch.zeros_like(prompt.input_ids) for prompt, _ in rows], [torch.ones_like(one) for one in completions]),
+            ([prompt.mm_token_type_ids for prompt, _ in rows], [torch.zeros_like(one) for one in completions]),
         )
     )
     return {
@@ -266,43 +293,33 @@ def _batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
 
 
 def micro_batches(run: TrainingRun, rows_a_prompt: int) -> int:
-    """Into how many micro-batches a step is split."""
+    """Number of micro-batches per step."""
     return -(-run.settings.prompts_per_step // max(1, run.settings.micro_batch // rows_a_prompt))
 
 
-def placeholder(rows: int) -> Any:
-    """A data set of TRL's, of one step an epoch; the engine's rows take the place of its rows."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    return datasets.Dataset.from_list([{"prompt": "-", "chosen": "-", "rejected": "-", "completion": "-"}] * rows)
-
-
 def split(items: Sequence[Any], parts: int) -> list[list[Any]]:
-    """Consecutive parts of about equal size; some are empty when there are too few items."""
+    """Consecutive parts of about equal size; some are empty if there are too few items."""
     return [[items[index] for index in part] for part in np.array_split(np.arange(len(items)), parts)]
 
 
 def refuse_unlike(run: TrainingRun, *, reference: bool) -> None:
-    """Refuse settings under which TRL's loop would do something else than the study says.
+    """Refuse settings that TRL's loop cannot follow.
 
     Raises:
         UserError: Naming the setting.
     """
     settings, budget, model = run.settings, run.budget, run.about["model"]
     if settings.updates_per_batch != 1:
-        raise UserError("`train.updates_per_batch`: TRL's trainers are run with one update a batch; set it to 1")
+        raise UserError("`train.updates_per_batch`: TRL's trainers make one update per batch; set it to 1")
     if budget.kind == "examples" and budget.amount % settings.prompts_per_step:
         raise UserError(
-            f"`budget.amount` = {budget.amount:g}: TRL's loop takes whole steps only; make it a multiple of "
+            f"`budget.amount` = {budget.amount:g}: TRL's loop trains whole steps only; make it a multiple of "
             f"train.prompts_per_step = {settings.prompts_per_step}"
         )
     if model["quantisation"] != "none":
-        raise UserError(
-            "`model.quantisation`: TRL's trainers are run on weights that are not quantised; set it to none"
-        )
+        raise UserError("`model.quantisation`: TRL's trainers are supported without quantisation only; set it to none")
     if reference and model["tuning"] == "lora" and not model["freeze_vision"]:
         raise UserError(
-            "`model.freeze_vision` = false: TRL's reference is the model without its adapters, so that a trained "
-            "vision tower would change it; freeze the tower or train all weights"
+            "`model.freeze_vision` = false: TRL's reference is the model without its adapters, which a trained vision "
+            "tower would change; freeze the tower, or set model.tuning to full"
         )

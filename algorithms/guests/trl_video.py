@@ -1,10 +1,10 @@
 """TRL's own GRPO trainer, repaired so that its loss sees the video.
 
-TRL 1.16 knows images only. With a video in the prompt its generation sees the frames, but the forward passes of the
+TRL 1.16 supports images only. With a video in the prompt, generation sees the frames, but the forward passes of the
 loss and of the reference get neither pixels nor M-RoPE positions: training runs without an error on wrong
-log-probabilities. Four private methods are overridden here and nothing else; loss, sampling, advantages, optimiser and
-loop are TRL's. Private methods move with every release (``_compute_loss`` changed in 14 of 21), so one series is
-accepted, and the first loss of every run is checked against a forward of plain transformers.
+log-probabilities. Only four private methods are overridden here; loss, sampling, advantages, optimiser and loop are
+TRL's. Private methods change with almost every release (``_compute_loss`` in 14 of 21), so only one series is accepted,
+and the first loss of every run is checked against a forward pass of plain transformers.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TRL_SERIES = "1.16."
 """The releases whose private methods these overrides fit."""
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.3}
-"""Largest difference (nats a token) between TRL's log-probabilities and the plain forward's that is taken as noise."""
+"""Largest difference (nats per token) from the plain forward pass that counts as rounding, by precision."""
 
 VIDEOS = "harness_videos"
-"""Where a batch of TRL's carries its prompts: a list, which its shuffling and splitting keep in step."""
+"""Key of a batch's prompts: a list, which TRL shuffles and splits along with the tensors."""
 
 
 def require_trl() -> None:
-    """Refuse a TRL that these overrides were not written for.
+    """Refuse any other release series of TRL.
 
     Raises:
         UserError: TRL is missing or of another series.
@@ -44,19 +44,19 @@ def require_trl() -> None:
         raise UserError("TRL's trainers need the package trl: pip install 'trl==1.16.0'") from None
     if not found.startswith(TRL_SERIES):
         raise UserError(
-            f"trl {found} is installed; TRL's trainers are repaired for video by overriding private methods of "
-            f"trl {TRL_SERIES}*, which change with almost every release, and another one would train on wrong "
-            "log-probabilities without an error. Install it with: pip install 'trl==1.16.0'"
+            f"trl {found} is installed; video support overrides private methods of trl {TRL_SERIES}*, which change "
+            "with almost every release: another one could train on wrong log-probabilities without an error. Install "
+            "it with: pip install 'trl==1.16.0'"
         )
 
 
 class VideoMissedError(UserError):
-    """The loss of a TRL trainer does not see the video, or not as the model should."""
+    """The loss of a TRL trainer does not see the video, or sees it wrongly."""
 
     def __init__(self, prompt: str, gap: float) -> None:
         super().__init__(
-            f"prompt {prompt}: the log-probabilities in TRL's loss are off by {gap:.3g} from a plain forward with the "
-            "video; training is refused, since it would not see the video"
+            f"prompt {prompt}: the log-probabilities in TRL's loss differ by {gap:.3g} from a plain forward pass with "
+            "the video; training is refused, since it would not see the video"
         )
 
 
@@ -67,7 +67,7 @@ def video_trainer_class() -> Any:
     from trl import GRPOTrainer
 
     class VideoGRPOTrainer(GRPOTrainer):
-        """The ``prompt`` column holds names; :meth:`bind_prompts` says which encoded prompt a name stands for."""
+        """The ``prompt`` column holds names; :meth:`bind_prompts` sets how a name is resolved."""
 
         def bind_prompts(self, prompts: Callable[[str], EncodedPrompt], precision: str) -> None:
             self._encoded = prompts
@@ -102,18 +102,18 @@ def video_trainer_class() -> Any:
 
         @torch.no_grad()
         def _check_first(self, inputs: dict[str, Any]) -> None:
-            """Compare what the loss would use for the first row with a plain forward of that row with its pixels."""
+            """Compare the loss's log-probabilities of the first row with a plain forward pass with its pixels."""
             names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            prompt, prompt_mask, answer, answer_mask = (inputs[name][:1] for name in names)
+            prompt, prompt_mask, completion, mask = (inputs[name][:1] for name in names)
             training = self.model.training
             self.model.eval()
-            row, mask = torch.cat([prompt, answer], 1), torch.cat([prompt_mask, answer_mask], 1)
-            used = self._get_per_token_logps_and_entropies(self.model, row, mask, answer.shape[1])[0]
-            tokens = answer[answer_mask.bool()]
+            row, whole = torch.cat([prompt, completion], 1), torch.cat([prompt_mask, mask], 1)
+            used = self._get_per_token_logps_and_entropies(self.model, row, whole, completion.shape[1])[0]
+            tokens = completion[mask.bool()]
             with self.accelerator.autocast():
                 plain = plain_log_probs(self.model, self._videos[0], tokens, self.temperature)
             self.model.train(training)
-            gap = float((used[answer_mask.bool()].float() - plain).abs().max())
+            gap = float((used[mask.bool()].float() - plain).abs().max())
             if not gap <= TOLERANCE[self._precision]:
                 raise VideoMissedError(self._videos[0].id, gap)
             self._checked = True
@@ -130,13 +130,13 @@ def grpo_trainer(
 ) -> Any:
     """TRL's GRPO trainer on video prompts.
 
-    Special tokens other than the end of turn are never sampled, as in this project's sampler; stock TRL forbids the
-    image token only, and a sampled video token has no features.
+    As in the harness's own sampler, no special token but the end of turn is ever sampled; stock TRL suppresses only the
+    image token, and a sampled video token would have no features.
 
     Args:
-        policy: The model, its tokenizer and its precision; only its ``model`` is trained. For a reference model of
-            full fine-tuning its ``config._name_or_path`` must be the folder of the base weights.
-        prompts: What a name stands for. Pixels are taken as they are: no video is decoded or processed again.
+        policy: The model with its tokenizer and precision. With full fine-tuning and a reference model,
+            ``config._name_or_path`` must be the folder of the base weights.
+        prompts: Resolves a name. Pixels are used unchanged: no video is decoded or processed again.
         names: The training prompts, in order.
         reward: The reward of a completion's text.
         settings: Options of ``trl.GRPOConfig``; ``generation_kwargs`` may hold more ``suppress_tokens``.
@@ -148,10 +148,11 @@ def grpo_trainer(
     from datasets import Dataset
     from trl import GRPOConfig
 
-    def score(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
-        return [reward(text, look_up(name)) for name, text in zip(prompts, completions, strict=True)]
+    encoded = prompts
 
-    look_up = prompts
+    def score(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
+        return [reward(text, encoded(name)) for name, text in zip(prompts, completions, strict=True)]
+
     sampling = dict(settings.get("generation_kwargs") or {})
     banned = {*policy.banned_tokens, *sampling.get("suppress_tokens", ())}
     arguments = {**settings, "generation_kwargs": sampling | {"suppress_tokens": sorted(banned)}}
@@ -167,7 +168,7 @@ def grpo_trainer(
 
 
 def plain_log_probs(model: Any, prompt: EncodedPrompt, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """(L,) float32 log-probabilities of one completion by the stock forward of one unpadded row with its pixels."""
+    """(L,) float32 log-probabilities of one completion by transformers' own forward pass, unpadded, with pixels."""
     ids = torch.cat([prompt.input_ids.to(tokens.device), tokens])[None]
     inputs = {name: value.to(tokens.device) for name, value in pixels_of([prompt]).items()}
     kinds = torch.nn.functional.pad(prompt.mm_token_type_ids, (0, len(tokens)))[None].to(tokens.device)
@@ -183,7 +184,7 @@ def plain_log_probs(model: Any, prompt: EncodedPrompt, tokens: Tensor, temperatu
 
 
 def pixels_of(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
-    """The vision input of some rows; a video that several rows share is repeated, as TRL repeats images."""
+    """The vision input of some rows; a shared video is repeated for each row, as TRL repeats images."""
     return {
         "pixel_values_videos": torch.cat([prompt.video.pixel_values for prompt in prompts]),
         "video_grid_thw": torch.cat([prompt.video.grid_thw for prompt in prompts]),
@@ -191,7 +192,7 @@ def pixels_of(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
 
 
 def _seeing(model: Any, videos: Iterator[EncodedPrompt], video_token: int) -> Callable[..., Any]:
-    """``model``, given the video input of the rows it is called on; TRL calls it on consecutive chunks of them."""
+    """``model``, with the video input of the rows added; TRL calls it on consecutive chunks of them."""
 
     def forward(**inputs: Any) -> Any:
         ids = inputs["input_ids"]

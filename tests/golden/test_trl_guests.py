@@ -247,7 +247,7 @@ def test_a_loss_over_the_prompt_is_refused(
         return batch and batch | {"completion_mask": batch["attention_mask"]}
 
     monkeypatch.setattr(trl_steps, "_batch", unmasked)
-    with pytest.raises(UserError, match="tokens outside the answers"):
+    with pytest.raises(UserError, match="tokens outside the completions"):
         kit.guest(tmp_path, method, policy_of(kit), options=GUESTS[method])
 
 
