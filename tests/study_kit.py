@@ -55,7 +55,7 @@ def prepare_cells(study: StudyConfig, run_dir: Path) -> tuple[Plan, dict[str, Ce
         run_dir, study, plan.cells, train_digest=plan.train_digest, benchmark_digest=plan.benchmark_digest
     )
     for cell in plan.cells:
-        matrix.write_cell(run_dir, study, cell, plan.evaluation)
+        matrix.write_cell(run_dir, study, cell)
     return plan, {f"{cell.method}-{cell.seed}": cell for cell in plan.cells}
 
 

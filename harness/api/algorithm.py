@@ -16,11 +16,13 @@ class Method(ABC):
     """What a study may name among its methods: hyper-parameters, and what it asks of the engine.
 
     Attributes:
+        plugin_group: Where plugins of this kind are registered.
         Config: The method's hyper-parameters, a :class:`StrictConfig`.
         title: What tables call it; its registered name in capitals if empty.
         summary: One line for ``harness list``.
     """
 
+    plugin_group: ClassVar[str] = "algorithms"
     Config: ClassVar[type[StrictConfig]] = StrictConfig
     title: ClassVar[str] = ""
     summary: ClassVar[str] = ""

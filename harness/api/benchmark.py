@@ -64,10 +64,12 @@ class Benchmark(ABC):
     """A benchmark plugin: answers are stored raw once, and scored by named scorers any number of times.
 
     Attributes:
+        plugin_group: Where plugins of this kind are registered.
         Config: Its options.
         summary: One line for ``harness list``.
     """
 
+    plugin_group: ClassVar[str] = "benchmarks"
     Config: ClassVar[type[StrictConfig]] = StrictConfig
     summary: ClassVar[str] = ""
 

@@ -14,10 +14,12 @@ class Reward(ABC):
     """Scores the text of one completion against its record.
 
     Attributes:
+        plugin_group: Where plugins of this kind are registered.
         Config: The reward's options.
         summary: One line for ``harness list``.
     """
 
+    plugin_group: ClassVar[str] = "rewards"
     Config: ClassVar[type[StrictConfig]] = StrictConfig
     summary: ClassVar[str] = ""
 

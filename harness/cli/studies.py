@@ -13,7 +13,6 @@ from rich.console import Console
 from harness.config.study import BASE, StudyConfig, change_study, load_study, preset_names
 from harness.config.variants import parse_variant
 from harness.errors import UserError, unknown_name
-from harness.io import read_json
 from harness.models.loading import locate
 from harness.plugins import registry
 
@@ -208,6 +207,6 @@ def _study_of(checkpoint: Path) -> StudyConfig:
             f"`{checkpoint}`: this is no checkpoint of a run directory, so its settings are not known; "
             f"name them with --study FILE or a preset ({', '.join(preset_names())})"
         )
-    from harness.study.setup import study_from
+    from harness.study.matrix import CellDocument
 
-    return study_from(read_json(config))
+    return CellDocument.read(config.parent).study

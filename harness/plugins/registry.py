@@ -215,25 +215,22 @@ def _import_file(file: Path) -> ModuleType:
 
 
 def _entries_in(module: ModuleType, file: Path) -> list[EntryPoint]:
-    from harness.api.algorithm import Method
-    from harness.api.benchmark import Benchmark
-    from harness.api.reward import Reward
-
+    """An entry for each plugin class of a file: its contract in ``harness.api`` names its ``plugin_group``."""
+    classes = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == module.__name__]
     found = []
-    for group, kind in (("algorithms", Method), ("rewards", Reward), ("benchmarks", Benchmark)):
-        own = [one for one in vars(module).values() if isinstance(one, type) and issubclass(one, kind)]
-        own = [one for one in dict.fromkeys(own) if one.__module__ == module.__name__]
-        named = [one for one in own if "name" in vars(one)]
+    for group in GROUPS:
+        own = [one for one in dict.fromkeys(classes) if getattr(one, "plugin_group", "") == group]
+        named = [(str(vars(one)["name"]), one) for one in own if "name" in vars(one)]
         if own and not named:
             if len(own) > 1:
-                names = ", ".join(one.__name__ for one in own)
-                raise UserError(f'`{file}`: it has {names}; say what each is called: name = "..." in the class')
-            found.append(EntryPoint(file.stem, f"{module.__name__}:{own[0].__name__}", f"harness.{group}"))
-        found += [
-            EntryPoint(str(vars(one)["name"]), f"{module.__name__}:{one.__name__}", f"harness.{group}") for one in named
-        ]
+                listed = ", ".join(one.__name__ for one in own)
+                raise UserError(f'`{file}`: it defines {listed}; give each a name: name = "..." in the class')
+            named = [(file.stem, own[0])]
+        found += [EntryPoint(name, f"{module.__name__}:{one.__name__}", f"harness.{group}") for name, one in named]
     if not found:
-        raise UserError(f"`{file}`: it defines no subclass of Algorithm, Reward or Benchmark (of the package harness)")
+        raise UserError(
+            f"`{file}`: it defines no subclass of Algorithm, Reward, Benchmark or another class of harness.api"
+        )
     return found
 
 

@@ -6,16 +6,22 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
-from harness.io import read_json, write_json
+from harness.io import write_json
 
 if TYPE_CHECKING:
+    from harness.config.study import StudyConfig
+    from harness.study.identity import EvaluationIdentity
+    from harness.study.matrix import CellDocument
+    from harness.study.setup import Setup
+    from harness.study.status import State
     from harness.train.ranks import Ranks
 
 EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -46,13 +52,14 @@ def _first() -> bool:
 
 def _help_to_train(cell_dir: Path) -> int:
     """Take a share of each step's prompts; statuses, checkpoints and evaluation are the first process's."""
-    from harness.study.setup import prepare, study_from
+    from harness.study.matrix import CellDocument
+    from harness.study.setup import prepare
     from harness.train.ranks import Ranks
 
     try:
         ranks = Ranks.join()
-        document = read_json(cell_dir / "config.json")
-        train_cell(prepare(study_from(document), seed=int(document["seed"])), document, cell_dir, ranks)
+        cell = CellDocument.read(cell_dir)
+        train_cell(prepare(cell.study, seed=cell.seed), cell.method, cell_dir, cell.seed, cell.base_digest, ranks)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -101,32 +108,43 @@ def run_cell(cell_dir: Path) -> None:
         TrainingError: Training cannot go on; earlier checkpoints stay.
     """
     from harness.config.study import BASE
-    from harness.study.setup import environment, prepare, study_from
-
-    for leftover in cell_dir.rglob(".*.tmp"):
-        if leftover.is_file():  # a file that a kill kept from being renamed
-            leftover.unlink()
-    document = read_json(cell_dir / "config.json")
-    study = study_from(document)
-    _report(cell_dir, "", 0, 0, {})
-    base = document["method"] == BASE
-    ranks = _start_others(cell_dir, 1 if base else study.train_for(document["method"]).processes)
-    bench = prepare(study, with_train=not base, seed=int(document["seed"]))
-    write_json(cell_dir / "env.json", environment(study))
-    if base:
-        _evaluate(bench, cell_dir, "step-000000", document["identity"]["model"]["digest"])
-        return
-    folders = train_cell(bench, document, cell_dir, ranks)
+    from harness.study.matrix import CellDocument
+    from harness.study.setup import environment, prepare
     from harness.train.checkpoint import read_checkpoint, restore_weights
 
-    for folder in folders:
+    for leftover in cell_dir.rglob(".*.tmp"):
+        if leftover.is_file():  # a kill came before it was renamed
+            leftover.unlink()
+    cell = CellDocument.read(cell_dir)
+    study, is_base = cell.study, cell.method == BASE
+    _report(cell_dir, "", 0, 0, {})
+    ranks = _start_others(cell_dir, 1 if is_base else study.train_for(cell.method).processes)
+    setup = prepare(study, with_train=not is_base, seed=cell.seed)
+    _check_evaluation(cell, setup)
+    write_json(cell_dir / "env.json", environment(study))
+    if is_base:
+        _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
+        return
+    for folder in train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks):
         checkpoint = read_checkpoint(folder)
-        restore_weights(bench.policy.model, checkpoint)
-        _evaluate(bench, cell_dir, folder.name, checkpoint.digest)
+        restore_weights(setup.policy.model, checkpoint)
+        _evaluate(setup, cell_dir, folder.name, checkpoint.digest, cell.evaluation)
 
 
-def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, float]:
-    """Evaluate one checkpoint folder on a study's benchmark; answers go to ``out``.
+def _check_evaluation(cell: CellDocument, setup: Setup) -> None:
+    """Refuse to answer anything but what was planned: the recorded identity is what says that answers are complete."""
+    from harness.study.identity import evaluation_identities, question_digests
+
+    found = evaluation_identities(cell.study, question_digests(cell.study, setup.benchmark.digest))
+    if found != cell.evaluation:
+        raise UserError(
+            f"{cell.cell}: benchmark, code or installed versions have changed since the study was planned; run the "
+            "same command again"
+        )
+
+
+def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict[str, float]:
+    """Evaluate one checkpoint folder on a study's benchmark; the answers go to ``out``.
 
     Args:
         checkpoint: A checkpoint written by a cell, or a plain model folder.
@@ -134,6 +152,7 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
         out: Folder for ``samples.jsonl`` and ``manifest.json``.
     """
     from harness.models.loading import model_digest
+    from harness.study.identity import evaluation_identities, question_digests
     from harness.study.setup import prepare
     from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
 
@@ -142,27 +161,38 @@ def evaluate_checkpoint(checkpoint: Path, study: Any, out: Path) -> dict[str, fl
     ours = (checkpoint / MANIFEST).is_file()
     if not ours:
         study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
-    bench = prepare(study, with_train=False)
+    setup = prepare(study, with_train=False)
     digest = model_digest(study.model.name)
     if ours:
         opened = read_checkpoint(checkpoint)
         if opened.manifest["adapter"] and opened.manifest["base"] != digest:
             raise UserError(
-                f"`{checkpoint}`: its adapters were trained on other weights than those of the model "
-                f"{study.model.name} as it is now; name the right model in the study"
+                f"`{checkpoint}`: its adapters were trained on other weights than the present ones of the model "
+                f"{study.model.name}; name the right model in the study"
             )
-        restore_weights(bench.policy.model, opened)
+        restore_weights(setup.policy.model, opened)
         digest = opened.digest
-    numbers = _run_benchmark(bench, out, digest, lambda done, total: None, study.evaluation.benchmark, {})
-    for name, options in study.evaluation.more.items():
-        numbers |= _run_benchmark(bench, out / name, digest, lambda done, total: None, name, options)
+    numbers: dict[str, float] = {}
+    for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark.digest)).items():
+        folder = out if name == study.evaluation.benchmark else out / name
+        numbers |= _run_benchmark(setup, folder, name, identity.of(digest), lambda done, total: None)
     return numbers
 
 
-def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Ranks | None = None) -> list[Path]:
-    """Train the method that a cell's ``config.json`` names to the end of the budget; return its checkpoints.
+def train_cell(
+    setup: Setup, method: str, cell_dir: Path, seed: int, base_digest: str, ranks: Ranks | None = None
+) -> list[Path]:
+    """Train a method to the end of the budget; return its checkpoints.
 
     With several ranks, each calls this, and all return when all are done.
+
+    Args:
+        setup: Model and data of the study as the method sees it.
+        method: As the study names it.
+        cell_dir: Where checkpoints and metrics go; what it holds is continued.
+        seed: The repetition.
+        base_digest: What identifies the base model's weights, for the checkpoints' manifests.
+        ranks: The processes that train together.
     """
     from harness.api.guest import GuestTrainer
     from harness.engine.sampler import TransformersSampler
@@ -173,7 +203,7 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Rank
     from harness.train.trainer import Trainer
 
     ranks = ranks or Ranks()
-    study, method, seed = bench.study, document["method"], int(document["seed"])
+    study = setup.study
     algorithm = study.algorithm(method)
     guest = isinstance(algorithm, GuestTrainer)
     if guest and ranks.size > 1:
@@ -184,9 +214,9 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Rank
     # A guest computes its reference itself.
     needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
     groups = GroupBuilder(
-        bench.policy,
-        bench.policy.reference() if needs.reference else bench.policy,
-        TransformersSampler(bench.policy, study.rollout.batch),
+        setup.policy,
+        setup.policy.reference() if needs.reference else setup.policy,
+        TransformersSampler(setup.policy, study.rollout.batch),
         build_rewards(study),
         needs,
         study.rollout,
@@ -196,20 +226,20 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Rank
         max(settings.micro_batch, needs.rollouts),
     )
     shared = (
-        bench.policy,
+        setup.policy,
         groups,
-        bench.training_prompt,
-        len(bench.train.records),
+        setup.training_prompt,
+        len(setup.training.records),
         settings,
         study.budget,
         seed,
         cell_dir,
         {
-            "cell": document["cell"],
+            "cell": cell_dir.name,
             "method": method,
             "seed": seed,
             "model": study.model.model_dump(),
-            "base": document["identity"]["model"]["digest"],
+            "base": base_digest,
         },
         lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
         ranks,
@@ -224,42 +254,45 @@ def train_cell(bench: Any, document: dict[str, Any], cell_dir: Path, ranks: Rank
     return checkpoints
 
 
-def _evaluate(bench: Any, cell_dir: Path, name: str, digest: str) -> None:
-    """Every benchmark on one checkpoint; the headline comes last, so that its numbers are those that stay in sight."""
+def _evaluate(
+    setup: Setup, cell_dir: Path, name: str, digest: str, identities: Mapping[str, EvaluationIdentity]
+) -> None:
+    """Run every benchmark on one checkpoint; the headline last, so that its numbers stay in the status."""
     step = int(name.split("-")[1])
-    evaluation = bench.study.evaluation
+    headline = setup.study.evaluation.benchmark
 
     def progress(done: int, total: int) -> None:
         _report(cell_dir, "evaluate", step, 0, {"done": done, "of": total})
 
-    total = len(bench.benchmark.records)
-    for benchmark, options in (*evaluation.more.items(), (evaluation.benchmark, {})):
+    total = len(setup.benchmark.records)
+    for benchmark in (*(one for one in identities if one != headline), headline):
         progress(0, total)
-        numbers = _run_benchmark(bench, cell_dir / benchmark / name, digest, progress, benchmark, options)
-    # How many questions it were stays with the result: later estimates divide the time by it.
+        folder = cell_dir / benchmark / name
+        numbers = _run_benchmark(setup, folder, benchmark, identities[benchmark].of(digest), progress)
+    # Later estimates divide the time of evaluation by the number of questions.
     _report(cell_dir, "evaluate", step, 0, numbers | {"done": total, "of": total})
 
 
 def _run_benchmark(
-    bench: Any, folder: Path, digest: str, progress: Any, name: str, options: dict[str, Any]
+    setup: Setup, folder: Path, name: str, identity: dict[str, str], progress: Callable[[int, int], None]
 ) -> dict[str, float]:
-    from harness.api.benchmark import EvaluationJob
+    from harness.api.benchmark import Benchmark, EvaluationJob
     from harness.plugins import registry
 
-    study, benchmark = bench.study, registry.create("benchmarks", name, options)
-    numbers: dict[str, float] = benchmark.evaluate(
+    study = setup.study
+    benchmark: Benchmark = registry.create("benchmarks", name, study.evaluation.more.get(name))
+    return benchmark.evaluate(
         EvaluationJob(
-            bench.policy,
-            benchmark.dataset() or bench.benchmark,
-            bench.encoder,
+            setup.policy,
+            benchmark.dataset() or setup.benchmark,
+            setup.encoder,
             study.prompt.evaluation,
             study.evaluation,
-            bench.evaluation_identity(digest),
+            identity,
             folder,
             progress,
         )
     )
-    return numbers
 
 
 def _report(
@@ -275,7 +308,7 @@ def _report(
     write_status(cell_dir, Status(state=State.RUNNING, phase=phase, step=step, steps=steps, numbers=shown))
 
 
-def _end(cell_dir: Path, state: Any, reason: str = "") -> None:
+def _end(cell_dir: Path, state: State, reason: str = "") -> None:
     """Record how the cell ended; step and phase stay as they were."""
     from harness.study.status import recorded_status, write_status
 

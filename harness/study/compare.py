@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -23,9 +22,10 @@ from harness.plugins import registry
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration
 from harness.study.duration import Estimate, estimate, makespan
+from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
-from harness.study.matrix import Cell, Work
+from harness.study.matrix import Cell, CellWork
 from harness.study.setup import benchmark_source, frame_cache, load_data, video_settings
 from harness.study.shared_training import take_over, waves
 from harness.study.status import State, read_status
@@ -42,7 +42,6 @@ class Plan:
 
     Attributes:
         cells: In the order of the table.
-        evaluation: The evaluation's identity.
         train_digest: Of the training records.
         benchmark_digest: Of the benchmark's records.
         questions: Number of the benchmark's records.
@@ -50,7 +49,6 @@ class Plan:
     """
 
     cells: list[Cell]
-    evaluation: dict[str, Any]
     train_digest: str
     benchmark_digest: str
     questions: int
@@ -70,9 +68,9 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     assert train is not None
     for skipped in (train.skipped, benchmark.skipped):
         _tell_skipped(skipped, console)
+    questions = question_digests(study, benchmark.digest)
     return Plan(
-        matrix.plan(study, model_digest=weights, train_digest=train.digest),
-        matrix.evaluation_identity(study, benchmark.digest),
+        matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions),
         train.digest,
         benchmark.digest,
         len(benchmark.records),
@@ -160,12 +158,12 @@ def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
     if absent:
         # Without the data a cell has no identity, so nothing in the run directory can be its result.
         plan = None
-        cells = matrix.plan(study, model_digest=model_digest(study.model.name), train_digest="")
-        works = [Work(cell, read_status(Path()), cell.is_base, False) for cell in cells]
+        cells = matrix.cells_of(study, model_digest=model_digest(study.model.name))
+        works = [CellWork(cell, read_status(Path()), cell.is_base, False) for cell in cells]
         console.print(f"Data to be generated first: {', '.join(absent)}", highlight=False)
     else:
         plan = make_plan(study, console)
-        works = matrix.missing_work(run_dir, plan.cells, plan.evaluation)
+        works = matrix.remaining_work(run_dir, plan.cells)
     order = [w for w in _in_launch_order(works) if not w.complete]
     questions = plan.questions if plan else None
     estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
@@ -189,7 +187,7 @@ def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
 
 def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:
     """Run the cells that are not complete; say whether all are done."""
-    works = matrix.missing_work(run_dir, cells, plan.evaluation)
+    works = matrix.remaining_work(run_dir, cells)
     todo = [work.cell for work in _in_launch_order(works) if not work.complete]
     if not todo:
         console.print("Nothing to compute: every cell is done.", highlight=False)
@@ -197,7 +195,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     memory.tell(study, console)
     _decode(study, plan.videos, console)
     for cell in todo:
-        matrix.write_cell(run_dir, study, cell, plan.evaluation)
+        matrix.write_cell(run_dir, study, cell)
     workers = min(study.runtime.workers, len(todo))
     try:
         with MatrixDisplay(console, _title(study), works) as display:
@@ -236,7 +234,7 @@ def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> Non
         console.print(f"{decoded} videos decoded by {workers} processes", highlight=False)
 
 
-def _in_launch_order(works: Sequence[Work]) -> list[Work]:
+def _in_launch_order(works: Sequence[CellWork]) -> list[CellWork]:
     by_id = {work.cell.id: work for work in works}
     return [by_id[cell.id] for cell in matrix.launch_order(work.cell for work in works)]
 
@@ -247,7 +245,7 @@ def _title(study: StudyConfig) -> str:
 
 
 def _plan_table(
-    study: StudyConfig, run_dir: Path, works: Sequence[Work], estimates: dict[str, Estimate], *, named: bool
+    study: StudyConfig, run_dir: Path, works: Sequence[CellWork], estimates: dict[str, Estimate], *, named: bool
 ) -> Table:
     table = Table(title=f"{_title(study)}\n{run_dir}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("Method", "Seed", "Status", "To do", "About", "Cell"):

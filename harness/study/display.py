@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.study.matrix import Cell, Work
+from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status
 
 STYLES: dict[State, str] = {
@@ -45,7 +45,7 @@ class MatrixDisplay:
         self,
         console: Console,
         title: str,
-        works: Sequence[Work],
+        works: Sequence[CellWork],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

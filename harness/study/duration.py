@@ -13,7 +13,7 @@ from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json
 from harness.study.launch import TIMING_FILE
-from harness.study.matrix import CELLS, COMPUTE_FILE, CONFIG_FILE, Work
+from harness.study.matrix import CELLS, COMPUTE_FILE, CONFIG_FILE, CellWork
 from harness.study.status import State, read_status
 
 
@@ -37,7 +37,7 @@ class _Measured:
     per_answer: float | None
 
 
-def estimate(work: Work, study: StudyConfig, run_dir: Path, questions: int | None) -> Estimate:
+def estimate(work: CellWork, study: StudyConfig, run_dir: Path, questions: int | None) -> Estimate:
     """Estimate what is missing of a cell that is not complete.
 
     Training time is taken to be proportional to the budget, evaluation time to questions times
@@ -72,7 +72,7 @@ def makespan(estimates: Iterable[Estimate], workers: int) -> float:
     return max(free)
 
 
-def finished(work: Work, run_dir: Path) -> Sequence[Path]:
+def finished(work: CellWork, run_dir: Path) -> Sequence[Path]:
     """Folders of finished cells of the same method and model, in this run directory and its neighbours."""
     pattern = f"*/{CELLS}/{work.cell.algorithm}-{work.cell.model}-s*/{TIMING_FILE}"
     folders = [path.parent for path in sorted(run_dir.absolute().parent.glob(pattern))]

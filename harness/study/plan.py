@@ -20,7 +20,7 @@ from harness.plugins import registry
 from harness.study import matrix
 from harness.study.display import duration
 from harness.study.duration import estimate, finished, makespan
-from harness.study.matrix import Cell, Work
+from harness.study.matrix import Cell, CellWork
 from harness.study.setup import benchmark_source, load_data
 from harness.study.status import Status
 
@@ -61,7 +61,7 @@ def foresee(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: C
     """
     benchmark = _benchmark(study, console)
     questions: int = registry.load("reports", "comparison")().plan(console, study, benchmark, pilot)
-    cells = matrix.plan(study, model_digest="", train_digest="")
+    cells = matrix.cells_of(study)
     one_more = [cell for cell in cells if not cell.is_base and cell.seed == study.first_seed]
     console.print()
     console.print(Text(_work(study, cells, questions)), soft_wrap=True)
@@ -121,7 +121,7 @@ def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
 
 def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: int) -> Cost:
     """What these cells take, all of their work still to be done."""
-    works = [Work(cell, Status(), cell.is_base, False) for cell in matrix.launch_order(cells)]
+    works = [CellWork(cell, Status(), cell.is_base, False) for cell in matrix.launch_order(cells)]
     times = [estimate(work, study, run_dir, questions) for work in works]
     sizes = {work.cell.id: _size(work, run_dir) for work in works}
     unmeasured = [w.cell.method for w, t in zip(works, times, strict=True) if t.unknown or not sizes[w.cell.id]]
@@ -132,7 +132,7 @@ def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: i
     )
 
 
-def _size(work: Work, run_dir: Path) -> float | None:
+def _size(work: CellWork, run_dir: Path) -> float | None:
     """Bytes that finished cells of this kind fill, the median; None when there are none."""
     sizes = [
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in finished(work, run_dir)

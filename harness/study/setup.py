@@ -1,4 +1,4 @@
-"""From a resolved study to the objects a cell works with: model, data, encoder, rewards."""
+"""From a resolved study to the objects that a cell uses: model, data, encoder, rewards."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ from harness.models.chat import require_chat_template
 from harness.models.families import has_time_stamps, video_defaults
 from harness.models.loading import load_model
 from harness.plugins import registry
-from harness.vsibench.prompts import prompts_digest
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "av", "numpy", "scipy", "statsmodels")
 
 
 @dataclass(frozen=True)
-class Workbench:
+class Setup:
     """A model and its data, ready for training and evaluation.
 
     Attributes:
@@ -50,29 +49,20 @@ class Workbench:
     train: Dataset | None
     benchmark: Dataset
 
-    def training_prompt(self, index: int) -> EncodedPrompt:
-        """Encode the index-th training record in the study's training mode."""
+    @property
+    def training(self) -> Dataset:
+        """The training records, where they were loaded."""
         if self.train is None:
             raise ValueError("no training data was loaded")
-        data, record = self.train, self.train.records[index]
+        return self.train
+
+    def training_prompt(self, index: int) -> EncodedPrompt:
+        """Encode the index-th training record in the study's training mode."""
+        data, record = self.training, self.training.records[index]
         try:
             return self.encoder.encode(record, self.study.prompt.train, data.video_path(record))
         except UserError as error:
             raise UserError(f"training record {record.key} of {data.root} ({data.split}): {error}") from error
-
-    def evaluation_identity(self, weights: str) -> dict[str, str]:
-        """What the answers of a checkpoint depend on. All but ``weights`` must agree between compared answers."""
-        settings, policy = self.study.evaluation, self.policy
-        return {
-            "weights": weights,
-            "benchmark": self.benchmark.digest,
-            "prompts": f"{self.study.prompt.evaluation}/{prompts_digest()}",
-            "frames": video_settings(self.study, policy.base.config).digest,
-            "decoding": f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}"
-            + (", the answer in a second turn" if settings.two_turns else ""),
-            "engine": f"transformers {version('transformers')}, torch {torch.__version__}, "
-            f"{policy.device.type}, {policy.precision}, {policy.engine} prefix",
-        }
 
 
 def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset | None, Dataset]:
@@ -125,8 +115,8 @@ def frame_cache(study: StudyConfig, settings: VideoSettings) -> FrameCache:
     )
 
 
-def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Workbench:
-    """Load data and model on the best device of this machine; the seed is that of adapters' first weights."""
+def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Setup:
+    """Load data and model on the best device of this machine; the seed initialises adapters."""
     if study.runtime.threads:
         torch.set_num_threads(study.runtime.threads)
     train, benchmark = load_data(study, with_train=with_train)
@@ -140,7 +130,7 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Wo
     encoder = PromptEncoder(
         loaded.tokenizer, config.video_token_id, frames, settings.merge_size, stamped=has_time_stamps(config)
     )
-    return Workbench(study, policy, encoder, train, benchmark)
+    return Setup(study, policy, encoder, train, benchmark)
 
 
 def build_rewards(study: StudyConfig) -> WeightedRewards:
@@ -168,8 +158,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def study_from(document: dict[str, Any]) -> StudyConfig:
-    """The study of a cell's ``config.json``."""
-    return StudyConfig(**document["study"])

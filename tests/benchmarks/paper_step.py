@@ -158,16 +158,15 @@ def measure(
         study=study.for_method(method),
         policy=policy,
         training_prompt=prompts.__getitem__,
-        train=SimpleNamespace(records=prompts),
+        training=SimpleNamespace(records=prompts),
     )
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     before = checksum(policy)
     steps.clear()
-    document = {"method": method, "seed": 0, "cell": "benchmark", "identity": {"model": {"digest": "random"}}}
     live = LiveBytes()
     with contextlib.nullcontext() if cuda else live:
-        cell.train_cell(bench, document, folder)
+        cell.train_cell(bench, method, folder, 0, "random")
     weights = sum(one.nbytes for one in policy.model.parameters())
     peak = torch.cuda.max_memory_allocated(device) if cuda else weights + pixels + live.peak
     reserved = torch.cuda.max_memory_reserved(device) if cuda else None

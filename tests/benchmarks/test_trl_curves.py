@@ -57,8 +57,7 @@ pytestmark = [pytest.mark.study, pytest.mark.timeout(3600)]
 def curve(method: str, seed: int, folder: Path, cache: Path) -> dict[str, np.ndarray]:
     """What each step of one run logged, by name."""
     study = load_study("tiny", methods=[method], changes=SETTINGS | {"runtime.cache": str(cache)}).for_method(method)
-    identity = {"model": {"digest": model_digest(study.model.name)}}
-    train_cell(prepare(study, seed=seed), {"cell": "x", "method": method, "seed": seed, "identity": identity}, folder)
+    train_cell(prepare(study, seed=seed), method, folder, seed, model_digest(study.model.name))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == STEPS
     return {name: np.array([line.get(name, np.nan) for line in lines], dtype=float) for name in lines[-1]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +188,29 @@ def test_a_run_directory_that_is_held_is_not_touched(place: Place) -> None:
         result = place.compare()
     assert result.exit_code != 0 and f"process {os.getpid()}" in str(result.exception)
     assert place.files("cells") == before
+
+
+REWARD = """
+from harness.api.reward import Reward
+
+
+class Length(Reward):
+    def score(self, text, record, mode):
+        return 1.0 * len(text)
+"""
+
+
+def test_a_changed_reward_is_computed_again_and_a_remark_is_not(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "length.py"
+    asked = ["--study", str(place.study), "--methods", "sft", "--plugin", str(file), "--out", str(tmp_path / "run")]
+    asked += ["-s", "reward.weights={length=1.0}", "-s", "budget.amount=1", "-s", "train.checkpoints=1"]
+
+    def compare(text: str) -> str:
+        file.write_text(text)
+        command = [sys.executable, "-m", "harness", "compare", *asked]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "Nothing to compute" not in compare(REWARD)
+    assert "Nothing to compute" in compare(REWARD.replace("class", "# longer is better\n\nclass"))
+    assert "sft seed 0: done" in compare(REWARD.replace("1.0 * len", "-1.0 * len"))
+    assert len(list((tmp_path / "run" / "cells").glob("sft-*"))) == 2

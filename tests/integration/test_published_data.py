@@ -167,7 +167,7 @@ def test_too_many_frames_for_a_video_are_refused_by_name(harness: Cli, copies: P
     from rich.console import Console
 
     plan = make_plan(study, Console(quiet=True))
-    write_cell(copies / "run", study, plan.cells[0], plan.evaluation)
+    write_cell(copies / "run", study, plan.cells[0])
     assert run_cell([str(copies / "run"), plan.cells[0].id]) == 1
     reason = read_json(plan.cells[0].folder(copies / "run") / "status.json")["reason"]
     assert "frames and" in reason and "Lower `frames`" in reason and ".mp4" in reason

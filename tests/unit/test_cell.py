@@ -24,7 +24,7 @@ from harness.study import cell as cell_module
 from harness.study.cell import evaluate_checkpoint, main
 from harness.study.evaluation import read_samples
 from harness.study.locks import hold
-from harness.study.matrix import Cell, missing_work
+from harness.study.matrix import Cell, remaining_work
 from harness.study.status import State, Status, read_status, recorded_status, write_status
 from harness.train import run as run_module
 from harness.train.checkpoint import list_checkpoints
@@ -74,7 +74,7 @@ def test_a_cell_leaves_all_that_a_table_needs(data: Path, tmp_path: Path) -> Non
     assert len(read_samples(base)) == len(read_samples(folder / "vsibench" / steps[-1])) == 9
     assert read_json(folder / "compute.json")["steps"] == 2
     assert read_json(folder / "env.json")["threads"] == 1
-    works = missing_work(tmp_path, plan.cells, plan.evaluation)
+    works = remaining_work(tmp_path, plan.cells)
     assert all(work.complete for work in works)
 
 

@@ -19,6 +19,7 @@ from harness.io import read_json, write_json
 from harness.study import matrix
 from harness.study.cell import main
 from harness.study.compare import make_plan
+from harness.study.identity import question_digests
 from reports.benchmarks.additional import clustered_interval
 from reports.benchmarks.general import General, Question, normalised
 from reports.comparison import Comparison
@@ -145,10 +146,10 @@ def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path) -> None:
             resolve_study(StudyOptions(benchmarks=text))
     study = resolve_study(StudyOptions(benchmarks="vsibench, general"))
     with pytest.raises(UserError, match="which questions"):
-        matrix.evaluation_identity(study, "digest")
+        question_digests(study, "digest")
     missing = resolve_study(StudyOptions(benchmarks=f"vsibench,general={tmp_path}/none.jsonl"))
     with pytest.raises(UserError, match=r"none\.jsonl`: the questions of the benchmark general cannot be read"):
-        matrix.evaluation_identity(missing, "digest")
+        question_digests(missing, "digest")
     with pytest.raises(UserError, match=r"general\.side`: no such key"):
         load_study("tiny", changes={"evaluation.more.general": {"side": 3}})
 
@@ -178,14 +179,14 @@ def test_every_checkpoint_is_evaluated_and_shown_beside_and_not_mixed(tmp_path: 
 
     study = small_study(tmp_path, evaluation={"more": {"general": {"file": str(path), "max_pixels": 56 * 56}}})
     plan = make_plan(study, QUIET)
-    works = matrix.missing_work(run_dir, plan.cells, plan.evaluation)
+    works = matrix.remaining_work(run_dir, plan.cells)
     assert [(work.trained, work.evaluated) for work in works] == [
         (True, False)
     ] * 2  # trained cells are not trained again
     prepare_cells(study, run_dir)
     for cell in plan.cells:
         assert main([str(run_dir), cell.id]) == 0
-    assert not [w for w in matrix.missing_work(run_dir, plan.cells, plan.evaluation) if not w.complete]
+    assert not [w for w in matrix.remaining_work(run_dir, plan.cells) if not w.complete]
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("vsibench/*/samples.jsonl")} == answers
 
     written = {p.name: p for p in Comparison().write(run_dir)}

@@ -11,7 +11,7 @@ import pytest
 
 from harness.config.study import load_study, preset_names
 from harness.errors import UserError
-from harness.study.matrix import plan
+from harness.study.matrix import cells_of
 
 PAPER = ("paper-2b", "paper-7b")
 GIVEN: dict[str, Any] = {
@@ -124,7 +124,7 @@ def test_a_variant_may_be_asked_in_two_turns() -> None:
     study = load_study("tiny", methods=["grpo", "grpo:prompt.evaluation=cot:evaluation.two_turns=true"])
     own = study.for_method(study.methods[1])
     assert own.evaluation.two_turns and own.prompt.evaluation == "cot" and own.prompt.train == "vanilla"
-    _, plain, two = plan(study, model_digest="m", train_digest="t")
+    _, plain, two = cells_of(study, model_digest="m", train_digest="t")
     assert plain.training == two.training and two.suffix == "-cot16-two-turns"
 
 

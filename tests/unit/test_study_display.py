@@ -10,7 +10,7 @@ from harness.config.study import StudyConfig
 from harness.io import write_json
 from harness.study.display import MatrixDisplay, describe, duration
 from harness.study.duration import Estimate, estimate, makespan
-from harness.study.matrix import Cell, Work
+from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status, write_status
 
 
@@ -22,11 +22,11 @@ class Clock:
 
 
 def cell(method: str, seed: int = 0) -> Cell:
-    return Cell(method, "tiny", seed, "1a2b3c4d", {})
+    return Cell(method, "tiny", seed, "1a2b3c4d", {}, {})
 
 
-def works(*cells: Cell, complete: bool = False) -> list[Work]:
-    return [Work(one, Status(state=State.DONE) if complete else Status(), complete, complete) for one in cells]
+def works(*cells: Cell, complete: bool = False) -> list[CellWork]:
+    return [CellWork(one, Status(state=State.DONE) if complete else Status(), complete, complete) for one in cells]
 
 
 def training(step: int, **numbers: float) -> Status:
@@ -132,13 +132,13 @@ def test_time_is_estimated_from_finished_cells_of_the_same_kind(tmp_path: Path) 
         name="now", methods=("sft", "dpo"), budget={"kind": "steps", "amount": 100}, train={"checkpoints": 3}
     )
     run_dir = tmp_path / "runs" / "now"
-    missing = Work(cell("sft"), Status(), trained=False, evaluated=False)
+    missing = CellWork(cell("sft"), Status(), trained=False, evaluated=False)
     found = estimate(missing, one, run_dir, questions=50)
     assert found.seconds == pytest.approx(220.0)
     assert found.unknown == ()
-    evaluation_only = Work(cell("sft"), Status(), trained=True, evaluated=False)
+    evaluation_only = CellWork(cell("sft"), Status(), trained=True, evaluated=False)
     assert estimate(evaluation_only, one, run_dir, questions=50).seconds == pytest.approx(20.0)
-    other = estimate(Work(cell("dpo"), Status(), False, False), one, run_dir, questions=50)
+    other = estimate(CellWork(cell("dpo"), Status(), False, False), one, run_dir, questions=50)
     assert other == Estimate(0.0, ("training", "evaluation"))
 
 

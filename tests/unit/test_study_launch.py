@@ -49,7 +49,7 @@ def fake_command(run_dir: Path, cell_id: str) -> list[str]:
 
 
 def cell(kind: str, seed: int = 0) -> Cell:
-    return Cell(kind, "tiny", seed, "00000000", {})
+    return Cell(kind, "tiny", seed, "00000000", {}, {})
 
 
 def prepare(run_dir: Path, *cells: Cell) -> list[Cell]:

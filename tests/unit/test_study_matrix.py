@@ -14,20 +14,20 @@ from harness.io import read_json, write_json
 from harness.plugins import registry
 from harness.study.matrix import (
     Cell,
-    evaluation_identity,
+    CellDocument,
+    cells_of,
     launch_order,
-    missing_work,
-    plan,
     read_matrix,
+    remaining_work,
     write_cell,
     write_matrix,
 )
 from harness.study.status import State, Status, read_status, write_status
+from harness.vsibench import prompts
 
 SOURCE = """
 from pydantic import Field
-from harness.api import Algorithm, StrictConfig
-from harness.api import Needs
+from harness.api import Algorithm, Needs, StrictConfig
 
 class Config{name}(StrictConfig):
     beta: float = Field({beta}, description="A number.")
@@ -60,9 +60,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
 
     monkeypatch.setattr(registry, "_entries", entries)
 
-    def write(name: str, beta: float = 0.5, rollouts: int = 0, comment: str = "") -> None:
+    def write(name: str, beta: float = 0.5, rollouts: int = 0, more: str = "") -> None:
         module = f"study_matrix_{name.lower()}"
-        (tmp_path / f"{module}.py").write_text(SOURCE.format(name=name, beta=beta, rollouts=rollouts) + comment)
+        (tmp_path / f"{module}.py").write_text(SOURCE.format(name=name, beta=beta, rollouts=rollouts) + more)
         sys.modules.pop(module, None)
         sys.path_importer_cache.clear()
         for cached in (tmp_path / "__pycache__").glob(f"{module}.*"):
@@ -82,8 +82,8 @@ def study(**changes: object) -> StudyConfig:
     return StudyConfig(**(document | changes))
 
 
-def cells(one: StudyConfig, model: str = "m", data: str = "d") -> list[Cell]:
-    return plan(one, model_digest=model, train_digest=data)
+def cells(one: StudyConfig, model: str = "m", data: str = "d", questions: str = "bench") -> list[Cell]:
+    return cells_of(one, model_digest=model, train_digest=data, questions={"vsibench": questions})
 
 
 def ids(one: StudyConfig, **digests: str) -> list[str]:
@@ -173,10 +173,48 @@ def test_a_changed_default_changes_the_method_alone(methods: Callable[..., None]
 
 def test_a_changed_source_changes_the_method_alone(methods: Callable[..., None]) -> None:
     before = cells(study())
-    methods("Sampler", rollouts=8, comment="# another rule\n")
+    methods("Sampler", rollouts=8, more="# a remark\n")
+    assert ids(study()) == [cell.id for cell in before]
+    methods("Sampler", rollouts=8, more="RULE = 2\n")
     after = cells(study())
     assert [b.id == a.id for b, a in zip(before, after, strict=True)] == [True, True, True, False, False]
     assert before[3].identity["hyper_parameters"] == after[3].identity["hyper_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("prompts", {"prompt": {"evaluation": "think"}}),
+        ("frames", {"data": {"frames": 4}}),
+        ("frames", {"data": {"stills_rate": 2.0}}),
+        ("frames", {"data": {"max_pixels": 56 * 56}}),
+        ("decoding", {"evaluation": {"max_new_tokens": 99}}),
+        ("decoding", {"evaluation": {"batch": 3}}),
+        ("decoding", {"evaluation": {"two_turns": True}}),
+        ("engine", {"model": {"engine": "naive"}}),
+        ("engine", {"model": {"precision": "bf16"}}),
+        ("", {"evaluation": {"scorer": "tolerant"}}),
+        ("", {"rollout": {"max_new_tokens": 99}}),
+    ],
+)
+def test_what_changes_the_answers_changes_their_identity(
+    methods: Callable[..., None], part: str, changes: dict[str, object]
+) -> None:
+    """Of the base model and of every method: all answer alike."""
+    for before, after in zip(cells(study()), cells(study(**changes)), strict=True):
+        one, other = before.evaluation["vsibench"].model_dump(), after.evaluation["vsibench"].model_dump()
+        assert {key for key in one if one[key] != other[key]} == ({part} if part else set())
+
+
+def test_changed_wordings_and_changed_code_are_other_answers(
+    methods: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cells(study())[0].evaluation["vsibench"]
+    monkeypatch.setattr(prompts, "SYSTEM", "You are a helpful robot.")
+    assert cells(study())[0].evaluation["vsibench"].prompts != before.prompts
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read(path, **how) + "\nX = 1" * (path.stem == "sampler"))
+    assert cells(study())[0].evaluation["vsibench"].sources != before.sources
 
 
 def test_a_model_that_is_a_path_gives_a_plain_folder_name(methods: Callable[..., None], tmp_path: Path) -> None:
@@ -186,17 +224,16 @@ def test_a_model_that_is_a_path_gives_a_plain_folder_name(methods: Callable[...,
         assert cell.folder(tmp_path).parent == tmp_path / "cells"
 
 
-def test_missing_work(methods: Callable[..., None], tmp_path: Path) -> None:
+def test_remaining_work(methods: Callable[..., None], tmp_path: Path) -> None:
     one = study(seeds=1)
     base, plain, sampler = cells(one)
-    evaluation = evaluation_identity(one, "bench")
     for cell in (base, plain, sampler):
-        write_cell(tmp_path, one, cell, evaluation)
+        write_cell(tmp_path, one, cell)
     write_status(base.folder(tmp_path), Status(state=State.DONE, phase="evaluate"))
     write_status(plain.folder(tmp_path), Status(state=State.FAILED, reason="disk"))
     write_json(plain.folder(tmp_path) / "compute.json", {"steps": 4, "examples": 64})
     write_json(sampler.folder(tmp_path) / "compute.json", {"steps": 3, "examples": 48})
-    works = missing_work(tmp_path, [base, plain, sampler], evaluation)
+    works = remaining_work(tmp_path, [base, plain, sampler])
     assert [(w.trained, w.evaluated, w.complete) for w in works] == [
         (True, True, True),
         (True, False, False),
@@ -209,12 +246,12 @@ def test_another_benchmark_leaves_training_done_and_evaluation_to_do(
 ) -> None:
     one = study(seeds=1)
     plain = cells(one)[1]
-    write_cell(tmp_path, one, plain, evaluation_identity(one, "bench"))
+    write_cell(tmp_path, one, plain)
     write_status(plain.folder(tmp_path), Status(state=State.DONE))
-    (work,) = missing_work(tmp_path, [plain], evaluation_identity(one, "other"))
+    (work,) = remaining_work(tmp_path, cells(one, questions="other")[1:2])
     assert (work.trained, work.evaluated) == (True, False)
     rescored = study(seeds=1, evaluation={"scorer": "tolerant"})
-    (work,) = missing_work(tmp_path, [plain], evaluation_identity(rescored, "bench"))
+    (work,) = remaining_work(tmp_path, cells(rescored)[1:2])
     assert work.complete
 
 
@@ -222,13 +259,12 @@ def test_a_prepared_cell_is_pending_and_keeps_how_far_it_was(methods: Callable[.
     one = study()
     cell = cells(one)[1]
     write_status(cell.folder(tmp_path), Status(state=State.FAILED, reason="disk", phase="train", step=3, steps=4))
-    write_cell(tmp_path, one, cell, {"x": 1})
+    write_cell(tmp_path, one, cell)
     found = read_status(cell.folder(tmp_path))
     assert (found.state, found.reason, found.phase, found.step) == (State.PENDING, "", "train", 3)
-    config = read_json(cell.folder(tmp_path) / "config.json")
-    assert config["cell"] == cell.id
-    assert StudyConfig(**config["study"]) == one
-    assert config["identity"] == cell.identity
+    document = CellDocument.read(cell.folder(tmp_path))
+    assert (document.cell, document.study, document.identity) == (cell.id, one, cell.identity)
+    assert document.evaluation == cell.evaluation
 
 
 def test_study_and_matrix_are_written_and_read(methods: Callable[..., None], tmp_path: Path) -> None:

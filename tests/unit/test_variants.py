@@ -13,7 +13,7 @@ from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
 from harness.errors import UserError
 from harness.io import read_json, write_json
-from harness.study.matrix import Cell, evaluation_identity, missing_work, plan, write_cell
+from harness.study.matrix import Cell, cells_of, remaining_work, write_cell
 from harness.study.shared_training import take_over, waves
 from harness.study.status import State, Status, write_status
 
@@ -24,7 +24,7 @@ def study(*methods: str, **changes: Any) -> StudyConfig:
 
 
 def cells(one: StudyConfig) -> list[Cell]:
-    return plan(one, model_digest="m", train_digest="d")[1:]
+    return cells_of(one, model_digest="m", train_digest="d", questions={"vsibench": "bench"})[1:]
 
 
 # ------------------------------------------------------------------ how they are written
@@ -132,20 +132,22 @@ def test_seeds_and_budget_are_shared() -> None:
 
 def test_a_variants_cell_holds_its_own_view_of_the_study(tmp_path: Path) -> None:
     one = study("grpo", "grpo:think")
-    evaluation = evaluation_identity(one, "bench")
     for cell in cells(one):
-        write_cell(tmp_path, one, cell, evaluation)
+        write_cell(tmp_path, one, cell)
     plain, think = (read_json(cell.folder(tmp_path) / "config.json") for cell in cells(one))
-    assert plain["study"]["prompt"] == one.prompt.model_dump() and plain["evaluation"] == evaluation
+    assert plain["study"]["prompt"] == one.prompt.model_dump()
+    assert plain["evaluation"]["vsibench"]["prompts"].startswith("official/")
     assert think["study"]["prompt"] == {"train": "think", "evaluation": "think"}
-    assert think["evaluation"]["prompt"].startswith("think/") and think["evaluation"]["digest"] == "bench"
+    answers = think["evaluation"]["vsibench"]
+    assert answers["prompts"].startswith("think/") and answers["benchmark"] == "bench"
     assert think["identity"]["prompt"] == {"train": "think"}
 
 
 def test_a_changed_parent_changes_the_methods_that_inherit(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cells(study("sft", "rft", "dpo"))
-    read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.name == "sft.py" else b""))
+    read = Path.read_text
+    more = "\nRULE = 1\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read(path, **how) + more * (path.name == "sft.py"))
     after = cells(study("sft", "rft", "dpo"))
     assert [b.id == a.id for b, a in zip(before, after, strict=True)] == [False, False, True]
 
@@ -173,11 +175,11 @@ def test_one_training_in_two_evaluations(tmp_path: Path) -> None:
     folder = think.folder(tmp_path)
     assert (folder / "checkpoints" / "step-000004" / "weights").read_bytes() == b"w"
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "compute.json", "metrics.jsonl"]
-    (work,) = missing_work(tmp_path, [think], evaluation_identity(one, "bench"))
+    (work,) = remaining_work(tmp_path, [think])
     assert (work.trained, work.evaluated) == (True, False)
-    write_cell(tmp_path, one, think, evaluation_identity(one, "bench"))
+    write_cell(tmp_path, one, think)
     write_status(folder, Status(state=State.DONE))
-    (work,) = missing_work(tmp_path, [think], evaluation_identity(one, "bench"))
+    (work,) = remaining_work(tmp_path, [think])
     assert work.complete
     assert not take_over(tmp_path, think, [official])  # it has its own by now
 

@@ -81,9 +81,7 @@ class Trial:
         changes = SETTINGS | {"budget.amount": steps, "train.checkpoints": steps, "runtime.cache": str(self.cache)}
         study = load_study("tiny", methods=[self.method], changes=changes).for_method(self.method)
         folder = self.folder / name
-        model = {"digest": model_digest(study.model.name)}
-        about = {"cell": name, "method": self.method, "seed": 0, "identity": {"model": model}}
-        checkpoints = train_cell(prepare(study), about, folder)
+        checkpoints = train_cell(prepare(study), self.method, folder, 0, model_digest(study.model.name))
         weights = {int(one.name.split("-")[1]): read_json(one / "manifest.json")["digest"] for one in checkpoints}
         lines = [json.loads(line) for line in whole_lines(folder / "metrics.jsonl")]
         return Trained(weights, lines, int(read_json(folder / "compute.json")["peak_memory"]))

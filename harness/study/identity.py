@@ -1,0 +1,132 @@
+"""What a cell's weights and answers depend on: what has an equal identity is not computed again.
+
+Each identity has one definition. The plan compares it with what a cell's folder records, and the cell writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from harness.api.algorithm import Method
+from harness.api.config import StrictConfig
+from harness.api.guest import GuestTrainer
+from harness.config.study import StudyConfig
+from harness.config.variants import parse_variant
+from harness.data.corruption import corrupted_answer
+from harness.data.video.shuffled import shuffled_prompt
+from harness.engine.sampler import TransformersSampler
+from harness.io import digest_of
+from harness.models.loading import choose_precision
+from harness.plugins import registry
+from harness.plugins.source import source_digest
+from harness.seeds import seed_for
+from harness.train.optimizer import set_learning_rate
+from harness.train.reduction import reduce_loss
+from harness.vsibench.prompts import answer_text, prompts_digest
+
+TRAINING_RULES = (answer_text, corrupted_answer, shuffled_prompt, reduce_loss, set_learning_rate, seed_for)
+"""Rules of the engine that decide the weights of every method; the files that define them are part of an identity.
+
+The rest of the engine computes the same in whatever way, and is covered by the package's version.
+"""
+
+
+class EvaluationIdentity(StrictConfig):
+    """What the answers to one benchmark depend on, apart from the weights. The scorer does not: answers are raw.
+
+    Attributes:
+        benchmark: Digest of the questions.
+        options: The benchmark's options, as JSON.
+        prompts: The prompt mode and the digest of all wordings.
+        frames: Digest of how frames are chosen and resized.
+        decoding: Token limit, batch size and number of turns.
+        engine: Versions, device, precision and attention to the prompt.
+        sources: Digest of the code of the benchmark and the sampler.
+    """
+
+    benchmark: str
+    options: str
+    prompts: str
+    frames: str
+    decoding: str
+    engine: str
+    sources: str
+
+    def of(self, weights: str) -> dict[str, str]:
+        """The identity of one checkpoint's answers, for their manifest."""
+        return {"weights": weights, **self.model_dump()}
+
+
+def question_digests(study: StudyConfig, benchmark_digest: str) -> dict[str, str]:
+    """The digest of each benchmark's questions by its name, the headline first.
+
+    Args:
+        study: The resolved study.
+        benchmark_digest: Of the records of ``data.benchmark``.
+
+    Raises:
+        UserError: The questions of a further benchmark cannot be read.
+    """
+    found = {study.evaluation.benchmark: benchmark_digest}
+    for name, options in study.evaluation.more.items():
+        dataset = registry.create("benchmarks", name, options).dataset()
+        found[name] = benchmark_digest if dataset is None else dataset.digest
+    return found
+
+
+def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> dict[str, EvaluationIdentity]:
+    """The identity of the answers to each benchmark of a study, as one method sees the study.
+
+    Args:
+        study: The study, or a method's own view of it.
+        questions: As :func:`question_digests` gives them.
+    """
+    data, settings = study.data, study.evaluation
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    turns = ", the answer in a second turn" if settings.two_turns else ""
+    return {
+        name: EvaluationIdentity(
+            benchmark=digest,
+            options=json.dumps(settings.more.get(name, {}), sort_keys=True, default=str),
+            prompts=f"{study.prompt.evaluation}/{prompts_digest()}",
+            frames=digest_of([data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
+            decoding=f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
+            engine=f"transformers {version('transformers')}, torch {version('torch')}, {device.type}, "
+            f"{choose_precision(study.model, device)}, {study.model.engine} prefix",
+            sources=source_digest(registry.load("benchmarks", name), TransformersSampler),
+        )
+        for name, digest in questions.items()
+    }
+
+
+def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dict[str, Any]:
+    """What a method's weights depend on, apart from the model, the data and the seed.
+
+    By resolved values: ``grpo`` and ``grpo:beta=0.0001`` are one cell.
+
+    Args:
+        study: The method's own view of the study.
+        method: As the study names it.
+        algorithm: The method with its hyper-parameters.
+    """
+    versions = {"versions": dict(algorithm.versions())} if isinstance(algorithm, GuestTrainer) else {}
+    return versions | {
+        "method": parse_variant(method).method,
+        "hyper_parameters": algorithm.config.model_dump(mode="json"),
+        "train": study.train_for(method).model_dump(mode="json"),
+        "prompt": {"train": study.prompt.train},
+        "reward": study.reward.model_dump(mode="json"),
+        "rollout": study.rollout.model_dump(mode="json"),
+        "budget": study.budget.model_dump(mode="json"),
+        "sources": {
+            "method": source_digest(type(algorithm)),
+            "rewards": {name: source_digest(registry.load("rewards", name)) for name in study.reward.weights},
+            "sampler": source_digest(TransformersSampler),
+            "engine": source_digest(*TRAINING_RULES),
+        },
+    }
