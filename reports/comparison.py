@@ -18,15 +18,13 @@ from harness.io import write_json, write_text
 from reports.benchmarks.additional import beside_tables
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import Collected, collect
-from reports.page.methods import methods_section, samples_section
-from reports.page.page import write_page
+from reports.page import methods_section, samples_section, write_page
 from reports.results import Tables, build_tables, results_of
 from reports.samples import parse_sources, results_from
+from reports.statistics.contrast import from_frame
 from reports.statistics.paired import default_pairs
 from reports.statistics.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
-from reports.tables.escape import escape_markdown
-from reports.tables.fairness import fairness_card
-from reports.tables.table import Table, csv_text, latex_document
+from reports.tables import Table, csv_text, escape_markdown, latex_document
 
 
 class Comparison:
@@ -55,7 +53,6 @@ class Comparison:
             written.append(folder / f"beside-{name}-checkpoints.csv")
         tables = replace(tables, beside=tuple(table for table, _ in beside.values()))
         write_text(folder / "checkpoints.csv", checkpoint_curve(collected).to_csv(index=False))
-        write_text(folder / "fairness.md", fairness_card(collected))
         page = write_page(
             folder,
             results,
@@ -63,9 +60,9 @@ class Comparison:
             benchmark=collected.benchmark,
             collected=collected,
             run_dir=run_dir,
-            methods=methods_section(collected, tables.contrasts, run_dir),
+            methods=methods_section(collected, from_frame(tables.contrasts), run_dir),
         )
-        return [page[0], *written, folder / "checkpoints.csv", folder / "fairness.md", *page[1:]]
+        return [page[0], *written, folder / "checkpoints.csv", *page[1:]]
 
     def render(self, console: Console, run_dir: Path, *, with_published: bool = False) -> None:
         """Print the verdicts, the score table and the pair table."""
@@ -105,7 +102,7 @@ class Comparison:
         results = results_from(sources, benchmark, base=base, scorer=scorer, settings=settings or ReportSection())
         tables = build_tables(results)
         show(console, tables)
-        methods = samples_section(parse_sources(sources), results, benchmark, tables.contrasts, command)
+        methods = samples_section(parse_sources(sources), results, benchmark, from_frame(tables.contrasts), command)
         page = write_page(folder, results, tables, benchmark=benchmark, methods=methods)
         return [page[0], *write_tables(folder, tables), *page[1:]]
 

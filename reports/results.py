@@ -15,14 +15,22 @@ from harness.vsibench.records import Record
 from harness.vsibench.scoring import score_answers
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult, Collected, methods_of
-from reports.page.verdicts import Verdict, verdicts
-from reports.statistics.contrast import to_frame
+from reports.statistics.contrast import from_frame, to_frame
 from reports.statistics.paired import compare_all, default_pairs
-from reports.tables.pairs import pairs_table, tasks_table
-from reports.tables.published import published_footnote, published_rows
-from reports.tables.scores import RunScore, ScoreRow, scores_table
-from reports.tables.sensitivity import scored_by_all, sensitivity_table
-from reports.tables.table import Table
+from reports.tables import (
+    RunScore,
+    ScoreRow,
+    Table,
+    Verdict,
+    pairs_table,
+    published_footnote,
+    published_rows,
+    scored_by_all,
+    scores_table,
+    sensitivity_table,
+    tasks_table,
+    verdicts,
+)
 
 
 @dataclass(frozen=True)
@@ -126,9 +134,10 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
     footnotes = results.footnotes
     if with_published or settings.with_published:
         rows += published_rows()
-        footnotes = (*footnotes, published_footnote(results.benchmark))
+        footnotes = (*footnotes, published_footnote(results.records))
     named: dict[str, Any] = {"benchmark": results.benchmark, "alpha": settings.alpha}
-    scores = scores_table(rows, contrasts if pairs else None, scorer=results.scorer, footnotes=footnotes, **named)
+    found = from_frame(contrasts)
+    scores = scores_table(rows, found, scorer=results.scorer, footnotes=footnotes, **named)
     sensitivity = sensitivity_table(
         scored_by_all(results.answers, results.records),
         results.labels,
@@ -142,9 +151,9 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         scores,
         sensitivity,
         contrasts,
-        verdicts(contrasts, results.cells, called, alpha=settings.alpha, answers=results.answers),
-        pairs_table(contrasts, labels=called, **named),
-        tasks_table(contrasts, labels=called, **named),
+        verdicts(found, results.cells, called, alpha=settings.alpha, answers=results.answers),
+        pairs_table(found, called, **named),
+        tasks_table(found, called, **named),
     )
 
 

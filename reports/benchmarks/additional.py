@@ -18,7 +18,7 @@ from harness.plugins import registry
 from harness.study.evaluation import MANIFEST
 from harness.study.matrix import CELLS
 from reports.collect import STEP_FOLDER, CellResult, Collected
-from reports.tables.table import Cell, Column, Row, Table
+from reports.tables import Cell, Column, Row, Table
 
 MOST_CATEGORIES = 8
 """Categories that get a column; with more there is none."""

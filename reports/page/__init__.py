@@ -1,0 +1,7 @@
+"""The page of a report, its fairness card and its methods section. Other rooms import from here."""
+
+from reports.page.fairness import fairness_card
+from reports.page.methods import methods_section, samples_section
+from reports.page.page import write_page
+
+__all__ = ["fairness_card", "methods_section", "samples_section", "write_page"]

@@ -1,28 +1,40 @@
-"""The sample browser's data: every question and what each run answered, compact enough for one page."""
+"""The sample browser's data: every question with all answers and frames of its video, compact enough for one page."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+import av
 import numpy as np
 import pandas as pd
+from av.error import FFmpegError
+from PIL import Image
 
+from harness.data.video.decode import decode_frames
+from harness.errors import UserError
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
-from reports.page.thumbnails import contact_sheets
 
 TEXT_BUDGET = 6_000_000
-"""Most bytes of all different answers together."""
+"""Most bytes of all distinct answers together."""
 
 IMAGE_BUDGET = 13_000_000
 """Most bytes of all contact sheets together."""
 
 _LIMITS = (4000, 2000, 1000, 500, 250, 120, 60)
-"""Characters of an answer that are shown: the most that the budget allows."""
+"""Characters shown of each answer: the first limit within the budget."""
+
+FRAMES, COLUMNS, GAP = 8, 4, 2
+"""Of a contact sheet; the gap in pixels."""
+
+_RUNGS = ((128, 75), (112, 65), (84, 60), (84, 35), (56, 35))
+"""Longest side of a frame in pixels and WebP quality, best first."""
 
 TITLES = {
     "object_counting": "Object count",
@@ -34,9 +46,52 @@ TITLES = {
     "route_planning": "Route planning",
     "obj_appearance_order": "Appearance order",
 }
-"""What the page and the figures call the tasks."""
+"""Names of the tasks in the page and its figures."""
 
 _UNPARSED, _TRUNCATED = 1, 2
+
+
+class Run(TypedDict):
+    """The answers of one run, in the order of the questions.
+
+    Attributes:
+        method: Index of the method.
+        seed: The run's seed.
+        texts: Index of each answer's text; -1 without an answer.
+        scores: Of each answer, 0 to 1; null without one.
+        flags: A digit for each answer: 1 unparsable, 2 truncated, or their sum.
+    """
+
+    method: int
+    seed: int
+    texts: list[int]
+    scores: list[float | None]
+    flags: str
+
+
+class BrowserData(TypedDict):
+    """What the sample browser shows, as JSON values.
+
+    Attributes:
+        methods: Name, label and CSS variable of the colour.
+        tasks: Name and title of the tasks present.
+        scenes: Name, and contact sheet or an empty text.
+        questions: Id, index of the scene, task, question, options or null, ground truth.
+        texts: Every distinct answer, for display.
+        runs: Every run's answers.
+        limit: How many characters of an answer are shown.
+    """
+
+    methods: list[dict[str, str]]
+    tasks: list[tuple[str, str]]
+    scenes: list[tuple[str, str]]
+    questions: list[Question]
+    texts: list[str]
+    runs: list[Run]
+    limit: int
+
+
+Question = tuple[str, int, str, str, list[str] | None, str]
 
 
 def browser_data(
@@ -44,21 +99,14 @@ def browser_data(
     answers: pd.DataFrame,
     labels: Mapping[str, str],
     video_path: Callable[[Record], Path] | None = None,
-) -> dict[str, Any]:
-    """Everything the sample browser shows, as plain JSON values.
+) -> BrowserData:
+    """Everything the sample browser shows.
 
     Args:
         records: The questions.
-        answers: One row an answer: method, seed, question, score, parsed, answer (raw text); truncated where known.
-        labels: What to call the methods, in their order.
+        answers: One row per answer: method, seed, question, score, parsed, answer (raw text); truncated where known.
+        labels: Display names of the methods, in order.
         video_path: Where a record's video is; None for no pictures.
-
-    Returns:
-        ``methods``: name and label. ``tasks``: name and title of those present. ``scenes``: name and contact sheet,
-        which is empty where there is none. ``questions``: id, index of the scene, task, question, options or null,
-        truth. ``texts``: every different answer, for display. ``runs``: index of the method, seed, and for each
-        question the index of the answer's text or -1, the score or null, and a digit of flags (1 unparsable, 2
-        truncated). ``limit``: how many characters of an answer are shown.
     """
     videos = {scene_of(record): video_path(record) if video_path else None for record in records}
     sheets = contact_sheets(dict.fromkeys(path for path in videos.values() if path), IMAGE_BUDGET)
@@ -68,14 +116,14 @@ def browser_data(
     limit = _limit(texts)
     keys = [record.key for record in records]
     runs = [
-        {"method": place, "seed": int(seed), **_run(rows[rows["seed"] == seed], keys, texts)}
+        _run(place, int(seed), rows[rows["seed"] == seed], keys, texts)
         for place, rows in enumerate(answers[answers["method"] == method] for method in methods)
         for seed in sorted(rows["seed"].unique())
     ]
     return {
         "methods": [{"name": method, "label": labels[method]} for method in methods],
-        "tasks": [[task, TITLES[task]] for task in TASKS if any(record.task == task for record in records)],
-        "scenes": [[shown(name, 200), sheets.get(path, "") if path else ""] for name, path in videos.items()],
+        "tasks": [(task, TITLES[task]) for task in TASKS if any(record.task == task for record in records)],
+        "scenes": [(shown(name, 200), sheets.get(path, "") if path else "") for name, path in videos.items()],
         "questions": [_question(record, scenes[scene_of(record)]) for record in records],
         "texts": [shown(text, limit) for text in texts],
         "runs": runs,
@@ -88,16 +136,16 @@ def scene_of(record: Record) -> str:
     return f"{record.dataset}/{record.scene_name}"
 
 
-def script_json(data: Any) -> str:
-    """JSON that can stand inside a ``<script>`` element: nothing in it can end the element or begin a comment."""
+def script_json(data: BrowserData) -> str:
+    """JSON that is safe inside a ``<script>`` element: nothing in it can end the element or open a comment."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def shown(text: str, limit: int) -> str:
-    """Text for display: what is invisible or turns the writing direction is made visible, the middle may be cut out.
+    """Text for display: invisible and direction-changing characters are made visible, a long middle is cut out.
 
-    The end stays, since answers end with what is scored.
+    The end is kept, because that is where the scored part of an answer is.
     """
     if len(text) > limit:
         head, tail = text[: limit - limit // 3], text[-(limit // 3) :]
@@ -116,24 +164,79 @@ def _limit(texts: Mapping[str, int]) -> int:
     return next((limit for limit in _LIMITS if size(limit) <= TEXT_BUDGET), _LIMITS[-1])
 
 
-def _question(record: Record, scene: int) -> list[Any]:
+def _question(record: Record, scene: int) -> Question:
     options = None if record.options is None else [shown(option, 1000) for option in record.options]
     texts = shown(record.key, 200), shown(record.question, 4000), shown(record.ground_truth, 1000)
-    return [texts[0], scene, record.task, texts[1], options, texts[2]]
+    return texts[0], scene, record.task, texts[1], options, texts[2]
 
 
-def _run(rows: pd.DataFrame, keys: Sequence[str], texts: Mapping[str, int]) -> dict[str, Any]:
-    """One run's answers in the order of the questions."""
+def _run(place: int, seed: int, rows: pd.DataFrame, keys: Sequence[str], texts: Mapping[str, int]) -> Run:
     mine = rows.assign(question=rows["question"].astype(str)).set_index("question").reindex(list(keys))
     flags = _UNPARSED * mine["parsed"].eq(False).to_numpy(int)
     if "truncated" in mine:
         flags = flags + _TRUNCATED * mine["truncated"].eq(True).to_numpy(int)
     scores = [None if np.isnan(score) else round(score, 3) for score in mine["score"].to_numpy(float).tolist()]
+    answered = zip(mine["answer"], mine["answer"].notna(), strict=True)
     return {
-        "texts": [
-            texts[str(text)] if known else -1
-            for text, known in zip(mine["answer"], mine["answer"].notna(), strict=True)
-        ],
+        "method": place,
+        "seed": seed,
+        "texts": [texts[str(text)] if known else -1 for text, known in answered],
         "scores": [int(score) if score in (0, 1) else score for score in scores],
         "flags": "".join(map(str, flags)),
     }
+
+
+def contact_sheets(paths: Iterable[Path], budget: int) -> dict[Path, str]:
+    """Contact sheets of videos as data URIs: WebP, frames evenly spaced in time.
+
+    Args:
+        paths: Videos, each once.
+        budget: Most bytes of all data URIs together; every video gets an equal share, to which its sheet is shrunk.
+
+    Returns:
+        The videos that could be read and made small enough.
+    """
+    listed = list(paths)
+    share = budget // max(1, len(listed))
+    sheets = {path: _sheet(path, share) for path in listed}
+    return {path: sheet for path, sheet in sheets.items() if sheet}
+
+
+def _sheet(path: Path, most: int) -> str:
+    try:
+        frames = _frames(path)
+    except (UserError, FFmpegError, OSError, IndexError):
+        return ""
+    for side, quality in _RUNGS:
+        small = [_fitted(frame, side) for frame in frames]
+        width, height = small[0].size
+        rows = -(-len(small) // COLUMNS)
+        sheet = Image.new("RGBA", (COLUMNS * (width + GAP) - GAP, rows * (height + GAP) - GAP))
+        for number, frame in enumerate(small):
+            sheet.paste(frame, (number % COLUMNS * (width + GAP), number // COLUMNS * (height + GAP)))
+        content = io.BytesIO()
+        sheet.save(content, "WEBP", quality=quality, method=4)
+        uri = "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
+        if len(uri) <= most:
+            return uri
+    return ""
+
+
+def _frames(path: Path) -> list[Image.Image]:
+    """Evenly spaced frames; key frames if there are enough, so that a long video need not be decoded whole."""
+    if path.is_dir():
+        return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.skip_frame = "NONKEY"
+        keys = [_fitted(frame.to_image(), _RUNGS[0][0]) for frame in container.decode(stream)]
+    if len(keys) >= FRAMES:
+        return [keys[number * len(keys) // FRAMES] for number in range(FRAMES)]
+    return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]
+
+
+def _fitted(frame: Image.Image, side: int) -> Image.Image:
+    """A copy with no side longer than ``side``, of the same aspect ratio; small frames are not enlarged."""
+    fitted = frame.copy()
+    fitted.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return fitted

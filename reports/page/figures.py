@@ -1,94 +1,216 @@
-"""The figures of a comparison, for the page and for papers.
+"""The figures of a comparison, for the page and for papers: SVG and PDF of the same drawing, in one style.
 
-Every figure is one column of a paper wide, so that a phone can show it too. Text stays text. Colours are told apart by
-people with colour-blindness, and each method has its own marker.
+All but the widest fit one column of a paper, so that a phone can show them too. Text stays text. Colours can be told
+apart with colour blindness, and each method has its own marker.
 """
 
 from __future__ import annotations
 
+import functools
+import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
+from harness.io import write_bytes
 from harness.vsibench.types import TASKS
 from reports.page.browser import TITLES
-from reports.page.drawing import BASE_COLOUR, INK, MUTED, PAPER, WIDE, Palette, add_legend, new_axes, styled
-from reports.statistics.contrast import OVERALL
+from reports.statistics.contrast import OVERALL, Contrast
+from reports.tables import difference_text
+
+Parameters = ParamSpec("Parameters")
+
+WIDTH, WIDE = 3.5, 7.2
+"""Inches; one and both columns of a paper."""
+
+LEGEND_LINE = 0.213
+"""Inches; a line of a legend."""
+
+INK, MUTED, GRID, PAPER = "#1d232b", "#66707c", "#dfe3e8", "#ffffff"
+METHOD_COLOURS = ("#0b6cb0", "#c9540a", "#0c8a63", "#a8478a", "#8a6d00", "#3b4cc0", "#b02a37", "#4d7a1f")
+BASE_COLOUR = "#7b8794"
+MARKERS = "osD^vP*X"
 
 TRAINING = {
-    "reward": ("Reward", "Mean reward of the sampled answers."),
-    "kl": ("KL to the reference", "KL divergence to the reference model, as the method logs it."),
-    "length": ("Tokens an answer", "Length of the sampled answers in tokens."),
-    "zero_variance": ("Share of groups", "Groups whose answers all got the same reward: they teach nothing."),
-    "truncated": ("Share of answers", "Sampled answers that were cut off at the token limit."),
-    "loss": ("Loss", "Training loss; its scale differs between methods and must not be compared."),
+    "reward": ("Reward", "Mean reward of the sampled completions."),
+    "kl": ("KL to the reference", "KL divergence from the reference model, as the method logs it."),
+    "length": ("Tokens per completion", "Length of the sampled completions in tokens."),
+    "zero_variance": (
+        "Share of groups",
+        "Groups whose completions all got the same reward and so give no training signal.",
+    ),
+    "truncated": ("Share of completions", "Sampled completions cut off at the token limit."),
+    "loss": ("Loss", "Training loss; its scale differs between methods, so losses cannot be compared."),
 }
-"""What of the log is drawn: the axis and the caption."""
+"""The logged metrics that are drawn: axis label and caption."""
 
 _LONG = 20
-"""Letters of two methods' names together from which on they stand in two lines."""
+"""Characters in two methods' names together at and above which the label takes two lines."""
+
+_STYLE: dict[str, object] = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "legend.fontsize": 7.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "savefig.transparent": True,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A saved figure.
+
+    Attributes:
+        name: Of its files, without suffix.
+        caption: What it shows, in plain text.
+        svg: For a page: colours are CSS variables, and nothing refers to other files.
+    """
+
+    name: str
+    caption: str
+    svg: str
+
+
+class Palette:
+    """Colour and marker of every method, by its place in the study, so that they are the same in all figures."""
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        trained = [method for method in methods if method != BASE]
+        self._places = {method: place for place, method in enumerate(trained)}
+
+    def colour(self, method: str) -> str:
+        return METHOD_COLOURS[self._places[method] % len(METHOD_COLOURS)] if method in self._places else BASE_COLOUR
+
+    def marker(self, method: str) -> str:
+        return MARKERS[self._places.get(method, 0) % len(MARKERS)]
+
+    def variable(self, method: str) -> str:
+        """The CSS variable of the colour."""
+        return f"--m{self._places[method] % len(METHOD_COLOURS)}" if method in self._places else "--base"
+
+    def ordered(self, methods: Iterable[object]) -> list[str]:
+        """The trained ones of these methods in the study's order, each once."""
+        present = set(methods)
+        return [method for method in self._places if method in present]
+
+
+def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+    """The drawing function, with the style of all figures in force."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """An empty figure; height and width in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def add_legend(figure: Figure) -> None:
+    """A legend above the axes, in as many columns as fit; none when no artist has a label."""
+    widths = [len(label) + 5.5 for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    if widths:
+        room = 16 * figure.get_figwidth()  # characters of this size on a line
+        columns = len(widths) if sum(widths) <= room else max(1, int(room / max(widths)))
+        more = math.ceil(len(widths) / columns) - 1
+        # The figure grows with the legend, which would otherwise leave the axes no room.
+        figure.set_figheight(figure.get_figheight() + more * LEGEND_LINE)
+        figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2, borderpad=0.1)
+
+
+def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> Drawing:
+    """Write NAME.svg and NAME.pdf, whose bytes depend only on what is drawn; returns the SVG for a page."""
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+        for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, metadata=metadata)
+            write_bytes(folder / f"{name}.{kind}", content.getvalue())
+    return Drawing(name, caption, _inline((folder / f"{name}.svg").read_text(encoding="utf-8")))
+
+
+def _inline(svg: str) -> str:
+    """An SVG file as an element of a page: scaled to its container, in the page's colours and font."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", body)
+    body = body.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', body))
+    body = re.sub(r'\sid="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
+    body = re.sub(r"\s+", " ", body)
+    names = {PAPER: "--paper", INK: "--ink", MUTED: "--muted", GRID: "--grid", BASE_COLOUR: "--base"}
+    names |= {colour: f"--m{place}" for place, colour in enumerate(METHOD_COLOURS)}
+    return re.sub(r"#[0-9a-f]{6}", lambda found: f"var({names[found[0]]})" if found[0] in names else found[0], body)
 
 
 @styled
-def forest(contrasts: pd.DataFrame, labels: Mapping[str, str]) -> Figure:
-    """The overall difference of every pair with its interval; filled where the corrected test decides."""
-    rows = contrasts[contrasts["task"] == OVERALL]
-    pairs = [(labels[row["b"]], labels[row["a"]]) for row in _records(rows)]
-    between = "\n" if any(len(b) + len(a) > _LONG for b, a in pairs) else " "
-    return _forest(_records(rows), [f"{b}{between}\N{MINUS SIGN} {a}" for b, a in pairs], INK)
+def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
+    """The overall difference of every pair with its interval; filled where there is a verdict."""
+    rows = [c for c in contrasts if c.task == OVERALL]
+    between = "\n" if any(len(labels[c.b]) + len(labels[c.a]) > _LONG for c in rows) else " "
+    return _forest(rows, [f"{labels[c.b]}{between}\N{MINUS SIGN} {labels[c.a]}" for c in rows], INK)
 
 
 @styled
-def task_forest(contrasts: pd.DataFrame, a: str, b: str, colour: str) -> Figure:
+def task_forest(contrasts: Sequence[Contrast], a: str, b: str, colour: str) -> Figure:
     """The differences of one pair, overall and by task; tasks are exploratory and lighter."""
-    rows = _records(contrasts[(contrasts["a"] == a) & (contrasts["b"] == b)])
-    named = ["Overall" if row["task"] == OVERALL else TITLES[row["task"]] for row in rows]
-    everything = contrasts[["ci_low", "ci_high", "difference"]].abs().to_numpy().ravel()
-    return _forest(rows, named, colour, limit=min(100.0, float(np.nanmax(everything))))
+    rows = [c for c in contrasts if (c.a, c.b) == (a, b)]
+    names = ["Overall" if c.task == OVERALL else TITLES[c.task] for c in rows]
+    ends = [abs(end) for c in contrasts for end in (c.ci_low, c.ci_high, c.difference) if not math.isnan(end)]
+    return _forest(rows, names, colour, limit=min(100.0, max(ends)))
 
 
-def _forest(rows: Sequence[Mapping[str, Any]], named: Sequence[str], colour: str, limit: float = math.nan) -> Figure:
-    figure, axes = new_axes(0.62 + (0.32 if any("\n" in name for name in named) else 0.23) * len(rows))
+def _forest(rows: Sequence[Contrast], names: Sequence[str], colour: str, limit: float = math.nan) -> Figure:
+    figure, axes = new_axes(0.62 + (0.32 if any("\n" in name for name in names) else 0.23) * len(rows))
     places = -np.arange(len(rows))
     axes.axvline(0, color=MUTED, linewidth=0.9)
-    for row, place in zip(rows, places, strict=True):
-        strong = row["task"] == OVERALL
-        filled = row["verdict"] != "undecided"
-        if not math.isnan(row["ci_low"]):
-            axes.plot(
-                [row["ci_low"], row["ci_high"]],
-                [place, place],
-                color=colour,
-                linewidth=1.8 if strong else 1.0,
-                zorder=2,
-            )
-        axes.plot(
-            row["difference"],
-            place,
-            marker="s" if strong else "o",
-            markersize=5 if strong else 4,
-            markerfacecolor=colour if filled else PAPER,
-            markeredgecolor=colour,
-            markeredgewidth=1.1,
-            zorder=3,
-        )
-        axes.annotate(
-            _measured(row),
-            (1.02, place),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=7.5,
-            color=INK if strong else MUTED,
-        )
-    axes.set_yticks(places, named)
-    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_color(INK if row["task"] == OVERALL else MUTED)
+    axes.set_yticks(places, names)
+    for c, place, label in zip(rows, places, axes.get_yticklabels(), strict=True):
+        marker, size, width, ink = ("s", 5, 1.8, INK) if c.task == OVERALL else ("o", 4, 1.0, MUTED)
+        label.set_color(ink)
+        if not math.isnan(c.ci_low):
+            axes.plot([c.ci_low, c.ci_high], [place, place], color=colour, linewidth=width, zorder=2)
+        face = PAPER if c.verdict == "undecided" else colour
+        axes.plot(c.difference, place, marker, markersize=size, mfc=face, mec=colour, mew=1.1, zorder=3)
+        text = difference_text(c).replace("-", "\N{MINUS SIGN}")
+        at = {"xycoords": ("axes fraction", "data"), "va": "center"}
+        axes.annotate(text, (1.02, place), fontsize=7.5, color=ink, **at)
     if not math.isnan(limit) and limit > 0:
         axes.set_xlim(-1.1 * limit, 1.1 * limit)
     else:
@@ -110,14 +232,14 @@ def task_bars(
     *,
     wide: bool,
 ) -> Figure:
-    """Score of every method by task with intervals, and what needs no video.
+    """Score of every method by task with intervals, and the baselines that need no video.
 
     Args:
-        scores: By method, as :func:`reports.statistics.curves.score_intervals` gives them.
+        scores: By method, as :func:`reports.statistics.curves.score_intervals` returns them.
         baselines: Score by task (``overall`` too), by name of the baseline.
         palette: Colours of the methods.
-        labels: What to call the methods.
-        wide: Upright bars over two columns of a paper instead of lying bars in one.
+        labels: Display names of the methods.
+        wide: Vertical bars across two columns of a paper instead of horizontal bars in one.
     """
     tasks = [task for task in (OVERALL, *TASKS) if any(task in frame.index for frame in scores.values())]
     figure, axes = new_axes(2.7, WIDE) if wide else new_axes(0.7 + len(tasks) * (0.13 + 0.095 * len(scores)))
@@ -125,24 +247,22 @@ def task_bars(
     baseline = axes.hlines if wide else axes.vlines
     for number, (method, frame) in enumerate(scores.items()):
         here = frame.reindex(tasks)
-        look: dict[str, Any] = {
-            "color": palette.colour(method),
-            "label": labels[method],
-            "error_kw": {"ecolor": INK, "elinewidth": 0.8},
-        }
         spread = [here["score"] - here["low"], here["high"] - here["score"]]
-        at = places - 0.4 + (number + 0.5) * thick
-        if wide:
-            axes.bar(at, here["score"], 0.86 * thick, yerr=spread, **look)
-        else:
-            axes.barh(at, here["score"], 0.86 * thick, xerr=spread, **look)
+        (axes.bar if wide else axes.barh)(
+            places - 0.4 + (number + 0.5) * thick,
+            here["score"],
+            0.86 * thick,
+            color=palette.colour(method),
+            label=labels[method],
+            error_kw={"ecolor": INK, "elinewidth": 0.8},
+            **{"yerr" if wide else "xerr": spread},
+        )
     for style, (name, values) in zip(("-", ":"), baselines.items(), strict=False):
         known = [(place, values[task]) for place, task in zip(places, tasks, strict=True) if task in values]
         at = np.array([place for place, _ in known])
-        baseline(
-            [value for _, value in known], at - 0.46, at + 0.46, linestyle=style, color=INK, linewidth=1.3, label=name
-        )
-    # An interval may leave the scale, the scale's ends may not.
+        values_known = [value for _, value in known]
+        baseline(values_known, at - 0.46, at + 0.46, linestyle=style, color=INK, linewidth=1.3, label=name)
+    # Intervals may exceed 0 and 100, the axis may not.
     top = min(100.0, 1.05 * max(float(np.nanmax(frame[["score", "high"]].to_numpy())) for frame in scores.values()))
     names = ["Overall" if task == OVERALL else TITLES[task] for task in tasks]
     if wide:
@@ -165,7 +285,7 @@ def task_bars(
 def learning_curve(
     lines: pd.DataFrame, bands: pd.DataFrame, x: str, xlabel: str, palette: Palette, labels: Mapping[str, str]
 ) -> Figure:
-    """Score at every checkpoint: every seed thin, their mean thick, with its interval over rooms."""
+    """Score at every checkpoint: thin lines for seeds, a thick one for their mean, with its interval over rooms."""
     figure, axes = new_axes(2.5)
     base = bands[bands["method"] == BASE]
     for method in palette.ordered(bands["method"]):
@@ -176,17 +296,9 @@ def learning_curve(
             axes.plot(path[x], path["score"], color=colour, linewidth=0.7, alpha=0.55)
         mean = pd.concat([base, bands[bands["method"] == method]])
         axes.fill_between(mean[x], mean["low"], mean["high"], color=colour, alpha=0.12, linewidth=0)
-        axes.plot(
-            mean[x],
-            mean["score"],
-            color=colour,
-            linewidth=1.8,
-            marker=palette.marker(method),
-            markersize=4,
-            label=labels[method],
-        )
-    for row in _records(base):
-        axes.axhline(row["score"], color=BASE_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)), label=labels[BASE])
+        marker = palette.marker(method)
+        axes.plot(mean[x], mean["score"], f"-{marker}", color=colour, linewidth=1.8, markersize=4, label=labels[method])
+    _base_line(axes, bands, labels)
     axes.set_xlim(left=0)
     axes.set_xlabel(xlabel)
     axes.set_ylabel("score in points")
@@ -196,7 +308,7 @@ def learning_curve(
 
 @styled
 def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, labels: Mapping[str, str]) -> Figure:
-    """Final score against the device time that training took: each seed small, their mean with its interval."""
+    """Final score against device time of training: small markers for seeds, a large one for their mean."""
     figure, axes = new_axes(2.5)
     finals = bands.sort_values("order").groupby("method").tail(1).set_index("method")
     for method in palette.ordered(finals.index):
@@ -205,11 +317,10 @@ def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, lab
         axes.plot(runs["seconds"], runs["score"], marker, color=colour, markersize=3.5, alpha=0.5, linewidth=0)
         axes.plot([row["seconds"]] * 2, [row["low"], row["high"]], color=colour, linewidth=1.4)
         axes.plot(row["seconds"], row["score"], marker, color=colour, markersize=6.5, label=labels[method])
-    for score in bands.loc[bands["method"] == BASE, "score"]:
-        axes.axhline(score, color=BASE_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)), label=labels[BASE])
+    _base_line(axes, bands, labels)
     axes.margins(y=0.12)
     axes.set_xlim(0, 1.12 * max(1e-9, *finals["seconds"].fillna(0)))
-    axes.set_xlabel("device seconds of training, evaluation excepted")
+    axes.set_xlabel("device seconds of training, without evaluation")
     axes.set_ylabel("score in points")
     add_legend(figure)
     return figure
@@ -217,7 +328,7 @@ def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, lab
 
 @styled
 def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Mapping[str, str]) -> Figure:
-    """One logged number against examples: every seed thin, the running mean over seeds thick."""
+    """One logged metric against examples: thin lines for seeds, a thick one for the running mean over them."""
     figure, axes = new_axes(2.1)
     x = "examples" if "examples" in metrics else "step"
     found = metrics.dropna(subset=[key])
@@ -241,16 +352,10 @@ def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Ma
 
 
 def logged(metrics: pd.DataFrame) -> Iterator[str]:
-    """The drawable numbers that some method logged."""
+    """The metrics to draw: those that some method logged."""
     return (key for key in TRAINING if key in metrics and metrics[key].notna().any())
 
 
-def _measured(row: Mapping[str, Any]) -> str:
-    text = f"{row['difference']:+z.1f}"
-    if not math.isnan(row["ci_low"]):
-        text += f" [{row['ci_low']:z.1f}, {row['ci_high']:z.1f}]"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict(orient="records")]
+def _base_line(axes: Axes, bands: pd.DataFrame, labels: Mapping[str, str]) -> None:
+    for score in bands.loc[bands["method"] == BASE, "score"]:
+        axes.axhline(score, color=BASE_COLOUR, linewidth=0.9, linestyle=(0, (4, 3)), label=labels[BASE])

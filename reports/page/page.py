@@ -1,4 +1,4 @@
-"""The page of a comparison: one file that needs no network, with the verdict first and every answer at the end."""
+"""The page of a comparison: one file that needs no network, from the verdicts down to every answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from harness.config.study import BASE
@@ -22,25 +21,25 @@ from harness.data.reader import Dataset
 from harness.io import write_text
 from harness.vsibench.types import TASKS
 from reports.collect import Collected
-from reports.page.browser import browser_data, script_json
-from reports.page.drawing import Drawing, Palette, save_figure
+from reports.page.browser import BrowserData, browser_data, script_json
+from reports.page.fairness import fairness_card
 from reports.page.figures import (
     TRAINING,
+    Drawing,
+    Palette,
     compute_plot,
     forest,
     learning_curve,
     logged,
+    save_figure,
     task_bars,
     task_forest,
     training_curve,
 )
-from reports.page.verdicts import Verdict, tally
 from reports.results import Results, Tables
-from reports.statistics.contrast import OVERALL, level
+from reports.statistics.contrast import OVERALL, from_frame, level
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
-from reports.tables.blocks import Block, to_latex, to_markdown
-from reports.tables.escape import clean
-from reports.tables.fairness import fairness_card
+from reports.tables import Document, Verdict, clean, count, listed, tally
 
 PAGE = "index.html"
 BADGES = {"equivalent": "equivalent", "undecided": "undecided", "untested": "not tested"}
@@ -57,23 +56,23 @@ def write_page(
     benchmark: Dataset | None = None,
     collected: Collected | None = None,
     run_dir: Path | None = None,
-    methods: Sequence[Block] = (),
+    methods: Document | None = None,
 ) -> list[Path]:
-    """Write ``index.html``, ``figures/*.svg`` and ``.pdf``, and the methods section.
+    """Write ``index.html``, ``figures/*.svg`` and ``.pdf``, the fairness card and the methods section.
 
-    The page holds dates and timings, so it is not a function of the answers alone as the tables are.
+    These hold dates and timings, so unlike the tables they depend on more than the answers.
 
     Args:
-        folder: Where to.
+        folder: Where to write.
         results: What was answered.
         tables: What was tested, from :func:`reports.results.build_tables`.
         benchmark: Where the videos are; without it the sample browser shows no frames.
-        collected: Of a run directory: adds learning curves and fairness card.
+        collected: Of a run directory: adds learning curves and the fairness card.
         run_dir: Of a run directory: adds what training logged and consumed.
-        methods: The methods section, see :mod:`reports.page.methods`; none when empty.
+        methods: The methods section, see :mod:`reports.page.methods`.
 
     Returns:
-        The page, then the methods section's files, then the figures.
+        The page, then the texts, then the figures.
     """
     labels = {method: clean(label) for method, label in results.short_labels.items()}
     palette = Palette(list(labels))
@@ -84,6 +83,12 @@ def write_page(
     data = browser_data(results.records, results.answers, labels, benchmark.video_path if benchmark else None)
     for method in data["methods"]:
         method["colour"] = palette.variable(method["name"])
+    fairness = None if collected is None else fairness_card(collected)
+    texts = {
+        "fairness.md": fairness and fairness.to_markdown(),
+        "methods.md": methods and methods.to_markdown(),
+        "methods.tex": methods and methods.to_latex(),
+    }
     context: dict[str, Any] = {
         "title": _title(results, labels),
         "lead": _lead(results, collected),
@@ -100,25 +105,15 @@ def write_page(
         "frames_note": _frames_note(data),
         "sample_json": script_json(data),
         "footer": _footer(),
-        "fairness": "" if collected is None else _html(fairness_card(collected)),
+        "fairness": fairness,
         "methods": methods,
+        "texts": texts,
     }
-    written = [folder / PAGE]
-    if methods:
-        texts = {"markdown": to_markdown(methods), "latex": to_latex(methods)}
-        context |= texts
-        for name, text in (("methods.md", texts["markdown"]), ("methods.tex", texts["latex"])):
-            write_text(folder / name, text)
-            written.append(folder / name)
     context["sections"] = _sections(context)
-    write_text(folder / PAGE, _render(context))
+    written = {folder / PAGE: _render(context), **{folder / name: text for name, text in texts.items() if text}}
+    for path, text in written.items():
+        write_text(path, text)
     return [*written, *sorted((folder / "figures").iterdir())]
-
-
-def _html(markdown: str) -> str:
-    """Markdown whose text comes from data and is escaped as Markdown: HTML in it stays text."""
-    rendered: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    return rendered
 
 
 def _draw(
@@ -130,7 +125,7 @@ def _draw(
     collected: Collected | None,
     run_dir: Path | None,
 ) -> Drawings:
-    """Every figure that the results allow, saved."""
+    """Draw and save every figure that the results allow."""
     drawings: Drawings = {"scores": [], "differences": [], "learning": [], "training": []}
 
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
@@ -138,18 +133,18 @@ def _draw(
 
     scores = {m: score_intervals(results.answers[results.answers["method"] == m]) for m in results.present}
     caption = (
-        f"Score by task with {level(1 - LEVEL)} intervals over rooms, of each score alone: whether two methods differ "
-        "is told above. Lines across: answers that need no video."
+        f"Score by task with the {level(1 - LEVEL)} confidence interval of each score over rooms; for differences between "
+        "methods see above. Horizontal lines: baselines that need no video."
     )
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
         add("scores", name, caption, task_bars(scores, _baselines(tables), palette, labels, wide=wide))
-    contrasts = tables.contrasts
-    if not contrasts.empty:
-        add("differences", "forest", "Overall score: difference of every pair.", forest(contrasts, labels))
-        for a, b in contrasts[["a", "b"]].drop_duplicates().itertuples(index=False):
-            named = f"{labels[b]} minus {labels[a]}, overall and by task."
-            figure = task_forest(contrasts, a, b, palette.colour(b))
-            add("differences", f"forest-{_file_name(b)}-{_file_name(a)}", named, figure)
+    contrasts = from_frame(tables.contrasts)
+    if contrasts:
+        add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
+    for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
+        caption = f"{labels[b]} minus {labels[a]}, overall and by task."
+        figure = task_forest(contrasts, a, b, palette.colour(b))
+        add("differences", f"forest-{_file_name(b)}-{_file_name(a)}", caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, run_dir, palette, labels):
             add("learning", name, caption, figure)
@@ -165,18 +160,18 @@ def _learning(
     lines, bands = learning_curves(collected, run_dir)
     trained = bands[bands["method"] != BASE]
     for key, axis, caption in (
-        ("examples", "training examples", "Score against training examples, the base model at 0."),
-        ("seconds", "device seconds of training", "Score against device time, evaluation excepted."),
+        ("examples", "training examples", "Score against training examples; the base model is at 0."),
+        ("seconds", "device seconds of training", "Score against device time of training, without evaluation."),
     ):
         if trained[key].notna().any():
             yield f"learning-{key}", caption, learning_curve(lines, bands, key, axis, palette, labels)
     if trained["seconds"].notna().any():
-        caption = "Score of the last checkpoint against what training it cost. Small: every seed."
+        caption = "Score of the last checkpoint against its training time. Small markers: single seeds."
         yield "compute", caption, compute_plot(lines, bands, palette, labels)
 
 
 def _baselines(tables: Tables) -> dict[str, dict[str, float]]:
-    """Scores of what needs no video, by its label, as the score table has them."""
+    """Scores of the baselines that need no video, by label, as in the score table."""
     table = tables.scores
     columns = [(column.keys[0], place) for place, column in enumerate(table.columns)]
     found = {}
@@ -190,57 +185,53 @@ def _baselines(tables: Tables) -> dict[str, dict[str, float]]:
 
 def _title(results: Results, labels: Mapping[str, str]) -> str:
     names = [labels[method] for method in results.present if method != BASE] or [labels[m] for m in results.present]
-    listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
-    return f"{listed} on {results.benchmark}"
+    return f"{listed(names)} on {results.benchmark}"
 
 
 def _lead(results: Results, collected: Collected | None) -> str:
     rooms = len({record.room for record in results.records})
-    parts = [f"{_count(len(results.records), 'question')} about {_count(rooms, 'room')}"]
-    parts.append(f"scorer “{results.scorer}”")
+    parts = [f"{count(len(results.records), 'question')} about {count(rooms, 'room')}", f"scorer “{results.scorer}”"]
     if collected is not None:
         study = collected.study
-        parts += [f"model {study.model.name}", f"{study.budget.amount:g} {study.budget.kind} of budget a run"]
-        parts += [f"{_count(study.seeds, 'seed')} a method", f"study {study.name}"]
+        parts += [f"model {study.model.name}", f"{study.budget.amount:g} {study.budget.kind} per run"]
+        parts += [f"{count(study.seeds, 'seed')} per method", f"study {study.name}"]
     return clean(" · ".join(parts))
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _warnings(results: Results) -> list[str]:
-    """What is missing, said before anything else."""
+    """What is missing, shown before anything else."""
     missing = [cell for cell in results.cells if cell.state != "done"]
     if not missing:
         return []
-    states = ", ".join(f"{count} {state}" for state, count in Counter(cell.state for cell in missing).items())
-    absent = [m for m in results.labels if m not in results.present]
-    gone = f" No answers at all: {', '.join(results.short_labels[m] for m in absent)}." if absent else ""
-    part = f"{len(missing)} of {_count(len(results.cells), 'run')} {'is' if len(missing) == 1 else 'are'} not part"
-    return [f"{part} of this report ({states}); the reasons are below.{gone}"]
-
-
-def _grouped(verdicts: list[Verdict]) -> list[tuple[str, list[Verdict]]]:
-    """Methods with each other, then each with the base model; empty without any."""
-    if not verdicts:
-        return []
+    states = ", ".join(f"{number} {state}" for state, number in Counter(cell.state for cell in missing).items())
+    absent = [results.short_labels[m] for m in results.labels if m not in results.present]
+    none = f" No answers from {listed(absent)}." if absent else ""
+    verb = "is" if len(missing) == 1 else "are"
     return [
-        ("Between methods", [verdict for verdict in verdicts if verdict.a != BASE]),
-        ("Against the base model", [verdict for verdict in verdicts if verdict.a == BASE]),
+        f"{len(missing)} of {count(len(results.cells), 'run')} {verb} missing from this report ({states}); the reasons are "
+        f"below.{none}"
     ]
 
 
-def _frames_note(data: Mapping[str, Any]) -> str:
-    lacking = sum(not sheet for _, sheet in data["scenes"])
-    frames = "" if not lacking else f"Frames of {lacking:,} of {len(data['scenes']):,} videos cannot be shown. "
-    return f"{frames}Long answers are cut in the middle to {data['limit']:,} characters."
+def _grouped(verdicts: Sequence[Verdict]) -> list[tuple[str, list[Verdict]]]:
+    """Methods with each other, then each with the base model; empty without any."""
+    groups = {
+        "Between methods": [verdict for verdict in verdicts if verdict.a != BASE],
+        "Against the base model": [verdict for verdict in verdicts if verdict.a == BASE],
+    }
+    return [(heading, members) for heading, members in groups.items() if members]
+
+
+def _frames_note(data: BrowserData) -> str:
+    missing, videos = sum(not sheet for _, sheet in data["scenes"]), len(data["scenes"])
+    frames = f"Frames are not available for {missing:,} of {count(videos, 'video')}. " if missing else ""
+    return f"{frames}Answers longer than {data['limit']:,} characters are cut in the middle."
 
 
 def _footer() -> str:
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
-        f"Written on {now} by vlm-harness {version('vlm-harness')}. This file needs no network and holds all it shows."
+        f"Written on {now} by vlm-harness {version('vlm-harness')}. This file is self-contained and needs no network."
     )
 
 
@@ -274,7 +265,7 @@ def _render(context: Mapping[str, Any]) -> str:
         r"\bp ([=<]) ", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text
     )
     own = {kind: assets.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
-    # Only this very script may run in the page, whatever else came into it.
+    # Only this script may run in the page, whatever text from data it holds.
     digest = base64.b64encode(hashlib.sha256(own["js"].encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(**context, **own, js_digest=digest)
 

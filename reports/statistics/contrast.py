@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -136,7 +136,16 @@ def _joined(*notes: str) -> str:
 
 
 def checked(c: Contrast, alpha: float) -> Contrast:
-    """Say in the note where a cross-check over rooms would decide otherwise than the t-test over rooms."""
+    """The contrast, its note naming every cross-check over rooms that decides otherwise than the t-test over rooms."""
+    against = disagreements(c, alpha)
+    if not against:
+        return c
+    found = f"cross-check: {' and '.join(against)} and the t-test over rooms (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
+    return replace(c, note=_joined(c.note, found))
+
+
+def disagreements(c: Contrast, alpha: float) -> list[str]:
+    """The cross-checks over rooms that decide otherwise than the t-test over rooms, with their results."""
     rejects = c.p_rooms < alpha
     against = []
     if not math.isnan(c.p_permutation) and (c.p_permutation < alpha) != rejects:
@@ -145,10 +154,7 @@ def checked(c: Contrast, alpha: float) -> Contrast:
         against.append(
             f"the bootstrap of rooms ({level(alpha)} interval {c.ci_boot_low:z.2f} to {c.ci_boot_high:z.2f})"
         )
-    if not against:
-        return c
-    told = f"cross-check: {' and '.join(against)} and the t-test over rooms (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
-    return replace(c, note=_joined(c.note, told))
+    return against
 
 
 def to_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
@@ -156,19 +162,19 @@ def to_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     return pd.DataFrame([asdict(c) for c in contrasts], columns=list(Contrast.__dataclass_fields__))
 
 
-def verdict_words(c: Mapping[str, Any], called: Mapping[str, str]) -> str:
-    """The verdict as a table shows it: who is better, within which margin, or that nothing is known.
-
-    Args:
-        c: The fields of a :class:`Contrast`.
-        called: What to call the methods.
-    """
-    winner = {"better": c["b"], "worse": c["a"]}.get(c["verdict"])
+def verdict_words(c: Contrast, labels: Mapping[str, str]) -> str:
+    """The verdict in a table's cell: who is better, equivalent within which margin, or undecided."""
+    winner = {"better": c.b, "worse": c.a}.get(c.verdict)
     if winner:
-        return f"{called[winner]} better"
-    return f"equivalent within {c['margin']:g}" if c["verdict"] == "equivalent" else "undecided"
+        return f"{labels[winner]} better"
+    return f"equivalent within {c.margin:g}" if c.verdict == "equivalent" else "undecided"
 
 
 def level(alpha: float) -> str:
     """The level of an interval, such as 95%."""
     return f"{100 * (1 - alpha):g}%"
+
+
+def from_frame(frame: pd.DataFrame) -> list[Contrast]:
+    """The contrasts of which :func:`to_frame` made a frame."""
+    return [Contrast(**{str(key): value for key, value in row.items()}) for row in frame.to_dict(orient="records")]

@@ -22,7 +22,7 @@ from reports.benchmarks.vsibench import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
 from reports.statistics.inference import combine, minimum_detectable_effect
 from reports.statistics.paired import OVERALL, compare_pair, default_pairs, run_scores
-from reports.tables.table import Cell, Column, Row, Table
+from reports.tables import Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)

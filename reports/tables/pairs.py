@@ -1,55 +1,54 @@
-"""The tables of pairs: every confirmatory difference with its test, and the tasks as exploratory."""
+"""The pair tables: every confirmatory difference with its test, every task as exploratory, and what their marks mean."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from collections.abc import Mapping, Sequence
 
 from harness.config.study import BASE
 from harness.vsibench.types import TASKS
-from reports.statistics.contrast import OVERALL, level, verdict_words
-from reports.statistics.resampling import RESAMPLES
-from reports.tables.captions import (
-    HEADS,
-    TASK_MARK,
-    claim_footnotes,
-    equivalence_caption,
-    labels_of,
-    mark_of,
-    overall,
-    p_text,
-    records,
-    test_caption,
-)
-from reports.tables.table import Cell, Column, Row, Table
+from reports.statistics.contrast import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
+from reports.tables.table import MISSING, Cell, Column, Row, Table
+from reports.tables.text import count, sentences
+
+HEADS = {
+    "object_counting": "Obj.\nCount",
+    "object_abs_distance": "Abs.\nDist.",
+    "object_size_estimation": "Obj.\nSize",
+    "room_size_estimation": "Room\nSize",
+    "object_rel_distance": "Rel.\nDist.",
+    "object_rel_direction": "Rel.\nDir.",
+    "route_planning": "Route\nPlan",
+    "obj_appearance_order": "Appr.\nOrder",
+}
+"""Short heads of the eight tasks; a line break may be kept or dropped."""
+
+MARKS = {"methods": "*", "checkpoints": "†"}
+"""Follows a significant confirmatory difference, by what was compared."""
+
+TASK_MARK = "‡"
+"""Follows a significant exploratory difference."""
+
+EQUIVALENT_MARK = "="
+"""Follows a difference shown to lie within the margin, in either family."""
 
 
-def pairs_table(
-    contrasts: pd.DataFrame,
-    *,
-    labels: Mapping[str, str] | None = None,
-    benchmark: str = "VSI-Bench",
-    alpha: float = 0.05,
-) -> Table:
+def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: str, alpha: float) -> Table:
     """Every pair's overall difference with its test and verdict.
 
     Args:
-        contrasts: What :func:`reports.statistics.paired.compare_all` returned, for one model.
-        labels: What to call the methods; by default their names, short ones in capitals.
+        contrasts: Of one model.
+        labels: Display name of each method.
         benchmark: Name for the title.
-        alpha: The level that the contrasts were judged at.
+        alpha: Level of the tests.
 
     Raises:
         ValueError: The contrasts are of several models.
     """
     found = overall(contrasts)
-    called = labels_of(found) | dict(labels or {})
     columns = (
         Column("Comparison\n(B − A)", ("b", "a"), align="left"),
-        Column(f"Difference\n[{level(alpha)} interval]", ("difference", "ci_low", "ci_high")),
+        Column(f"Difference\n[{level(alpha)} CI]", ("difference", "ci_low", "ci_high")),
         Column("SE", ("standard_error",), "{:.2f}"),
         Column("df", ("df",), "{:.0f}"),
         Column("p", ("p",)),
@@ -57,126 +56,190 @@ def pairs_table(
         Column("Verdict", ("verdict",), align="left"),
         Column("Detectable\neffect", ("mde",)),
         Column("B beats A\nin runs", ("p_b_beats_a", "run_pairs")),
-        Column("Corr. of\nseeds", ("seed_correlation",), "{:.2f}"),
+        Column("Seed\ncorr.", ("seed_correlation",), "{:.2f}"),
         Column("Compares", ("claim",), align="left"),
         Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"),
     )
-    body = [
-        Row(
-            (
-                Cell((c["b"], c["a"]), f"{called[c['b']]} − {called[c['a']]}"),
-                difference_cell(c),
-                Cell((c["standard_error"],)),
-                Cell((c["df"],)),
-                Cell((c["p"],), p_text(c["p"])),
-                Cell((c["p_holm"],), p_text(c["p_holm"])),
-                Cell((c["verdict"],), verdict_words(c, called)),
-                _detectable_cell(c),
-                _run_pairs_cell(c),
-                Cell((c["seed_correlation"],)),
-                Cell((c["claim"],)),
-                Cell((c["seeds_b"], c["seeds_a"])),
-            ),
-            "Against the base model" if c["a"] == BASE else "Between methods",
+    rows = [
+        _pair_row(
+            c,
+            labels,
+            difference_cell(c),
+            Cell((c.standard_error,)),
+            Cell((c.df,)),
+            Cell((c.p,), p_text(c.p)),
+            Cell((c.p_holm,), p_text(c.p_holm)),
+            Cell((c.verdict,), verdict_words(c, labels)),
+            Cell((c.mde,), f"{c.mde:.1f}" if _detectable(c) else ""),
+            _run_pairs_cell(c),
+            Cell((c.seed_correlation,)),
+            Cell((c.claim,)),
+            Cell((c.seeds_b, c.seeds_a)),
         )
         for c in found
     ]
-    caption = [
-        "B minus A in points; intervals are not corrected for the number of comparisons.",
-        f"Margin of equivalence, declared beforehand: {found[0]['margin']:g}." if found else "",
+    caption = sentences(
+        "Differences are B minus A in points; intervals are not corrected for multiple comparisons.",
+        f"Equivalence margin, declared in advance: {found[0].margin:g}." if found else "",
         test_caption(found, alpha),
-        "“Undecided” is not “no difference”: beside it stands the detectable effect, the true difference that this "
-        "design would find with 80% power before correction.",
-        "“B beats A in runs”: share of the pairs of one run each." if any(c["run_pairs"] for c in found) else "",
-        "“Corr. of seeds”: correlation of both methods' scores over runs of the same seed, which the test takes as 0."
-        if any(not math.isnan(c["seed_correlation"]) for c in found)
+        "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
+        "would find with 80% power, before correction.",
+        "“B beats A in runs”: share of all pairs of one run of B and one of A." if any(c.run_pairs for c in found) else "",
+        "“Seed corr.”: correlation of the two methods' scores across runs with the same seed, which the test assumes "
+        "to be 0."
+        if any(not math.isnan(c.seed_correlation) for c in found)
         else "",
-        _checks_caption(found),
-    ]
+        _checks_caption(found, alpha),
+    )
     whole = Table(
         title=f"Paired comparisons on {benchmark}",
         columns=columns,
-        rows=tuple(body),
-        caption=" ".join(part for part in caption if part),
+        rows=tuple(rows),
+        caption=caption,
         footnotes=claim_footnotes(found),
     )
     return whole.without_empty("p_b_beats_a", "seed_correlation")
 
 
-def tasks_table(
-    contrasts: pd.DataFrame,
-    *,
-    labels: Mapping[str, str] | None = None,
-    benchmark: str = "VSI-Bench",
-    alpha: float = 0.05,
-) -> Table:
-    """Every pair's difference by task, exploratory. Arguments and errors: as :func:`pairs_table`."""
-    found = overall(contrasts)
-    called = labels_of(found) | dict(labels or {})
-    by_task = {(c["a"], c["b"], c["task"]): c for c in records(contrasts) if c["task"] != OVERALL}
-    names = ("", "_low", "_high", "_p_holm", "_mde")
+def tasks_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: str, alpha: float) -> Table:
+    """Every pair's difference by task, exploratory. Arguments and errors as for :func:`pairs_table`."""
+    by_task = {(c.a, c.b, c.task): c for c in contrasts if c.task != OVERALL}
+    suffixes = ("", "_low", "_high", "_p_holm", "_mde")
     columns = (
         Column("Comparison\n(B − A)", ("b", "a"), align="left"),
-        *(Column(HEADS[t], tuple(f"{t}{name}" for name in names), light=True) for t in TASKS),
+        *(Column(HEADS[task], tuple(f"{task}{suffix}" for suffix in suffixes), light=True) for task in TASKS),
     )
-    body = [
-        Row(
-            (
-                Cell((c["b"], c["a"]), f"{called[c['b']]} − {called[c['a']]}"),
-                *(_task_cell(by_task.get((c["a"], c["b"], t))) for t in TASKS),
-            ),
-            "Against the base model" if c["a"] == BASE else "Between methods",
-        )
-        for c in found
+    rows = [
+        _pair_row(c, labels, *(_task_cell(by_task.get((c.a, c.b, task))) for task in TASKS)) for c in overall(contrasts)
     ]
-    caption = [
-        f"B minus A in points, exploratory. {TASK_MARK} p < {alpha:g} after Holm within the pair's tasks.",
-        "In brackets, where undecided: the true difference that would be found with 80% power.",
-        f"{equivalence_caption(found)}." if any(c["verdict"] == "equivalent" for c in by_task.values()) else "",
-    ]
+    caption = sentences(
+        f"Differences are B minus A in points and exploratory. {TASK_MARK} p < {alpha:g} after Holm correction over the "
+        "pair's tasks.",
+        "In parentheses, where undecided: the true difference that would be found with 80% power.",
+        f"{_equivalence_caption([*by_task.values()])}." if any(c.verdict == "equivalent" for c in by_task.values()) else "",
+    )
     return Table(
         title=f"Differences by task on {benchmark}",
         columns=columns,
-        rows=tuple(body),
-        caption=" ".join(part for part in caption if part),
+        rows=tuple(rows),
+        caption=caption,
     )
 
 
-def difference_cell(c: dict[str, Any]) -> Cell:
-    """Difference with its interval and the mark of its verdict."""
-    values = (c["difference"], c["ci_low"], c["ci_high"])
-    text = f"{values[0]:+z.1f}"
-    if not math.isnan(values[1]):
-        text += f" [{values[1]:z.1f}, {values[2]:z.1f}]"
-    return Cell(values, text, mark=mark_of(c), note=c["note"])
+def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The confirmatory contrasts.
+
+    Raises:
+        ValueError: The contrasts are of several models.
+    """
+    models = {c.model for c in contrasts}
+    if len(models) > 1:
+        raise ValueError(f"contrasts of several models in one table: {sorted(models)}")
+    return [c for c in contrasts if c.task == OVERALL]
 
 
-def _detectable_cell(c: dict[str, Any]) -> Cell:
-    shown = c["verdict"] == "undecided" and not math.isnan(c["mde"])
-    return Cell((c["mde"],), f"{c['mde']:.1f}" if shown else "")
+def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = None) -> str:
+    """What was tested, how and on what: test, clusters, correction, questions, rooms and seeds.
+
+    Args:
+        found: The contrasts shown.
+        alpha: Their level.
+        pairs: Size of their family, where not all of it is shown.
+    """
+    if not found:
+        return ""
+    claims = {c.claim for c in found}
+    error = "standard errors clustered by room"
+    if "methods" in claims:
+        error += " plus the variance between training runs (Welch-Satterthwaite degrees of freedom)"
+    if len(claims) > 1:
+        error += f", the latter only where each method has at least {SEEDS_FOR_METHODS} seeds"
+    seeds = [seeds for c in found for method, seeds in ((c.a, c.seeds_a), (c.b, c.seeds_b)) if method != BASE]
+    parts = [
+        f"Differences are paired by question: least squares on question types, {error}, two-sided t-tests,",
+        f"p Holm-corrected over {count(pairs or len(found), 'declared pair')};",
+        f"{_range([c.n_questions for c in found], 'question')} in",
+        f"{_range([c.n_rooms for c in found], 'room')} (clusters), {_range(seeds, 'seed')} per method.",
+    ]
+    marks = [f"{mark} p < {alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims]
+    if any(c.verdict == "equivalent" for c in found):
+        marks.append(_equivalence_caption(found))
+    return f"{' '.join(parts)} {'; '.join(marks)}."
 
 
-def _run_pairs_cell(c: dict[str, Any]) -> Cell:
-    if not c["run_pairs"]:
+def claim_footnotes(found: Sequence[Contrast]) -> tuple[str, ...]:
+    """What fewer than three seeds leave unknown."""
+    if all(c.claim == "methods" for c in found):
+        return ()
+    return (
+        f"With fewer than {SEEDS_FOR_METHODS} seeds per method, a comparison is between the trained checkpoints, not "
+        "the methods: how much the result would vary between training runs is unknown and not part of its error.",
+    )
+
+
+def difference_cell(c: Contrast) -> Cell:
+    """The difference with its interval and the mark of its verdict."""
+    return Cell((c.difference, c.ci_low, c.ci_high), difference_text(c), mark=_mark(c), note=c.note)
+
+
+def difference_text(c: Contrast) -> str:
+    """The difference with its interval, where there is one: ``+1.5 [0.2, 2.8]``."""
+    interval = "" if math.isnan(c.ci_low) else f" [{c.ci_low:z.1f}, {c.ci_high:z.1f}]"
+    return f"{c.difference:+z.1f}{interval}"
+
+
+def p_text(p: float) -> str:
+    """A p-value in a table's cell."""
+    return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _pair_row(c: Contrast, labels: Mapping[str, str], *cells: Cell) -> Row:
+    name = Cell((c.b, c.a), f"{labels[c.b]} − {labels[c.a]}")
+    return Row((name, *cells), "Against the base model" if c.a == BASE else "Between methods")
+
+
+def _run_pairs_cell(c: Contrast) -> Cell:
+    if not c.run_pairs:
         return Cell((None, None))
-    return Cell((c["p_b_beats_a"], c["run_pairs"]), f"{100 * c['p_b_beats_a']:.0f}% of {c['run_pairs']}")
+    return Cell((c.p_b_beats_a, c.run_pairs), f"{100 * c.p_b_beats_a:.0f}% of {c.run_pairs}")
 
 
-def _task_cell(c: dict[str, Any] | None) -> Cell:
+def _task_cell(c: Contrast | None) -> Cell:
     if c is None:
         return Cell((None,) * 5)
-    values = (c["difference"], c["ci_low"], c["ci_high"], c["p_holm"], c["mde"])
-    detectable = c["verdict"] == "undecided" and not math.isnan(c["mde"])
-    text = f"{c['difference']:+z.1f}" + (f" ({c['mde']:.1f})" if detectable else "")
-    return Cell(values, text, mark=mark_of(c), note=c["note"])
+    text = f"{c.difference:+z.1f}" + (f" ({c.mde:.1f})" if _detectable(c) else "")
+    return Cell((c.difference, c.ci_low, c.ci_high, c.p_holm, c.mde), text, mark=_mark(c), note=c.note)
 
 
-def _checks_caption(found: list[dict[str, Any]]) -> str:
-    made = {c["resamples"] for c in found if c["resamples"]}
-    if not made:
+def _detectable(c: Contrast) -> bool:
+    """Whether the detectable effect is shown: it qualifies an undecided difference only."""
+    return c.verdict == "undecided" and not math.isnan(c.mde)
+
+
+def _mark(c: Contrast) -> str:
+    if c.verdict == "equivalent":
+        return EQUIVALENT_MARK
+    if c.verdict == "undecided":
         return ""
-    draws, seed = max(made, default=RESAMPLES), next(c["resampling_seed"] for c in found if c["resamples"])
-    what = f"a permutation and a BCa bootstrap of the rooms ({draws:,} draws each, seed {seed})"
-    disagree = sum("cross-check" in c["note"] for c in found)
-    verdict = "which agree with it in every pair" if not disagree else f"with a disagreement in {disagree}, noted"
-    return f"The t-test over rooms was checked by {what}, {verdict}."
+    return MARKS[c.claim] if c.task == OVERALL else TASK_MARK
+
+
+def _equivalence_caption(found: Sequence[Contrast]) -> str:
+    return f"{EQUIVALENT_MARK} equivalent within {found[0].margin:g} (two one-sided tests against the declared margin)"
+
+
+def _checks_caption(found: Sequence[Contrast], alpha: float) -> str:
+    checked = [c for c in found if c.resamples]
+    if not checked:
+        return ""
+    disagree = sum(bool(disagreements(c, alpha)) for c in checked)
+    outcome = f"which disagree in {count(disagree, 'pair')}, as noted" if disagree else "which agree in every pair"
+    return (
+        "The t-test over rooms was checked by a permutation test and a BCa bootstrap over rooms "
+        f"({max(c.resamples for c in checked):,} draws each, seed {checked[0].resampling_seed}), {outcome}."
+    )
+
+
+def _range(numbers: Sequence[int], noun: str) -> str:
+    low, high = min(numbers, default=0), max(numbers, default=0)
+    return count(high, noun) if low == high else f"{low:,} to {count(high, noun)}"

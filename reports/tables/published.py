@@ -1,26 +1,29 @@
-"""Published VSI-Bench scores, to be shown beside ours and never tested against them.
+"""Published VSI-Bench scores, shown for reference and never tested against ours.
 
-They were made with other frames, prompts, engines and, for most rows, unstated settings; several evaluators of one
-model differ by more than most methods do. The numbers are as printed; what is known to be inconsistent is noted.
+They come from other frames, prompts, engines and mostly unstated settings; evaluations of one model by different groups
+differ by more than most methods do. Numbers are as printed; known inconsistencies are noted.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 
 from harness.vsibench.prompts import MODES
+from harness.vsibench.published import published_counts, published_rooms
+from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
 from reports.tables.scores import RunScore, ScoreRow
 
 _ROUNDING = 0.11
-"""Points by which an average of eight rounded numbers may differ from the printed, rounded average."""
+"""Points by which the average of eight rounded scores may differ from the average as printed, itself rounded."""
 
 
 def published_rows() -> list[ScoreRow]:
-    """Every published row, the paper's first, each with its source and with what is known to be wrong with it."""
+    """Every published row, the paper's first, each noting its source and its known inconsistencies."""
     text = resources.files("reports.tables").joinpath("published_results.json").read_text(encoding="utf-8")
     content = json.loads(text)
     columns: Sequence[str] = content["columns"]
@@ -31,14 +34,24 @@ def published_rows() -> list[ScoreRow]:
     return rows
 
 
-def published_footnote(benchmark: str) -> str:
-    """What the published rows are and are not, for the questions of this comparison."""
-    own = " They are scores on VSI-Bench's own questions, not on the ones of this table." * benchmark.startswith(
-        "world:"
-    )
+def published_footnote(records: Sequence[Record]) -> str:
+    """What published rows may be compared with.
+
+    Args:
+        records: The questions behind all other rows of the table.
+    """
+    counts = published_counts()
+    full = f"the full VSI-Bench ({sum(counts.values()):,} questions)"
+    rooms = {record.room for record in records}
+    if Counter(record.question_type for record in records) == counts and rooms == published_rooms():
+        questions = ""
+    elif rooms <= published_rooms():
+        questions = f" They are scores on {full}; the other rows are scores on {len(records):,} of these questions."
+    else:
+        questions = f" They are scores on {full}, not on the questions of the other rows."
     return (
         "Published rows are copied as printed and take no part in tests, bold or differences: frames, prompts, engine "
-        f"and scorer may differ from ours.{own}"
+        f"and scorer may differ from ours.{questions}"
     )
 
 
@@ -46,7 +59,7 @@ def _row(entry: dict[str, str], tasks: dict[str, float], printed: float) -> Scor
     mean = math.fsum(tasks.values()) / len(tasks)
     notes = [entry["source"]]
     if abs(mean - printed) > _ROUNDING:
-        notes.append(f"the printed average of {printed} is not the mean of its eight tasks, which is {mean:.1f}")
+        notes.append(f"the printed average, {printed}, is not the mean of the eight tasks, {mean:.1f}")
     notes += [entry["note"]] if "note" in entry else []
     name = "-".join(str(entry[key]) for key in ("model", "method", "train_mode", "eval_mode"))
     return ScoreRow(

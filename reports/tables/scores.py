@@ -1,7 +1,7 @@
 """The main table of a comparison: scores in the layout of the paper's Table 2.
 
-It is a function of scores and contrasts only: no date, no duration, so the same answers give
-the same bytes. Layout and column order follow Table 2 of arXiv 2504.00883 and VSI-Bench's tables.
+It depends on scores and contrasts only, not on dates or durations, so the same answers give the same bytes. Layout and
+column order follow Table 2 of arXiv 2504.00883 and VSI-Bench's own tables.
 """
 
 from __future__ import annotations
@@ -10,29 +10,33 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-import pandas as pd
+from typing import Literal
 
 from harness.config.study import BASE
 from harness.vsibench.scoring import means_of_tasks
 from harness.vsibench.types import TASKS
-from reports.statistics.contrast import OVERALL, level
-from reports.tables.captions import HEADS, claim_footnotes, overall, p_text, test_caption
-from reports.tables.pairs import difference_cell
+from reports.statistics.contrast import OVERALL, Contrast, level
+from reports.tables.pairs import HEADS, claim_footnotes, difference_cell, overall, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
+from reports.tables.text import sentences
 
 Kind = Literal["base", "method", "baseline", "published"]
 
 BASELINES = "Baselines, not tested"
 PUBLISHED = "Published elsewhere, never tested against ours"
 
+MEANS = ("numeric_mean", "choice_mean", "without_counting")
+"""Averages of some of the tasks, as fields of a :class:`RunScore`."""
+
 AIDS = Part(
     "reading aids",
-    "Means of the tasks answered by a number and of those answered by a letter, and of all but object counting, where "
-    "a constant answer does well; shares of answers that the scorer could not read and that the token limit cut off.",
+    "Means over the tasks with numeric answers, over those with lettered answers, and over all but object counting, "
+    "where a constant answer scores high; shares of answers that the scorer could not parse and that were cut off at "
+    "the token limit.",
 )
 """What a reader needs to judge an average."""
+
+_AID_HEADS = ("Numeric\nmean", "Choice\nmean", "Without\ncounting", "Unparsable\n%", "Truncated\n%")
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class RunScore:
     """The score of one run (one checkpoint), in points.
 
     Attributes:
-        tasks: Score by task; tasks without questions are left out. Direction is one task already.
-        unparsable: Percentage of answers that the scorer could not read.
-        truncated: Percentage of answers cut off by the token limit.
+        tasks: Score by task; tasks without questions are left out. The three direction levels are one task.
+        unparsable: Percentage of answers that the scorer could not parse.
+        truncated: Percentage of answers cut off at the token limit.
     """
 
     tasks: Mapping[str, float]
@@ -64,7 +68,7 @@ class RunScore:
 
     @property
     def without_counting(self) -> float:
-        """Overall without the counting task, on which a constant answer beats published models."""
+        """The mean without object counting, where a constant answer beats published models."""
         return means_of_tasks(self.tasks).overall_without_counting
 
 
@@ -76,11 +80,11 @@ class ScoreRow:
         name: The method's name, as in the contrasts; a baseline's own name.
         label: What the table shows, for example ``+ GRPO``.
         kind: Baselines and published rows are set apart and take no part in bold or tests.
-        runs: One score for each finished seed; one for the base model and for baselines.
-        mode: Evaluation mode (prompt), for example ``vanilla``.
+        runs: One score per finished seed; one for the base model and for baselines.
+        mode: Letter of the evaluation prompt.
         seeds_planned: Seeds the study asked for.
-        note: A remark under the table, for example why a seed is missing.
-        printed: The average as published, which need not be the mean of the tasks.
+        note: A remark below the table, for example why a seed is missing.
+        printed: The published average, which need not be the mean of the tasks.
     """
 
     name: str
@@ -99,28 +103,28 @@ class ScoreRow:
 
 def scores_table(
     rows: Sequence[ScoreRow],
-    contrasts: pd.DataFrame | None = None,
+    contrasts: Sequence[Contrast],
     *,
-    benchmark: str = "VSI-Bench",
-    scorer: str = "official",
-    alpha: float = 0.05,
+    benchmark: str,
+    scorer: str,
+    alpha: float,
     footnotes: Sequence[str] = (),
 ) -> Table:
     """The main table: scores by task, difference to the base model with interval and corrected p.
 
     Args:
-        rows: Base, methods and baselines in the order to show; baselines and published rows come last in any case.
-        contrasts: What :func:`reports.statistics.paired.compare_all` returned, for one model; None for no tests.
+        rows: Base, methods and baselines in display order; baselines and published rows come last in any case.
+        contrasts: Of one model.
         benchmark: Name for the title.
         scorer: Name of the scorer behind all numbers.
-        alpha: The level that the contrasts were judged at.
+        alpha: Level of the tests.
         footnotes: Remarks on the whole table.
 
     Raises:
         ValueError: The contrasts are of several models.
     """
     found = overall(contrasts)
-    against_base = {c["b"]: c for c in found if c["a"] == BASE}
+    against_base = {c.b: c for c in found if c.a == BASE}
     ordered = sorted(rows, key=lambda row: ("", BASELINES, PUBLISHED).index(row.group))
     columns = (
         Column("Method", ("method",), align="left"),
@@ -128,40 +132,38 @@ def scores_table(
         Column("Seeds", ("seeds_done", "seeds_planned")),
         Column("Avg", (OVERALL, "overall_sd")),
         *(Column(HEADS[task], (task, f"{task}_sd")) for task in TASKS),
-        Column(f"Difference to base\n[{level(alpha)} interval]", ("difference_to_base", "ci_low", "ci_high")),
+        Column(f"Difference from base\n[{level(alpha)} CI]", ("difference_to_base", "ci_low", "ci_high")),
         Column("Holm\np", ("p_holm",)),
-        Column("Numeric\nmean", ("numeric_mean",), "{:.1f}", part=AIDS),
-        Column("Choice\nmean", ("choice_mean",), "{:.1f}", part=AIDS),
-        Column("Without\ncounting", ("without_counting",), "{:.1f}", part=AIDS),
-        Column("Unparsable\n%", ("unparsable",), "{:.1f}", part=AIDS),
-        Column("Truncated\n%", ("truncated",), "{:.1f}", part=AIDS),
+        *(
+            Column(head, (name,), "{:.1f}", part=AIDS)
+            for head, name in zip(_AID_HEADS, (*MEANS, "unparsable", "truncated"), strict=True)
+        ),
     )
     best = _best(ordered)
     body = tuple(
         Row(_score_cells(row, against_base.get(row.name), best), row.group, light=row.kind == "published")
         for row in ordered
     )
-    repeated = any(len(row.runs) > 1 for row in ordered)
-    caption = [
-        f"Points from 0 to 100 by the scorer “{scorer}”; Avg is the plain mean of the {len(_tasks(rows))} tasks.",
-        "Several seeds: mean ± standard deviation over seeds." if repeated else "",
-        "Bold: the highest of base and methods in its column, which is no test." if best else "",
-    ]
     tested = list(against_base.values())
-    caption = [*caption, test_caption(tested, alpha, pairs=len(found))]
+    repeated = any(len(row.runs) > 1 for row in ordered)
+    caption = sentences(
+        f"Scores from 0 to 100 by the scorer “{scorer}”; Avg is the unweighted mean of the {len(_tasks(rows))} tasks.",
+        "With several seeds: mean ± standard deviation over seeds." if repeated else "",
+        "Bold: the highest of base and methods in each column (not a test)." if best else "",
+        test_caption(tested, alpha, pairs=len(found)),
+    )
     whole = Table(
         title=f"Scores on {benchmark}",
         columns=columns,
         rows=body,
-        caption=" ".join(part for part in caption if part),
+        caption=caption,
         footnotes=(*claim_footnotes(tested), *footnotes),
     )
     return whole.without_empty("eval_mode", "difference_to_base", "p_holm")
 
 
-def _score_cells(row: ScoreRow, contrast: dict[str, Any] | None, best: Mapping[str, float]) -> tuple[Cell, ...]:
-    aids = ("numeric_mean", "choice_mean", "without_counting")
-    means = {aid: _mean([getattr(run, aid) for run in row.runs]) for aid in aids}
+def _score_cells(row: ScoreRow, contrast: Contrast | None, best: Mapping[str, float]) -> tuple[Cell, ...]:
+    means = {name: _mean(_values(row, name)) for name in MEANS}
     ranked = not row.group
     done, planned = len(row.runs), row.seeds_planned
     if row.kind == "method":
@@ -176,8 +178,8 @@ def _score_cells(row: ScoreRow, contrast: dict[str, Any] | None, best: Mapping[s
         average if row.kind != "published" else replace(average, note=row.note),
         *(_score_cell(_values(row, task), best.get(task) if ranked else None) for task in TASKS),
         Cell((None, None, None)) if contrast is None else difference_cell(contrast),
-        Cell((None,)) if contrast is None else Cell((contrast["p_holm"],), p_text(contrast["p_holm"])),
-        *(Cell((means[a],), bold=ranked and _shown(means[a]) == best.get(a, math.nan)) for a in aids),
+        Cell((None,)) if contrast is None else Cell((contrast.p_holm,), p_text(contrast.p_holm)),
+        *(Cell((mean,), bold=ranked and _shown(mean) == best.get(name)) for name, mean in means.items()),
         Cell((_mean([run.unparsable for run in row.runs]),)),
         Cell((_mean([run.truncated for run in row.runs]),)),
     )
@@ -194,10 +196,10 @@ def _score_cell(values: list[float], best: float | None) -> Cell:
 
 
 def _best(rows: Sequence[ScoreRow]) -> dict[str, float]:
-    """Highest shown mean of base and methods by column; empty when there is nothing to choose from."""
+    """Highest mean of base and methods in each column, as printed; none with fewer than two."""
     ranked = [row for row in rows if not row.group and row.runs]
     best = {}
-    for column in (OVERALL, *TASKS, "numeric_mean", "choice_mean", "without_counting"):
+    for column in (OVERALL, *TASKS, *MEANS):
         means = [_shown(_mean(_values(row, column))) for row in ranked]
         means = [m for m in means if not math.isnan(m)]
         if len(means) > 1:
@@ -219,7 +221,7 @@ def _tasks(rows: Sequence[ScoreRow]) -> set[str]:
 
 
 def _shown(value: float) -> float:
-    """The value as printed, so that equal prints are equally best."""
+    """The value as printed, so that ties in print are ties for the best."""
     return float(f"{value:.1f}")
 
 

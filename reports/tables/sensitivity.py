@@ -1,4 +1,4 @@
-"""How much of a score is the scorer: the same raw answers by every rule, side by side."""
+"""How much scores depend on the scorer: the same raw answers scored by every rule."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS
 from reports.benchmarks.vsibench import VSIBench
 from reports.tables.table import Cell, Column, Row, Table
+from reports.tables.text import sentences
 
 
 def scored_by_all(answers: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
     """The benchmark's figures of every run by every scorer.
 
     Args:
-        answers: One row an answer: method, seed, question, answer (raw text), and read where that is what is scored.
+        answers: One row per answer: method, seed, question, answer (raw text), and read, the part that is scored, where
+            it differs.
         records: The benchmark's.
 
     Returns:
-        One row a method, seed and scorer: method, seed, scorer, overall, numeric_mean, choice_mean (points),
+        One row per method, seed and scorer: method, seed, scorer, overall, numeric_mean, choice_mean (points),
         unparsable (percent of questions).
     """
     if "read" in answers:
         answers = answers.assign(answer=answers["read"])
     by_key = {record.key: record for record in records}
-    # The same short answer to the same question comes from many runs: each is scored once.
+    # Many runs give the same short answer to a question: each is scored once.
     unique = answers[["question", "answer"]].drop_duplicates()
     asked = [by_key[str(question)] for question in unique["question"]]
     types = unique["question"].map({key: record.question_type for key, record in by_key.items()})
@@ -59,14 +61,14 @@ def sensitivity_table(
     scores: pd.DataFrame,
     labels: Mapping[str, str],
     *,
-    benchmark: str = "VSI-Bench",
-    headline: str = "official",
+    benchmark: str,
+    headline: str,
 ) -> Table:
-    """One row a method, one column a scorer, means over seeds.
+    """One row per method, one column per scorer, means over seeds.
 
     Args:
-        scores: As :func:`scored_by_all` gives them.
-        labels: What to call the methods, in the order to show.
+        scores: As :func:`scored_by_all` returns them.
+        labels: Display names of the methods, in display order.
         benchmark: Name for the title.
         headline: The scorer behind the main table.
     """
@@ -85,22 +87,17 @@ def sensitivity_table(
         cells = [Cell((means[method, name][key],)) for key in figures for name in SCORERS]
         body.append(Row((Cell((method,), labels[method]), *cells, Cell((max(averages) - min(averages),)))))
     trained = {m: {name: means[m, name]["overall"] for name in SCORERS} for m in present if m != BASE}
-    caption = [
-        "The same raw answers by three rules, means over seeds.",
+    caption = sentences(
+        f"The same raw answers scored by {len(SCORERS)} rules, means over seeds.",
         f"{'; '.join(f'{name}: {scorer.summary}' for name, scorer in SCORERS.items())}.",
-        f"All other tables are by “{headline}”.",
+        f"All other tables use “{headline}”.",
         _ranking(trained, labels),
-    ]
-    return Table(
-        f"Scores on {benchmark} by scorer",
-        tuple(columns),
-        tuple(body),
-        caption=" ".join(part for part in caption if part),
     )
+    return Table(f"Scores on {benchmark} by scorer", tuple(columns), tuple(body), caption)
 
 
 def _ranking(averages: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> str:
-    """Whether the rules agree on the order of the trained methods; description, not a test."""
+    """Whether the rules agree on the order of the trained methods; descriptive, not a test."""
     if len(averages) < 2:
         return ""
     orders = {}
@@ -108,6 +105,6 @@ def _ranking(averages: Mapping[str, Mapping[str, float]], labels: Mapping[str, s
         scores = {method: of[name] for method, of in averages.items()}
         orders[name] = sorted(scores, key=scores.__getitem__, reverse=True)
     if len({tuple(order) for order in orders.values()}) == 1:
-        return "All rules rank the methods alike."
+        return "All rules rank the methods in the same order."
     ranked = "; ".join(f"{name}: {', '.join(labels[m].removeprefix('+ ') for m in o)}" for name, o in orders.items())
-    return f"The rules rank the methods differently, which no test takes into account ({ranked})."
+    return f"The rules rank the methods differently ({ranked}), which no test accounts for."

@@ -43,7 +43,7 @@ def test_the_four_verdicts(shift: float, noise: float, verdict: str) -> None:
     assert found.verdict == verdict
     assert found.mde > 0 and found.margin == 1.0
     words = {"better": "B! better", "worse": "A! better", "equivalent": "equivalent within 1", "undecided": "undecided"}
-    assert verdict_words(asdict(found), {"a": "A!", "b": "B!"}) == words[verdict]
+    assert verdict_words(found, {"a": "A!", "b": "B!"}) == words[verdict]
 
 
 def test_the_margin_is_the_studys() -> None:

@@ -4,7 +4,7 @@
   if (!source) return;
   const data = JSON.parse(source.textContent);
   const PAGE = 20;
-  const RIGHT = 0.5; // a numeric answer counts as right from half of the points
+  const RIGHT = 0.5; // a mean score from which on an answer counts as right
   const UNPARSED = 1, TRUNCATED = 2;
   const titles = new Map(data.tasks);
   const runsOf = data.methods.map((_, place) => data.runs.filter((run) => run.method === place));
@@ -73,7 +73,7 @@
     if (flags & UNPARSED) remarks.push("unparsable");
     if (flags & TRUNCATED) remarks.push("cut off");
     if (runsOf[run.method].length > 1) element.title = `seed ${run.seed}`;
-    const long = text.length > 80; // the score of a long answer comes first, to stay in sight
+    const long = text.length > 80; // the score of a long answer comes first, so that it stays in view
     const note = make("small", long ? "above" : "beside", remarks.join(" · "));
     element.append(...(long ? [note, text] : [text === "" ? "(empty)" : text, note]));
     return element;
@@ -120,7 +120,7 @@
       }
       right.append(choices);
     } else {
-      right.append(make("p", "truth", `Truth: ${truth}`));
+      right.append(make("p", "truth", `Ground truth: ${truth}`));
     }
     right.append(answers(q));
     article.append(left, right);
@@ -131,8 +131,8 @@
     const first = page * PAGE;
     const shown = found.slice(first, first + PAGE);
     list.replaceChildren(...shown.map(card));
-    if (!shown.length) list.append(make("p", "muted", "No question fits. Loosen a filter."));
-    const all = found.length === data.questions.length ? "questions" : `of ${data.questions.length.toLocaleString("en")} questions fit`;
+    if (!shown.length) list.append(make("p", "muted", "No question matches. Relax a filter."));
+    const all = found.length === data.questions.length ? "questions" : `of ${data.questions.length.toLocaleString("en")} questions match`;
     const range = shown.length ? `, shown ${first + 1} to ${first + shown.length}` : "";
     for (const pager of pagers) {
       pager.querySelector(".count").textContent = `${found.length.toLocaleString("en")} ${all}${range}`;
@@ -179,7 +179,7 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   });
 }
 
-// On paper nothing can be opened, so the tables are.
+// Details cannot be opened on paper, so they are opened for printing.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("details:not([open])")];

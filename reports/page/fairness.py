@@ -1,0 +1,140 @@
+"""The fairness card: what was the same for every method, what each consumed, and how they differed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from harness.api.guest import GuestTrainer
+from harness.config.study import StudyConfig
+from harness.config.variants import SECTIONS, parse_variant
+from harness.vsibench.scorers import SCORERS
+from reports.collect import Collected
+from reports.tables import MISSING, Block, Document, heading, lines, paragraph, text_table
+
+CONSUMED = {
+    "updates": "Optimiser steps",
+    "examples": "Prompts",
+    "tokens_sampled": "Tokens sampled",
+    "tokens_trained": "Tokens trained",
+    "forward_passes": "Forward passes",
+    "seconds": "Device seconds",
+    "peak_memory": "Peak memory (MiB)",
+}
+
+
+def fairness_card(collected: Collected) -> Document:
+    """The card. It holds timings, so unlike the score tables it differs between runs."""
+    study = collected.study
+    blocks = [
+        heading("The same for every method"),
+        paragraph("Except where a method's own settings, listed further below, say otherwise."),
+        text_table(("Setting", "Value"), *_shared(collected)),
+        heading("What each method consumed (training only)"),
+        paragraph(f"Budget: {study.budget.amount:g} {study.budget.kind}. Means over finished seeds."),
+        text_table(("Method", "Seeds", *CONSUMED.values()), *_consumption(collected), align="l" + "r" * (len(CONSUMED) + 1)),
+        heading("How the methods differed"),
+        text_table(("Method", "Settings"), *settings_of_methods(study)),
+        *_guests(study),
+        heading("Cells"),
+        text_table(
+            ("Cell", "State", "Weights", "Reason"),
+            *((cell.cell, cell.state, cell.identity.get("weights", "")[:12], cell.reason) for cell in collected.cells),
+        ),
+    ]
+    if skipped := Counter([*collected.train.skipped, *collected.benchmark.skipped]):
+        texts = [f"{line} ({times} times)" if times > 1 else line for line, times in skipped.items()]
+        blocks += [heading("Records left out"), lines("list", texts)]
+    if notes := dict.fromkeys((*collected.train.notes, *collected.benchmark.notes)):
+        blocks += [heading("Notes on the data"), lines("list", list(notes))]
+    return Document(f"Fairness card: {study.name}", blocks)
+
+
+def settings_of_methods(study: StudyConfig) -> Iterator[tuple[str, str]]:
+    """Each method's label, and its hyper-parameters with the shared settings that it overrides."""
+    for method in study.methods:
+        own = study.for_method(method).model_copy(update={"train": study.train_for(method)})
+        changed = {
+            f"{section}.{key}": value
+            for section in SECTIONS
+            for key, value in getattr(own, section).model_dump().items()
+            if value != getattr(getattr(study, section), key)
+        }
+        settings = study.algorithm(method).config.model_dump() | changed
+        yield study.label(method), ", ".join(f"{key} = {value}" for key, value in settings.items()) or "none"
+
+
+def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
+    study = collected.study
+    identity = next(cell.identity for cell in collected.cells if cell.identity)
+    environment = next((cell.environment for cell in collected.cells if cell.environment), {})
+    train, benchmark = collected.train, collected.benchmark
+    tower = "frozen" if study.model.freeze_vision else "trained"
+    yield "Model", f"{study.model.name}, {study.model.tuning} tuning, vision tower {tower}"
+    yield "Training records", f"{study.data.train}: {len(train.records)}, digest {train.digest[:12]}"
+    yield "Benchmark", f"{study.data.benchmark}: {len(benchmark.records)} questions, digest {benchmark.digest[:12]}"
+    yield "Further benchmarks", ", ".join(study.evaluation.more) or "none"
+    yield (
+        "Frames",
+        f"{study.data.frames} of {study.data.min_pixels:,} to {study.data.max_pixels:,} pixels, digest "
+        f"{identity['frames'][:12]}",
+    )
+    yield "Training prompt", study.prompt.train
+    yield "Evaluation prompt", identity["prompts"][: len(study.prompt.evaluation) + 13]
+    yield "Decoding", identity["decoding"]
+    yield "Scorer", f"{study.evaluation.scorer}, {SCORERS[study.evaluation.scorer].version}"
+    yield "Engine", identity["engine"]
+    yield "Tuning", _tuning(study)
+    yield "Data order", "by seed, the same for every method"
+    yield "Reported checkpoint", "the last, declared in advance"
+    yield "Learning-rate schedule", "warm-up, then constant"
+    yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
+    yield "Equivalence margin", f"{study.report.margin:g} points, declared in advance"
+    yield "Level of the tests", f"{study.report.alpha:g}"
+    yield "CPU threads per cell", str(environment.get("threads", "unknown"))
+
+
+def _tuning(study: StudyConfig) -> str:
+    """From how many trials each method's settings were chosen; a guest counts its counterpart's."""
+    counts = {
+        study.label(method): study.tune.trials_of(name, getattr(study.algorithm(method), "counterpart", ""))
+        for method in study.methods
+        for name in [parse_variant(method).method]
+    }
+    if not any(counts.values()):
+        return "none recorded"
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values()))} trials per method on {study.tune.development}"
+    unequal = ", ".join(f"{label} {trials}" for label, trials in counts.items())
+    return f"unequal, trials on {study.tune.development}: {unequal}"
+
+
+def _consumption(collected: Collected) -> Iterator[tuple[str, ...]]:
+    for method in collected.study.methods:
+        cells = [cell for cell in collected.cells if cell.method == method and cell.state == "done"]
+        consumed = [cell.consumed for cell in cells if cell.consumed]
+        means = []
+        for key in CONSUMED:
+            scale = 2**20 if key == "peak_memory" else 1
+            means.append(f"{sum(one[key] for one in consumed) / len(consumed) / scale:,.0f}" if consumed else MISSING)
+        yield collected.study.label(method), str(len(consumed)), *means
+
+
+def _guests(study: StudyConfig) -> Sequence[Block]:
+    """Foreign trainers among the methods: where they differ from the methods besides their settings."""
+    rows = [
+        (study.label(method), remark)
+        for method in study.methods
+        if isinstance(guest := study.algorithm(method), GuestTrainer)
+        for remark in guest.remarks
+    ]
+    if not rows:
+        return ()
+    return (
+        heading("Guests: foreign trainers with their own training loop"),
+        paragraph(
+            "Records, data order, prompts, frames, rewards, optimiser, schedule, gradient clipping, budget, checkpoints "
+            "and evaluation are those of every method."
+        ),
+        text_table(("Guest", "Difference"), *rows),
+    )

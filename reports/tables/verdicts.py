@@ -1,0 +1,241 @@
+"""What each comparison says, in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from harness.config.study import BASE
+from reports.collect import CellResult
+from reports.statistics.contrast import SEEDS_FOR_METHODS, Contrast, level
+from reports.tables.pairs import overall, p_text
+from reports.tables.text import listed
+
+Kind = Literal["better", "equivalent", "undecided", "untested"]
+
+UNPARSABLE_NOTED = 5.0
+"""Percentage of a run's answers that the scorer could not parse, at and above which a verdict on it says so."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One pair's verdict in words; all of it is plain text that still has to be escaped.
+
+    Attributes:
+        a: The method subtracted.
+        b: The method it is subtracted from.
+        kind: ``better`` when either of them is.
+        winner: The better one, else empty.
+        loser: The other one, else empty.
+        sentence: The verdict in one sentence.
+        notes: What a reader must know to judge it, one sentence each.
+    """
+
+    a: str
+    b: str
+    kind: Kind
+    winner: str
+    loser: str
+    sentence: str
+    notes: tuple[str, ...]
+
+
+def verdicts(
+    contrasts: Sequence[Contrast],
+    cells: Iterable[CellResult],
+    labels: Mapping[str, str],
+    *,
+    alpha: float,
+    answers: pd.DataFrame,
+) -> list[Verdict]:
+    """The verdict of every pair on the overall score: between methods first, then against the base model.
+
+    Args:
+        contrasts: Of one model.
+        cells: The study's cells, for missing seeds.
+        labels: Display names of the methods.
+        alpha: Level of the tests.
+        answers: What was compared (method, seed, parsed), for runs that the scorer could not parse.
+    """
+    cells = list(cells)
+    unparsable = _unparsable_notes(answers, labels)
+    found = []
+    for c in sorted(overall(contrasts), key=lambda c: c.a == BASE):
+        words = _Words(c, labels[c.a], labels[c.b], level(alpha))
+        notes = [*words.claim(), *_missing_seeds(c, cells, labels), *words.remarks()]
+        notes += [unparsable[method] for method in (c.b, c.a) if method in unparsable]
+        winner, loser = {"better": (c.b, c.a), "worse": (c.a, c.b)}.get(c.verdict, ("", ""))
+        sentence = words.sentence()
+        found.append(Verdict(c.a, c.b, words.kind, winner, loser, sentence[0].upper() + sentence[1:], tuple(notes)))
+    return found
+
+
+def tally(found: Sequence[Verdict]) -> str:
+    """How many pairs were decided which way, in one sentence; empty for a single pair."""
+    if len(found) < 2:
+        return ""
+    kinds = Counter(verdict.kind for verdict in found)
+    words: dict[Kind, str] = {
+        "better": "decided",
+        "equivalent": "equivalent",
+        "undecided": "undecided",
+        "untested": "not tested",
+    }
+    return f"{len(found)} pairs: {', '.join(f'{kinds[kind]} {word}' for kind, word in words.items() if kinds[kind])}."
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The sentences on one contrast.
+
+    Attributes:
+        c: The contrast.
+        a: What to call A.
+        b: What to call B.
+        level: Of the interval, such as 95%.
+    """
+
+    c: Contrast
+    a: str
+    b: str
+    level: str
+
+    @property
+    def kind(self) -> Kind:
+        if math.isnan(self.c.p):
+            return "untested"
+        return "better" if self.c.verdict in ("better", "worse") else self.c.verdict
+
+    @property
+    def identical(self) -> bool:
+        return self.c.difference == 0 and self.c.standard_error == 0
+
+    @property
+    def checkpoints(self) -> bool:
+        return self.c.claim == "checkpoints"
+
+    @property
+    def both(self) -> str:
+        return f"the {self.b} and {self.a} checkpoints" if self.checkpoints else f"{self.b} and {self.a}"
+
+    def sentence(self) -> str:
+        """The verdict; the first letter may be small."""
+        match self.kind:
+            case "better":
+                return self._better()
+            case "untested":
+                reason = self.c.note.removeprefix("no test: ") or "its uncertainty cannot be estimated"
+                return f"The difference between {self.both} could not be tested ({reason}): {self._difference()}."
+            case "equivalent" if self.identical:
+                return f"{self.both} are equivalent: their scores are exactly the same in every room."
+            case "equivalent":
+                return f"{self.both} are equivalent within {points(self.c.margin, 'g')}: {self._measured()}."
+            case "undecided" if self.identical:
+                return f"{self.both} have exactly the same score in every room."
+            case "undecided":
+                which = f"which is better, the {self.b} or the {self.a} checkpoint" if self.checkpoints else (
+                    f"whether {self.b} or {self.a} is better"
+                )
+                return f"It is undecided {which}: {self._measured()}."
+
+    def claim(self) -> list[str]:
+        """That checkpoints are compared, and why not methods."""
+        if not self.checkpoints:
+            return []
+        counts = [n for method, n in ((self.c.b, self.c.seeds_b), (self.c.a, self.c.seeds_a)) if method != BASE]
+        there = f"is {counts[0]}" if set(counts) == {1} else f"are {listed([str(n) for n in dict.fromkeys(counts)])}"
+        return [
+            f"This compares checkpoints, not methods: a claim about methods needs at least {SEEDS_FOR_METHODS} finished "
+            f"seeds per method, and there {there}."
+        ]
+
+    def remarks(self) -> list[str]:
+        """Power, the contrast's own note, and in how many pairs of runs one method was ahead."""
+        c, found = self.c, []
+        if self.kind == "undecided" and not self.identical:
+            found.append(
+                f"Undecided does not mean “no difference”: a true difference below {points(c.mde)} would go undetected "
+                "more than 20% of the time."
+            )
+        if c.note and self.kind != "untested":
+            found.append(f"{c.note[0].upper()}{c.note[1:]}.")
+        if c.p_b_beats_a == 0.5:
+            found.append(f"{self.b} and {self.a} each scored higher in half of the {c.run_pairs} pairs of runs.")
+        elif not math.isnan(c.p_b_beats_a):
+            ahead, behind = (self.b, self.a) if c.p_b_beats_a > 0.5 else (self.a, self.b)
+            share = max(c.p_b_beats_a, 1 - c.p_b_beats_a)
+            found.append(f"{ahead} scored higher than {behind} in {100 * share:.0f}% of the {c.run_pairs} pairs of runs.")
+        return found
+
+    def _better(self) -> str:
+        c = self.c
+        first, second = (self._side(c.b, self.b, c.seeds_b), self._side(c.a, self.a, c.seeds_a))
+        low, high = c.ci_low, c.ci_high
+        if c.verdict == "worse":
+            first, second, low, high = second, first, -high, -low
+        statistics = self._statistics(low, high)
+        if not self.checkpoints:
+            return f"{first[0]} is better than {second[0]} by {points(abs(c.difference))} ({statistics})."
+        mean = " on average" if c.seeds_a > 1 or c.seeds_b > 1 else ""
+        return f"{first[0]} {first[1]} {points(abs(c.difference))} higher than {second[0]}{mean} ({statistics})."
+
+    def _side(self, method: str, name: str, seeds: int) -> tuple[str, str]:
+        """A side as a subject, and its verb."""
+        if method == BASE or not self.checkpoints:
+            return name, "scores"
+        return (f"the {name} checkpoint", "scores") if seeds == 1 else (f"the {name} checkpoints", "score")
+
+    def _difference(self) -> str:
+        return f"{self.b} minus {self.a} is {number(self.c.difference, '+')} points"
+
+    def _measured(self) -> str:
+        return f"{self._difference()} ({self._statistics(self.c.ci_low, self.c.ci_high)})"
+
+    def _statistics(self, low: float, high: float) -> str:
+        p = p_text(self.c.p_holm)
+        p = f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
+        return f"{self.level} CI {number(low)} to {number(high)}, corrected {p}"
+
+
+def _missing_seeds(c: Contrast, cells: Sequence[CellResult], labels: Mapping[str, str]) -> list[str]:
+    notes = []
+    for method in (c.b, c.a):
+        mine = [cell for cell in cells if cell.method == method]
+        missing = [cell for cell in mine if cell.state != "done"]
+        if missing:
+            why = "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'no reason given'}" for cell in missing)
+            notes.append(f"Only {len(mine) - len(missing)} of {len(mine)} {labels[method]} seeds finished ({why}).")
+    return notes
+
+
+def _unparsable_notes(answers: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, str]:
+    """By method, how many answers of which runs the scorer could not parse, where that is many."""
+    found = {}
+    for method, runs in answers.groupby("method", sort=False):
+        shares = 100 * (1 - runs.groupby("seed")["parsed"].mean())
+        many = [
+            f"{share:.0f}%{f' (seed {seed})' if len(shares) > 1 else ''}"
+            for seed, share in shares[shares >= UNPARSABLE_NOTED].items()
+        ]
+        if many:
+            found[str(method)] = (
+                f"The scorer could not parse {listed(many)} of the {labels[str(method)]} answers; the table by scorer "
+                "shows how other rules score them."
+            )
+    return found
+
+
+def number(value: float, sign: str = "") -> str:
+    """A number with one decimal and a true minus sign; with ``sign`` "+", positive numbers are signed too."""
+    return f"{value:{sign}z.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def points(value: float, form: str = ".1f") -> str:
+    """A number of points in words."""
+    shown = f"{value:{form}}"
+    return f"{shown} point{'' if float(shown) == 1 else 's'}"
