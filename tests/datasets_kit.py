@@ -81,8 +81,8 @@ def write_vsi_bench(root: Path, cache: Path, *, zipped: bool = True, old: bool =
     return root
 
 
-def write_whole_vsi_bench(root: Path) -> Path:
-    """All 5,130 questions' types and all 288 scenes' names, with one short film for every scene."""
+def whole_vsi_bench() -> list[dict[str, Any]]:
+    """Records with VSI-Bench's number of questions of each type, about its 288 scenes."""
     example = {
         "object_rel_distance": (["A. chair", "B. table"], "A"),
         "route_planning": (["A. Turn Left", "B. Turn Right"], "B"),
@@ -99,10 +99,16 @@ def write_whole_vsi_bench(root: Path) -> Path:
             dataset, scene = scenes[number if kind == "room_size_estimation" else rng.integers(len(scenes))]
             row = {"id": len(lines), "dataset": dataset, "scene_name": scene, "question_type": kind}
             lines.append(row | {"question": "What?", "options": options, "ground_truth": truth})
+    return lines
+
+
+def write_whole_vsi_bench(root: Path) -> Path:
+    """All of :func:`whole_vsi_bench`, with the same short film for every scene."""
     root.mkdir(parents=True)
-    (root / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in whole_vsi_bench()))
     write_video(root / "one.mp4", np.zeros((4, 28, 28, 3), np.uint8))
     film = (root / "one.mp4").read_bytes()
+    scenes = sorted(published_scenes())
     for dataset, count in Counter(dataset for dataset, _ in scenes).items():
         with zipfile.ZipFile(root / f"{dataset}.zip", "w") as archive:
             names = [scene for owner, scene in scenes if owner == dataset]

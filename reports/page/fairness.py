@@ -32,7 +32,7 @@ def fairness_card(collected: Collected) -> Document:
         text_table(("Setting", "Value"), *_shared(collected)),
         heading("What each method consumed (training only)"),
         paragraph(f"Budget: {study.budget.amount:g} {study.budget.kind}. Means over finished seeds."),
-        text_table(("Method", "Seeds", *CONSUMED.values()), *_consumption(collected), align="l" + "r" * (len(CONSUMED) + 1)),
+        text_table(("Method", "Seeds", *CONSUMED.values()), *_consumption(collected), align="lr" + "r" * len(CONSUMED)),
         heading("How the methods differed"),
         text_table(("Method", "Settings"), *settings_of_methods(study)),
         *_guests(study),
@@ -133,8 +133,8 @@ def _guests(study: StudyConfig) -> Sequence[Block]:
     return (
         heading("Guests: foreign trainers with their own training loop"),
         paragraph(
-            "Records, data order, prompts, frames, rewards, optimiser, schedule, gradient clipping, budget, checkpoints "
-            "and evaluation are those of every method."
+            "Records, data order, prompts, frames, rewards, optimiser, schedule, gradient clipping, budget, "
+            "checkpoints and evaluation are those of every method."
         ),
         text_table(("Guest", "Difference"), *rows),
     )

@@ -209,8 +209,7 @@ def _forest(rows: Sequence[Contrast], names: Sequence[str], colour: str, limit: 
         face = PAPER if c.verdict == "undecided" else colour
         axes.plot(c.difference, place, marker, markersize=size, mfc=face, mec=colour, mew=1.1, zorder=3)
         text = difference_text(c).replace("-", "\N{MINUS SIGN}")
-        at = {"xycoords": ("axes fraction", "data"), "va": "center"}
-        axes.annotate(text, (1.02, place), fontsize=7.5, color=ink, **at)
+        axes.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color=ink)
     if not math.isnan(limit) and limit > 0:
         axes.set_xlim(-1.1 * limit, 1.1 * limit)
     else:
@@ -248,20 +247,16 @@ def task_bars(
     for number, (method, frame) in enumerate(scores.items()):
         here = frame.reindex(tasks)
         spread = [here["score"] - here["low"], here["high"] - here["score"]]
-        (axes.bar if wide else axes.barh)(
-            places - 0.4 + (number + 0.5) * thick,
-            here["score"],
-            0.86 * thick,
-            color=palette.colour(method),
-            label=labels[method],
-            error_kw={"ecolor": INK, "elinewidth": 0.8},
-            **{"yerr" if wide else "xerr": spread},
-        )
+        at, colour = places - 0.4 + (number + 0.5) * thick, palette.colour(method)
+        error = {"ecolor": INK, "elinewidth": 0.8}
+        if wide:
+            axes.bar(at, here["score"], 0.86 * thick, yerr=spread, color=colour, label=labels[method], error_kw=error)
+        else:
+            axes.barh(at, here["score"], 0.86 * thick, xerr=spread, color=colour, label=labels[method], error_kw=error)
     for style, (name, values) in zip(("-", ":"), baselines.items(), strict=False):
         known = [(place, values[task]) for place, task in zip(places, tasks, strict=True) if task in values]
-        at = np.array([place for place, _ in known])
-        values_known = [value for _, value in known]
-        baseline(values_known, at - 0.46, at + 0.46, linestyle=style, color=INK, linewidth=1.3, label=name)
+        at, heights = np.array([place for place, _ in known]), [value for _, value in known]
+        baseline(heights, at - 0.46, at + 0.46, linestyle=style, color=INK, linewidth=1.3, label=name)
     # Intervals may exceed 0 and 100, the axis may not.
     top = min(100.0, 1.05 * max(float(np.nanmax(frame[["score", "high"]].to_numpy())) for frame in scores.values()))
     names = ["Overall" if task == OVERALL else TITLES[task] for task in tasks]

@@ -125,8 +125,8 @@ def _optimisation(study: StudyConfig) -> Iterator[str]:
     )
     yield (
         f"Methods that sample completions did so at temperature {rollout.temperature:g} with at most "
-        f"{count(rollout.max_new_tokens, 'token')}; the rewards were {listed(rewards)}, each on the questions it applies "
-        "to."
+        f"{count(rollout.max_new_tokens, 'token')}; the rewards were {listed(rewards)}, each on the questions it "
+        "applies to."
     )
     yield "The reported checkpoint is the last one, as declared in advance."
 
@@ -150,9 +150,9 @@ def _questions(records: Sequence[Record]) -> str:
 
 def _scoring(scorer: str) -> str:
     return (
-        f"Answers were scored by “{scorer}” (version {SCORERS[scorer].version}). The score of a task is the mean over its "
-        "questions, where the three levels of relative direction are averaged with equal weight; the overall score is "
-        "the unweighted mean of the tasks."
+        f"Answers were scored by “{scorer}” (version {SCORERS[scorer].version}). The score of a task is the mean over "
+        "its questions, where the three levels of relative direction are averaged with equal weight; the overall score "
+        "is the unweighted mean of the tasks."
     )
 
 
@@ -166,24 +166,24 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast]) -> Iterato
         "Methods are compared in pairs on the same questions. Each side is averaged over its seeds, and the "
         "per-question differences are regressed on the question types by least squares with standard errors clustered "
         "by room, which gives the differences in the overall score and in each task with their covariance.",
-        f"With at least {SEEDS_FOR_METHODS} finished seeds per method, the variance between training runs is added, with "
-        "Welch-Satterthwaite degrees of freedom, and the claim is about methods; with fewer, it is about the trained "
-        "checkpoints only.",
+        f"With at least {SEEDS_FOR_METHODS} finished seeds per method, the variance between training runs is added, "
+        "with Welch-Satterthwaite degrees of freedom, and the claim is about methods; with fewer, it is about the "
+        "trained checkpoints only.",
         f"Here all claims are about {next(iter(claims))}." if len(claims) == 1 else "",
-        f"Tests are two-sided t-tests at level {report.alpha:g}; intervals are {level(report.alpha)} confidence intervals, "
-        "not corrected for multiple comparisons.",
+        f"Tests are two-sided t-tests at level {report.alpha:g}; intervals are {level(report.alpha)} confidence "
+        "intervals, not corrected for multiple comparisons.",
     )
     draws = max(c.resamples for c in overall)
     checks = (
-        "As checks, a permutation test that swaps the methods within rooms and a BCa bootstrap over rooms were run, with "
-        f"{draws:,} draws each and random seed {max(c.resampling_seed for c in overall)}."
+        "As checks, a permutation test that swaps the methods within rooms and a BCa bootstrap over rooms were run, "
+        f"with {draws:,} draws each and random seed {max(c.resampling_seed for c in overall)}."
     )
     yield paragraph(
         "The p-values of the overall score are corrected by Holm's procedure over the "
-        f"{count(len(overall), 'declared pair')}; those of the tasks, which are exploratory, over the tasks of each pair.",
+        f"{count(len(overall), 'declared pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
         "Two methods are called equivalent if two one-sided tests place their difference within "
-        f"{count(report.margin, 'point')}; pairs that are neither different nor equivalent are undecided and reported with "
-        "the minimum detectable effect at 80% power.",
+        f"{count(report.margin, 'point')}; pairs that are neither different nor equivalent are undecided and reported "
+        "with the minimum detectable effect at 80% power.",
         checks if draws else "",
     )
 

@@ -133,8 +133,8 @@ def _draw(
 
     scores = {m: score_intervals(results.answers[results.answers["method"] == m]) for m in results.present}
     caption = (
-        f"Score by task with the {level(1 - LEVEL)} confidence interval of each score over rooms; for differences between "
-        "methods see above. Horizontal lines: baselines that need no video."
+        f"Score by task with the {level(1 - LEVEL)} confidence interval of each score over rooms; for differences "
+        "between methods see above. Horizontal lines: baselines that need no video."
     )
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
         add("scores", name, caption, task_bars(scores, _baselines(tables), palette, labels, wide=wide))
@@ -208,8 +208,8 @@ def _warnings(results: Results) -> list[str]:
     none = f" No answers from {listed(absent)}." if absent else ""
     verb = "is" if len(missing) == 1 else "are"
     return [
-        f"{len(missing)} of {count(len(results.cells), 'run')} {verb} missing from this report ({states}); the reasons are "
-        f"below.{none}"
+        f"{len(missing)} of {count(len(results.cells), 'run')} {verb} missing from this report ({states}); the reasons "
+        f"are below.{none}"
     ]
 
 

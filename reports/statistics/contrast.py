@@ -140,7 +140,8 @@ def checked(c: Contrast, alpha: float) -> Contrast:
     against = disagreements(c, alpha)
     if not against:
         return c
-    found = f"cross-check: {' and '.join(against)} and the t-test over rooms (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
+    checks = " and ".join(against)
+    found = f"cross-check: {checks} and the t-test over rooms (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
     return replace(c, note=_joined(c.note, found))
 
 

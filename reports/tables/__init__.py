@@ -46,8 +46,8 @@ __all__ = [
     "scored_by_all",
     "scores_table",
     "sensitivity_table",
-    "text_table",
     "tally",
     "tasks_table",
+    "text_table",
     "verdicts",
 ]

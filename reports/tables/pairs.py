@@ -1,9 +1,9 @@
-"""The pair tables: every confirmatory difference with its test, every task as exploratory, and what their marks mean."""
+"""The tables of pairs: every confirmatory difference with its test, and the tasks as exploratory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness.config.study import BASE
 from harness.vsibench.types import TASKS
@@ -84,7 +84,7 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         test_caption(found, alpha),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
         "would find with 80% power, before correction.",
-        "“B beats A in runs”: share of all pairs of one run of B and one of A." if any(c.run_pairs for c in found) else "",
+        "“B beats A in runs”: share of the pairs of one run each." if any(c.run_pairs for c in found) else "",
         "“Seed corr.”: correlation of the two methods' scores across runs with the same seed, which the test assumes "
         "to be 0."
         if any(not math.isnan(c.seed_correlation) for c in found)
@@ -113,10 +113,10 @@ def tasks_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         _pair_row(c, labels, *(_task_cell(by_task.get((c.a, c.b, task))) for task in TASKS)) for c in overall(contrasts)
     ]
     caption = sentences(
-        f"Differences are B minus A in points and exploratory. {TASK_MARK} p < {alpha:g} after Holm correction over the "
-        "pair's tasks.",
+        f"Differences are B minus A in points and exploratory. {TASK_MARK} p < {alpha:g} after Holm correction over "
+        "the pair's tasks.",
         "In parentheses, where undecided: the true difference that would be found with 80% power.",
-        f"{_equivalence_caption([*by_task.values()])}." if any(c.verdict == "equivalent" for c in by_task.values()) else "",
+        _equivalence_caption(by_task.values()),
     )
     return Table(
         title=f"Differences by task on {benchmark}",
@@ -162,9 +162,7 @@ def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = No
         f"{_range([c.n_rooms for c in found], 'room')} (clusters), {_range(seeds, 'seed')} per method.",
     ]
     marks = [f"{mark} p < {alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims]
-    if any(c.verdict == "equivalent" for c in found):
-        marks.append(_equivalence_caption(found))
-    return f"{' '.join(parts)} {'; '.join(marks)}."
+    return sentences(*parts, f"{'; '.join(marks)}.", _equivalence_caption(found))
 
 
 def claim_footnotes(found: Sequence[Contrast]) -> tuple[str, ...]:
@@ -224,8 +222,10 @@ def _mark(c: Contrast) -> str:
     return MARKS[c.claim] if c.task == OVERALL else TASK_MARK
 
 
-def _equivalence_caption(found: Sequence[Contrast]) -> str:
-    return f"{EQUIVALENT_MARK} equivalent within {found[0].margin:g} (two one-sided tests against the declared margin)"
+def _equivalence_caption(found: Iterable[Contrast]) -> str:
+    margin = next((c.margin for c in found if c.verdict == "equivalent"), None)
+    tests = "two one-sided tests against the declared margin"
+    return "" if margin is None else f"{EQUIVALENT_MARK} equivalent within {margin:g} ({tests})."
 
 
 def _checks_caption(found: Sequence[Contrast], alpha: float) -> str:

@@ -21,7 +21,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 from tabulate import tabulate
 
-from reports.tables.escape import clean, escape_latex, escape_markdown
+from reports.tables.text import clean, escape_latex, escape_markdown
 
 Value = float | int | str | None
 Align = Literal["left", "center", "right"]

@@ -111,9 +111,7 @@ class Document:
         return (
             "% Needs \\usepackage{booktabs,tabularx}.\n"
             rf"\subsection*{{{escape_latex(self.title)}}}"
-            "\n\\begingroup\\emergencystretch=3em\n"
-            + "\n\n".join(map(_latex_block, self.blocks))
-            + "\n\n\\endgroup\n"
+            "\n\\begingroup\\emergencystretch=3em\n" + "\n\n".join(map(_latex_block, self.blocks)) + "\n\n\\endgroup\n"
         )
 
 
@@ -201,7 +199,8 @@ def _latex_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def count(n: float, noun: str) -> str:
     """A number and its noun: ``1 room``, ``5,130 questions``, ``0.5 points``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    number = f"{n:,}" if isinstance(n, int) else f"{n:g}"
+    return f"{number} {noun}{'' if n == 1 else 's'}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -109,7 +109,7 @@ class _Words:
     def kind(self) -> Kind:
         if math.isnan(self.c.p):
             return "untested"
-        return "better" if self.c.verdict in ("better", "worse") else self.c.verdict
+        return "better" if self.c.verdict == "worse" else self.c.verdict
 
     @property
     def identical(self) -> bool:
@@ -121,7 +121,9 @@ class _Words:
 
     @property
     def both(self) -> str:
-        return f"the {self.b} and {self.a} checkpoints" if self.checkpoints else f"{self.b} and {self.a}"
+        if self.checkpoints and self.c.a != BASE:
+            return f"the {self.b} and {self.a} checkpoints"
+        return " and ".join(side for side, _ in self._sides())
 
     def sentence(self) -> str:
         """The verdict; the first letter may be small."""
@@ -138,10 +140,7 @@ class _Words:
             case "undecided" if self.identical:
                 return f"{self.both} have exactly the same score in every room."
             case "undecided":
-                which = f"which is better, the {self.b} or the {self.a} checkpoint" if self.checkpoints else (
-                    f"whether {self.b} or {self.a} is better"
-                )
-                return f"It is undecided {which}: {self._measured()}."
+                return f"Undecided between {self.both}: {self._measured()}."
 
     def claim(self) -> list[str]:
         """That checkpoints are compared, and why not methods."""
@@ -150,8 +149,8 @@ class _Words:
         counts = [n for method, n in ((self.c.b, self.c.seeds_b), (self.c.a, self.c.seeds_a)) if method != BASE]
         there = f"is {counts[0]}" if set(counts) == {1} else f"are {listed([str(n) for n in dict.fromkeys(counts)])}"
         return [
-            f"This compares checkpoints, not methods: a claim about methods needs at least {SEEDS_FOR_METHODS} finished "
-            f"seeds per method, and there {there}."
+            f"This compares checkpoints, not methods: a claim about methods needs at least {SEEDS_FOR_METHODS} "
+            f"finished seeds per method, and there {there}."
         ]
 
     def remarks(self) -> list[str]:
@@ -169,23 +168,28 @@ class _Words:
         elif not math.isnan(c.p_b_beats_a):
             ahead, behind = (self.b, self.a) if c.p_b_beats_a > 0.5 else (self.a, self.b)
             share = max(c.p_b_beats_a, 1 - c.p_b_beats_a)
-            found.append(f"{ahead} scored higher than {behind} in {100 * share:.0f}% of the {c.run_pairs} pairs of runs.")
+            found.append(
+                f"{ahead} scored higher than {behind} in {100 * share:.0f}% of the {c.run_pairs} pairs of runs."
+            )
         return found
 
     def _better(self) -> str:
         c = self.c
-        first, second = (self._side(c.b, self.b, c.seeds_b), self._side(c.a, self.a, c.seeds_a))
-        low, high = c.ci_low, c.ci_high
+        sides, low, high = self._sides(), c.ci_low, c.ci_high
         if c.verdict == "worse":
-            first, second, low, high = second, first, -high, -low
-        statistics = self._statistics(low, high)
+            sides, low, high = sides[::-1], -high, -low
+        (first, verb), (second, _) = sides
+        by, statistics = points(abs(c.difference)), self._statistics(low, high)
         if not self.checkpoints:
-            return f"{first[0]} is better than {second[0]} by {points(abs(c.difference))} ({statistics})."
+            return f"{first} is better than {second} by {by} ({statistics})."
         mean = " on average" if c.seeds_a > 1 or c.seeds_b > 1 else ""
-        return f"{first[0]} {first[1]} {points(abs(c.difference))} higher than {second[0]}{mean} ({statistics})."
+        return f"{first} {verb} {by} higher than {second}{mean} ({statistics})."
+
+    def _sides(self) -> list[tuple[str, str]]:
+        """B and A, each as a subject with its verb."""
+        return [self._side(self.c.b, self.b, self.c.seeds_b), self._side(self.c.a, self.a, self.c.seeds_a)]
 
     def _side(self, method: str, name: str, seeds: int) -> tuple[str, str]:
-        """A side as a subject, and its verb."""
         if method == BASE or not self.checkpoints:
             return name, "scores"
         return (f"the {name} checkpoint", "scores") if seeds == 1 else (f"the {name} checkpoints", "score")

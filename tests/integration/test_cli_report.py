@@ -71,10 +71,14 @@ def lmms_log(path: Path) -> Path:
 def test_a_run_directory_with_a_missing_seed_is_reported(harness: Run, run_dir: Path) -> None:
     code, said = harness("report", str(run_dir), "--with-published")
     assert code == 0, said
-    assert "2 of 3" in said and "checkpoints are compared, not methods" in said
+    assert "2 of 3" in said and "compares checkpoints, not methods" in said
     report = run_dir / "report"
     scores = (report / "scores.md").read_text()
     assert "seed 2 failed: loss is not finite" in scores and "Published elsewhere" in scores
+    caveat = "not on the questions of the other rows"
+    for name in ("scores.md", "scores.tex", "scores.json", "index.html"):
+        assert caveat in (report / name).read_text(), name
+    assert caveat in said
     pairs = json.loads((report / "pairs.json").read_text())
     claims = {(c["a"], c["b"]): (c["claim"], c["seeds"]) for c in pairs if c["task"] == "overall"}
     assert claims == {
@@ -97,7 +101,9 @@ def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, t
     pairs = json.loads((tmp_path / "rep" / "pairs.json").read_text())
     assert {(c["a"], c["b"]) for c in pairs} == {("base", "new"), ("base", "other"), ("new", "other")}
     methods = (tmp_path / "rep" / "methods.md").read_text()
-    assert "made elsewhere" in methods and "harness report --samples new@0=" in methods and "9,999 draws" in methods
+    assert (
+        "generated elsewhere" in methods and "harness report --samples new@0=" in methods and "9,999 draws" in methods
+    )
     assert sha256_file(tmp_path / "new1.jsonl")[:16] in methods and "scipy" in methods
     assert "Ready to paste" in (tmp_path / "rep" / "index.html").read_text()
     code, said = harness("score", "other.jsonl", "--benchmark", str(data), "--json")

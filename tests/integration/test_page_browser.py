@@ -19,9 +19,9 @@ from page_kit import fabricate_run
 from harness.config.study import ReportSection
 from harness.data.reader import read_dataset
 from reports.collect import collect
-from reports.page.methods import methods_section
-from reports.page.page import write_page
+from reports.page import methods_section, write_page
 from reports.results import Results, build_tables, results_of
+from reports.statistics.contrast import from_frame
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +55,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = results_of(collected)
     tables = build_tables(results)
     options = {"benchmark": collected.benchmark, "collected": collected, "run_dir": run}
-    methods = methods_section(collected, tables.contrasts, run)
+    methods = methods_section(collected, from_frame(tables.contrasts), run)
     return write_page(run / "report", results, tables, methods=methods, **options)[0]
 
 
@@ -108,7 +108,7 @@ def test_filters_leave_the_right_questions(page: Browser) -> None:
     assert 0 < expected < 30
     page.run("document.querySelector('button[data-right=grpo][data-wrong=sft]').click()")
     time.sleep(0.2)
-    assert page.run(COUNT).startswith(f"{expected} of 30 questions fit") and page.run(CARDS) == min(20, expected)
+    assert page.run(COUNT).startswith(f"{expected} of 30 questions match") and page.run(CARDS) == min(20, expected)
     unparsable = sum(any(int(run["flags"][q]) & 1 for run in data["runs"]) for q in range(30))
     page.run("document.querySelector('button[type=reset]').click()")
     time.sleep(0.2)
@@ -121,7 +121,7 @@ def test_filters_leave_the_right_questions(page: Browser) -> None:
     first = page.run("return document.querySelector('.sample .meta').textContent")
     assert first == f"Room size · question {3 * widest + 2}"
     choose(page, search="no such words")
-    assert page.run(CARDS) == 0 and "No question fits" in page.run("return document.body.innerText")
+    assert page.run(CARDS) == 0 and "No question matches" in page.run("return document.body.innerText")
 
 
 @pytest.mark.parametrize("width", [1400, 390])

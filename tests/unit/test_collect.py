@@ -19,8 +19,8 @@ from harness.study.matrix import Cell
 from harness.study.status import State, Status, write_status
 from reports.collect import SECOND_TURN, collect
 from reports.comparison import Comparison
+from reports.page import fairness_card
 from reports.results import build_tables, results_of
-from reports.tables.fairness import fairness_card
 
 RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
 WRONG = dict(zip(map(str, range(9)), ["9", "C", "99", "4", "B", "99", "x", "C", "23.5"], strict=True))
@@ -137,8 +137,8 @@ def test_the_report_is_a_function_of_the_answers(tmp_path: Path, cells: dict[str
 
 def test_the_card_names_what_was_shared(tmp_path: Path, study: StudyConfig, cells: dict[str, Cell]) -> None:
     finish_all(tmp_path, cells)
-    card = fairness_card(collect(tmp_path))
-    for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance x 1", "greedy"):
+    card = fairness_card(collect(tmp_path)).to_markdown()
+    for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance × 1", "greedy"):
         assert said in card
 
 
@@ -148,9 +148,9 @@ def test_the_card_tells_what_was_left_out_and_what_to_know(tmp_path: Path, cells
     train = replace(
         collected.train, skipped=("a.jsonl:3: no <b>video</b>",) * 2, notes=("2 types are not in this copy",)
     )
-    card = fairness_card(replace(collected, train=train))
+    card = fairness_card(replace(collected, train=train)).to_markdown()
     assert "- a.jsonl:3: no &lt;b&gt;video&lt;/b&gt; (2 times)" in card
-    assert "## What to know of the data\n\n- 2 types are not in this copy" in card
+    assert "## Notes on the data\n\n- 2 types are not in this copy" in card
 
 
 def test_two_turns_stand_beside_one_and_both_raw_answers_are_shown(tmp_path: Path) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from datasets_kit import whole_vsi_bench
 
+from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
+from reports import tables
 from reports.statistics.contrast import Contrast
-from reports.tables.pairs import pairs_table, tasks_table
-from reports.tables.published import published_footnote, published_rows
-from reports.tables.scores import RunScore, ScoreRow, scores_table
+from reports.tables import RunScore, ScoreRow, Table, published_footnote, published_rows
 
 # Table 2 of arXiv 2504.00883 (2B, vanilla): the eight tasks; average; numeric and choice means by hand.
 PAPER = {
@@ -30,12 +32,24 @@ def run(values: list[float], shift: float = 0.0) -> RunScore:
     return RunScore({t: v + shift for t, v in zip(TASKS, values, strict=True)}, unparsable=3.0, truncated=0.25)
 
 
-def contrast(a: str, b: str, task: str = "overall", **changes: Any) -> dict[str, Any]:
-    family = "confirmatory" if task == "overall" else "exploratory"
-    values = asdict(
-        Contrast(a, b, task, "checkpoints", 6.3, 1.0, 287.0, 4.3, 8.3, 1e-6, 4e-6, family, 5130, 288, 1, 1, "better")
+FOREIGN = {**whole_vsi_bench()[0], "dataset": "world"}
+LABELS = {"base": "base", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
+
+
+def contrast(a: str, b: str, task: str = "overall", **changes: Any) -> Contrast:
+    family: Any = "confirmatory" if task == "overall" else "exploratory"
+    found = Contrast(
+        a, b, task, "checkpoints", 6.3, 1.0, 287.0, 4.3, 8.3, 1e-6, 4e-6, family, 5130, 288, 1, 1, "better"
     )
-    return values | changes
+    return replace(found, **changes)
+
+
+def scores_table(rows: Sequence[ScoreRow], *contrasts: Contrast) -> Table:
+    return tables.scores_table(rows, contrasts, benchmark="VSI-Bench", scorer="official", alpha=0.05)
+
+
+def pairs_table(*contrasts: Contrast, labels: Mapping[str, str] = LABELS) -> Table:
+    return tables.pairs_table(contrasts, labels, benchmark="VSI-Bench", alpha=0.05)
 
 
 def rows() -> list[ScoreRow]:
@@ -43,10 +57,6 @@ def rows() -> list[ScoreRow]:
     base = ScoreRow("base", "Qwen2-VL-2B", "base", (run(PAPER["base"][0]),), "vanilla")
     methods = [ScoreRow(m, f"+ {m.upper()}", "method", (run(PAPER[m][0]),), "vanilla") for m in ("sft", "grpo")]
     return [constant, base, *methods]
-
-
-def frame(*contrasts: dict[str, Any]) -> pd.DataFrame:
-    return pd.DataFrame(list(contrasts))
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -74,22 +84,28 @@ def test_best_is_bold_among_base_and_methods_only() -> None:
 
 
 def test_one_seed_is_said_to_compare_checkpoints() -> None:
-    found = frame(contrast("base", "sft", verdict="undecided", p_holm=0.2), contrast("base", "grpo"))
-    text = scores_table(rows(), found).to_markdown()
+    found = contrast("base", "sft", verdict="undecided", p_holm=0.2), contrast("base", "grpo")
+    text = scores_table(rows(), *found).to_markdown()
     assert "+6.3 [4.3, 8.3]†" in text and "+6.3 [4.3, 8.3] |" in text and "<0.001" in text and "0.200" in text
     assert "checkpoints, not the methods" in text
-    for said in ("clustered by room", "Holm over 2 declared pairs", "5,130 questions", "288 rooms", "1 seed a method"):
+    for said in (
+        "clustered by room",
+        "Holm-corrected over 2 declared pairs",
+        "5,130 questions",
+        "288 rooms",
+        "1 seed per method",
+    ):
         assert said in text
     assert "Welch" not in text
 
 
 def test_three_seeds_are_said_to_compare_methods() -> None:
-    found = frame(contrast("base", "grpo", claim="methods", seeds_b=3))
+    found = contrast("base", "grpo", claim="methods", seeds_b=3)
     several = [ScoreRow("grpo", "+ GRPO", "method", [run(PAPER["grpo"][0], s) for s in (-1, 0, 1)], "vanilla", 3)]
     table = scores_table([*rows()[:2], *several], found)
     text = table.to_markdown()
     assert "**35.4 ± 1.0**" in text and r"+6.3 [4.3, 8.3]\*" in text and "Welch-Satterthwaite" in text
-    assert "3 seeds a method" in text and "not the methods" not in text
+    assert "3 seeds per method" in text and "not the methods" not in text
     back = pd.read_csv(io.StringIO(table.to_csv())).set_index("method").loc["grpo"]
     assert back["overall"] == pytest.approx(35.425, abs=1e-9) and back["overall_sd"] == pytest.approx(1)
     assert (back["seeds_done"], back["seeds_planned"]) == (3, 3)
@@ -99,17 +115,8 @@ def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
     two = [RunScore({"object_counting": v}) for v in (50.0, 52.0)]
     lost = ScoreRow("dpo", "+ DPO", "method", two, "vanilla", 3, note="seed 2 failed: non-finite loss")
     none = ScoreRow("sft", "+ SFT", "method", (), "vanilla", 3)
-    found = frame(
-        contrast(
-            "base",
-            "dpo",
-            ci_low=math.nan,
-            ci_high=math.nan,
-            p_holm=math.nan,
-            verdict="undecided",
-            note="no test: one room",
-        )
-    )
+    missing = dict.fromkeys(("ci_low", "ci_high", "p_holm"), math.nan)
+    found = contrast("base", "dpo", verdict="undecided", note="no test: one room", **missing)
     text = scores_table([lost, none], found).to_markdown()
     assert "2 of 3<sup>1</sup>" in text and "seed 2 failed" in text and "0 of 3" in text
     assert "51.0 ± 1.4" in text and "nan" not in text
@@ -117,17 +124,17 @@ def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
 
 
 def test_pairs_are_shown_with_their_tests_and_tasks_apart_as_exploratory() -> None:
-    found = frame(
+    found = (
         contrast("base", "grpo"),
         contrast("base", "grpo", "route_planning", difference=-0.04),
         contrast("sft", "grpo", verdict="worse", difference=-6.3),
         contrast("sft", "grpo", "route_planning", difference=2.0, verdict="undecided", mde=6.24),
         contrast("sft", "grpo", "object_counting", difference=0.1, verdict="equivalent"),
     )
-    labels = {"sft": "SFT (lr 1e-5)"}
-    text = pairs_table(found, labels=labels).to_markdown()
+    labels = {**LABELS, "sft": "SFT (lr 1e-5)"}
+    text = pairs_table(*found, labels=labels).to_markdown()
     assert "GRPO − base" in text and "GRPO − SFT (lr 1e-5)" in text and "SFT (lr 1e-5) better" in text
-    tasks = tasks_table(found, labels=labels)
+    tasks = tables.tasks_table(found, labels, benchmark="VSI-Bench", alpha=0.05)
     text = " ".join(tasks.to_markdown().split())
     assert "+0.0‡" in text and "| +2.0 (6.2) |" in text and "| +0.1= |" in text and "exploratory" in text
     assert "equivalent within 1" in text
@@ -136,24 +143,23 @@ def test_pairs_are_shown_with_their_tests_and_tasks_apart_as_exploratory() -> No
 
 
 def test_undecided_shows_what_would_be_found_and_equivalence_its_margin() -> None:
-    found = frame(
+    table = pairs_table(
         contrast("base", "sft", verdict="undecided", p_holm=0.3, mde=2.345, run_pairs=9, p_b_beats_a=7.5 / 9),
         contrast("base", "dpo", verdict="equivalent", p_holm=0.9, mde=0.7, margin=1.5),
-        contrast("base", "grpo", mde=3.1, resamples=9999, resampling_seed=883),
+        contrast("base", "grpo", mde=3.1, p_rooms=0.01, p_permutation=0.02, resamples=9999, resampling_seed=883),
     )
-    table = pairs_table(found)
     lines = {line.split("|")[1].strip(): line for line in table.to_markdown().splitlines() if "−" in line}
     assert "undecided" in lines["SFT − base"] and "2.3" in lines["SFT − base"] and "83% of 9" in lines["SFT − base"]
     assert "equivalent within 1.5" in lines["DPO − base"] and "0.7" not in lines["DPO − base"]
     assert "3.1" not in lines["GRPO − base"]
-    assert "not “no difference”" in table.caption and "9,999 draws each, seed 883" in table.caption
-    assert "in every pair" in table.caption
-    doubted = frame(contrast("base", "grpo", resamples=99, note="cross-check: the permutation of rooms disagrees"))
-    assert "with a disagreement in 1, noted" in pairs_table(doubted).caption
+    assert "does not mean “no difference”" in table.caption and "9,999 draws each, seed 883" in table.caption
+    assert "agree in every pair" in table.caption
+    doubted = contrast("base", "grpo", p_rooms=0.01, p_permutation=0.2, resamples=99)
+    assert "disagree in 1 pair, as noted" in pairs_table(doubted).caption
 
 
 def test_published_rows_stand_apart_and_take_no_part() -> None:
-    table = scores_table([*rows(), *published_rows()], frame(contrast("base", "grpo")))
+    table = scores_table([*rows(), *published_rows()], contrast("base", "grpo"))
     groups = [row.group for row in table.rows]
     assert groups == ["", "", "", "Baselines, not tested", *["Published elsewhere, never tested against ours"] * 21]
     shown = table.to_frame().iloc[4:]
@@ -161,7 +167,7 @@ def test_published_rows_stand_apart_and_take_no_part() -> None:
     assert not any(cell.bold for row in table.rows[4:] for cell in row.cells)
     best = next(row for row in table.rows if row.cells[0].values[0] == "grpo").cells[3]
     assert best.bold  # our best stays so beside higher published scores
-    assert table.caption == scores_table(rows(), frame(contrast("base", "grpo"))).caption
+    assert table.caption == scores_table(rows(), contrast("base", "grpo")).caption
 
 
 def test_inconsistent_published_rows_say_so() -> None:
@@ -170,12 +176,18 @@ def test_inconsistent_published_rows_say_so() -> None:
     assert len(wrong) == 2
     think = next(note for name, note in wrong.items() if "2B" in name)
     frequency = next(note for name, note in wrong.items() if "Frequency" in name)
-    assert "Table 1" in think and "22.9 is not the mean of its eight tasks, which is 20.7" in think
-    assert "34.0 is not the mean of its eight tasks, which is 35.5" in frequency and "constant “2”" in frequency
+    assert "Table 1" in think and "22.9, is not the mean of the eight tasks, 20.7" in think
+    assert "34.0, is not the mean of the eight tasks, 35.5" in frequency and "constant “2”" in frequency
     assert any("tiny subset" in note for note in notes.values())
     assert all("arXiv" in note for note in notes.values())
-    assert "not on the ones of this table" in published_footnote("world:test")
-    assert "not on the ones" not in published_footnote("VSI-Bench")
+
+
+def test_published_rows_say_which_questions_they_are_about() -> None:
+    whole = [Record(**line) for line in whole_vsi_bench()]
+    assert "5,130" not in published_footnote(whole)
+    part = [record for record in whole if record.dataset == "scannet"]
+    assert f"the other rows are scores on {len(part):,} of these questions" in published_footnote(part)
+    assert "not on the questions of the other rows" in published_footnote([*whole, Record(**FOREIGN)])
 
 
 def test_packaged_published_scores_are_those_checked_against_the_papers() -> None:
@@ -193,4 +205,4 @@ def test_a_constant_beats_every_published_model_on_counting() -> None:
 
 def test_tables_of_several_models_are_refused() -> None:
     with pytest.raises(ValueError, match="several models"):
-        pairs_table(frame(contrast("base", "grpo", model="2b"), contrast("base", "grpo", model="7b")))
+        pairs_table(contrast("base", "grpo", model="2b"), contrast("base", "grpo", model="7b"))

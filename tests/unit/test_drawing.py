@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.page.drawing import add_legend, new_axes, save_figure
+from reports.page.figures import add_legend, new_axes, save_figure
 
 
 @pytest.mark.parametrize("methods", [1, 12])

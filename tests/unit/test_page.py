@@ -24,12 +24,11 @@ from PIL import Image
 import reports.page.page
 from harness.vsibench.records import Record
 from reports.collect import Collected, collect
-from reports.page.browser import browser_data, script_json, shown
-from reports.page.drawing import Drawing, Palette, save_figure
-from reports.page.methods import methods_section
-from reports.page.page import write_page
-from reports.page.thumbnails import contact_sheets
+from reports.page import methods_section, write_page
+from reports.page.browser import browser_data, contact_sheets, script_json, shown
+from reports.page.figures import Drawing, Palette, save_figure, task_bars
 from reports.results import build_tables, results_of
+from reports.statistics.contrast import from_frame
 from reports.statistics.curves import learning_curves, score_intervals, training_metrics
 from reports.statistics.paired import compare_pair
 
@@ -85,7 +84,7 @@ def write(run: Path) -> tuple[str, Structure, Collected]:
         benchmark=collected.benchmark,
         collected=collected,
         run_dir=run,
-        methods=methods_section(collected, tables.contrasts, run),
+        methods=methods_section(collected, from_frame(tables.contrasts), run),
     )
     text = (run / "report" / "index.html").read_text(encoding="utf-8")
     return text, Structure(text), collected
@@ -177,9 +176,9 @@ def test_every_answer_score_and_flag_is_in_the_browser(whole: tuple[Path, str, S
 def test_verdicts_come_first_and_name_missing_seeds(whole: tuple[Path, str, Structure, Collected]) -> None:
     _, text, page, _ = whole
     assert text.index('id="verdict"') < text.index('id="differences"') < text.index('id="scores"')
-    assert "checkpoints are compared, not methods, because that needs 3 finished seeds" in page.text
-    assert "1 of 7 runs is not part of this report (1 failed)" in page.text
-    assert "Only 2 of 3 seeds of SFT finished (seed 2 failed" in page.text and "2 of 3" in page.text
+    assert "compares checkpoints, not methods: a claim about methods needs at least 3 finished seeds" in page.text
+    assert "1 of 7 runs is missing from this report (1 failed)" in page.text
+    assert "Only 2 of 3 SFT seeds finished (seed 2 failed" in page.text and "2 of 3" in page.text
 
 
 def test_every_figure_is_in_the_page_and_in_files(whole: tuple[Path, str, Structure, Collected]) -> None:
@@ -203,7 +202,7 @@ def test_the_methods_section_is_plain_and_says_how_to_do_it_again(
     run, _, _, collected = whole
     markdown, latex = ((run / "report" / f"methods.{suffix}").read_text() for suffix in ("md", "tex"))
     for text in (markdown, latex):
-        assert "seeds 0, 1 and 2" in text and "SFT 2 of 3" in text
+        assert "seeds 0, 1 and 2" in text and "2 of 3 for SFT" in text
         assert collected.benchmark.digest[:16] in text and "torch 2.13.0" in text
     assert "harness compare --methods sft,grpo --model tiny" in markdown
     assert r"the \textless{}b\textgreater{}loss" in latex and r"group\_size = 8" in latex
@@ -246,10 +245,10 @@ def test_a_poor_run_still_has_a_page(state: str, sources: dict[str, str], tmp_pa
     assert {"verdict", "scores", "samples", "fairness", "methods"} <= sections
     assert ("differences" in sections, "training" in sections) == (state != "base only", state == "stale figures")
     if state == "base only":
-        assert "Only one method has answers" in page.text and "No answers at all: SFT" in page.text
+        assert "Fewer than two methods have answers" in page.text and "No answers from SFT" in page.text
         assert "learning" not in sections
     if state == "identical methods":
-        assert page.text.count("the difference is exactly 0 in every room") == 3
+        assert page.text.count("exactly the same in every room") == 3
 
 
 @pytest.mark.usefixtures("quick")
@@ -275,7 +274,7 @@ def test_answers_made_elsewhere_have_a_page_without_a_run_directory(
     write_page(tmp_path, results, build_tables(results))
     page = Structure((tmp_path / "index.html").read_text())
     assert "fairness" not in page.ids and "samples" in page.ids and not (tmp_path / "methods.md").exists()
-    assert "Frames of 4 of 4 videos cannot be shown." in page.text
+    assert "Frames are not available for 4 of 4 videos." in page.text
 
 
 def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
@@ -284,7 +283,7 @@ def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
     scores = {method: frame for method in ("base", "sft", "a$b_c$")}
     for folder in ("first", "second"):
         labels = {method: f"<{method}>" for method in scores}
-        figure = reports.page.page.task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, wide=False)
+        figure = task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, wide=False)
         drawing = save_figure(figure, tmp_path / folder, "bars", "")
     for kind in ("svg", "pdf"):
         assert (tmp_path / "first" / f"bars.{kind}").read_bytes() == (tmp_path / "second" / f"bars.{kind}").read_bytes()
@@ -367,7 +366,7 @@ def test_a_contact_sheet_shows_eight_frames_in_order_without_decoding_a_long_vid
             picture = np.full((320, 320, 3), level, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    monkeypatch.delattr("reports.page.thumbnails.decode_frames")  # eight key frames are enough
+    monkeypatch.delattr("reports.page.browser.decode_frames")  # eight key frames are enough
     uri = contact_sheets([tmp_path / "keys.mp4"], 1_000_000)[tmp_path / "keys.mp4"]
     sheet = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert sheet.size == (4 * 128 + 3 * 2, 2 * 128 + 2)

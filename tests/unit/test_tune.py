@@ -10,7 +10,7 @@ from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
 from harness.errors import UserError
 from harness.study import tune as tuning
-from reports.tables.fairness import _tuning
+from reports.page.fairness import _tuning
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_a_method_without_a_done_trial_is_named(study, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("methods", "done", "words"),
     [
-        (("sft", "grpo"), {"sft": 4, "grpo": 4}, "4 trials a method on world:dev"),
-        (("grpo", "trl-grpo"), {"grpo": 4}, "4 trials a method on world:dev"),
+        (("sft", "grpo"), {"sft": 4, "grpo": 4}, "4 trials per method on world:dev"),
+        (("grpo", "trl-grpo"), {"grpo": 4}, "4 trials per method on world:dev"),
         (("grpo", "dapo"), {"grpo": 4}, "unequal, trials on world:dev: GRPO 4, DAPO 0"),
-        (("grpo", "dapo"), 3, "3 trials a method on world:dev"),
+        (("grpo", "dapo"), 3, "3 trials per method on world:dev"),
         (("sft",), {"grpo": 4}, "none recorded"),
     ],
 )

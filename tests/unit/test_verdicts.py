@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from reports import tables
 from reports.collect import CellResult
-from reports.page.verdicts import Kind, Verdict, tally, verdicts
-from reports.statistics.contrast import Contrast, to_frame
+from reports.statistics.contrast import Contrast, from_frame
 from reports.statistics.paired import compare_all
+from reports.tables import Verdict, tally
+from reports.tables.verdicts import Kind
 
 LABELS = {"base": "tiny (base)", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 FOUND = Contrast(
@@ -38,11 +41,22 @@ FOUND = Contrast(
     p_b_beats_a=7.5 / 9,
     run_pairs=9,
 )
+NO_ANSWERS = pd.DataFrame({"method": [], "seed": [], "parsed": []})
 ONE_SEED = replace(FOUND, claim="checkpoints", seeds_a=1, seeds_b=1, p_b_beats_a=math.nan, run_pairs=1)
 
 
+def verdicts(
+    contrasts: Sequence[Contrast],
+    cells: Sequence[CellResult] | None = None,
+    *,
+    alpha: float = 0.05,
+    answers: pd.DataFrame = NO_ANSWERS,
+) -> list[Verdict]:
+    return tables.verdicts(contrasts, cells or [], LABELS, alpha=alpha, answers=answers)
+
+
 def told(contrast: Contrast, cells: list[CellResult] | None = None) -> Verdict:
-    (verdict,) = verdicts(to_frame([contrast]), cells or [], LABELS)
+    (verdict,) = verdicts([contrast], cells)
     return verdict
 
 
@@ -57,57 +71,53 @@ def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellR
             FOUND,
             "better",
             "grpo",
-            "GRPO is better than SFT by 3.2 points (95% interval 1.1 to 5.4, corrected p = 0.012).",
+            "GRPO is better than SFT by 3.2 points (95% CI 1.1 to 5.4, corrected p = 0.012).",
         ),
         (
             replace(FOUND, verdict="worse", difference=-1.0, ci_low=-1.9, ci_high=-0.1, p_holm=1e-5),
             "better",
             "sft",
-            "SFT is better than GRPO by 1.0 point (95% interval 0.1 to 1.9, corrected p < 0.001).",
+            "SFT is better than GRPO by 1.0 point (95% CI 0.1 to 1.9, corrected p < 0.001).",
         ),
         (
             ONE_SEED,
             "better",
             "grpo",
-            "The GRPO checkpoint scores higher than the SFT checkpoint by 3.2 points (95% interval 1.1 to 5.4, "
-            "corrected p = 0.012); checkpoints are compared, not methods, because that needs 3 finished seeds a method "
-            "and there is 1.",
+            "The GRPO checkpoint scores 3.2 points higher than the SFT checkpoint (95% CI 1.1 to 5.4, corrected "
+            "p = 0.012).",
         ),
         (
             replace(ONE_SEED, a="base", seeds_b=2),
             "better",
             "grpo",
-            "The mean of the GRPO checkpoints scores higher than tiny (base) by 3.2 points (95% interval 1.1 to 5.4, "
-            "corrected p = 0.012); checkpoints are compared, not methods, because that needs 3 finished seeds a method "
-            "and there are 2.",
+            "The GRPO checkpoints score 3.2 points higher than tiny (base) on average (95% CI 1.1 to 5.4, corrected "
+            "p = 0.012).",
         ),
         (
             replace(FOUND, verdict="undecided", difference=-0.04, ci_low=-2.0, ci_high=1.9, p=0.97, p_holm=1.0),
             "undecided",
             "",
-            "It is undecided whether GRPO or SFT is better: the difference is +0.0 points, GRPO minus SFT (95% "
-            "interval −2.0 to 1.9, corrected p = 1.000).",
+            "Undecided between GRPO and SFT: GRPO minus SFT is +0.0 points (95% CI −2.0 to 1.9, corrected p = 1.000).",
         ),
         (
             replace(ONE_SEED, verdict="undecided", difference=0.5, seeds_b=2, ci_low=-1.0, ci_high=2.0, p_holm=0.5),
             "undecided",
             "",
-            "It is undecided which checkpoint is better, GRPO or SFT: the difference is +0.5 points, GRPO minus SFT "
-            "(95% interval −1.0 to 2.0, corrected p = 0.500); checkpoints are compared, not methods, because that "
-            "needs 3 finished seeds a method and there are 2 and 1.",
+            "Undecided between the GRPO and SFT checkpoints: GRPO minus SFT is +0.5 points (95% CI −1.0 to 2.0, "
+            "corrected p = 0.500).",
         ),
         (
             replace(FOUND, verdict="equivalent", difference=0.1, ci_low=-0.5, ci_high=0.7, p_holm=0.8),
             "equivalent",
             "",
-            "GRPO and SFT are equivalent within 1 point: the difference is +0.1 points, GRPO minus SFT (95% interval "
-            "−0.5 to 0.7, corrected p = 0.800).",
+            "GRPO and SFT are equivalent within 1 point: GRPO minus SFT is +0.1 points (95% CI −0.5 to 0.7, corrected "
+            "p = 0.800).",
         ),
         (
             replace(FOUND, verdict="equivalent", difference=0.0, standard_error=0.0, p=1.0, p_holm=1.0),
             "equivalent",
             "",
-            "GRPO and SFT are equivalent: the difference is exactly 0 in every room.",
+            "GRPO and SFT are equivalent: their scores are exactly the same in every room.",
         ),
         (
             replace(
@@ -115,9 +125,8 @@ def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellR
             ),
             "untested",
             "",
-            "The checkpoints of GRPO and SFT could not be tested (questions of one room only): the difference is +3.2 "
-            "points, GRPO minus SFT; checkpoints are compared, not methods, because that needs 3 finished seeds a "
-            "method and there is 1.",
+            "The difference between the GRPO and SFT checkpoints could not be tested (questions of one room only): "
+            "GRPO minus SFT is +3.2 points.",
         ),
     ],
 )
@@ -129,17 +138,20 @@ def test_each_finding_is_one_sentence(contrast: Contrast, kind: str, winner: str
 
 def test_undecided_is_never_told_as_no_difference_and_names_what_could_have_been_found() -> None:
     notes = told(replace(FOUND, verdict="undecided", p_holm=0.3)).notes
-    assert notes[0].startswith("Undecided is not “no difference”") and "below 2.9 points" in notes[0]
+    assert notes[0].startswith("Undecided does not mean “no difference”") and "below 2.9 points" in notes[0]
 
 
 def test_the_interval_has_the_level_that_was_tested_at() -> None:
-    (verdict,) = verdicts(to_frame([FOUND]), [], LABELS, alpha=0.01)
-    assert "99% interval 1.1 to 5.4" in verdict.sentence
+    (verdict,) = verdicts([FOUND], alpha=0.01)
+    assert "99% CI 1.1 to 5.4" in verdict.sentence
 
 
 def test_share_of_run_pairs_is_told_for_the_side_ahead() -> None:
     assert "GRPO scored higher than SFT in 83% of the 9 pairs of runs." in told(FOUND).notes
     assert "SFT scored higher than GRPO in 100% of the 9 pairs of runs." in told(replace(FOUND, p_b_beats_a=0.0)).notes
+    assert (
+        "GRPO and SFT each scored higher in half of the 9 pairs of runs." in told(replace(FOUND, p_b_beats_a=0.5)).notes
+    )
 
 
 def test_missing_seeds_are_told_with_their_reasons() -> None:
@@ -150,7 +162,14 @@ def test_missing_seeds_are_told_with_their_reasons() -> None:
         cell("sft", 1),
         cell("dpo", 0),
     ]
-    assert told(ONE_SEED, cells).notes == ("Only 1 of 2 seeds of GRPO finished (seed 1 failed: the loss is nan).",)
+    assert told(ONE_SEED, cells).notes == (
+        "This compares checkpoints, not methods: a claim about methods needs at least 3 finished seeds per method, and "
+        "there is 1.",
+        "Only 1 of 2 GRPO seeds finished (seed 1 failed: the loss is nan).",
+    )
+    assert "and there are 2 and 1." in told(replace(ONE_SEED, seeds_b=2)).notes[0]
+    assert "and there are 2." in told(replace(ONE_SEED, a="base", seeds_b=2)).notes[0]
+    assert not any("This compares" in note for note in told(FOUND).notes)
 
 
 def test_a_disagreeing_cross_check_is_told() -> None:
@@ -160,7 +179,7 @@ def test_a_disagreeing_cross_check_is_told() -> None:
 
 def test_methods_come_before_the_base_model_and_tasks_are_left_out() -> None:
     against_base = replace(FOUND, a="base")
-    found = verdicts(to_frame([against_base, replace(FOUND, task="object_counting"), FOUND]), [], LABELS)
+    found = verdicts([against_base, replace(FOUND, task="object_counting"), FOUND])
     assert [(verdict.a, verdict.b) for verdict in found] == [("sft", "grpo"), ("base", "grpo")]
 
 
@@ -184,13 +203,13 @@ def answers(scores: dict[str, list[float]]) -> pd.DataFrame:
 
 def test_identical_answers_of_real_statistics_are_equivalent_with_difference_exactly_0() -> None:
     scores = np.random.default_rng(0).integers(0, 2, 40).astype(float).tolist()
-    (verdict,) = verdicts(compare_all(answers({"sft": scores, "grpo": scores}), [("sft", "grpo")]), [], LABELS)
-    assert verdict.kind == "equivalent" and "the difference is exactly 0 in every room" in verdict.sentence
+    (verdict,) = verdicts(from_frame(compare_all(answers({"sft": scores, "grpo": scores}), [("sft", "grpo")])))
+    assert verdict.kind == "equivalent" and "exactly the same in every room" in verdict.sentence
 
 
 def test_a_single_room_of_real_statistics_is_not_tested() -> None:
     frame = answers({"sft": [0.0, 1.0, 0.0, 1.0], "grpo": [1.0, 1.0, 0.0, 1.0]})
-    (verdict,) = verdicts(compare_all(frame, [("sft", "grpo")]), [], LABELS)
+    (verdict,) = verdicts(from_frame(compare_all(frame, [("sft", "grpo")])))
     assert verdict.kind == "untested" and "could not be tested" in verdict.sentence and "nan" not in verdict.sentence
 
 
@@ -207,13 +226,13 @@ def test_runs_that_the_scorer_could_not_read_are_named_beside_the_verdict() -> N
     runs = {("sft", 0): 0, ("sft", 1): 4, ("grpo", 0): 2, ("grpo", 1): 39, ("grpo", 2): 5}
     rows = [(method, seed, i >= lost) for (method, seed), lost in runs.items() for i in range(100)]
     answered = pd.DataFrame(rows, columns=["method", "seed", "parsed"])
-    (verdict,) = verdicts(to_frame([FOUND]), [], LABELS, answers=answered)
+    (verdict,) = verdicts([FOUND], answers=answered)
     assert verdict.notes[-1] == (
-        "The scorer could not read 39% (seed 1) and 5% (seed 2) of the answers of GRPO; "
-        "the table by scorer has what other rules make of them."
+        "The scorer could not parse 39% (seed 1) and 5% (seed 2) of the GRPO answers; the table by scorer shows how "
+        "other rules score them."
     )
     one = answered[(answered["method"] == "sft") | (answered["seed"] == 1)]
-    (verdict,) = verdicts(to_frame([ONE_SEED]), [], LABELS, answers=one)
-    assert "could not read 39% of the answers of GRPO;" in verdict.notes[-1]
-    (verdict,) = verdicts(to_frame([FOUND]), [], LABELS, answers=answered[answered["parsed"]])
-    assert not any("could not read" in note for note in verdict.notes)
+    (verdict,) = verdicts([ONE_SEED], answers=one)
+    assert "could not parse 39% of the GRPO answers;" in verdict.notes[-1]
+    (verdict,) = verdicts([FOUND], answers=answered[answered["parsed"]])
+    assert not any("could not parse" in note for note in verdict.notes)
