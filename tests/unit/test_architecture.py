@@ -85,6 +85,19 @@ def test_no_import_goes_up_a_layer(path):
     assert not upwards, f"{module} imports from above itself: {sorted(upwards)}"
 
 
+ROOMS = ("reports.tables", "reports.page")
+"""Packages with a door: code outside imports from the package itself, never from a file in it."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_is_entered_by_its_door(room):
+    inside = ROOT / room.replace(".", "/")
+    for path in FILES:
+        if inside not in path.parents:
+            nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+            assert not [node.module for node in nodes if (node.module or "").startswith(f"{room}.")], path
+
+
 def test_files_form_no_circle():
     files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
