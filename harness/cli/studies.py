@@ -92,10 +92,10 @@ def compare(options: StudyOptions, *, dry_run: bool) -> int:
 
 def plan(options: StudyOptions, *, pilot: Path | None) -> int:
     """``harness plan``: what a study could find and what it costs; writes nothing."""
-    from harness.study.plan import foresee
+    from harness.study.plan import print_plan
 
     study = resolve_study(options)
-    foresee(study, run_directory(study, options.out), pilot=pilot, console=Console())
+    print_plan(study, run_directory(study, options.out), pilot=pilot, console=Console())
     return 0
 
 

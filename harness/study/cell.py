@@ -28,30 +28,30 @@ EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended."""
+    """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended; return the exit code."""
     from harness.study.locks import hold
     from harness.study.process import die_with_parent
 
     die_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     cell_dir = Path(arguments[0]) / "cells" / arguments[1]
-    if not _first():
-        return _help_to_train(cell_dir)
+    if not _is_first_rank():
+        return _train_as_further_rank(cell_dir)
     try:
         with hold(cell_dir, "cell"):
             return _run_and_record(cell_dir)
-    except UserError as error:  # another process holds the cell, so its status is not ours to write
+    except UserError as error:  # another process holds the cell and writes its status
         print(f"failed: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED
 
 
-def _first() -> bool:
-    """Whether this is the process that writes: the only one, or the first of those that train together."""
+def _is_first_rank() -> bool:
+    """Whether this process writes files: it is the only one, or the first of those that train together."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _help_to_train(cell_dir: Path) -> int:
-    """Take a share of each step's prompts; statuses, checkpoints and evaluation are the first process's."""
+def _train_as_further_rank(cell_dir: Path) -> int:
+    """Train on a share of each step's prompts; the first rank writes statuses and checkpoints, and evaluates."""
     from harness.study.matrix import CellDocument
     from harness.study.setup import prepare
     from harness.train.ranks import Ranks
@@ -65,7 +65,7 @@ def _help_to_train(cell_dir: Path) -> int:
         return EXIT_INTERRUPTED
 
 
-def _start_others(cell_dir: Path, processes: int) -> Ranks:
+def _start_further_ranks(cell_dir: Path, processes: int) -> Ranks:
     from harness.study.process import start_ranks
     from harness.study.status import State
     from harness.train.ranks import Ranks
@@ -88,7 +88,7 @@ def _run_and_record(cell_dir: Path) -> int:
         _end(cell_dir, State.DONE)
         return EXIT_DONE
     except KeyboardInterrupt:
-        _end(cell_dir, State.INTERRUPTED, "stopped by the user; run again to go on")
+        _end(cell_dir, State.INTERRUPTED, "stopped by the user; run the same command to resume")
         return EXIT_INTERRUPTED
     except Exception as error:
         if not isinstance(error, UserError):
@@ -101,11 +101,11 @@ def _run_and_record(cell_dir: Path) -> int:
 
 
 def run_cell(cell_dir: Path) -> None:
-    """Train what is not trained, evaluate what is not evaluated.
+    """Complete a cell's training and its evaluation.
 
     Raises:
         UserError: Data, model or a checkpoint cannot be used.
-        TrainingError: Training cannot go on; earlier checkpoints stay.
+        TrainingError: Training cannot continue; earlier checkpoints are kept.
     """
     from harness.config.study import BASE
     from harness.study.matrix import CellDocument
@@ -118,7 +118,7 @@ def run_cell(cell_dir: Path) -> None:
     cell = CellDocument.read(cell_dir)
     study, is_base = cell.study, cell.method == BASE
     _report(cell_dir, "", 0, 0, {})
-    ranks = _start_others(cell_dir, 1 if is_base else study.train_for(cell.method).processes)
+    ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train_for(cell.method).processes)
     setup = prepare(study, with_train=not is_base, seed=cell.seed)
     _check_evaluation(cell, setup)
     write_json(cell_dir / "env.json", environment(study))
@@ -144,12 +144,15 @@ def _check_evaluation(cell: CellDocument, setup: Setup) -> None:
 
 
 def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict[str, float]:
-    """Evaluate one checkpoint folder on a study's benchmark; the answers go to ``out``.
+    """Evaluate one checkpoint on a study's benchmarks; the answers go to ``out``.
 
     Args:
-        checkpoint: A checkpoint written by a cell, or a plain model folder.
+        checkpoint: The folder of a cell's checkpoint, or of a plain model.
         study: The resolved :class:`~harness.config.study.StudyConfig`.
         out: Folder for ``samples.jsonl`` and ``manifest.json``.
+
+    Returns:
+        The benchmarks' headline numbers.
     """
     from harness.models.loading import model_digest
     from harness.study.identity import evaluation_identities, question_digests
@@ -211,7 +214,7 @@ def train_cell(
     if algorithm.needs.rollouts and not study.reward.weights:
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
     settings = study.train_for(method)
-    # A guest computes its reference itself.
+    # A guest computes its reference log-probabilities itself.
     needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
     groups = GroupBuilder(
         setup.policy,
@@ -222,7 +225,7 @@ def train_cell(
         study.rollout,
         study.prompt.train,
         seed,
-        # A whole group at least, whose prompt then runs once: no gradient is kept in a reference pass.
+        # At least a whole group, whose prompt then runs once; the reference pass keeps no gradient.
         max(settings.micro_batch, needs.rollouts),
     )
     shared = (
@@ -300,7 +303,7 @@ def _report(
 ) -> None:
     from harness.study.status import State, Status, write_status
 
-    if not _first():
+    if not _is_first_rank():
         return
     shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of", "overall")}
     if numbers.get("seconds"):
@@ -309,7 +312,7 @@ def _report(
 
 
 def _end(cell_dir: Path, state: State, reason: str = "") -> None:
-    """Record how the cell ended; step and phase stay as they were."""
+    """Record how the cell ended; keep its step and phase."""
     from harness.study.status import recorded_status, write_status
 
     write_status(cell_dir, recorded_status(cell_dir).model_copy(update={"state": state, "reason": reason}))

@@ -21,14 +21,14 @@ from harness.models.loading import model_config, model_digest
 from harness.plugins import registry
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration
-from harness.study.duration import Estimate, estimate, makespan
 from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
 from harness.study.matrix import Cell, CellWork
 from harness.study.setup import benchmark_source, frame_cache, load_data, video_settings
-from harness.study.shared_training import take_over, waves
+from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, read_status
+from harness.study.time_estimate import Estimate, estimate, makespan
 
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
 """Files of a report that the terminal names."""
@@ -95,7 +95,7 @@ def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Consol
         KeyboardInterrupt: Stopped by the user; what was computed is kept.
     """
     if dry_run:
-        show_plan(study, run_dir, console)
+        print_dry_run(study, run_dir, console)
         return 0
     plan = make_plan(study, console)
     with hold(run_dir, "run directory"):
@@ -152,7 +152,7 @@ def tell_files(paths: Sequence[Path], console: Console) -> None:
         console.print(f"and {len(paths) - len(first)} more files in {paths[0].parent}", soft_wrap=True, highlight=False)
 
 
-def show_plan(study: StudyConfig, run_dir: Path, console: Console) -> None:
+def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     """Print the matrix, what is done, what would be computed and about how long it takes; write nothing."""
     absent = [s for s in (benchmark_source(study.data), study.data.train) if not is_ready(s, study.runtime.cache)]
     if absent:
@@ -200,9 +200,9 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     try:
         with MatrixDisplay(console, _title(study), works) as display:
             states: dict[str, State] = {}
-            for wave in waves(todo):
+            for wave in training_rounds(todo):
                 for cell in wave:
-                    take_over(run_dir, cell, plan.cells)
+                    reuse_training(run_dir, cell, plan.cells)
                 threads = study.runtime.threads
                 states |= run_cells(run_dir, wave, workers=workers, threads=threads, on_change=display.update)
     except KeyboardInterrupt:

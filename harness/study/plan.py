@@ -19,10 +19,10 @@ from harness.models.loading import model_sizes
 from harness.plugins import registry
 from harness.study import matrix
 from harness.study.display import duration
-from harness.study.duration import estimate, finished, makespan
 from harness.study.matrix import Cell, CellWork
 from harness.study.setup import benchmark_source, load_data
 from harness.study.status import Status
+from harness.study.time_estimate import estimate, finished, makespan
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Cost:
         return f"about {duration(self.seconds)} and {_bytes(self.size)} of disk{missing}"
 
 
-def foresee(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: Console) -> None:
+def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: Console) -> None:
     """Print what the study could find and what it costs; write nothing.
 
     Args:

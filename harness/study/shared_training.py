@@ -1,4 +1,4 @@
-"""Cells with the same training and another evaluation: trained once, evaluated in each prompt mode."""
+"""Cells that differ only in their evaluation are trained once and evaluated in each prompt mode."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CHECKPOINTS = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 
 
-def waves(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells in their order; those that train the same as an earlier one come in a second wave."""
+def training_rounds(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """The cells in one or two rounds, in their order; the second holds those whose training is an earlier cell's."""
     first: list[Cell] = []
     later: list[Cell] = []
     for cell in cells:
@@ -25,11 +25,11 @@ def waves(cells: Iterable[Cell]) -> list[list[Cell]]:
     return [wave for wave in (first, later) if wave]
 
 
-def take_over(run_dir: Path, cell: Cell, others: Iterable[Cell]) -> bool:
-    """Give a cell the checkpoints of a trained one that trains the same; say whether there was one.
+def reuse_training(run_dir: Path, cell: Cell, others: Iterable[Cell]) -> bool:
+    """Give a cell the checkpoints of a finished cell with the same training; return whether there was one.
 
-    Files are linked where the file system can, so that they take no room. A cell that has begun to train by itself
-    keeps what it has.
+    Files are hard-linked where the file system allows it, so that they take no space. A cell that has begun its own
+    training keeps it.
     """
     folder = cell.folder(run_dir)
     if cell.is_base or (folder / CHECKPOINTS).exists():
@@ -38,7 +38,7 @@ def take_over(run_dir: Path, cell: Cell, others: Iterable[Cell]) -> bool:
         source = other.folder(run_dir)
         if other.training == cell.training and other.id != cell.id and budget_spent(source, other):
             _link_tree(source / CHECKPOINTS, folder / CHECKPOINTS)
-            for name in (METRICS_FILE, COMPUTE_FILE):  # the latter says that training is complete, so it comes last
+            for name in (METRICS_FILE, COMPUTE_FILE):  # the latter marks training as complete, so it comes last
                 write_bytes(folder / name, (source / name).read_bytes())
             return True
     return False

@@ -9,9 +9,9 @@ from rich.console import Console
 from harness.config.study import StudyConfig
 from harness.io import write_json
 from harness.study.display import MatrixDisplay, describe, duration
-from harness.study.duration import Estimate, estimate, makespan
 from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status, write_status
+from harness.study.time_estimate import Estimate, estimate, makespan
 
 
 class Clock:

@@ -51,7 +51,7 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path, holder: subprocess.Popen)
 def test_a_lock_is_free_after_use_and_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), hold(tmp_path / "new", "cell"):
         raise ZeroDivisionError
-    with hold(tmp_path / "new" / LOCK_FILE, "cell"):
+    with hold(tmp_path / "new", "cell"):
         pass
 
 
@@ -63,5 +63,8 @@ def test_a_holder_that_is_not_known_is_still_a_holder(tmp_path: Path, holder: su
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file`: cannot be written.*--out"), hold(tmp_path / "file", "run directory"):
+    with (
+        pytest.raises(UserError, match=r"file`: cannot be written or locked.*--out"),
+        hold(tmp_path / "file", "run directory"),
+    ):
         pass

@@ -14,7 +14,7 @@ from harness.config.variants import parse_variant
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.matrix import Cell, cells_of, remaining_work, write_cell
-from harness.study.shared_training import take_over, waves
+from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, Status, write_status
 
 
@@ -160,18 +160,18 @@ def test_one_training_in_two_evaluations(tmp_path: Path) -> None:
     official, think, observe = cells(one)
     assert official.training == think.training != observe.training
     assert think.id == f"{official.id}-think16"
-    assert waves([official, think, observe]) == [[official, observe], [think]]
-    assert not take_over(tmp_path, think, [official, think, observe])  # nothing is trained yet
+    assert training_rounds([official, think, observe]) == [[official, observe], [think]]
+    assert not reuse_training(tmp_path, think, [official, think, observe])  # nothing is trained yet
 
     source = official.folder(tmp_path)
     (source / "checkpoints" / "step-000004").mkdir(parents=True)
     (source / "checkpoints" / "step-000004" / "weights").write_bytes(b"w")
     (source / "metrics.jsonl").write_text("{}\n")
     write_json(source / "compute.json", {"steps": 3})
-    assert not take_over(tmp_path, think, [official, think, observe])  # not to the end
+    assert not reuse_training(tmp_path, think, [official, think, observe])  # not to the end
     write_json(source / "compute.json", {"steps": 4})
-    assert not take_over(tmp_path, observe, [official, think, observe])
-    assert take_over(tmp_path, think, [official, think, observe])
+    assert not reuse_training(tmp_path, observe, [official, think, observe])
+    assert reuse_training(tmp_path, think, [official, think, observe])
     folder = think.folder(tmp_path)
     assert (folder / "checkpoints" / "step-000004" / "weights").read_bytes() == b"w"
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoints", "compute.json", "metrics.jsonl"]
@@ -181,7 +181,7 @@ def test_one_training_in_two_evaluations(tmp_path: Path) -> None:
     write_status(folder, Status(state=State.DONE))
     (work,) = remaining_work(tmp_path, [think])
     assert work.complete
-    assert not take_over(tmp_path, think, [official])  # it has its own by now
+    assert not reuse_training(tmp_path, think, [official])  # it has its own by now
 
 
 # ------------------------------------------------------------------ what tables call them
