@@ -24,7 +24,8 @@ from reports.samples import parse_sources, results_from
 from reports.statistics.contrast import from_frame
 from reports.statistics.paired import default_pairs
 from reports.statistics.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
-from reports.tables import Table, csv_text, escape_markdown, latex_document
+from reports.tables import Table, csv_text, latex_document
+from reports.text import escape_markdown
 
 
 class Comparison:

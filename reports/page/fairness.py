@@ -10,7 +10,8 @@ from harness.config.study import StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
 from harness.vsibench.scorers import SCORERS
 from reports.collect import Collected
-from reports.tables import MISSING, Block, Document, heading, lines, paragraph, text_table
+from reports.tables import MISSING
+from reports.text import Block, Document, heading, lines, paragraph, text_table
 
 CONSUMED = {
     "updates": "Optimiser steps",

@@ -6,14 +6,12 @@ apart with colour blindness, and each method has its own marker.
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -28,8 +26,6 @@ from harness.vsibench.types import TASKS
 from reports.page.browser import TITLES
 from reports.statistics.contrast import OVERALL, Contrast
 from reports.tables import difference_text
-
-Parameters = ParamSpec("Parameters")
 
 WIDTH, WIDE = 3.5, 7.2
 """Inches; one and both columns of a paper."""
@@ -124,17 +120,6 @@ class Palette:
         return [method for method in self._places if method in present]
 
 
-def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
-    """The drawing function, with the style of all figures in force."""
-
-    @functools.wraps(draw)
-    def drawn(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
-        with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
 def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     """An empty figure; height and width in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -179,7 +164,7 @@ def _inline(svg: str) -> str:
     return re.sub(r"#[0-9a-f]{6}", lambda found: f"var({names[found[0]]})" if found[0] in names else found[0], body)
 
 
-@styled
+@mpl.rc_context(_STYLE)
 def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
     """The overall difference of every pair with its interval; filled where there is a verdict."""
     rows = [c for c in contrasts if c.task == OVERALL]
@@ -187,7 +172,7 @@ def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
     return _forest(rows, [f"{labels[c.b]}{between}\N{MINUS SIGN} {labels[c.a]}" for c in rows], INK)
 
 
-@styled
+@mpl.rc_context(_STYLE)
 def task_forest(contrasts: Sequence[Contrast], a: str, b: str, colour: str) -> Figure:
     """The differences of one pair, overall and by task; tasks are exploratory and lighter."""
     rows = [c for c in contrasts if (c.a, c.b) == (a, b)]
@@ -222,7 +207,7 @@ def _forest(rows: Sequence[Contrast], names: Sequence[str], colour: str, limit: 
     return figure
 
 
-@styled
+@mpl.rc_context(_STYLE)
 def task_bars(
     scores: Mapping[str, pd.DataFrame],
     baselines: Mapping[str, Mapping[str, float]],
@@ -276,7 +261,7 @@ def task_bars(
     return figure
 
 
-@styled
+@mpl.rc_context(_STYLE)
 def learning_curve(
     lines: pd.DataFrame, bands: pd.DataFrame, x: str, xlabel: str, palette: Palette, labels: Mapping[str, str]
 ) -> Figure:
@@ -301,7 +286,7 @@ def learning_curve(
     return figure
 
 
-@styled
+@mpl.rc_context(_STYLE)
 def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, labels: Mapping[str, str]) -> Figure:
     """Final score against device time of training: small markers for seeds, a large one for their mean."""
     figure, axes = new_axes(2.5)
@@ -321,7 +306,7 @@ def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, lab
     return figure
 
 
-@styled
+@mpl.rc_context(_STYLE)
 def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Mapping[str, str]) -> Figure:
     """One logged metric against examples: thin lines for seeds, a thick one for the running mean over them."""
     figure, axes = new_axes(2.1)

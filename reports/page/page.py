@@ -39,7 +39,8 @@ from reports.page.figures import (
 from reports.results import Results, Tables
 from reports.statistics.contrast import OVERALL, from_frame, level
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
-from reports.tables import Document, Verdict, clean, count, listed, tally
+from reports.tables import Verdict, tally
+from reports.text import Document, clean, count, listed
 
 PAGE = "index.html"
 BADGES = {"equivalent": "equivalent", "undecided": "undecided", "untested": "not tested"}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.config.study import BASE
 from harness.vsibench.types import TASKS
 from reports.statistics.contrast import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
 from reports.tables.table import MISSING, Cell, Column, Row, Table
-from reports.tables.text import count, sentences
+from reports.text import count, sentences
 
 HEADS = {
     "object_counting": "Obj.\nCount",
@@ -33,6 +33,9 @@ EQUIVALENT_MARK = "="
 """Follows a difference shown to lie within the margin, in either family."""
 
 
+COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
+
+
 def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: str, alpha: float) -> Table:
     """Every pair's overall difference with its test and verdict.
 
@@ -46,37 +49,18 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         ValueError: The contrasts are of several models.
     """
     found = overall(contrasts)
-    columns = (
-        Column("Comparison\n(B − A)", ("b", "a"), align="left"),
-        Column(f"Difference\n[{level(alpha)} CI]", ("difference", "ci_low", "ci_high")),
-        Column("SE", ("standard_error",), "{:.2f}"),
-        Column("df", ("df",), "{:.0f}"),
-        Column("p", ("p",)),
-        Column("Holm\np", ("p_holm",)),
-        Column("Verdict", ("verdict",), align="left"),
-        Column("Detectable\neffect", ("mde",)),
-        Column("B beats A\nin runs", ("p_b_beats_a", "run_pairs")),
-        Column("Seed\ncorr.", ("seed_correlation",), "{:.2f}"),
-        Column("Compares", ("claim",), align="left"),
-        Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"),
-    )
-    rows = [
-        _pair_row(
-            c,
-            labels,
-            difference_cell(c),
-            Cell((c.standard_error,)),
-            Cell((c.df,)),
-            Cell((c.p,), p_text(c.p)),
-            Cell((c.p_holm,), p_text(c.p_holm)),
-            Cell((c.verdict,), verdict_words(c, labels)),
-            Cell((c.mde,), f"{c.mde:.1f}" if _detectable(c) else ""),
-            _run_pairs_cell(c),
-            Cell((c.seed_correlation,)),
-            Cell((c.claim,)),
-            Cell((c.seeds_b, c.seeds_a)),
-        )
-        for c in found
+    columns: list[tuple[Column, Callable[[Contrast], Cell]]] = [
+        (Column(f"Difference\n[{level(alpha)} CI]", ("difference", "ci_low", "ci_high")), difference_cell),
+        (Column("SE", ("standard_error",), "{:.2f}"), lambda c: Cell((c.standard_error,))),
+        (Column("df", ("df",), "{:.0f}"), lambda c: Cell((c.df,))),
+        (Column("p", ("p",)), lambda c: Cell((c.p,), p_text(c.p))),
+        (Column("Holm\np", ("p_holm",)), lambda c: Cell((c.p_holm,), p_text(c.p_holm))),
+        (Column("Verdict", ("verdict",), align="left"), lambda c: Cell((c.verdict,), verdict_words(c, labels))),
+        (Column("Detectable\neffect", ("mde",)), lambda c: Cell((c.mde,), f"{c.mde:.1f}" if _detectable(c) else "")),
+        (Column("B beats A\nin runs", ("p_b_beats_a", "run_pairs")), _run_pairs_cell),
+        (Column("Seed\ncorr.", ("seed_correlation",), "{:.2f}"), lambda c: Cell((c.seed_correlation,))),
+        (Column("Compares", ("claim",), align="left"), lambda c: Cell((c.claim,))),
+        (Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"), lambda c: Cell((c.seeds_b, c.seeds_a))),
     ]
     caption = sentences(
         "Differences are B minus A in points; intervals are not corrected for multiple comparisons.",
@@ -91,24 +75,21 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         else "",
         _checks_caption(found, alpha),
     )
-    whole = Table(
-        title=f"Paired comparisons on {benchmark}",
-        columns=columns,
-        rows=tuple(rows),
-        caption=caption,
-        footnotes=claim_footnotes(found),
-    )
-    return whole.without_empty("p_b_beats_a", "seed_correlation")
+    rows = [_pair_row(c, labels, *(cell(c) for _, cell in columns)) for c in found]
+    return Table(
+        f"Paired comparisons on {benchmark}",
+        (COMPARISON, *(column for column, _ in columns)),
+        tuple(rows),
+        caption,
+        claim_footnotes(found),
+    ).without_empty("p_b_beats_a", "seed_correlation")
 
 
 def tasks_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: str, alpha: float) -> Table:
     """Every pair's difference by task, exploratory. Arguments and errors as for :func:`pairs_table`."""
     by_task = {(c.a, c.b, c.task): c for c in contrasts if c.task != OVERALL}
     suffixes = ("", "_low", "_high", "_p_holm", "_mde")
-    columns = (
-        Column("Comparison\n(B − A)", ("b", "a"), align="left"),
-        *(Column(HEADS[task], tuple(f"{task}{suffix}" for suffix in suffixes), light=True) for task in TASKS),
-    )
+    columns = [Column(HEADS[task], tuple(f"{task}{suffix}" for suffix in suffixes), light=True) for task in TASKS]
     rows = [
         _pair_row(c, labels, *(_task_cell(by_task.get((c.a, c.b, task))) for task in TASKS)) for c in overall(contrasts)
     ]
@@ -118,12 +99,7 @@ def tasks_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         "In parentheses, where undecided: the true difference that would be found with 80% power.",
         _equivalence_caption(by_task.values()),
     )
-    return Table(
-        title=f"Differences by task on {benchmark}",
-        columns=columns,
-        rows=tuple(rows),
-        caption=caption,
-    )
+    return Table(f"Differences by task on {benchmark}", (COMPARISON, *columns), tuple(rows), caption)
 
 
 def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:

@@ -18,7 +18,7 @@ from harness.vsibench.types import TASKS
 from reports.statistics.contrast import OVERALL, Contrast, level
 from reports.tables.pairs import HEADS, claim_footnotes, difference_cell, overall, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
-from reports.tables.text import sentences
+from reports.text import sentences
 
 Kind = Literal["base", "method", "baseline", "published"]
 

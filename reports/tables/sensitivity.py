@@ -12,7 +12,7 @@ from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS
 from reports.benchmarks.vsibench import VSIBench
 from reports.tables.table import Cell, Column, Row, Table
-from reports.tables.text import sentences
+from reports.text import sentences
 
 
 def scored_by_all(answers: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""One table, written as Markdown, LaTeX (booktabs), CSV, JSON or for the terminal.
+"""A table that can be written as Markdown, LaTeX (booktabs), CSV and JSON, and printed in a terminal.
 
-Every string of a table is plain text: it may come from data, so each writer escapes it. Emphasis
-is said by fields (``bold``, ``mark``, ``light``), never by markup inside the text.
+Every string in a table is plain text that may come from data, so each writer escapes it. Emphasis is set by fields
+(``bold``, ``mark``, ``light``), never by markup inside the text.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 from tabulate import tabulate
 
-from reports.tables.text import clean, escape_latex, escape_markdown
+from reports.text import clean, escape_latex, escape_markdown
 
 Value = float | int | str | None
 Align = Literal["left", "center", "right"]
 
 MISSING = "-"
-"""What stands for a missing value where people read; CSV leaves it empty and JSON says null."""
+"""Shown for a missing value; CSV leaves the field empty and JSON has null."""
 
 ROWS_ON_A_PAGE = 32
-"""Rows of one LaTeX table, with room for caption and notes on a landscape page."""
+"""Rows of one LaTeX table, which leave room for caption and notes on a landscape page."""
 
 _FORMULA = ("=", "+", "-", "@")
 
@@ -50,11 +50,11 @@ _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
 
 @dataclass(frozen=True)
 class Part:
-    """A further grid of a table, which would be too wide as one: its columns follow the first column again.
+    """A further grid of a table too wide for one: it repeats the first column.
 
     Attributes:
-        title: What its columns are, after the table's title.
-        caption: What they mean.
+        title: Follows the table's title.
+        caption: What its columns mean.
     """
 
     title: str
@@ -63,15 +63,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Column:
-    """A column, which may show several values in one cell (an interval, a mean and its deviation).
+    """A column, whose cells may hold several values (a mean and its deviation, an interval).
 
     Attributes:
-        header: Shown head; a line break in it is kept in LaTeX and the terminal.
+        header: Displayed header; LaTeX and the terminal keep line breaks in it.
         names: Names of the values in CSV and JSON, unique in the table; by default the header.
         format: Format string for the values, for example ``{:+.1f} [{:.1f}, {:.1f}]``.
         align: Alignment of its cells.
-        light: Shown in a weaker tone, for what is only exploratory (not in Markdown).
-        part: The further grid that it stands in (not in the terminal, which splits by its width); None for the first.
+        light: Displayed in a lighter tone, for exploratory results (not in Markdown).
+        part: The further grid it belongs to; None for the first. The terminal splits tables by width instead.
     """
 
     header: str
@@ -91,11 +91,11 @@ class Cell:
     """One cell.
 
     Attributes:
-        values: As many values as the column has names, with full precision.
-        text: Shown instead of the formatted values.
-        bold: Emphasised, for example the best of its column.
-        mark: A sign after the text, raised: a dagger, a star.
-        note: A remark, shown below the table under a number.
+        values: One per name of the column, with full precision.
+        text: Displayed instead of the formatted values.
+        bold: Emphasised, for example as the best of its column.
+        mark: A superscript after the text: a dagger, a star.
+        note: A remark, shown below the table as a numbered note.
     """
 
     values: tuple[Value, ...]
@@ -105,7 +105,7 @@ class Cell:
     note: str = ""
 
     def shown(self, column: Column) -> str:
-        """The text people read: ``text``, else the formatted values, else the missing sign."""
+        """The displayed text: ``text``, else the formatted values, else :data:`MISSING`."""
         if self.text is not None:
             return clean(self.text)
         if any(_is_missing(v) for v in self.values):
@@ -115,12 +115,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row; where ``group`` changes a rule is drawn and, unless empty, the group's name is written.
+    """A row. A change of ``group`` draws a rule and, unless empty, the group's name.
 
     Attributes:
-        cells: One a column.
-        group: Name of the group it stands in.
-        light: Shown in a weaker tone, for what is not ours (not in Markdown).
+        cells: One per column.
+        group: Name of the group it belongs to.
+        light: Displayed in a lighter tone, for results that are not ours (not in Markdown).
     """
 
     cells: tuple[Cell, ...]
@@ -155,7 +155,7 @@ class Table:
 
     @property
     def remarks(self) -> list[str]:
-        """The cells' distinct notes in reading order; a note's number is its place, from 1."""
+        """The cells' distinct notes in reading order; notes are numbered from 1."""
         return list(dict.fromkeys(cell.note for row in self.rows for cell in row.cells if cell.note))
 
     @property
@@ -165,7 +165,7 @@ class Table:
 
     @property
     def parts(self) -> list[Table]:
-        """The grids that the table is read in, each a table of its own; itself when there is only one."""
+        """The grids that the table is displayed as, each a table; itself when there is only one."""
         names = dict.fromkeys(column.part for column in self.columns)
         if len(names) == 1:
             return [self]
@@ -179,7 +179,7 @@ class Table:
         return found
 
     def without_empty(self, *names: str) -> Table:
-        """The table without those of the named columns (by the first of their values) in which nothing stands."""
+        """The table without those of the named columns (by the name of their first value) that have no values."""
         kept = [
             j
             for j, column in enumerate(self.columns)
@@ -200,11 +200,11 @@ class Table:
             values += [value for cell in row.cells for value in cell.values]
             tidy = [clean(v) if isinstance(v, str) else None if _is_missing(v) else v for v in values]
             records.append(dict(zip(names, tidy, strict=True)))
-        # Column by column: pandas would turn whole numbers beside a None into floats.
+        # Column by column: pandas would turn integers next to a None into floats.
         return pd.DataFrame({n: pd.Series([r[n] for r in records], dtype=object) for n in names}, columns=names)
 
     def to_csv(self) -> str:
-        """Comma-separated values; text that a spreadsheet would run as a formula gets a leading quote."""
+        """Comma-separated values, see :func:`csv_text`."""
         return csv_text(self.to_frame())
 
     def to_json(self) -> str:
@@ -244,17 +244,14 @@ class Table:
         parts = [f"### {escape_markdown(self.title)}", grid, escape_markdown(self.caption), *notes]
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    def to_latex(self, *, document: bool = False) -> str:
+    def to_latex(self) -> str:
         """A booktabs ``table*`` with caption and footnotes, shrunk only when wider than the page.
 
-        More rows than fit a page go on in further tables, evenly.
-
-        Needs the packages booktabs, graphicx, xcolor and the T1 font encoding; with ``document`` the
-        result is a complete document (:func:`latex_document`).
+        Rows that do not fit on a page continue in further tables of equal size. Needs the packages booktabs, graphicx
+        and xcolor and the T1 font encoding, see :func:`latex_document`.
         """
         if len(self.parts) > 1:
-            fragment = "\n".join(part.to_latex() for part in self.parts)
-            return latex_document([fragment]) if document else fragment
+            return "\n".join(part.to_latex() for part in self.parts)
         notes = [rf"\textsuperscript{{{i}}}\,{escape_latex(note)}" for i, note in enumerate(self.remarks, 1)]
         notes += [escape_latex(note) for note in self.footnotes]
         pages = max(1, math.ceil(len(self.rows) / ROWS_ON_A_PAGE))
@@ -275,11 +272,10 @@ class Table:
             ]
             lines += [r"\par\smallskip\raggedright " + note for note in (notes if page == pages - 1 else ())]
             fragments.append("\n".join([*lines, r"\end{table*}"]) + "\n")
-        fragment = "\\clearpage\n".join(fragments)
-        return latex_document([fragment]) if document else fragment
+        return "\\clearpage\n".join(fragments)
 
     def to_rich(self, width: int = 120) -> Group:
-        """The table for a terminal; columns that do not fit go on below, after the first column again."""
+        """The table for a terminal; columns that do not fit follow below, with the first column repeated."""
         blocks = list(self._blocks(width))
         parts = [self._rich_block(columns, title=i == 0) for i, columns in enumerate(blocks)]
         notes = [f"{i} {clean(note)}" for i, note in enumerate(self.remarks, 1)]
@@ -294,7 +290,7 @@ class Table:
         return any(row.group for row in self.rows)
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
-        """Column indices that fit a terminal line together, the first column in each block."""
+        """Indices of columns that fit on a line together; every block has the first column."""
         widths = []
         for j, column in enumerate(self.columns):
             cells = [self._terminal_text(row.cells[j], column).plain for row in self.rows]
@@ -332,7 +328,7 @@ class Table:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A frame as comma-separated values; text that a spreadsheet would run as a formula gets a leading quote."""
+    """A frame as comma-separated values; text that a spreadsheet would run as a formula is prefixed with a quote."""
     tame = {
         name: pd.Series([f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v for v in column], dtype=object)
         for name, column in frame.items()
@@ -341,7 +337,7 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def latex_document(fragments: Sequence[str]) -> str:
-    """A complete landscape A4 document around LaTeX tables, as many on a page as fit, for pdflatex."""
+    """A complete landscape A4 document of LaTeX tables, as many per page as fit, for pdflatex."""
     return _PREAMBLE + "\n".join(fragments) + "\\end{document}\n"
 
 
@@ -350,7 +346,7 @@ def _is_missing(value: Value) -> bool:
 
 
 def _with_groups(rows: Sequence[Row]) -> Iterator[tuple[Row, bool, str]]:
-    """Rows, each with whether a rule precedes it and the name of the group that begins there."""
+    """Rows, each with whether a rule precedes it and the name of a group that starts with it."""
     before: str | None = None
     for row in rows:
         begins = row.group != before
@@ -369,21 +365,21 @@ def _latex_body(table: Table, rows: Sequence[Row]) -> list[str]:
         cells = zip(row.cells, table.columns, strict=True)
         shown = (_latex_cell(cell, column, table, light=column.light or row.light) for cell, column in cells)
         lines.append(" & ".join(shown) + r" \\")
-    # After a line's \\ and after a rule, "[" and "*" would be read as their argument.
+    # After \\ and after a rule, "[" and "*" would be read as an argument.
     lines = ["{}" + line if line[:1] in ("[", "*") else line for line in lines]
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
 def _latex_head(column: Column) -> str:
     lines = [escape_latex(line) for line in column.header.split("\n")]
-    # The braces keep a "[" that begins a line from being read as the line break's argument.
+    # The braces keep a leading "[" from being read as an argument of the line break.
     text = r"\\{}".join(lines)
     return rf"\begin{{tabular}}[b]{{@{{}}{column.align[0]}@{{}}}}{text}\end{{tabular}}" if len(lines) > 1 else text
 
 
 def _latex_cell(cell: Cell, column: Column, table: Table, *, light: bool) -> str:
     text = escape_latex(cell.shown(column))
-    # Numbers: a real minus sign, an interval that stays small beside its estimate.
+    # Numbers get a true minus sign, and deviations a smaller font than their means.
     text = re.sub(r"(?<![\w.-])-(?=\d|$)", "$-$", text) if text != "-" else "--"
     text = re.sub(r" \$\\pm\$ ([\d.]+)$", r"{\\scriptsize\\,$\\pm$\1}", text)
     text = rf"\textbf{{{text}}}" if cell.bold else text

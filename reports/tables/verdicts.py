@@ -14,7 +14,7 @@ from harness.config.study import BASE
 from reports.collect import CellResult
 from reports.statistics.contrast import SEEDS_FOR_METHODS, Contrast, level
 from reports.tables.pairs import overall, p_text
-from reports.tables.text import listed
+from reports.text import listed
 
 Kind = Literal["better", "equivalent", "undecided", "untested"]
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from reports.tables.table import Cell, Column, Part, Row, Table, latex_document
-from reports.tables.text import clean, escape_latex, escape_markdown
+from reports.text import clean, escape_latex, escape_markdown
 
 NASTY = "50% & $5_a #1 {x} ~ ^ \\ | \"q\" `c` <script>alert(1)</script> [a](b) *b*\x1b[31m\x00\n'--' Zürich 漢 −1"
 

@@ -189,7 +189,7 @@ def _latex_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
             r"\toprule",
             top,
             r"\midrule",
-            # After a rule or the end of a row, "[" and "*" would be read as its argument.
+            # After \\ and after a rule, "[" and "*" would be read as an argument.
             *("{}" + line for line in rest),
             r"\bottomrule",
             r"\end{tabularx}\par}",
