@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception for everything that the user can fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake or a missing thing that the user can mend.
+    """A mistake, or something missing, that the user can fix.
 
     The command line prints its message without a traceback and exits with code 2.
     The message names the key or option, the file if there is one, and the fix.

@@ -1,4 +1,4 @@
-"""``harness data``: make a folder that is ready for use out of a published data set."""
+"""``harness data``: turn a published data set into a folder that is ready for use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from harness.cli.options import StudyOptions, command, out_option
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,77 +20,58 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Prepare p
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Check a copy and make it ready for use.")
 app.add_typer(prepare, name="prepare")
 
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.")]
-WorkersOption = Annotated[
-    int, typer.Option("--workers", min=0, metavar="N", help="Processes that decode; 0 takes all cores.")
+Source = Annotated[
+    str, typer.Option("--from", metavar="DIR|ID", help="A local copy of the data set, or its id on the hub.")
 ]
 
 
-@prepare.command()
+@command(prepare, only=("decoders",))
 def vsibench(
-    source: Annotated[
-        str, typer.Option("--from", metavar="DIR|ID", help="A local copy, or the hub id nyu-visionx/VSI-Bench.")
-    ],
-    out: OutOption = Path("data/vsi-bench"),
+    source: Source,
+    options: StudyOptions,
+    out: Annotated[Path | None, out_option("data/vsi-bench")] = None,
     part: Annotated[
-        bool, typer.Option("--part", metavar="", help="The copy is meant to be a part: accept other counts.")
+        bool, typer.Option("--part", metavar="", help="Accept a part of the data set, whose counts differ.")
     ] = False,
-    workers: WorkersOption = 0,
 ) -> None:
     """VSI-Bench: verify the counts, take the videos out of the archives, decode each one, write a manifest.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
-    \b
-    hf download nyu-visionx/VSI-Bench --repo-type dataset --local-dir download
+    harness data prepare vsibench --from nyu-visionx/VSI-Bench
     harness data prepare vsibench --from download
     """
     from harness.data.prepare_vsibench import prepare_vsibench
 
-    folder = _folder(source)
-    _tell(_shown(lambda show: prepare_vsibench(folder, out, part=part, workers=_workers(workers), progress=show)))
+    _prepare(prepare_vsibench, _folder(source), out or Path("data/vsi-bench"), options.decoders, part=part)
 
 
-@prepare.command("vsi-100k")
+@command(prepare, name="vsi-100k", only=("decoders", "skip_bad"))
 def vsi_100k(
-    source: Annotated[str, typer.Option("--from", metavar="DIR|ID", help="The JSON files, or the id OPPOer/VSI-100k.")],
+    source: Source,
+    options: StudyOptions,
+    out: Annotated[Path | None, out_option("data/vsi-100k")] = None,
     scannet: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="ScanNet: SCENE/color/*.jpg, or SCENE.mp4. Linked, not copied."),
+        typer.Option("--scannet", metavar="DIR", help="ScanNet: SCENE/color/*.jpg, or SCENE.mp4. Linked, not copied."),
     ] = None,
-    out: OutOption = Path("data/vsi-100k"),
     field: Annotated[
         list[str] | None,
-        typer.Option("--field", metavar="OURS=THEIRS", help="Name of a field that is not recognised. Repeatable."),
+        typer.Option("--field", metavar="OURS=THEIRS", help="The name of a field that is not recognised. Repeatable."),
     ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", metavar="", help="Leave out bad questions and scenes without a video, and count."),
-    ] = False,
-    workers: WorkersOption = 0,
 ) -> None:
     """VSI-100k: read its six question files, link your ScanNet to them, decode each video, write a manifest.
 
+    With --skip-bad, questions on scenes without a video are left out as well.
+
     [bold]Example[/bold]
 
-    harness data prepare vsi-100k --from download --scannet /data/scannet/scans
+    harness data prepare vsi-100k --from OPPOer/VSI-100k --scannet /data/scannet/scans
     """
     from harness.data.prepare_vsi100k import prepare_vsi_100k
 
-    folder, fields = _folder(source), _fields(field or ())
-    _tell(
-        _shown(
-            lambda show: prepare_vsi_100k(
-                folder,
-                out,
-                scannet=scannet,
-                fields=fields,
-                skip_bad=skip_bad,
-                workers=_workers(workers),
-                progress=show,
-            )
-        )
-    )
+    more = {"scannet": scannet, "fields": _fields(field or []), "skip_bad": options.skip_bad}
+    _prepare(prepare_vsi_100k, _folder(source), out or Path("data/vsi-100k"), options.decoders, **more)
 
 
 def _folder(source: str) -> Path:
@@ -103,48 +85,43 @@ def _folder(source: str) -> Path:
             return fetch_dataset(source.removeprefix("hub:"))
         except UserError as error:
             raise UserError(f"`--from {source}`: no such folder here, and: {error}") from error
-    raise UserError(f"`--from {source}`: no such folder")
+    raise UserError(f"`--from {source}`: no such folder; name a folder or an id on the hub, such as OWNER/NAME")
 
 
-def _fields(pairs: list[str] | tuple[str, ...]) -> dict[str, str]:
+def _fields(pairs: list[str]) -> dict[str, str]:
     fields = {}
     for pair in pairs:
-        ours, equals, theirs = pair.partition("=")
-        if not equals or not ours or not theirs:
+        ours, _, theirs = pair.partition("=")
+        if not ours or not theirs:
             raise UserError(f"`--field {pair}`: write OURS=THEIRS, for example --field ground_truth=answer")
         fields[ours] = theirs
     return fields
 
 
-def _workers(asked: int) -> int:
+def _prepare(work: Callable[..., Prepared], source: Path, out: Path, decoders: int | None, **options: Any) -> None:
+    """Do the work under a progress bar on the error stream, then print what the folder holds."""
     from harness.data.pool import usable_cores
+    from harness.data.vsi100k import GET_SCANNET
 
-    return asked or usable_cores()
-
-
-def _shown(work: Callable[[Any], Prepared]) -> Prepared:
-    """Do the work under a progress bar, on the error stream."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
-        return work(lambda what, done, total: bar.update(task, description=what, completed=done, total=total))
 
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
 
-def _tell(prepared: Prepared) -> None:
-    console, manifest = Console(highlight=False), prepared.manifest
+        prepared = work(source, out, workers=decoders or usable_cores(), progress=show, **options)
+    console, manifest = Console(highlight=False, soft_wrap=True), prepared.manifest
     total = manifest["total"]
     console.print(
         f"{prepared.root}: {total['questions']:,} questions on {total['scenes']} scenes, {total['videos']} videos "
-        f"decoded, the shortest with {manifest['shortest_video']} frames",
-        soft_wrap=True,
+        f"decoded, the shortest with {manifest['shortest_video']} frames"
     )
     if splits := manifest.get("splits"):
-        console.print("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()), soft_wrap=True)
+        console.print("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
     for kind, count in manifest["questions"].items():
         console.print(f"  {kind} {count:,}")
     for note in manifest.get("notes", ()):
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {note}", markup=False)
     if not total["videos"]:
-        from harness.data.vsi100k import GET_SCANNET
-
-        console.print(f"No videos are linked. {GET_SCANNET}", soft_wrap=True)
+        console.print(f"No videos are linked. {GET_SCANNET}")

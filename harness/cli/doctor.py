@@ -8,40 +8,35 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.options import SETUP, StudyOptions, command
 from harness.errors import UserError
-from harness.plugins import registry
 
-REQUIRED = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "safetensors",
-    "av",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "scipy",
-    "statsmodels",
-    "pydantic",
-)
+if TYPE_CHECKING:
+    from harness.config.study import StudyConfig
+
+PACKAGE = "vlm-harness"
 OPTIONAL = {
     "bitsandbytes": "QLoRA, 8-bit optimiser",
     "flash-attn": "a faster vision tower on a GPU",
-    "datasets": "TRL's trainers as guests",
+    "datasets": "data sets of the hub; TRL's trainers as guests",
     "trl": "TRL's trainers as guests",
 }
 _HUB_TIMEOUT = 2.0
+_STYLES = {"good": "", "note": "yellow", "bad": "bold red"}
+
+app = typer.Typer()
 
 
 class Finding(NamedTuple):
@@ -52,57 +47,51 @@ class Finding(NamedTuple):
     level: str = "good"
 
 
-def examine(model: str | None, study: str | None = None, settings: Sequence[str] = ()) -> int:
-    """Print the findings.
+@command(app, SETUP)
+def doctor(options: StudyOptions) -> int:
+    """Show what this machine offers, and which models and data can be reached.
 
-    Args:
-        model: Only this model is looked at among the models; its absence is then an error.
-        study: A study file or preset whose memory is accounted for; the model's own preset when only that is named.
-        settings: Changes of the study, ``key=value``.
+    With options of a study: whether this study's model and data can be reached and its methods fit into memory.
+    The exit code is 1 if something that is needed is missing or does not fit.
 
-    Returns:
-        1 when something that is needed is missing or the study does not fit, else 0.
+    [bold]Examples[/bold]
 
-    Raises:
-        UserError: The study is unknown or wrong.
+    harness doctor
+    harness doctor --model 2b --methods sft,grpo -s train.micro_batch=4
     """
-    from harness.cli.studies import StudyOptions, resolve_study
+    from harness.cli.resolve import resolve_study
 
-    asked = StudyOptions(study=study, model=model, settings=tuple(settings))
-    resolved = resolve_study(asked) if study is not None else None
-    if resolved is not None and model is None:
-        model = resolved.model.name
+    study = None if replace(options, plugin=None) == StudyOptions() else resolve_study(options)
     hub = _hub()
     sections: dict[str, Callable[[], Iterator[Finding]]] = {
         "Software": _software,
         "Machine": _machine,
-        "Models": lambda: _models(model, hub),
-        "Data": _data,
+        "Models": lambda: _models(study, hub),
+        "Data": lambda: _data(study),
         "Plugins": _plugins,
+        "Hub": lambda: iter([hub]),
     }
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True, max_width=28)
     table.add_column(overflow="fold")
-    bad = False
+    good = True
     for title, probe in sections.items():
         for index, finding in enumerate(_guarded(title, probe)):
-            bad |= finding.level == "bad"
-            style = {"good": "", "note": "yellow", "bad": "bold red"}[finding.level]
-            table.add_row(title if index == 0 else "", finding.subject, Text(finding.text, style=style))
-    table.add_row("Hub", hub.subject, Text(hub.text, style="" if hub.level == "good" else "yellow"))
+            good &= finding.level != "bad"
+            table.add_row("" if index else title, finding.subject, Text(finding.text, style=_STYLES[finding.level]))
     console = Console()
     console.print(table)
-    if model is None:
-        return 1 if bad else 0
-    from harness.memory.estimate import show
+    if study is not None:
+        from harness.memory.estimate import show
 
-    console.print()
-    try:
-        return 1 if not show(resolved or resolve_study(asked), console) or bad else 0
-    except UserError as error:
-        console.print(Text(f"No account of memory: {error}", style="bold red"), soft_wrap=True)
-        return 1
+        console.print()
+        try:
+            good &= show(study, console)
+        except UserError as error:
+            console.print(Text(f"The memory cannot be estimated: {error}", style="bold red"), soft_wrap=True)
+            good = False
+    return 0 if good else 1
 
 
 def _guarded(title: str, probe: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -114,13 +103,17 @@ def _guarded(title: str, probe: Callable[[], Iterator[Finding]]) -> Iterator[Fin
 
 
 def _software() -> Iterator[Finding]:
-    yield Finding("harness", _version("vlm-harness"))
+    from packaging.requirements import Requirement
+
+    yield Finding("harness", version(PACKAGE))
     yield Finding("python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("system", platform.platform())
-    missing = [name for name in REQUIRED if not _version(name)]
-    yield Finding("packages", ", ".join(f"{name} {_version(name)}" for name in REQUIRED if name not in missing))
-    for name in missing:
-        yield Finding(name, f"is missing: pip install {name}", "bad")
+    needed = [one for one in map(Requirement, requires(PACKAGE) or ()) if one.marker is None]
+    yield Finding("packages", ", ".join(f"{one.name} {_version(one.name) or 'missing'}" for one in needed))
+    for one in needed:
+        found = _version(one.name)
+        if not found or not one.specifier.contains(found, prereleases=True):
+            yield Finding(one.name, f"{found or 'is missing'}: pip install '{one}'", "bad")
     for name, purpose in OPTIONAL.items():
         found = _version(name)
         yield Finding(name, f"{found} ({purpose})" if found else f"not installed; only for: {purpose}")
@@ -149,10 +142,11 @@ def _machine() -> Iterator[Finding]:
     yield Finding("disk", f"{_size(disk.free)} free of {_size(disk.total)} here", "note" if low else "good")
 
 
-def _models(only: str | None, hub: Finding) -> Iterator[Finding]:
+def _models(study: StudyConfig | None, hub: Finding) -> Iterator[Finding]:
     from harness.models.loading import locate
+    from harness.plugins import registry
 
-    for name in [only] if only else registry.names("models"):
+    for name in [study.model.name] if study else registry.names("models"):
         try:
             location = locate(name)
         except UserError as error:
@@ -167,35 +161,34 @@ def _models(only: str | None, hub: Finding) -> Iterator[Finding]:
         elif hub.level == "good":
             yield Finding(name, f"{location}, to be fetched from the hub")
         else:
-            yield Finding(name, f"{location} is not here and the hub cannot be reached", "bad" if only else "note")
+            yield Finding(name, f"{location} is not here and the hub cannot be reached", "bad" if study else "note")
 
 
-def _data() -> Iterator[Finding]:
+def _data(study: StudyConfig | None) -> Iterator[Finding]:
     from harness.config.study import load_study, preset_names
     from harness.data.sources import is_ready, resolve_source
+    from harness.study.setup import benchmark_source
 
-    for preset in preset_names():
-        study = load_study(preset)
-        for source in (study.data.train, study.data.benchmark):
-            subject = f"{preset}: {source}"
+    for one in [study] if study else map(load_study, preset_names()):
+        for source in (one.data.train, benchmark_source(one.data)):
+            subject = f"{one.name}: {source}"
             try:
-                if not is_ready(source, study.runtime.cache):
-                    yield Finding(subject, "is generated when first needed")
+                if not is_ready(source, one.runtime.cache):
+                    yield Finding(subject, "is generated when it is first needed")
                 else:
-                    root, split = resolve_source(source, study.runtime.cache)
+                    root, split = resolve_source(source, one.runtime.cache)
                     yield Finding(subject, f"here: {root}, split {split}")
             except UserError as error:
-                yield Finding(subject, str(error), "note")
+                yield Finding(subject, str(error), "bad" if study else "note")
 
 
 def _plugins() -> Iterator[Finding]:
+    from harness.plugins import registry
+
     for group in registry.GROUPS:
         rows = registry.listing(group)
-        whole = [row.name for row in rows if not row.error]
-        yield Finding(group, ", ".join(whole) or "none")
-        for row in rows:
-            if row.error:
-                yield Finding(row.name, f"{row.package}: {row.error}", "bad")
+        yield Finding(group, ", ".join(row.name for row in rows if not row.error) or "none")
+        yield from (Finding(row.name, f"{row.package}: {row.error}", "bad") for row in rows if row.error)
 
 
 def _hub() -> Finding:

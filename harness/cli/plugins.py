@@ -1,29 +1,46 @@
-"""Commands about plugins: list, show, check, new."""
+"""The commands about plugins: list, show, check, new."""
 
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Sequence
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.api.types import Needs
-from harness.config.study import preset_names
-from harness.config.variants import Variant, parse_variant
+from harness.cli.options import SETUP, StudyOptions, command, out_option
 from harness.errors import UserError, unknown_name
-from harness.plugins import registry
+
+if TYPE_CHECKING:
+    from harness.api.testing import CheckResult
+    from harness.api.types import Needs
+    from harness.config.variants import Variant
 
 CONFIGURABLE = ("algorithms", "rewards", "benchmarks")
 """Groups of classes with hyper-parameters, in the order in which a name is looked up."""
 
+app = typer.Typer()
 
-def list_plugins() -> int:
-    """``harness list``: every plugin and where it comes from; broken ones with their error."""
+
+class Kind(StrEnum):
+    """What `harness new` can write."""
+
+    ALGORITHM = "algorithm"
+    REWARD = "reward"
+    BENCHMARK = "benchmark"
+
+
+@command(app, SETUP, name="list", only=("plugin",))
+def list_(options: StudyOptions) -> None:
+    """List all plugins and preset studies: what they are, need and cost."""
+    from harness.config.study import preset_names
+    from harness.plugins import registry
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("Name", "Cost", "What it is, and needs", "From"):
         table.add_column(
@@ -36,127 +53,164 @@ def list_plugins() -> int:
             what = Text(f"broken: {row.error}", style="red") if row.error else Text(row.summary)
             if needs:
                 what.append(f"\n{describe_needs(needs)}", style="dim")
-            cost = cost_class(needs) if needs else ""
             origin = Path(row.package).name if row.package.endswith(".py") else row.package
-            table.add_row(f"  {row.name}", cost, what, Text(origin, style="dim"))
+            table.add_row(f"  {row.name}", cost_class(needs) if needs else "", what, Text(origin, style="dim"))
     table.add_row(Text("studies", style="bold"))
     for name in preset_names():
         table.add_row(f"  {name}", "", Text(f"harness compare --study {name}"), "")
     console = Console()
     console.print(table)
     console.print(
-        "Cost of a step, for equal prompts. low: a pass over given answers; medium: and a reference pass; high: "
-        "sampling. More about one: harness show NAME",
+        "Cost of a step, for the same number of prompts. low: a pass over given completions; medium: a pass of the "
+        "reference model as well; high: sampling. More about one: harness show NAME",
         style="dim",
     )
-    return 0
 
 
-def show(text: str) -> int:
-    """``harness show``: what a method, reward or benchmark is, what it needs, and each hyper-parameter with source."""
-    variant, group = _named(text, "show")
-    entry = registry.find(group, variant.method)
-    plugin = registry.create(group, variant.method, dict(variant.settings))
-    cls = type(plugin)
-    console = Console(highlight=False)
-    console.print(Text.assemble((text, "bold"), f"  {cls.summary}"), soft_wrap=True)
-    console.print(Text(f"{group}, {registry.place_of(entry)}", style="dim"), soft_wrap=True)
-    if isinstance(getattr(plugin, "needs", None), Needs):
-        console.print(f"Needs: {describe_needs(plugin.needs)}. Cost: {cost_class(plugin.needs)}.", soft_wrap=True)
+@command(app, SETUP, only=("plugin",))
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, reward or benchmark; or grpo:beta=0.")],
+    options: StudyOptions,
+) -> None:
+    """Show a method's equation, needs and hyper-parameters, with their meaning and source."""
+    from harness.api.types import Needs
+    from harness.plugins import registry
+
+    variant, group = _named(name, "show")
+    made = registry.create(group, variant.method, dict(variant.settings))
+    cls, needs = type(made), getattr(made, "needs", None)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
+    console.print(Text(f"{group}, {registry.place_of(registry.find(group, variant.method))}", style="dim"))
+    if isinstance(needs, Needs):
+        console.print(f"Needs: {describe_needs(needs)}. Cost: {cost_class(needs)}.")
     if getattr(cls, "counterpart", ""):
-        console.print(f"A guest beside {cls.counterpart}, with its settings: {'; '.join(cls.remarks)}.", soft_wrap=True)
-    console.print(Text(f"\n{_reflowed(inspect.getdoc(cls) or '')}\n"))
+        remarks = "; ".join(cls.remarks)
+        console.print(f"A guest trainer, run with the settings of {cls.counterpart} and compared with it: {remarks}.")
+    paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+    text = "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in paragraphs)
+    console.print(Text(f"\n{text}\n"), soft_wrap=False)
     fields = cls.Config.model_fields
     if not fields:
         console.print("It has no hyper-parameters.")
-        return 0
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("Hyper-parameter", "Value", "Allowed", "Meaning and source"):
-        table.add_column(name, overflow="fold", no_wrap=name == "Hyper-parameter")
-    for name, field in fields.items():
-        value = Text(str(getattr(plugin.config, name)), style="bold" if name in variant.settings else "")
-        table.add_row(name, value, _allowed(field), Text(field.description or ""))
-    console.print(table)
+    for heading in ("Hyper-parameter", "Value", "Allowed", "Meaning and source"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "Hyper-parameter")
+    schemas = cls.Config.model_json_schema()["properties"]
+    for key, field in fields.items():
+        value = Text(str(getattr(made.config, key)), style="bold" if key in variant.settings else "")
+        table.add_row(key, value, _allowed(schemas[key]), Text(field.description or ""))
+    console.print(table, soft_wrap=False)
     if group == "algorithms":
-        first = next(iter(fields))
-        console.print(
-            f"\nChange one: -s {variant.method}.{first}=..., or beside the default: {variant.method}:{first}=..."
-        )
-    return 0
+        change = f"{variant.method}.{next(iter(fields))}=..."
+        console.print(f"\nChange one: -s {change}, or compare with the default: {change.replace('.', ':', 1)}")
 
 
-def check(text: str, *, pure: bool, cache: Path) -> int:
-    """``harness check``: the conformance suite on a method or reward, two real steps included; 1 when a check fails."""
-    from harness.api.guest import GuestTrainer
-    from harness.api.testing import CheckResult, check_algorithm, check_guest, check_reward, check_training
+@command(app, SETUP, only=("plugin", "cache"))
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method or reward, yours or built in; or grpo:beta=0.")],
+    options: StudyOptions,
+    pure: Annotated[
+        bool, typer.Option("--pure", metavar="", help="Leave out the two training steps on the tiny model.")
+    ] = False,
+) -> int:
+    """Run the conformance suite on a method or reward.
 
-    variant, group = _named(text, "check")
-    console = Console(highlight=False)
+    A failed check names the likely mistake.
 
-    def tell(results: Sequence[CheckResult]) -> bool:
-        for one in results:
-            mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
-            console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""), soft_wrap=True)
-        return all(one.passed for one in results)
+    [bold]Examples[/bold]
 
+    harness check grpo
+    harness check my_method --plugin my_method.py
+    """
+    variant, group = _named(name, "check")
     if group == "benchmarks":
-        raise UserError(f"`harness check {text}`: there are checks for methods and rewards, and this is a benchmark")
-    cls = registry.load(group, variant.method)
-    if group == "rewards":
-        results = check_reward(cls)
-        good = tell(results)
-    else:
-        subject = registry.create(group, variant.method, dict(variant.settings)) if variant.settings else cls
-        guest = isinstance(cls, type) and issubclass(cls, GuestTrainer)
-        if guest:
-            console.print(
-                "A guest: its loop and loss are its own, so what it makes of a study is checked.", style="dim"
-            )
-        results = check_guest(subject) if guest else check_algorithm(subject)
-        good = tell(results)
-        if good and not pure:
-            _hide_progress_bars()
-            more = check_training(text, cache)
-            results += more
-            good = tell(more)
-        elif not good and not pure:
-            console.print("The two steps on the tiny model are tried once these pass.", style="dim")
-    failed = sum(not one.passed for one in results)
-    console.print(f"{text}: {len(results) - failed} of {len(results)} checks passed")
-    return 0 if good else 1
+        raise UserError(f"`harness check {name}`: this is a benchmark; only methods and rewards have checks")
+    console = Console(highlight=False, soft_wrap=True)
+    results: list[CheckResult] = []
+    for stage in _stages(name, variant, group, pure, options.cache or Path("cache")):
+        if not all(one.passed for one in results):
+            console.print("The two training steps on the tiny model are run once these checks pass.", style="dim")
+            break
+        for one in (found := stage()):
+            mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
+            console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""))
+        results += found
+    passed = sum(one.passed for one in results)
+    console.print(f"{name}: {passed} of {len(results)} checks passed")
+    return 0 if passed == len(results) else 1
 
 
-def new(kind: str, name: str, folder: Path | None) -> int:
-    """``harness new``: write a small installable package."""
+@command(app, SETUP)
+def new(
+    kind: Annotated[Kind, typer.Argument(help="What to write.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, such as my-method.")],
+    out: Annotated[Path | None, out_option("NAME")] = None,
+) -> None:
+    """Write a small package with a working method, reward or benchmark to start from.
+
+    It can be installed, and has tests and a README.
+
+    [bold]Example[/bold]
+
+    harness new algorithm my-method
+    pip install -e my-method && harness check my-method
+    """
     from harness.plugins.scaffold import write_package
 
-    target = write_package(kind, name, folder or Path(name))
-    console = Console(highlight=False)
+    target = write_package(kind.value, name, out or Path(name))
+    console = Console(highlight=False, soft_wrap=True)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
-        console.print(str(path), soft_wrap=True)
-    console.print(f"Next: see {target / 'README.md'}", soft_wrap=True)
-    return 0
+        console.print(str(path))
+    console.print(f"Next: see {target / 'README.md'}")
 
 
 def describe_needs(needs: Needs) -> str:
-    """What a method asks of the engine, in a few words."""
-    parts = []
-    if needs.rollouts:
-        parts.append(f"{needs.rollouts} sampled answers" if needs.rollouts > 1 else "1 sampled answer")
-    parts += [f"{needs.shuffled} more on shuffled frames"] if needs.shuffled else []
-    parts += [word for word, there in (("gold answer", needs.gold), ("corrupted answer", needs.corrupted)) if there]
-    parts += ["reference"] if needs.reference else []
-    parts += ["more prompts for dropped ones"] if needs.resample_dropped else []
-    return ", ".join(parts)
+    """What a method needs of the engine, in a few words."""
+    parts = {
+        f"{needs.rollouts} completion{'s' * (needs.rollouts > 1)} sampled": needs.rollouts,
+        f"{needs.shuffled} more with frames shuffled": needs.shuffled,
+        "gold answer": needs.gold,
+        "corrupted answer": needs.corrupted,
+        "reference model": needs.reference,
+        "more prompts for dropped ones": needs.resample_dropped,
+    }
+    return ", ".join(words for words, needed in parts.items() if needed)
 
 
 def cost_class(needs: Needs) -> str:
-    """``low``: one pass over given answers; ``medium``: and a reference pass; ``high``: sampling as well."""
+    """``low``: one pass over given completions; ``medium``: the reference model's too; ``high``: sampling as well."""
     return "high" if needs.rollouts else "medium" if needs.reference else "low"
+
+
+def _stages(name: str, variant: Variant, group: str, pure: bool, cache: Path) -> list[Callable[[], list[CheckResult]]]:
+    """The checks of a plugin, cheap ones first; each stage is run once those before it pass."""
+    import harness.api.testing as testing
+    from harness.api.guest import GuestTrainer
+    from harness.plugins import registry
+
+    cls = registry.load(group, variant.method)
+    if group == "rewards":
+        return [lambda: testing.check_reward(cls)]
+    subject = registry.create(group, variant.method, dict(variant.settings)) if variant.settings else cls
+    guest = isinstance(cls, type) and issubclass(cls, GuestTrainer)
+    contract = testing.check_guest if guest else testing.check_algorithm
+
+    def training() -> list[CheckResult]:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        return testing.check_training(name, cache)
+
+    return [lambda: contract(subject)] if pure else [lambda: contract(subject), training]
 
 
 def _named(text: str, verb: str) -> tuple[Variant, str]:
     """The plugin that a name means, and its group."""
+    from harness.config.variants import parse_variant
+    from harness.plugins import registry
+
     try:
         variant = parse_variant(text)
     except ValueError as error:
@@ -169,19 +223,10 @@ def _named(text: str, verb: str) -> tuple[Variant, str]:
     raise UserError(f"{unknown}. {registry.HOW_TO_ADD.format(group='algorithms')}")
 
 
-def _reflowed(text: str) -> str:
-    """Paragraphs as one line each, for the console to wrap; indented ones as they are."""
-    parts = text.split("\n\n")
-    return "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in parts)
-
-
-def _hide_progress_bars() -> None:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def _default_needs(method: str) -> Needs | None:
+    from harness.api.types import Needs
+    from harness.plugins import registry
+
     try:
         needs = registry.create("algorithms", method).needs
     except Exception:  # `harness check` says what is wrong with it
@@ -189,13 +234,14 @@ def _default_needs(method: str) -> Needs | None:
     return needs if isinstance(needs, Needs) else None
 
 
-def _allowed(field: Any) -> str:
-    """The range or the choices of a field."""
-    choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
-    if choices:
-        return ", ".join(map(str, choices))
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
-    bounds = [
-        f"{sign} {getattr(rule, key):g}" for rule in field.metadata for key, sign in signs.items() if hasattr(rule, key)
-    ]
-    return ", ".join(bounds) or getattr(field.annotation, "__name__", str(field.annotation))
+def _allowed(schema: dict[str, Any]) -> str:
+    """The choices, range or type of a hyper-parameter, from its JSON schema."""
+    signs = {
+        "minimum": ">=",
+        "exclusiveMinimum": ">",
+        "maximum": "<=",
+        "exclusiveMaximum": "<",
+        "multipleOf": "multiple of",
+    }
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    return ", ".join(map(str, schema.get("enum", bounds))) or schema.get("type", "")

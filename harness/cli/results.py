@@ -1,47 +1,139 @@
-"""Commands that only read: score, report."""
+"""The commands that only read: score, report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.config.study import ReportSection
+from harness.cli.options import DATA, READ, AsJson, StudyOptions, command, option, out_option
 from harness.errors import UserError, unknown_name
-from harness.plugins import registry
 
 if TYPE_CHECKING:
     from harness.data.reader import Dataset
 
+ELSEWHERE = "Answers made elsewhere"
+SCORER = "Scoring rule: official, lmms-eval or tolerant."
+BENCHMARK = "Benchmark records: a folder in VSI-Bench's layout or world:SPLIT."
 
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """The options of a report on answers made elsewhere; None leaves the default."""
+
+    samples: list[str] | None = option(
+        ELSEWHERE,
+        "[NAME[@SEED]=]FILE",
+        "A file of answers, ours or lmms-eval's (--log_samples), instead of a run directory. Repeatable.",
+    )
+    base: str | None = option(ELSEWHERE, "NAME", "Which of them are the untrained model's.")
+    scorer: str | None = option(ELSEWHERE, "NAME", f"{SCORER} \\[default: official]")
+    margin: float | None = option(ELSEWHERE, "POINTS", "Smaller differences count as equivalent. \\[default: 1]")
+    benchmark: str | None = option(DATA, "SOURCE", BENCHMARK)
+
+
+@command(app, READ, only=("split", "cache"))
 def score(
-    answers: Path, *, benchmark: str, split: str | None, scorers: Sequence[str], as_json: bool, cache: Path
-) -> int:
-    """``harness score``: any tool's raw answers, scored by the named rules."""
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS.jsonl", help='Lines {"id": ..., "answer": "..."}.')],
+    benchmark: Annotated[str, typer.Option("--benchmark", metavar="SOURCE", help=BENCHMARK, rich_help_panel=DATA)],
+    options: StudyOptions,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option("--scorer", metavar="NAME", help=f"{SCORER} \\[default: all]", rich_help_panel=ELSEWHERE),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score raw answers of any tool by the benchmark's rules, on a scale from 0 to 100."""
+    from harness.plugins import registry
+
     if not answers.is_file():
         raise UserError(f"`{answers}`: no such file of answers")
-    dataset = _benchmark(benchmark, split, cache)
-    scorer = registry.load("benchmarks", "vsibench")()
-    result: dict[str, Any] = scorer.score_file(answers, dataset, *([list(scorers)] if scorers else []))
+    dataset = _read_benchmark(benchmark, options)
+    rules = registry.load("benchmarks", "vsibench")()
+    result: dict[str, Any] = rules.score_file(answers, dataset, *([scorer] if scorer else []))
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
         Console().print(_score_table(result))
-    return 0
 
 
-def _benchmark(source: str, split: str | None, cache: Path) -> Dataset:
-    """The questions of a benchmark; its videos are not needed to score."""
+@command(app, READ, only=("plugin", "split", "cache", "with_published"))
+def report(
+    samples: SampleOptions,
+    options: StudyOptions,
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run directory, such as runs/tiny.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, out_option("report")] = None,
+) -> None:
+    """Rebuild and show the comparison of a run directory, or compare answers made elsewhere.
+
+    [bold]Examples[/bold]
+
+    harness report runs/tiny --with-published
+    harness report --samples sft@0=a.jsonl --samples sft@1=b.jsonl --samples base=c.jsonl \\
+        --benchmark data/vsi-bench --out report
+    """
+    if samples.samples:
+        if run_dir is not None:
+            raise UserError(f"`{run_dir}`: give a run directory or --samples, not both")
+        _report_samples(samples, options, out or Path("report"))
+        return
+    if run_dir is None:
+        raise UserError("name a run directory, or answers made elsewhere with --samples FILE --benchmark SOURCE")
+    for name, value in {**vars(samples), "split": options.split, "cache": options.cache, "out": out}.items():
+        if value is not None:
+            raise UserError(f"`--{name}`: only with --samples; a run directory has its own")
+    if not run_dir.is_dir():
+        raise UserError(f"`{run_dir}`: no such run directory")
+    from harness.study.compare import write_report
+
+    write_report(run_dir, Console(), with_published=options.with_published)
+
+
+def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:
+    """The report on answers made elsewhere."""
+    from harness.cli.resolve import new_folder
+    from harness.config.study import ReportSection
+    from harness.plugins import registry
+    from harness.study.compare import tell_files
+    from harness.study.process import command_line
+
+    if samples.benchmark is None:
+        raise UserError("`--benchmark`: name the records that were answered, for example --benchmark data/vsi-bench")
+    scorer, margin = samples.scorer or "official", 1.0 if samples.margin is None else samples.margin
+    if scorer not in (known := registry.load("benchmarks", "vsibench").scorers):
+        raise unknown_name(f"--scorer {scorer}", scorer, known)
+    if margin <= 0:
+        raise UserError(f"`--margin {margin:g}`: a margin must be more than 0 points")
+    console = Console()
+    paths: list[Path] = registry.load("reports", "comparison")().write_samples(
+        console,
+        samples.samples,
+        _read_benchmark(samples.benchmark, options),
+        new_folder(out),
+        base=samples.base,
+        scorer=scorer,
+        settings=ReportSection(margin=margin, with_published=options.with_published),
+        command=command_line(),
+    )
+    tell_files(paths, console)
+
+
+def _read_benchmark(source: str, options: StudyOptions) -> Dataset:
+    """The questions of a benchmark; scoring does not need its videos."""
     from harness.data.reader import read_dataset
     from harness.data.sources import resolve_source
 
-    root, found = resolve_source(source, cache, default=split or "test")
-    return read_dataset(root, split or found, check_videos=False)
+    root, found = resolve_source(source, options.cache or Path("cache"), default=options.split or "test")
+    return read_dataset(root, options.split or found, check_videos=False)
 
 
 def _score_table(result: dict[str, Any]) -> Table:
@@ -49,72 +141,9 @@ def _score_table(result: dict[str, Any]) -> Table:
     table.add_column("")
     for name in result:
         table.add_column(name, justify="right")
-    tasks = list(dict.fromkeys(task for one in result.values() for task in one["tasks"]))
     table.add_row("overall", *(f"{one['overall']:.2f}" for one in result.values()), style="bold")
-    for task in tasks:
+    for task in dict.fromkeys(task for one in result.values() for task in one["tasks"]):
         table.add_row(task, *(f"{one['tasks'][task]:.2f}" for one in result.values()))
     for key, label in (("n", "questions"), ("unparsable", "without a readable answer")):
         table.add_row(label, *(f"{one[key]:g}" for one in result.values()), style="dim")
     return table
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the command line says about answers made elsewhere; None leaves the default."""
-
-    samples: Sequence[str]
-    benchmark: str | None
-    split: str | None
-    base: str | None
-    scorer: str
-    margin: float | None
-    with_published: bool
-    cache: Path
-
-
-def report(run_dir: Path | None, *, with_published: bool, benchmark: str | None) -> int:
-    """``harness report RUN_DIR``: the comparison again, from what the run directory holds."""
-    from harness.study.compare import write_report
-
-    if run_dir is None:
-        raise UserError("name a run directory, or answers made elsewhere with --samples FILE --benchmark DIR")
-    if benchmark is not None:
-        raise UserError("`--benchmark`: only with --samples; a run directory knows its own benchmark")
-    if not run_dir.is_dir():
-        raise UserError(f"`{run_dir}`: no such run directory")
-    write_report(run_dir, Console(), with_published=with_published)
-    return 0
-
-
-def report_answers(answers: Answers, *, run_dir: Path | None, out: Path) -> int:
-    """``harness report --samples``: the report on answers made elsewhere."""
-    from harness.study.compare import tell_files
-    from harness.study.process import command_line
-
-    if run_dir is not None:
-        raise UserError(f"`{run_dir}`: give a run directory or --samples, not both")
-    if answers.benchmark is None:
-        raise UserError("`--benchmark`: say what was asked, for example --benchmark data/vsi-bench")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"`--out {out}`: this is a file; name a folder")
-    scorers: Sequence[str] = registry.load("benchmarks", "vsibench").scorers
-    if answers.scorer not in scorers:
-        raise unknown_name(f"--scorer {answers.scorer}", answers.scorer, scorers)
-    if answers.margin is not None and answers.margin <= 0:
-        raise UserError(f"`--margin {answers.margin:g}`: a margin is more than 0 points")
-    settings = ReportSection(margin=answers.margin or 1.0, with_published=answers.with_published)
-    dataset = _benchmark(answers.benchmark, answers.split, answers.cache)
-    comparison = registry.load("reports", "comparison")()
-    console = Console()
-    paths: list[Path] = comparison.write_samples(
-        console,
-        answers.samples,
-        dataset,
-        out,
-        base=answers.base,
-        scorer=answers.scorer,
-        settings=settings,
-        command=command_line(),
-    )
-    tell_files(paths, console)
-    return 0

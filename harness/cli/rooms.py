@@ -1,4 +1,4 @@
-"""``harness world``: make the embedded world, look at it, and measure what can be guessed without looking."""
+"""``harness world``: render the embedded world, look at it, and measure what can be guessed without the video."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from harness.world.build import SPLITS, build_split
-from harness.world.renderer import FRAME_SIZE
-from harness.world.scenes import WORLD_VERSION
-
-app = typer.Typer(help="The embedded world: furnished rooms, videos and questions.", no_args_is_help=True)
+app = typer.Typer(help="Generate and audit the embedded world of rooms; pre-train its model.", no_args_is_help=True)
 
 
 def _bar() -> Progress:
@@ -25,18 +21,21 @@ def _bar() -> Progress:
 
 @app.command()
 def render(
-    split: Annotated[str, typer.Option(help=f"One of {', '.join(SPLITS)}.")] = "test",
-    scenes: Annotated[int | None, typer.Option(help="Number of scenes; the split's own number if left out.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("cache/world") / WORLD_VERSION,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    size: Annotated[int, typer.Option(help="Pixels per side of the frames, a multiple of 28.")] = FRAME_SIZE,
+    split: Annotated[str, typer.Option(help="Split to render: test, dev, train or pretrain.")] = "test",
+    scenes: Annotated[int | None, typer.Option(help="Number of scenes. \\[default: the split's own]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. \\[default: cache/world/VERSION]")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 2,
+    size: Annotated[int, typer.Option(help="Pixels per side of the frames, a multiple of 28.")] = 84,
 ) -> None:
-    """Write a split's videos and questions in VSI-Bench's layout; what is already there is kept."""
+    """Write a split's videos and questions in VSI-Bench's layout; scenes that are already there are kept."""
+    from harness.world.build import build_split
+    from harness.world.scenes import WORLD_VERSION
+
     with _bar() as bar:
         task = bar.add_task(f"{split}: scenes", total=None)
         root = build_split(
             split,
-            out,
+            out or Path("cache/world") / WORLD_VERSION,
             scenes,
             workers=workers,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

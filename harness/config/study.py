@@ -184,17 +184,21 @@ def load_study(
     return _checked(document, overrides, where, asked_methods=methods)
 
 
-def change_study(study: StudyConfig, overrides: Sequence[str]) -> StudyConfig:
+def change_study(study: StudyConfig, overrides: Sequence[str], changes: Mapping[str, Any] | None = None) -> StudyConfig:
     """A resolved study with some settings changed.
 
     Args:
-        study: As a file or a cell had it.
-        overrides: As :func:`load_study` takes them.
+        study: The study, as a file or a cell has it.
+        overrides: As for :func:`load_study`.
+        changes: As for :func:`load_study`.
 
     Raises:
         UserError: A key or value is wrong.
     """
-    return _checked(study.model_dump(mode="json", by_alias=True), overrides, study.name)
+    document = study.model_dump(mode="json", by_alias=True)
+    for key, value in (changes or {}).items():
+        put(document, key, value)
+    return _checked(document, overrides, study.name)
 
 
 def _checked(

@@ -37,8 +37,7 @@ STOPPED = {
     "harness.study.tune.tune": "trains for minutes",
     "harness.study.cell.evaluate_checkpoint": "reads the checkpoint of an earlier command",
     "harness.hub.fetch_dataset": "downloads",
-    "harness.cli.data._shown": "needs VSI-Bench's 5,130 questions and 288 videos, or ScanNet",
-    "harness.cli.data._tell": "says what the former found",
+    "harness.cli.data._prepare": "needs VSI-Bench's 5,130 questions and 288 videos, or ScanNet",
 }
 """What is replaced by a recorder, and why. `harness check` besides runs without its two training steps."""
 

@@ -174,7 +174,7 @@ def test_check_takes_variants_rewards_and_typos(run: Callable[..., Any]) -> None
     code, out, _ = run("check", "choice")
     assert code == 0 and "choice: 4 of 4 checks passed" in out
     code, _, err = run("check", "vsibench")
-    assert code == 2 and "there are checks for methods and rewards" in err
+    assert code == 2 and "only methods and rewards have checks" in err
     code, _, err = run("check", "gpro")
     assert code == 2 and "did you mean grpo?" in err
 

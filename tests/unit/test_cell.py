@@ -15,7 +15,8 @@ import pytest
 import torch
 from study_kit import prepare_cells, small_study
 
-from harness.cli import studies
+from harness.cli.options import StudyOptions
+from harness.cli.studies import evaluate
 from harness.config.study import StudyConfig
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.errors import UserError
@@ -232,12 +233,11 @@ def test_evaluate_gives_a_cells_own_answers_again(data: Path, tmp_path: Path) ->
     checkpoint = folder / "checkpoints" / "step-000002"
     evaluate_checkpoint(checkpoint, study, tmp_path / "again")
     assert read_samples(tmp_path / "again") == read_samples(folder / "vsibench" / "step-000002")
-    told: dict[str, Any] = {"study_source": None, "data": {}}
-    studies.evaluate(checkpoint, out=tmp_path / "short", settings=["evaluation.max_new_tokens=1"], **told)
+    evaluate(checkpoint, StudyOptions(settings=["evaluation.max_new_tokens=1"]), tmp_path / "short")
     short = read_samples(tmp_path / "short")
     assert len(short) == len(read_samples(tmp_path / "again")) and {answer["tokens"] for answer in short} == {1}
     with pytest.raises(UserError, match=r"evaluation\.max_new_tokens"):
-        studies.evaluate(checkpoint, out=None, settings=["evaluation.max_new_tokens=none"], **told)
+        evaluate(checkpoint, StudyOptions(settings=["evaluation.max_new_tokens=none"]))
     limited = study.model_copy(update={"data": study.data.model_copy(update={"benchmark_limit": 4})})
     numbers = evaluate_checkpoint(checkpoint, limited, tmp_path / "part")
     assert len(read_samples(tmp_path / "part")) == 3 and 0 <= numbers["overall"] <= 100, "rooms of three, whole"

@@ -12,7 +12,8 @@ from PIL import Image
 from scipy import stats
 from study_kit import QUIET, prepare_cells, small_study
 
-from harness.cli.studies import StudyOptions, resolve_study
+from harness.cli.options import StudyOptions
+from harness.cli.resolve import resolve_study
 from harness.config.study import load_study
 from harness.errors import UserError
 from harness.io import read_json, write_json

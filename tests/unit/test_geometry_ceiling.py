@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
-from harness.cli.world import world_app
+from harness.cli.app import app
 from harness.errors import UserError
 from harness.vsibench.scoring import overall_of_types
 from harness.vsibench.types import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
@@ -128,7 +128,7 @@ def test_the_command_prints_and_keeps_the_table(tmp_path: Path, monkeypatch: pyt
         return table, {"unparsable": 0.0}
 
     monkeypatch.setattr("harness.world.pretrain.measure.measure", measured)
-    outcome = CliRunner().invoke(world_app(), ["score", "--folder", str(tmp_path), "--tower", "after-vision.pt"])
+    outcome = CliRunner().invoke(app, ["world", "score", "--folder", str(tmp_path), "--tower", "after-vision.pt"])
     assert asked == [Path("after-vision.pt")]
     assert "| route_planning | 4 | 30.0 | 31.0 | 60.0 | 90.0 | 50.0 to 70.0 |" in outcome.output
     assert f"| mean of the eight tasks | | 30.0 | 31.0 | {(7 * 60 + 90) / 8:.1f} | 90.0 | |" in outcome.output

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.cli.studies import StudyOptions, resolve_study
+from harness.cli.options import StudyOptions
+from harness.cli.resolve import resolve_study
 from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
 from harness.errors import UserError

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli.rooms import app
+from harness.cli.app import app
 from harness.data.video.decode import decode_frames
 from harness.errors import UserError
 from harness.vsibench.records import Record
@@ -230,11 +230,11 @@ def test_contact_sheet(tmp_path: Path) -> None:
 def test_command_line(tmp_path: Path) -> None:
     runner = CliRunner()
     outcome = runner.invoke(
-        app, ["render", "--split", "dev", "--scenes", "2", "--out", str(tmp_path), "--workers", "1"]
+        app, ["world", "render", "--split", "dev", "--scenes", "2", "--out", str(tmp_path), "--workers", "1"]
     )
     assert outcome.exit_code == 0 and str(tmp_path / "dev.jsonl") in outcome.output
     assert len(list((tmp_path / "world").glob("dev_*.mp4"))) == 2
-    outcome = runner.invoke(app, ["audit", "--train-scenes", "20", "--test-scenes", "5", "--json"])
+    outcome = runner.invoke(app, ["world", "audit", "--train-scenes", "20", "--test-scenes", "5", "--json"])
     scores = json.loads(re.search(r"\{.*\}", outcome.stdout, re.S)[0])  # type: ignore[index]
     assert set(scores["room_size_estimation"]) == {"chance", "constant", "text_prior", "text_prior_se", "n"}
 
@@ -243,5 +243,5 @@ def test_the_audit_table_names_every_type_in_full(monkeypatch: pytest.MonkeyPatc
     columns = {"chance": 25.0, "constant": 25.0, "text_prior": 25.0, "text_prior_se": 10.0, "n": 400}
     scores = pd.DataFrame(columns, index=list(QUESTION_TYPES))
     monkeypatch.setattr("harness.world.audit.audit", lambda *_, **__: scores)
-    outcome = CliRunner().invoke(app, ["audit"])
+    outcome = CliRunner().invoke(app, ["world", "audit"])
     assert outcome.exit_code == 0 and all(name in outcome.stdout for name in QUESTION_TYPES)

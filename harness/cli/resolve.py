@@ -1,0 +1,111 @@
+"""From the options of the command line to a study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from harness.cli.options import StudyOptions
+from harness.config.study import BASE, StudyConfig, change_study, load_study, preset_names
+from harness.config.variants import parse_variant
+from harness.errors import UserError
+from harness.models.loading import locate
+from harness.plugins import registry
+
+DEFAULT_MODEL = "tiny"
+LARGE_PRESET = "2b"
+"""The preset study of a model that has none of its own."""
+
+
+def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> StudyConfig:
+    """The study that the options describe.
+
+    Args:
+        options: The options.
+        own: The study to start from where the options name none, instead of a preset.
+
+    Raises:
+        UserError: A name, key or value is unknown or wrong.
+    """
+    changes = {**options.changes(), **_benchmarks(options.benchmarks)}
+    settings = options.settings or ()
+    if own is not None and options.study is None:
+        return change_study(own, settings, changes)
+    source = options.study
+    if source is None:
+        source, name = _preset(options.model or DEFAULT_MODEL)
+        changes |= name
+    methods = None if options.methods is None else method_names(options.methods)
+    study = load_study(source, overrides=settings, methods=methods, changes=changes)
+    locate(study.model.name)
+    return study
+
+
+def run_directory(study: StudyConfig, out: Path | None, suffix: str = "") -> Path:
+    """Where a study's run goes: ``--out``, else a folder of the study's name.
+
+    Raises:
+        UserError: There is a file of that name.
+    """
+    return new_folder(out or Path("runs") / f"{study.name}{suffix}")
+
+
+def new_folder(folder: Path) -> Path:
+    """A folder to write.
+
+    Raises:
+        UserError: There is a file of that name.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"`--out {folder}`: this is a file; name a folder")
+    return folder
+
+
+def method_names(text: str) -> list[str]:
+    """Methods and variants of methods, as ``--methods`` takes them: ``sft,grpo,grpo:beta=0``.
+
+    Raises:
+        UserError: A name is empty, malformed, repeated or the base model's.
+    """
+    if "" in [part.strip() for part in text.split(",")]:
+        raise UserError(f"`--methods {text}`: write names separated by commas, for example --methods sft,dpo,grpo")
+    try:
+        variants = [parse_variant(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"`--methods {text}`: {error}") from error
+    names = [variant.name for variant in variants]
+    if BASE in [variant.method for variant in variants]:
+        raise UserError(f"`--methods {text}`: `{BASE}` is always part of the comparison; leave it out")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"`--methods {text}`: {', '.join(repeated)} is named twice; name each method once")
+    return names
+
+
+def _preset(model: str) -> tuple[str, dict[str, Any]]:
+    """The preset study of a model, and the study's name where the preset is not the model's own."""
+    preset = registry.load("models", model).study if model in registry.names("models") else LARGE_PRESET
+    if preset == model:
+        return preset, {}
+    name = re.sub(r"[^\w.+-]+", "_", Path(locate(model)).name)
+    return preset if preset in preset_names() else LARGE_PRESET, {"name": name}
+
+
+def _benchmarks(text: str | None) -> dict[str, Any]:
+    """The study keys that ``--benchmarks`` sets: the headline, then the others with their files."""
+    if text is None:
+        return {}
+    headline, *others = [[part.strip() for part in one.partition("=")] for one in text.split(",")]
+    if headline[1] or not all(name for name, _, _ in (headline, *others)):
+        raise UserError(
+            f"`--benchmarks {text}`: write names separated by commas, for example vsibench,general=FILE.jsonl"
+        )
+    found: dict[str, Any] = {"evaluation.benchmark": headline[0]}
+    for name, _, file in others:
+        if f"evaluation.more.{name}" in found:
+            raise UserError(f"`--benchmarks {text}`: {name} is named twice; name each benchmark once")
+        found[f"evaluation.more.{name}"] = {}
+        if file:
+            found[f"evaluation.more.{name}.file"] = file
+    return found

@@ -1,0 +1,152 @@
+"""The table of options: every command that can use an option takes it, and it means the same everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer
+from cli_kit import Cli, mistake
+
+from harness.cli.app import app
+from harness.cli.options import StudyOptions, TrainOptions, TuneOptions
+from harness.cli.resolve import resolve_study
+from harness.config.study import StudyConfig, load_study
+
+NOT_TAKEN = {
+    "train": {"methods", "seeds", "with_published"},  # METHOD and --seed name the cell; it has no report
+    "evaluate": {"methods", "seeds", "data", "drop_leaking", "workers", "with_published"},  # it does not train
+}
+
+
+def walk(command: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands of the command line, with what one types for them."""
+    command = command or typer.main.get_command(app)
+    if not hasattr(command, "commands"):
+        yield name, command
+    for word, below in getattr(command, "commands", {}).items():
+        yield from walk(below, f"{name} {word}".strip())
+
+
+COMMANDS = dict(walk())
+
+
+@pytest.mark.parametrize("name", ["compare", "plan", "train", "tune", "evaluate", "doctor"])
+def test_commands_on_studies_take_every_option_of_a_study(name: str) -> None:
+    taken = {parameter.name for parameter in COMMANDS[name].params}
+    expected = {field.name for field in fields(StudyOptions)} - NOT_TAKEN.get(name, set())
+    assert expected == taken & {field.name for field in fields(StudyOptions)}
+
+
+def test_an_option_means_the_same_in_every_command() -> None:
+    """Same value, type, heading and help; only the default and what repeats may differ by command."""
+    meanings: dict[str, dict[tuple[Any, ...], list[str]]] = {}
+    for name, command in COMMANDS.items():
+        if name.startswith("world"):
+            continue
+        for option in command.params:
+            if option.param_type_name == "option":
+                help_ = re.sub(r"\s*\\\[default: .*\]$", "", option.help or "")
+                kind = option.type_descriptor.annotation
+                kind = (*get_args(kind), kind)[0]
+                meaning = (tuple(option.opts), option.metavar, kind, option.min, option.rich_help_panel, help_)
+                meanings.setdefault(option.opts[0], {}).setdefault(meaning, []).append(name)
+    assert len(meanings) > 30
+    assert {option: found for option, found in meanings.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("table", [StudyOptions, TrainOptions, TuneOptions])
+def test_every_study_key_of_the_table_exists(table: type[StudyOptions]) -> None:
+    tiny = load_study("tiny").model_dump()
+    for field in fields(table):
+        value: Any = tiny
+        for part in filter(None, field.metadata["sets"].split(".")):
+            value = value[part]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
+    """The studies that commands hand on, instead of computing anything."""
+    found: list[StudyConfig] = []
+
+    def record(result: Any) -> Callable[..., Any]:
+        def run(*arguments: Any, **_: Any) -> Any:
+            found.append(next(one for one in arguments if isinstance(one, StudyConfig)))
+            return result
+
+        return run
+
+    for name in ("compare.compare", "compare.train", "tune.tune", "plan.print_plan"):
+        monkeypatch.setattr(f"harness.study.{name}", record(0))
+    monkeypatch.setattr("harness.study.cell.evaluate_checkpoint", record({"overall": 50.0}))
+    monkeypatch.setattr("harness.memory.estimate.show", record(True))
+    return found
+
+
+@pytest.mark.parametrize("command", ["compare", "plan", "train sft", "tune", "evaluate CHECKPOINT", "doctor"])
+def test_each_command_hands_the_same_study_on(
+    harness: Cli, tmp_path: Path, train_and_test: list[str], asked: list[StudyConfig], command: str
+) -> None:
+    (tmp_path / "CHECKPOINT").mkdir()
+    benchmark, cache = train_and_test[-1], str(tmp_path / "elsewhere")
+    options = ["--study", "tiny", "--limit", "5", "--split", "test", "--skip-bad", "--engine", "naive"]
+    options += ["--benchmark-data", benchmark, "--benchmarks", "vsibench,general=x.jsonl", "--cache", cache]
+    ended = harness(*command.split(), *options, "-s", "train.checkpoints=2", "--model", "tiny")
+    assert (ended.code, len(asked)) == (0, 1), ended
+    study = asked[0]
+    assert (study.data.benchmark, study.data.split, study.data.benchmark_limit) == (benchmark, "test", 5)
+    assert study.data.skip_bad and not study.data.drop_leaking and study.model.engine == "naive"
+    assert study.evaluation.more == {"general": {"file": "x.jsonl"}} and study.train.checkpoints == 2
+    assert study.runtime.cache == Path(cache) and study.model.name == "tiny"
+
+
+def test_options_of_one_command(harness: Cli, asked: list[StudyConfig]) -> None:
+    assert harness("train", "grpo:beta=0", "--seed", "3").code == 0
+    assert (asked[-1].methods, asked[-1].seeds, asked[-1].first_seed) == (("grpo:beta=0",), 1, 3)
+    assert harness("tune", "--trials", "7", "--development", "world:dev@20", "--seeds", "2").code == 0
+    assert (asked[-1].tune.trials, asked[-1].tune.development, asked[-1].seeds) == (7, "world:dev@20", 2)
+    for arguments in (["train", "grpo", "--seeds", "2"], ["evaluate", ".", "--workers", "2"], ["plan", "--seed", "1"]):
+        mistake(harness(*arguments), "No such option", next(one for one in arguments if one.startswith("--")))
+
+
+def test_an_option_and_its_key_are_one_setting() -> None:
+    """An explicit -s comes after the options, whichever option it is."""
+    for option, key, value in (("limit", "data.benchmark_limit", 9), ("engine", "model.engine", "naive")):
+        short = resolve_study(StudyOptions(**{option: value}))
+        assert short == resolve_study(StudyOptions(settings=[f"{key}={value}"]))
+    both = StudyOptions(engine="naive", settings=["model.engine=shared"])
+    assert resolve_study(both).model.engine == "shared"
+
+
+def test_a_registered_model_brings_its_preset_and_a_folder_the_large_one(tmp_path: Path) -> None:
+    assert resolve_study(StudyOptions(model="2b")) == load_study("2b")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    study = resolve_study(StudyOptions(model=str(tmp_path / "mine")))
+    assert (study.name, study.model.name, study.budget) == ("mine", str(tmp_path / "mine"), load_study("2b").budget)
+
+
+@pytest.mark.parametrize("value", ["--split", "--out", "--cache", "--base"])
+def test_options_on_samples_need_samples(harness: Cli, value: str) -> None:
+    mistake(harness("report", ".", value, "x"), f"{value}`: only with --samples")
+
+
+def test_doctor_names_a_package_that_is_too_old(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import version
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("harness.cli.doctor.version", lambda name: "4.1" if name == "transformers" else version(name))
+    ended = harness("doctor")
+    assert ended.code == 1
+    assert "4.1: pip install 'transformers" in " ".join(ended.out.split())
+
+
+def test_doctor_looks_at_the_studys_own_data(harness: Cli, tmp_path: Path, train_and_test: list[str]) -> None:
+    ended = harness("doctor", "--methods", "sft", "--workers", "2", *train_and_test)
+    assert ended.code == 0, ended
+    assert f"here: {train_and_test[1]}"[:24] in ended.out and "2b: " not in ended.out
+    assert "x 2 cells at a time" in ended.out and "grpo:" not in ended.out
