@@ -1,4 +1,4 @@
-"""What several methods do with scored completions."""
+"""Helpers for ``Algorithm.experience``: plain Python on scored completions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def finite_rewards(completions: Sequence[Completion]) -> list[float]:
     """The completions' rewards.
 
     Raises:
-        UserError: A reward is NaN or infinite, so that it can neither be ranked nor normalised.
+        UserError: A reward is NaN or infinite, and so can be neither ranked nor normalised.
     """
     for one in completions:
         if not math.isfinite(one.reward):
             raise UserError(
                 f"prompt {one.prompt_id}: a {one.source} completion has the reward {one.reward} "
-                f"(parts {dict(one.parts)}); mend the reward that gave it, or give the study one in [reward]"
+                f"(parts {dict(one.parts)}); fix that reward, or if there is none, name one in [reward] of the study"
             )
     return [one.reward for one in completions]
 
@@ -27,15 +27,15 @@ def finite_rewards(completions: Sequence[Completion]) -> list[float]:
 def advantage_samples(
     scored: Sequence[tuple[Completion, float]], *, by_token: bool = False, keep_zero: bool = False
 ) -> list[Sample]:
-    """Samples weighted by final advantages, each a unit of its own so that a large group may be split.
+    """Samples weighted by advantages, each its own unit, so that a large group can be split into micro-batches.
 
-    The gradient of a policy-gradient loss at an advantage of 0 is exactly 0, so such answers are dropped before the
-    forward pass; the others' weights are scaled so that the step's mean still counts them.
+    A completion of advantage 0 has no policy gradient, so it is dropped before the forward pass; the other weights are
+    scaled so that the step's mean still counts it.
 
     Args:
         scored: Completions with their advantages.
-        by_token: The engine's mean is over tokens, not over answers.
-        keep_zero: Answers of advantage 0 have a gradient all the same (of a KL term).
+        by_token: Whether the engine's mean is over tokens instead of completions.
+        keep_zero: Whether completions of advantage 0 are kept, because a KL penalty acts on them.
     """
 
     def size(pairs: Sequence[tuple[Completion, float]]) -> int:

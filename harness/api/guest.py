@@ -1,4 +1,4 @@
-"""A foreign trainer with its own loop, as a contender in a study."""
+"""The contract of a guest: another library's trainer as a method of a study."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from typing import ClassVar, Generic, TypeVar
 from harness.api.algorithm import Method
 
 Run = TypeVar("Run", contravariant=True)
-"""What the engine hands over: :class:`harness.train.run.TrainingRun`, which a guest names as its parameter."""
+"""Always :class:`harness.train.run.TrainingRun`, which guests name; this package may not import it."""
 
 
 class GuestTrainer(Method, Generic[Run]):
-    """A foreign trainer with its own loop and its own loss, run in a study beside the methods.
+    """Another library's trainer, with its own loop and loss, compared with the methods of a study.
 
-    It takes from a :class:`~harness.train.run.TrainingRun` what is the same for every method: the model, records in
-    their order, rewards, optimiser, budget meter, metrics, checkpoints and resumption. What it has of its own differs
-    between it and the methods, and the fairness card says so.
+    What all methods share comes from a :class:`~harness.train.run.TrainingRun`: the model, the order of records,
+    rewards, optimiser, budget meter, metrics, checkpoints and resumption. The fairness card lists what differs.
 
     Attributes:
-        remarks: What differs from the engine's loop, a phrase each, for the fairness card.
-        counterpart: The method whose settings in a study are also this one's, unless it is given its own: the two
-            are there to be compared.
+        remarks: Differences from the harness's own loop, a phrase each, for the fairness card.
+        counterpart: The method to compare it with, whose settings in a study it takes unless it has its own.
     """
 
     remarks: ClassVar[Sequence[str]] = ()
@@ -30,18 +28,20 @@ class GuestTrainer(Method, Generic[Run]):
 
     @abstractmethod
     def versions(self) -> Mapping[str, str]:
-        """What its results depend on beside its configuration and its own file: part of a cell's identity.
+        """Versions of what its results depend on beyond its configuration and source: part of a cell's identity.
 
         Raises:
-            UserError: What it stands on is missing or of a version that it was not written for.
+            UserError: A package it needs is missing or has an unsupported version.
         """
 
     @abstractmethod
     def train(self, run: Run) -> None:
         """Train to the end of the budget.
 
-        Call ``run.begin()`` before the first step (it restores an interrupted run), take prompts from ``run.draw()``,
-        do all work of a step inside ``run.meter.clock()``, count what it consumes in ``run.meter.consumed``, and call
-        ``run.finish_step(numbers)`` after each step until ``run.meter.spent``; call ``run.end()`` in the end,
-        whatever happened. :class:`~harness.train.run.TrainingError` says that training cannot go on.
+        Call ``run.begin()`` before the first step (it restores an interrupted run). In each step take prompts from
+        ``run.draw()``, work inside ``run.meter.clock()``, add to ``run.meter.consumed``, then call
+        ``run.finish_step(numbers)``, until ``run.meter.spent``. Always call ``run.end()`` at the end.
+
+        Raises:
+            TrainingError: Training cannot continue; of :mod:`harness.train.run`.
         """

@@ -1,4 +1,4 @@
-"""Parts of losses that several methods share. Plain tensors in, unreduced tensors out."""
+"""Helpers for ``Algorithm.loss``: tensors in, unreduced tensors out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from harness.api.types import Batch
 
 
 def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic policy-gradient loss (arXiv 1707.06347, equation 7, negated).
+    """PPO's clipped surrogate (arXiv 1707.06347, equation 7, negated).
 
     Args:
-        log_ratio: log of the probability now over that at sampling, by token (n, L) or by answer (n,).
-        advantage: Broadcast against it.
+        log_ratio: Log of the policy's probability over that at sampling, by token (n, L) or completion (n,).
+        advantage: Broadcast against ``log_ratio``.
         low: The ratio ``q`` is clipped below at ``1 - low``.
-        high: And above at ``1 + high``.
+        high: The ratio ``q`` is clipped above at ``1 + high``.
 
     Returns:
         ``-min(q A, clip(q, 1 - low, 1 + high) A)``, and 1.0 where clipping stops the gradient, else 0.0.
@@ -27,22 +27,22 @@ def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, low: float, high: fl
 
 
 def k3(policy: Tensor, reference: Tensor) -> Tensor:
-    """Schulman's estimate of KL(policy || reference) by token: ``exp(d) - d - 1`` with ``d = reference - policy``."""
+    """Schulman's estimate of KL(policy || reference) per token: ``exp(d) - d - 1`` with ``d = reference - policy``."""
     difference = reference - policy
     return difference.exp() - difference - 1
 
 
 def token_mean(batch: Batch, values: Tensor) -> Tensor:
-    """(n,) means of (n, L) values over each answer's tokens."""
+    """(n,) means of (n, L) values over each completion's tokens."""
     return batch.seq(values) / batch.lengths
 
 
 def pair_gaps(batch: Batch, scores: Tensor) -> Tensor:
-    """Chosen minus rejected score of each pair, in ascending order of unit.
+    """(pairs,) differences of chosen and rejected scores, in ascending order of unit.
 
     Args:
-        batch: Its weights are +1 on chosen and -1 on rejected answers, its units the pairs.
-        scores: (n,), one an answer.
+        batch: With weight +1 on chosen and -1 on rejected completions; each pair is a unit.
+        scores: (n,), one per completion.
     """
     pairs, place = torch.unique(batch.unit, return_inverse=True)
     return scores.new_zeros(len(pairs)).index_add(0, place, batch.weight * scores)

@@ -1,38 +1,27 @@
-"""Rewards: what one is, and how a study weighs several."""
+"""The contract of a reward, and the weighted sum of several."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from harness.api.config import StrictConfig
+from harness.api.config import Plugin
 from harness.vsibench.records import Record
 
 
-class Reward(ABC):
-    """Scores the text of one completion against its record.
-
-    Attributes:
-        plugin_group: Where plugins of this kind are registered.
-        Config: The reward's options.
-        summary: One line for ``harness list``.
-    """
+class Reward(Plugin, ABC):
+    """Scores the text of one completion against its record."""
 
     plugin_group: ClassVar[str] = "rewards"
-    Config: ClassVar[type[StrictConfig]] = StrictConfig
-    summary: ClassVar[str] = ""
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
 
     @abstractmethod
     def score(self, text: str, record: Record, mode: str) -> float | None:
-        """The reward, usually in [0, 1]; None when it does not apply to this record or prompt mode."""
+        """The reward, usually in [0, 1]; None if it does not apply to this record or prompt mode."""
 
 
 class RewardScore(NamedTuple):
-    """A weighted sum and the unweighted parts it was made of."""
+    """The weighted sum, and the unweighted rewards by name."""
 
     total: float
     parts: dict[str, float]
@@ -46,7 +35,7 @@ class WeightedRewards:
         self._weights = dict(weights)
 
     def score(self, text: str, record: Record, mode: str) -> RewardScore:
-        """Score one completion's text against its record."""
+        """Score the text of one completion against its record."""
         parts = {
             name: value
             for name, reward in self._rewards.items()

@@ -1,4 +1,4 @@
-"""The shapes that flow between the engine and a method: Completion, Group, Sample, Needs, Batch."""
+"""The data that engine and methods exchange: Completion, Group, Sample, Needs, Batch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ Reduction = Literal["token", "sequence", "unit"]
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer to one prompt, scored.
+    """One completion of one prompt, scored.
 
     Attributes:
-        prompt_id: Id of the prompt it answers.
-        tokens: Token ids, with the end-of-turn token when it was emitted. Never empty.
+        prompt_id: Id of its prompt.
+        tokens: Token ids, including the end-of-turn token if it was emitted. Never empty.
         text: Decoded text without special tokens.
-        reward: The weighted reward, or NaN when the study asks for none.
-        parts: The reward's breakdown by reward name.
-        source: ``policy`` for a sampled answer, ``gold`` for the data set's answer, ``corrupted``
-            for a gold answer turned into a wrong one, ``shuffled`` for an answer sampled with the video's frames in
-            random order, which is there to compare with and must not be trained on.
-        behaviour: Per-token log-probabilities under the policy that sampled it (empty unless sampled).
+        reward: The weighted reward, or NaN if the study has none.
+        parts: The unweighted rewards by name.
+        source: ``policy`` if sampled; ``gold`` for the data set's answer; ``corrupted`` for a wrong answer made from
+            it; ``shuffled`` if sampled with the video's frames in random order, for comparison and never trained on.
+        behaviour: Per-token log-probabilities under the policy at sampling (empty unless needed).
         reference: Per-token log-probabilities under the reference model (empty unless needed).
-        truncated: Whether the token limit ended it.
+        truncated: Whether it was cut off by the token limit.
     """
 
     prompt_id: str
@@ -43,26 +42,26 @@ class Completion:
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt with several completions, each scored."""
+    """The scored completions of one prompt."""
 
     prompt_id: str
     completions: tuple[Completion, ...]
     question_type: str = ""
 
     def by_source(self, source: Source) -> tuple[Completion, ...]:
-        """The completions of one origin, in their order."""
+        """The completions from one source, in order."""
         return tuple(c for c in self.completions if c.source == source)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A completion as one method wants to train on it.
+    """A completion to train on.
 
     Attributes:
         completion: The tokens to train on.
-        weight: The method's coefficient: an advantage, or +1 and -1 for chosen and rejected.
-        unit: Samples of one unit stay in one micro-batch (a preference pair, a group).
-        extras: Further numbers per sample; they reach ``loss`` as ``batch.extras``.
+        weight: The method's coefficient: an advantage, or +1 for chosen and -1 for rejected.
+        unit: Samples of one unit (such as a preference pair) stay in one micro-batch.
+        extras: Further numbers, which reach ``loss`` as ``batch.extras``.
     """
 
     completion: Completion
@@ -77,14 +76,14 @@ class Needs:
 
     Attributes:
         rollouts: Completions sampled per prompt (0 for none).
-        shuffled: Further completions sampled per prompt with its video's frames in random order.
+        shuffled: Further completions sampled per prompt with the video's frames in random order.
         gold: Whether groups carry the data set's answer.
         corrupted: Synthetic wrong answers made from the gold answer, per prompt.
         reference: Whether completions carry reference log-probabilities.
-        behaviour: Whether completions carry the sampling policy's log-probabilities.
+        behaviour: Whether completions carry their log-probabilities at sampling.
         resample_dropped: Whether prompts whose groups ``experience`` dropped are replaced by new ones.
-        reduce: How the engine averages the unreduced loss: over all tokens, over samples
-            (``loss`` returns one number a sample), or over units (one number a unit).
+        reduce: What the engine averages the loss over: ``token``, ``sequence`` (one number per
+            sample) or ``unit`` (one number per unit).
     """
 
     rollouts: int = 0
@@ -102,13 +101,13 @@ class Batch:
     """Per-token log-probabilities of n samples, right-padded to L tokens.
 
     Attributes:
-        policy: (n, L) log-probabilities under the policy, with gradient.
-        mask: (n, L), 1.0 on real completion tokens and 0.0 on padding.
-        weight: (n,) the samples' weights.
-        unit: (n,) the samples' units.
+        policy: (n, L) under the policy, with gradient.
+        mask: (n, L), 1.0 on completion tokens and 0.0 on padding.
+        weight: (n,), the samples' weights.
+        unit: (n,), the samples' units.
         reference: (n, L) under the reference model, without gradient; None unless needed.
-        behaviour: (n, L) under the sampling policy, without gradient; None unless needed.
-        extras: Each (n,), from the samples' extras.
+        behaviour: (n, L) under the policy at sampling, without gradient; None unless needed.
+        extras: (n,) each, the samples' extras.
     """
 
     policy: Tensor
@@ -120,10 +119,10 @@ class Batch:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
     def seq(self, values: Tensor) -> Tensor:
-        """Sum (n, L) values over each sample's real tokens, giving (n,)."""
+        """(n,) sums of (n, L) values over each sample's tokens."""
         return (values * self.mask).sum(-1)
 
     @property
     def lengths(self) -> Tensor:
-        """(n,) number of real tokens of each sample, at least 1."""
+        """(n,) numbers of tokens, at least 1."""
         return self.mask.sum(-1).clamp(min=1.0)

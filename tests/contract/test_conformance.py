@@ -54,7 +54,7 @@ class KTO(Algorithm):
 
     Config = KTOConfig
     summary = "Unpaired preferences."
-    exempt_checks = {"contrast": "an answer is good or bad by itself, not against the others"}  # noqa: RUF012
+    exempt_checks = {"contrast": "a completion is good or bad in itself, not relative to the others"}  # noqa: RUF012
 
     @property
     def needs(self) -> Needs:
@@ -314,7 +314,7 @@ class NothingNeeded(RLOO):
         (EditedPolicy, "batch-unchanged", "batch.policy"),
         (EditedGroups, "groups-unchanged", "dataclasses.replace"),
         (DroppedGroups, "groups-unchanged", "dataclasses.replace"),
-        (PairsByPlace, "order", "by their place"),
+        (PairsByPlace, "order", "by their position"),
         (Counting, "determinism", "counter"),
         (Loose, "config", "unknown keys"),
         (Foreign, "config", "StrictConfig"),
@@ -323,7 +323,7 @@ class NothingNeeded(RLOO):
         (WrongShape, "loss", "one number a sample"),
         (Undeclared, "loss", "raises"),
         (ForeignTokens, "experience", "none of the groups"),
-        (TrainsOnShuffled, "experience", "an answer to shuffled frames"),
+        (TrainsOnShuffled, "experience", "a completion for shuffled frames"),
         (EmptyHanded, "experience", "dropped every group"),
         (LogsTensors, "loss", "log finite Python numbers"),
         (NothingNeeded, "needs", "no completions"),
@@ -362,7 +362,7 @@ def test_abstract_method_is_one_clear_failure() -> None:
 
 def test_exemptions_are_named_and_known() -> None:
     results = {result.name: result for result in check_algorithm(KTO)}
-    assert results["contrast"].message == "exempt: an answer is good or bad by itself, not against the others"
+    assert results["contrast"].message == "exempt: a completion is good or bad in itself, not relative to the others"
 
     class Typo(KTO):
         exempt_checks = {"contrasts": "?"}  # noqa: RUF012

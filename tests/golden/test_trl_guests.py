@@ -212,7 +212,7 @@ def test_guests_stand_in_one_matrix_with_methods(tmp_path: Path) -> None:
     table = written["scores.md"].read_text()
     assert "+ GRPO" in table and "+ TRL GRPO" in table
     card = written["fairness.md"].read_text()
-    assert "## Guests" in card and "encoded once for every answer" in card
+    assert "## Guests" in card and "again for every completion" in card
     consumed = [line for line in card.splitlines() if line.startswith(("| GRPO", "| TRL GRPO"))][:2]
     assert [line.split("|")[4].strip() for line in consumed] == ["4", "4"]  # prompts
 

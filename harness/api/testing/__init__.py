@@ -15,7 +15,7 @@ On the command line ``harness check NAME`` also trains two steps on the tiny mod
 A method that breaks a check on purpose says so, with the reason::
 
     class KTO(Algorithm):
-        exempt_checks = {"contrast": "an answer is good or bad in itself, not relative to the others"}
+        exempt_checks = {"contrast": "a completion is good or bad in itself, not relative to the others"}
 """
 
 from harness.api.testing.suite import (

@@ -1,4 +1,4 @@
-"""The checks of the conformance suite. Each raises a :class:`ContractError` that names the likely mistake."""
+"""The checks of a method. Each raises a :class:`ContractError` that names the likely mistake."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from harness.api.types import Completion, Needs, Reduction, Sample
 from harness.train.reduction import micro_batches
 
 TOLERANCE = 1e-4
-"""Largest relative difference between gradients that counts as rounding (log-probabilities are float32)."""
+"""Relative differences between gradients up to this count as rounding of float32 log-probabilities."""
 
 VISIBLE = 1e-6
-"""Smallest relative difference between gradients that counts as a difference."""
+"""Relative differences between gradients up to this count as none."""
 
 
 class ContractError(Exception):
-    """The method breaks the contract; the message names the likely mistake."""
+    """The plugin breaks the contract; the message names the likely mistake."""
 
 
 class InapplicableError(Exception):
-    """The check says nothing about this method; the message says why."""
+    """The check does not apply to this plugin; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,60 +44,60 @@ class Subject:
         return self.cls(self.config)
 
     def run(self, **world: Any) -> tuple[Algorithm, World, list[Sample]]:
-        """A new method, a world for it, and what it makes of the world's groups."""
+        """A new instance, synthetic groups for it, and its samples from them."""
         method = self.new()
         made = build_world(method.needs, **world)
         samples = method.experience(list(made.groups))
         if not samples and world.get("contrast", True):
             raise ContractError(
-                "`experience` dropped every group, although answers differ in reward and none is missing"
+                "`experience` dropped every group, although rewards differ and no completion is missing"
             )
         return method, made, samples
 
 
 def config_is_strict(subject: Subject) -> None:
-    """Refuses unknown keys, cannot be changed, has defaults."""
+    """The configuration refuses unknown keys, is frozen, and has defaults."""
     strict(subject.cls)
 
 
 def strict(cls: type) -> None:
-    """Of a method's or a reward's class: its configuration refuses what it does not know."""
+    """Check that a plugin's configuration refuses unknown keys, is frozen, and has defaults."""
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, StrictConfig)):
         raise ContractError("`Config` must be a subclass of harness.api.StrictConfig")
     required = [name for name, field in config.model_fields.items() if field.is_required()]
     if required:
-        raise ContractError(f"give every field of {config.__name__} a default; without one: {', '.join(required)}")
+        raise ContractError(f"give every field of {config.__name__} a default; missing: {', '.join(required)}")
     try:
         config(**{"no_such_key": 1})
     except ValidationError:
         pass
     else:
         raise ContractError(
-            f"{config.__name__} accepts unknown keys, so a typo is ignored silently: keep extra='forbid'"
+            f"{config.__name__} accepts unknown keys, so typos are ignored silently: keep extra='forbid'"
         )
     if not config.model_config.get("frozen"):
         raise ContractError(f"{config.__name__} can be changed after it was hashed and logged: keep frozen=True")
 
 
 def config_is_documented(subject: Subject) -> None:
-    """The method, its summary and each field say what they are; numbers have a range."""
+    """Method and fields are documented; numbers have a range."""
     documented(subject.cls)
 
 
 def documented(cls: Any) -> None:
-    """Of a method's or a reward's class: it and its configuration say what they are."""
+    """Check that a plugin and the fields of its configuration are documented, and that numbers have a range."""
     if not cls.__doc__ or not cls.summary:
         raise ContractError(f"{cls.__name__} needs a docstring (source and equation) and a one-line `summary`")
     for name, field in cls.Config.model_fields.items():
         if not field.description:
             raise ContractError(f"`{name}` has no description: say what it means and where its default comes from")
         if {int, float} & {field.annotation, *get_args(field.annotation)} and not field.metadata:
-            raise ContractError(f"`{name}` has no range (ge, gt, le or lt), so a slip such as -1 would be accepted")
+            raise ContractError(f"`{name}` has no range (ge, gt, le or lt), so a typo such as -1 would be accepted")
 
 
 def needs_are_sound(subject: Subject) -> None:
-    """Something to train on is asked for, in terms that the engine knows."""
+    """``needs`` asks for completions, in valid terms, and depends on the configuration alone."""
     needs = subject.new().needs
     if not isinstance(needs, Needs):
         raise ContractError(f"`needs` must be a Needs, got {type(needs).__name__}: is it a method without @property?")
@@ -108,33 +108,33 @@ def needs_are_sound(subject: Subject) -> None:
         raise ContractError("`needs` asks for no completions: set rollouts, gold or corrupted")
     if needs.behaviour and not needs.rollouts:
         raise ContractError(
-            "needs.behaviour is set, but only sampled answers have such log-probabilities: set rollouts"
+            "needs.behaviour is set, but only sampled completions have log-probabilities at sampling: set rollouts"
         )
     if subject.new().needs != needs:
         raise ContractError("`needs` differs between two instances of one configuration; it must depend on that alone")
 
 
 def experience_is_usable(subject: Subject) -> None:
-    """Samples of the groups' own completions."""
+    """``experience`` returns samples of the groups' own completions."""
     _, world, samples = subject.run()
     if not isinstance(samples, list) or not all(isinstance(sample, Sample) for sample in samples):
         raise ContractError("`experience` must return a list of harness.api.Sample")
     for sample in samples:
         if key_of(sample.completion) not in world.policy:
             raise ContractError(
-                "`experience` returned a completion that is in none of the groups; tokens and prompt_id must stay"
+                "`experience` returned a completion that is in none of the groups; keep tokens and prompt_id"
             )
         if sample.completion.source == "shuffled":
             raise ContractError(
-                "`experience` returned an answer to shuffled frames; the engine would train on it as if the frames had "
-                "been in order. Use it for comparison only"
+                "`experience` returned a completion for shuffled frames; the engine would train on it as if the frames "
+                "were in order. Use it for comparison only"
             )
         if not isinstance(sample.unit, int):
             raise ContractError(f"a sample's unit must be an int, got {sample.unit!r}")
 
 
 def loss_is_usable(subject: Subject) -> None:
-    """Right shape, finite, attached to the policy; logged numbers are plain and finite."""
+    """The loss has the right shape, is finite and differentiable; logged numbers are finite floats."""
     method, world, samples = subject.run()
     step = world.step(method, micro_batches(samples, 3))
     if not math.isfinite(step.loss):
@@ -146,7 +146,7 @@ def loss_is_usable(subject: Subject) -> None:
 
 
 def micro_batches_are_inert(subject: Subject) -> None:
-    """Splitting the samples of a step leaves its gradient unchanged."""
+    """Splitting a step into micro-batches does not change its gradient."""
     method, world, samples = subject.run()
     whole = world.step(method, [samples])
     for size in (1, 3):
@@ -154,66 +154,66 @@ def micro_batches_are_inert(subject: Subject) -> None:
             whole,
             world.step(method, micro_batches(samples, size)),
             "splitting a step into micro-batches",
-            "does `loss` average, normalise, rank or count over the batch? Look across samples in `experience`, "
-            "and return the loss unreduced",
+            "does `loss` average, normalise, rank or count over the batch? Do that in `experience`, and return the "
+            "loss unreduced",
         )
 
 
 def padding_is_inert(subject: Subject) -> None:
-    """Tokens outside the mask neither matter nor get gradient."""
+    """Padding has no effect and gets no gradient."""
     method, world, samples = subject.run()
     padded = world.step(method, [samples], padding=3)
-    mistake = "is batch.mask ignored? Sum with batch.seq(...) and divide by batch.lengths, not by a tensor's width"
+    mistake = "is batch.mask ignored? Sum with batch.seq(...) and divide by batch.lengths, not by the tensor's width"
     _same(world.step(method, [samples]), padded, "more padding", mistake)
     if padded.padding > 0:
         raise ContractError(f"padding gets a gradient of up to {padded.padding:.2g}: {mistake}")
 
 
 def order_is_inert(subject: Subject) -> None:
-    """The order of samples in a batch does not matter."""
+    """The order of samples in a batch has no effect."""
     method, world, samples = subject.run()
     whole = world.step(method, [samples])
     for order in (samples[::-1], samples[::2] + samples[1::2]):
         _same(
             whole,
             world.step(method, [order]),
-            "another order of the samples",
-            "does `loss` pair samples by their place? Tell them apart by batch.unit and batch.weight",
+            "reordering the samples",
+            "does `loss` pair samples by their position? Use batch.unit and batch.weight",
         )
 
 
 def step_prefers_good(subject: Subject) -> None:
-    """A step of gradient descent raises good answers and lowers bad ones."""
+    """A gradient step makes good completions more likely relative to bad ones."""
     method, world, samples = subject.run(noise=0.0)
     gradient = world.step(method, [samples]).gradient
     pull = sum(good * -float(gradient[key].sum()) for key, good in _goodness(world).items())
     if not pull > 0:
-        how = "does not move" if pull == 0 else "widens the wrong way"
+        how = "unchanged" if pull == 0 else "smaller"
         raise ContractError(
-            f"the gap between good and bad answers {how} under gradient descent: is a sign flipped (the loss is "
+            f"a gradient step leaves the gap between good and bad completions {how}: is a sign flipped (the loss is "
             "minimised), is the advantage bad minus good, or is the policy detached?"
         )
 
 
 def no_contrast_no_gradient(subject: Subject) -> None:
-    """Answers of equal reward are neither raised nor lowered, on the first step, where a KL term is silent."""
+    """Completions of equal reward get no gradient in the first step, where a KL penalty has none."""
     needs = subject.new().needs
     if needs.gold or needs.corrupted or needs.rollouts < 2:
-        raise InapplicableError("learns from given answers, or from one answer a prompt")
+        raise InapplicableError("learns from given answers, or from one completion per prompt")
     method, world, samples = subject.run(noise=0.0, contrast=False)
     if not samples:
         return
     largest = max(float(values.abs().max()) for values in world.step(method, [samples]).gradient.values())
     if largest > VISIBLE:
         raise ContractError(
-            f"a gradient of up to {largest:.2g}, although the answers to each prompt are equally good and only prompts "
-            "differ: is the baseline taken over the batch instead of the prompt's group, or missing? If the method "
-            "means to judge each answer by itself, say so: exempt_checks = {'contrast': 'the reason'}"
+            f"a gradient of up to {largest:.2g}, although the completions of each prompt are equally good and only "
+            "prompts differ: is the baseline taken over the batch instead of the prompt's group, or missing? If each "
+            "completion is meant to be judged by itself, say so: exempt_checks = {'contrast': 'the reason'}"
         )
 
 
 def seed_decides(subject: Subject) -> None:
-    """Equal seeds give equal samples and gradients, on a used and on a new instance."""
+    """Equal seeds give equal samples and gradients, with a used and with a new instance."""
     first = subject.new()
     world = build_world(first.needs)
     runs = []
@@ -224,23 +224,23 @@ def seed_decides(subject: Subject) -> None:
     for samples, step in runs[1:]:
         if samples != runs[0][0] or step.loss != runs[0][1].loss or step.change(runs[0][1]) > 0:
             raise ContractError(
-                "two runs under one seed differ: does the method keep a counter or a running mean, read a clock, or "
-                "draw from a generator of its own? A resumed run would not equal an uninterrupted one"
+                "two runs with one seed differ: does the method keep a counter or a running mean, read a clock, or "
+                "use its own random generator? A resumed run would differ from an uninterrupted one"
             )
 
 
 def groups_stay_unchanged(subject: Subject) -> None:
-    """``experience`` leaves its input as it was."""
+    """``experience`` does not modify its input."""
     method = subject.new()
     groups = list(build_world(method.needs).groups)
     before = copy.deepcopy(groups)
     method.experience(groups)
     if groups != before:
-        raise ContractError("`experience` changed the groups it was given; build new ones with dataclasses.replace")
+        raise ContractError("`experience` modified its groups; make new ones with dataclasses.replace")
 
 
 def batch_stays_unchanged(subject: Subject) -> None:
-    """``loss`` leaves its input as it was."""
+    """``loss`` does not modify its input."""
     method, world, samples = subject.run()
     batch, _ = collate(
         samples, {key: value.clone().requires_grad_() for key, value in world.policy.items()}, method.needs
@@ -252,11 +252,11 @@ def batch_stays_unchanged(subject: Subject) -> None:
         {*before, *after} - {name for name in after if name in before and _equal(before[name], after[name])}
     )
     if changed:
-        raise ContractError(f"`loss` changed batch.{', batch.'.join(changed)} in place: use out-of-place operations")
+        raise ContractError(f"`loss` modified batch.{', batch.'.join(changed)} in place: use out-of-place operations")
 
 
 def reference_is_a_constant(subject: Subject) -> None:
-    """The log-probabilities a method asks for matter, and only as constants."""
+    """Reference and sampling log-probabilities, if asked for, affect the gradient, as constants."""
     needs = subject.new().needs
     names: tuple[Literal["reference", "behaviour"], ...] = ("reference", "behaviour")
     asked = [which for which in names if getattr(needs, which)]
@@ -269,7 +269,7 @@ def reference_is_a_constant(subject: Subject) -> None:
         if step.change(other.step(method, [method.experience(list(other.groups))])) <= VISIBLE:
             raise ContractError(
                 f"the gradient does not depend on batch.{which}: does gradient flow through it and cancel, or is "
-                f"batch.policy used in its place? If it is not used at all, leave needs.{which} out and save its cost"
+                f"batch.policy used in its place? If it is not used at all, unset needs.{which} and save its cost"
             )
 
 
@@ -289,7 +289,7 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
     "batch-unchanged": batch_stays_unchanged,
     "reference": reference_is_a_constant,
 }
-"""All checks by name, in the order in which they are reported."""
+"""All checks by name, in the order of reports."""
 
 
 def _same(one: Step, other: Step, what: str, mistake: str) -> None:
@@ -299,7 +299,7 @@ def _same(one: Step, other: Step, what: str, mistake: str) -> None:
 
 
 def _goodness(world: World) -> dict[tuple[str, tuple[int, ...]], float]:
-    """How much better than its group each completion is; than all, or plainly good, where that says nothing."""
+    """How much better than its group each completion is; if all are equal, than all groups; if those are, 1."""
 
     def centred(completions: Sequence[Completion]) -> dict[tuple[str, tuple[int, ...]], float]:
         mean = sum(one.reward for one in completions) / len(completions)

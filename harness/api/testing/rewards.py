@@ -1,4 +1,4 @@
-"""The checks of a reward: its configuration, what it returns, and that a right answer is worth more."""
+"""The checks of a reward: configuration, return values, and that a right answer is worth more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE = (
 
 
 def returns_numbers(reward: Reward) -> None:
-    """A finite float or None, whatever a model may have written."""
+    """``score`` returns a finite float or None for any text."""
     for record in RECORDS:
         for mode in MODES:
             for text in (*HOSTILE, answer_text(record.ground_truth, mode)):
@@ -52,25 +52,25 @@ def returns_numbers(reward: Reward) -> None:
                 if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                     raise ContractError(
                         f"`score` returned {value!r} for the answer {text[:40]!r} to {record.question_type}: "
-                        "return a finite float, or None where the reward does not apply"
+                        "return a finite float, or None if the reward does not apply"
                     )
 
 
 def repeats_itself(reward: Reward) -> None:
-    """Equal answers get equal rewards, by a new instance too."""
+    """Equal completions get equal rewards, also from a new instance."""
     for record in RECORDS:
         for mode in MODES:
             text = answer_text(record.ground_truth, mode)
             values = {one.score(text, record, mode) for one in (reward, reward, type(reward)(reward.config))}
             if len(values) > 1:
                 raise ContractError(
-                    f"the same answer got the rewards {sorted(map(str, values))}: does `score` draw random numbers or "
-                    "keep something between calls?"
+                    f"the same completion got the rewards {sorted(map(str, values))}: does `score` draw random numbers "
+                    "or keep state between calls?"
                 )
 
 
 def prefers_right(reward: Reward) -> None:
-    """A right answer is worth at least as much as a wrong one of the same form, and somewhere more."""
+    """A right answer never gets less than a wrong one of the same form, and sometimes more."""
     better = 0
     for record in RECORDS:
         for mode in MODES:
@@ -87,11 +87,11 @@ def prefers_right(reward: Reward) -> None:
                 )
             better += right > other
     if not better:
-        raise InapplicableError("it does not look at whether an answer is right (a format or length reward)")
+        raise InapplicableError("the reward does not depend on whether an answer is right (a format or length reward)")
 
 
 def config_of_reward(reward: Reward) -> None:
-    """Strict, with defaults, documented."""
+    """The configuration is strict, has defaults and is documented."""
     strict(type(reward))
     documented(type(reward))
 
@@ -102,4 +102,4 @@ REWARD_CHECKS: Mapping[str, Callable[[Reward], None]] = {
     "repeatable": repeats_itself,
     "direction": prefers_right,
 }
-"""All checks by name, in the order in which they are reported."""
+"""All checks by name, in the order of reports."""

@@ -1,22 +1,4 @@
-"""The conformance suite: does a method keep the contract that makes comparisons fair?
-
-In a test file::
-
-    from harness.testing import parametrize_with_checks
-
-    @parametrize_with_checks([MyMethod, MyMethod(MyMethod.Config(beta=0.0))])
-    def test_contract(check):
-        result = check.run()
-        assert result.passed, result.message
-
-On the command line: ``harness check NAME``, which trains two steps on the tiny model as well
-(:func:`check_training`); :func:`check_reward` does for rewards what :func:`check_algorithm` does for methods.
-
-A method that breaks a check on purpose says so, with the reason::
-
-    class KTO(Algorithm):
-        exempt_checks = {"contrast": "an answer is good or bad by itself, not against the others"}
-"""
+"""Running the checks of a method, a guest or a reward; the door is :mod:`harness.api.testing`."""
 
 from __future__ import annotations
 
@@ -36,12 +18,12 @@ from harness.errors import UserError, unknown_name
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         name: The check.
-        passed: Whether the method keeps this part of the contract, or is excused from it.
-        message: The likely mistake; or why the check did not apply; empty when it simply passed.
+        passed: Also true if the check does not apply or the method is exempt.
+        message: The likely mistake, or why the check does not apply, or a remark.
     """
 
     name: str
@@ -57,7 +39,7 @@ class Check:
     subject: Subject
 
     def run(self) -> CheckResult:
-        """Run it; whatever the method raises is a failure with a message, never a traceback."""
+        """Run the check; anything the method raises becomes a failure with a message."""
         exempt = _exemptions(self.subject.cls)
         if self.name in exempt:
             return CheckResult(self.name, True, f"exempt: {exempt[self.name]}")
@@ -71,11 +53,11 @@ def checks_for(method: type[Algorithm] | Algorithm, config: Any = None) -> list[
     """All checks of a method.
 
     Args:
-        method: The class, or an instance whose configuration is then taken.
-        config: The configuration to check with; the default one if not given.
+        method: A class, or an instance with its configuration.
+        config: The configuration; by default the instance's, or the class's default one.
 
     Raises:
-        UserError: It is no :class:`~harness.api.Algorithm`, or it exempts itself from an unknown check.
+        UserError: It is not an :class:`~harness.api.Algorithm`, or is exempt from an unknown check.
     """
     cls = method if isinstance(method, type) else type(method)
     if not issubclass(cls, Algorithm):
@@ -89,9 +71,9 @@ def checks_for(method: type[Algorithm] | Algorithm, config: Any = None) -> list[
 
 
 def check_algorithm(method: type[Algorithm] | Algorithm, config: Any = None) -> list[CheckResult]:
-    """Run all checks of a method; arguments and errors as :func:`checks_for`.
+    """Run all checks of a method; arguments and errors as in :func:`checks_for`.
 
-    A method that cannot even be constructed gives one failed result.
+    A method that cannot be constructed gives one failed result.
     """
     checks = checks_for(method, config)
     try:
@@ -109,13 +91,13 @@ def parametrize_with_checks(methods: Sequence[type[Algorithm] | Algorithm]) -> A
 
 
 def check_training(method: str, cache: Path = Path("cache")) -> list[CheckResult]:
-    """Train a registered method, or a variant of one, for two steps on the tiny model: it runs, repeats and resumes.
+    """Train a registered method for two steps on the tiny model: it must train, repeat and resume exactly.
 
-    Takes some twenty seconds on a laptop. The first result's message says what a step costs.
+    This takes about twenty seconds on a laptop. The first result's message gives the cost of a step.
 
     Args:
-        method: As a study names it.
-        cache: Folder for the few rooms that are generated for this.
+        method: Its name, or a variant such as ``grpo:beta=0``.
+        cache: Folder for the few rooms generated for this.
     """
     from harness.api.testing.trial import ENGINE_CHECKS, Trial
 
@@ -124,20 +106,17 @@ def check_training(method: str, cache: Path = Path("cache")) -> list[CheckResult
         trial = Trial(method, Path(folder), cache)
         for name, check in ENGINE_CHECKS.items():
             results.append(_run(name, partial(check, trial)))
-            if not results[0].passed:  # what cannot train can neither repeat nor resume it
+            if not results[0].passed:  # a method that cannot train can neither repeat nor resume
                 break
     return results
 
 
 GUEST_CHECKS = ("config", "documentation", "needs")
-"""The checks that a guest has in common with a method; the others are about a loss that it keeps to itself."""
+"""The checks that apply to a guest; the others are about ``experience`` and ``loss``."""
 
 
 def check_guest(guest: type[GuestTrainer] | GuestTrainer) -> list[CheckResult]:
-    """What can be said of a foreign trainer before it trains: its configuration, its needs, and what it stands on.
-
-    Its loop and its loss are its own, so :func:`check_training` says the rest: it trains, repeats and resumes.
-    """
+    """Check a guest's configuration, needs and versions; :func:`check_training` checks its loop."""
     cls = guest if isinstance(guest, type) else type(guest)
     subject = Subject(cls, None if isinstance(guest, type) else guest.config)
 
@@ -149,10 +128,10 @@ def check_guest(guest: type[GuestTrainer] | GuestTrainer) -> list[CheckResult]:
 
 
 def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
-    """Run all checks of a reward, by default with its default options.
+    """Run all checks of a reward: a class with its default options, or an instance.
 
     Raises:
-        UserError: It is no :class:`~harness.api.Reward`.
+        UserError: It is not a :class:`~harness.api.Reward`.
     """
     from harness.api.testing.rewards import REWARD_CHECKS
 
@@ -169,7 +148,7 @@ def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
 
 
 def _run(name: str, check: Callable[[], str | None]) -> CheckResult:
-    """Run one check; whatever the plugin raises is a failure with a message, never a traceback."""
+    """Run one check; anything the plugin raises becomes a failure with a message."""
     try:
         remark = check()
     except InapplicableError as reason:

@@ -1,7 +1,7 @@
-"""Synthetic prompts, answers and log-probabilities, and one training step on them, without a model.
+"""Synthetic completions with log-probabilities, and one training step on them, without a model.
 
-The log-probability of every token is a parameter of its own, so a step's gradient says for each token of each
-answer where the method pushes it. Batches are made and losses reduced by the trainer's own functions.
+The log-probability of every token is a parameter, so the gradient of a step shows where the method pushes each token
+of each completion. Batches and reduced losses come from the trainer's own functions.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from harness.train.reduction import denominator, make_batch, reduce_loss
 PROMPTS = 5
 LONGEST = 8
 GARBAGE = -1.7
-"""A log-probability that padding may hold; a method must not look at it."""
+"""A log-probability at padding, which a method must not use."""
 
 Key = tuple[str, tuple[int, ...]]
 
 
 class Step(NamedTuple):
-    """What one optimiser step would do.
+    """The result of one training step.
 
     Attributes:
         loss: The reduced loss.
-        gradient: By completion, the gradient at its tokens' log-probabilities.
+        gradient: By completion, with respect to its tokens' log-probabilities.
         padding: The largest absolute gradient at padding.
         logged: What ``loss`` logged for each micro-batch.
     """
@@ -45,7 +45,7 @@ class Step(NamedTuple):
     logged: list[dict[str, float]]
 
     def change(self, other: Step) -> float:
-        """The largest difference of the two gradients, relative to the larger one."""
+        """The largest difference between two gradients, relative to the largest gradient."""
         mine, theirs = torch.cat([*self.gradient.values()]), torch.cat([*other.gradient.values()])
         largest = max(float(mine.abs().max()), float(theirs.abs().max()))
         return float((mine - theirs).abs().max()) / largest if largest > 0 else 0.0
@@ -59,12 +59,12 @@ class World:
     policy: dict[Key, Tensor]
 
     def step(self, method: Algorithm, parts: Sequence[Sequence[Sample]], padding: int = 0) -> Step:
-        """Run the method's loss on micro-batches of samples and add up the gradient.
+        """Run the method's loss on micro-batches and accumulate the gradient.
 
         Args:
             method: The method.
             parts: The samples of one step, by micro-batch.
-            padding: Extra columns of padding; when given, padding holds garbage instead of 0.
+            padding: Extra columns of padding; if any, padding holds garbage instead of 0.
         """
         leaves = {key: values.clone().requires_grad_() for key, values in self.policy.items()}
         total = denominator([sample for part in parts for sample in part], method.needs)
@@ -83,13 +83,13 @@ class World:
 
 
 def build_world(needs: Needs, *, noise: float = 0.3, contrast: bool = True) -> World:
-    """Make groups with what a method needs, and nothing else.
+    """Groups with exactly what a method needs.
 
     Args:
-        needs: Decides which completions there are, and which log-probabilities they carry.
-        noise: How far sampling and reference log-probabilities lie from the policy's; 0 is the first step.
-        contrast: Whether the answers to a prompt differ in reward. If not, they differ only between prompts,
-            and all are equally long and whole.
+        needs: The completions and log-probabilities to make.
+        noise: Standard deviation of sampling and reference log-probabilities around the policy's; 0 as in a first step.
+        contrast: Whether the completions of a prompt differ in reward. If not, rewards differ only between prompts,
+            and all completions are equally long and not truncated.
     """
     rng = random.Random(20240402)
     groups, policy = [], {}
@@ -118,7 +118,7 @@ def build_world(needs: Needs, *, noise: float = 0.3, contrast: bool = True) -> W
 
 
 def shifted(world: World, which: Literal["reference", "behaviour"]) -> World:
-    """The same world with other ``reference`` or ``behaviour`` log-probabilities."""
+    """The same groups with other ``reference`` or ``behaviour`` log-probabilities."""
     rng = random.Random(7)
 
     def moved(one: Completion) -> Completion:
@@ -132,7 +132,7 @@ def shifted(world: World, which: Literal["reference", "behaviour"]) -> World:
 def collate(
     samples: Sequence[Sample], leaves: dict[Key, Tensor], needs: Needs, padding: int = 0
 ) -> tuple[Batch, Tensor]:
-    """A batch, and the (n, L) tensor whose values stand in for log-probabilities at padding."""
+    """A batch, and the (n, L) tensor whose values it has at padding."""
     rows = [leaves[key_of(sample.completion)] for sample in samples]
     policy = torch.nn.functional.pad(pad_sequence(rows, batch_first=True), (0, padding))
     lengths = torch.tensor([len(row) for row in rows])
@@ -142,13 +142,13 @@ def collate(
 
 
 def key_of(completion: Completion) -> Key:
-    """What tells the world's completions apart, whatever a method changes about their rewards."""
+    """Identifies a completion, whatever a method changes about its reward."""
     return completion.prompt_id, completion.tokens
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the global generators start from a seed; afterwards they go on as if nothing had happened."""
+    """Seed the global random generators inside, and restore their states afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
@@ -162,7 +162,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _reward(place: int, index: int, rng: random.Random) -> float:
-    """Right and wrong answers to every prompt; with one answer a prompt, right and wrong prompts."""
+    """Good and bad completions for every prompt; with one completion per prompt, good and bad prompts."""
     first = (1.0, 0.0)[(place + index) % 2]
     return first if place < 2 else rng.choice((0.0, 0.5, 1.0))
 
@@ -171,4 +171,4 @@ def _completion(prompt: str, place: int, source: Source, reward: float, rng: ran
     length = LONGEST if plain else rng.randint(1, LONGEST)
     tokens = (place, *(rng.randrange(100, 200) for _ in range(length - 1)))
     truncated = source == "policy" and not plain and rng.random() < 0.2
-    return Completion(prompt, tokens, f"answer {place}", reward, {"choice": reward}, source=source, truncated=truncated)
+    return Completion(prompt, tokens, f"text {place}", reward, {"choice": reward}, source=source, truncated=truncated)
