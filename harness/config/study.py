@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -25,13 +25,11 @@ from harness.config.sections import (
     TrainSection,
     TuneSection,
 )
-from harness.config.variants import SECTIONS, Variant, in_words, merge, parse_variant, put, toml_value
+from harness.config.variants import SECTIONS, in_words, merge, parse_variant, put, toml_value
 from harness.errors import UserError, unknown_name
 from harness.io import digest_of
 from harness.plugins import registry
 from harness.vsibench.prompts import MODES
-
-Section = TypeVar("Section", bound=StrictConfig)
 
 BASE = "base"
 """The name under which the untrained model appears beside the methods."""
@@ -85,63 +83,56 @@ class StudyConfig(StrictConfig):
 
     def hyper_parameters(self, method: str) -> dict[str, Any]:
         """The options of a method's own Config, a variant's changes included."""
-        return {key: value for key, value in self._settings(method)[1].items() if key not in SECTIONS}
-
-    def train_for(self, method: str) -> TrainSection:
-        """The shared optimisation settings with this method's overrides."""
-        return self._section_for(method, "train", self.train)
+        return {key: value for key, value in self._settings(method).items() if key not in SECTIONS}
 
     def for_method(self, method: str) -> StudyConfig:
-        """This study as one method or variant sees it: prompts, sampling, rewards and token limits with its overrides.
+        """This study as one method or variant sees it: the sections of :data:`SECTIONS` with its overrides.
 
-        A variant that is evaluated in a mode that reasons may answer at least as long as it may in training, unless
-        it says otherwise.
+        Where a variant changes the prompts and is evaluated in a mode that reasons, its answers may be at least as
+        long as in training, unless it sets their limit.
 
         Raises:
             UserError: An override's key or value is wrong.
         """
-        rollout = self._section_for(method, "rollout", self.rollout)
-        reward = self._section_for(method, "reward", self.reward)
-        prompt = self._section_for(method, "prompt", self.prompt)
-        told = self._settings(method)[1].get("evaluation", {})
-        evaluation = self._section_for(method, "evaluation", self.evaluation)
-        if MODES[prompt.evaluation].reasons and prompt != self.prompt and "max_new_tokens" not in told:
-            longest = max(evaluation.max_new_tokens, rollout.max_new_tokens)
-            evaluation = evaluation.model_copy(update={"max_new_tokens": longest})
-        own = {"rollout": rollout, "reward": reward, "prompt": prompt, "evaluation": evaluation}
-        return self.model_copy(update=own)
+        own = self.model_copy(update={name: self._section_for(method, name) for name in SECTIONS})
+        own_limit = "max_new_tokens" in self._settings(method).get("evaluation", {})
+        if not MODES[own.prompt.evaluation].reasons or own.prompt == self.prompt or own_limit:
+            return own
+        longest = max(own.evaluation.max_new_tokens, own.rollout.max_new_tokens)
+        return own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"max_new_tokens": longest})})
 
     def label(self, method: str) -> str:
-        """What tables call a method: its title, and in brackets what a variant changes."""
+        """What tables call a method: its title, followed by a variant's changes in parentheses."""
         variant = parse_variant(method)
         known = variant.method in registry.names("algorithms")
         title = getattr(registry.load("algorithms", variant.method), "title", "") if known else ""
         changes = f" ({', '.join(map(in_words, variant.changes))})" if variant.changes else ""
         return f"{title or variant.method.upper()}{changes}"
 
-    def _settings(self, method: str) -> tuple[Variant, dict[str, Any]]:
+    def _settings(self, method: str) -> dict[str, Any]:
+        """A method's table, with a variant's changes."""
         variant = parse_variant(method)
         own = merge(self.method.get(variant.method, {}), variant.settings)
         if variant.method not in registry.names("algorithms"):
-            return variant, own
+            return own
         plugin = registry.load("algorithms", variant.method)
-        # A guest takes the settings of the method that it is compared with, as far as it knows them.
+        # A guest inherits those settings of its counterpart that it knows.
         shared = self.method.get(getattr(plugin, "counterpart", ""), {})
         known = {*SECTIONS, *getattr(plugin, "Config", StrictConfig).model_fields}
-        return variant, merge({key: value for key, value in shared.items() if key in known}, own)
+        return merge({key: value for key, value in shared.items() if key in known}, own)
 
-    def _section_for(self, method: str, name: str, shared: Section) -> Section:
-        variant, settings = self._settings(method)
-        changes = settings.get(name, {})
+    def _section_for(self, method: str, name: str) -> StrictConfig:
+        shared: StrictConfig = getattr(self, name)
+        changes, variant = self._settings(method).get(name, {}), parse_variant(method)
         where = f"{variant.name}.{name}" if variant.changes else f"method.{method}.{name}"
         if not isinstance(changes, dict):
-            raise UserError(f"`{where}` = {changes!r}: write one of its keys, as {name}.KEY=VALUE")
+            raise UserError(f"`{where}` = {changes!r}: set one of its keys, as {name}.KEY=VALUE")
         allowed = SECTIONS[name]
         for key in changes:
             if allowed is not None and key not in allowed:
                 raise UserError(
-                    f"`{where}.{key}`: of this section a method may change only {', '.join(allowed)} for itself; "
-                    "the rest is the same for all"
+                    f"`{where}.{key}`: in this section a method may change only {', '.join(allowed)}; the other keys "
+                    "are the same for all"
                 )
         try:
             return type(shared)(**shared.model_dump() | changes)
@@ -250,7 +241,6 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
     for method in study.methods:
         asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
         study.algorithm(method, asked=asked)
-        study.train_for(method)
         _check_rewards(study.for_method(method).reward)
     _refuse_the_same_twice(study)
     for method in study.method:
@@ -289,21 +279,14 @@ def _check_rewards(section: RewardSection) -> None:
 
 
 def _refuse_the_same_twice(study: StudyConfig) -> None:
-    """Two names for one training and one evaluation would be two rows of the same numbers."""
+    """Two names for the same training and evaluation would give two rows of the same numbers."""
     seen: dict[str, str] = {}
     for method in study.methods:
         own = study.for_method(method)
-        parts = (
-            study.algorithm(method).config,
-            study.train_for(method),
-            own.prompt,
-            own.rollout,
-            own.reward,
-            own.evaluation,
-        )
+        parts: list[StrictConfig] = [study.algorithm(method).config, *(getattr(own, name) for name in SECTIONS)]
         key = digest_of([parse_variant(method).method, *(part.model_dump(mode="json") for part in parts)])
         if key in seen:
-            raise UserError(f"`{method}` is the same as `{seen[key]}`: no setting differs; leave one out")
+            raise UserError(f"`{method}` and `{seen[key]}` have the same settings; leave one out")
         seen[key] = method
 
 

@@ -85,7 +85,8 @@ def account_for(
         UserError: The model cannot be had.
     """
     config = config or model_sizes(study.model.name)
-    own, train, algorithm = study.for_method(method), study.train_for(method), study.algorithm(method)
+    own, algorithm = study.for_method(method), study.algorithm(method)
+    train = own.train
     patches = _patches(study, config.vision_config, size)
     rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, study.rollout.batch
     if rollouts and not isinstance(algorithm, Algorithm):
@@ -167,7 +168,7 @@ def fitting_settings(study: StudyConfig, method: str, room: Room, **known: Any) 
 
 def _next_saving(study: StudyConfig, method: str, account: Footprint, room: Room) -> dict[str, Any] | None:
     """One change that saves memory where it is short."""
-    model, train = study.model, study.train_for(method)
+    model, train = study.model, study.for_method(method).train
     phases = account.phases
     largest = max(phases, key=lambda name: phases[name])
     if room.cells > 1 and study.runtime.workers > 1:

@@ -118,7 +118,7 @@ def run_cell(cell_dir: Path) -> None:
     cell = CellDocument.read(cell_dir)
     study, is_base = cell.study, cell.method == BASE
     _report(cell_dir, "", 0, 0, {})
-    ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train_for(cell.method).processes)
+    ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train.processes)
     setup = prepare(study, with_train=not is_base, seed=cell.seed)
     _check_evaluation(cell, setup)
     write_json(cell_dir / "env.json", environment(study))
@@ -213,7 +213,7 @@ def train_cell(
         raise UserError(f"`train.processes` = {ranks.size}: {method} brings its own trainer, which runs in one process")
     if algorithm.needs.rollouts and not study.reward.weights:
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
-    settings = study.train_for(method)
+    settings = study.train
     # A guest computes its reference log-probabilities itself.
     needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
     groups = GroupBuilder(

@@ -118,7 +118,7 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
     return versions | {
         "method": parse_variant(method).method,
         "hyper_parameters": algorithm.config.model_dump(mode="json"),
-        "train": study.train_for(method).model_dump(mode="json"),
+        "train": study.train.model_dump(mode="json"),
         "prompt": {"train": study.prompt.train},
         "reward": study.reward.model_dump(mode="json"),
         "rollout": study.rollout.model_dump(mode="json"),

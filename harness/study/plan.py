@@ -76,7 +76,7 @@ def _work(study: StudyConfig, cells: Sequence[Cell], questions: int) -> str:
     unit = {"examples": "examples", "steps": "optimiser steps", "seconds": "device seconds"}[budget.kind]
     sampling = {cell.method: cell.rollouts for cell in runs if cell.rollouts}
     sampled = ", ".join(f"{rollouts} by {study.label(method)}" for method, rollouts in sampling.items())
-    checkpoints = sum(study.train_for(cell.method).checkpoints for cell in runs)
+    checkpoints = sum(study.for_method(cell.method).train.checkpoints for cell in runs)
     return (
         f"Work: {len(runs)} training runs of {budget.amount:g} {unit} each"
         + (f", with answers sampled to every example ({sampled})" if sampled else "")
@@ -96,7 +96,7 @@ def _storage(study: StudyConfig, cells: Sequence[Cell]) -> str:
     total = 0.0
     for cell in cells:
         if not cell.is_base:
-            train = study.train_for(cell.method)
+            train = study.for_method(cell.method).train
             total += train.checkpoints * each + sizes.trained * state_bytes(train.optimizer)
     last = "the optimiser's state of each run's last"
     return f"Disk: about {_bytes(total)} of checkpoints, {_bytes(each)} each and {last}."

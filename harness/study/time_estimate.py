@@ -57,7 +57,7 @@ def estimate(work: CellWork, study: StudyConfig, run_dir: Path, questions: int |
     if not work.evaluated:
         paces = [m.per_answer for m in measured if m.per_answer is not None]
         if paces and questions:
-            checkpoints = 1 if work.cell.is_base else study.train_for(work.cell.method).checkpoints
+            checkpoints = 1 if work.cell.is_base else study.for_method(work.cell.method).train.checkpoints
             seconds += median(paces) * questions * checkpoints
         else:
             unknown.append("evaluation")
@@ -89,8 +89,7 @@ def _measure(folder: Path, kind: str) -> _Measured:
         return _Measured(0.0, None, None)
     answers = read_status(folder).numbers.get("of", 0.0)
     if consumed:
-        own = config["study"]["method"].get(config["method"], {}).get("train", {})
-        answers *= own.get("checkpoints", config["study"]["train"]["checkpoints"])
+        answers *= config["study"]["train"]["checkpoints"]
     per_unit = _ratio(timing.get("train"), consumed.get(kind))
     return _Measured(timing.get("start", 0.0), per_unit, _ratio(timing.get("evaluate"), answers))
 

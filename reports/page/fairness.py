@@ -54,7 +54,7 @@ def fairness_card(collected: Collected) -> Document:
 def settings_of_methods(study: StudyConfig) -> Iterator[tuple[str, str]]:
     """Each method's label, and its hyper-parameters with the shared settings that it overrides."""
     for method in study.methods:
-        own = study.for_method(method).model_copy(update={"train": study.train_for(method)})
+        own = study.for_method(method)
         changed = {
             f"{section}.{key}": value
             for section in SECTIONS

@@ -144,7 +144,7 @@ def measure(
     """Train one method for the study's few steps and say what they took."""
     cuda = device.type == "cuda"
     config = AutoConfig.from_pretrained(study.model.name)
-    settings, count = study.train_for(method), int(study.budget.amount)
+    settings, count = study.for_method(method).train, int(study.budget.amount)
     room, questions = Room("", 0, 1, cuda), range(count * settings.prompts_per_step)
     account = account_for(study, method, room, config=config, videos=len(questions))
     phases = {name: size for name, size in account.phases.items() if name != "evaluation"}

@@ -284,6 +284,6 @@ def test_a_guest_takes_the_settings_of_the_method_that_it_is_compared_with() -> 
     study = load_study("tiny", methods=["grpo", "trl-grpo", "trl-grpo:loss_type=dapo"], overrides=overrides)
     config = study.algorithm("trl-grpo").config
     assert (config.group_size, config.beta, config.epsilon) == (5, 0.5, 0.2)  # clip_low is no setting of TRL's
-    assert study.train_for("trl-grpo").learning_rate == 3e-5
+    assert study.for_method("trl-grpo").train.learning_rate == 3e-5
     assert study.algorithm("trl-grpo:loss_type=dapo").config.group_size == 5
     assert study.label("trl-grpo") == "TRL GRPO"

@@ -97,7 +97,7 @@ def test_a_study_file_names_plugins(tmp_path: Path) -> None:
         f'extends = "tiny"\nmethods = ["imitation"]\n[runtime]\nplugins = ["{tmp_path}/imitation.py"]\n'
     )
     study = load_study(tmp_path / "mine.toml", overrides=["imitation.train.warmup_steps=3"])
-    assert study.train_for("imitation").warmup_steps == 3
+    assert study.for_method("imitation").train.warmup_steps == 3
 
 
 def test_several_classes_in_a_file_have_names(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ ADAPTERS = 28 * 16 * (2 * (1536 + 1536) + 2 * (1536 + 256) + 3 * (1536 + 8960))
 
 def samples_of(method: str) -> list[Sample]:
     """What the method trains on in a step of eight questions; sampled answers are at the limit, written have 16."""
-    algorithm, own, step = STUDY.algorithm(method), STUDY.for_method(method), STUDY.train_for(method)
+    algorithm, own, step = STUDY.algorithm(method), STUDY.for_method(method), STUDY.for_method(method).train
 
     def answer(prompt: int, number: int, length: int, source: Any) -> Completion:
         known = (-1.0,) * length
@@ -54,7 +54,7 @@ def test_a_whole_step_at_true_size(
     method: str, samples: int, micro_batch: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeTensor, "item", lambda self: 0.0)  # what is logged has no content either
-    algorithm, settings = STUDY.algorithm(method), STUDY.train_for(method)
+    algorithm, settings = STUDY.algorithm(method), STUDY.for_method(method).train
     made = samples_of(method)
     part = micro_batches(made, settings.micro_batch)[0]
     assert (len(made), len(part)) == (samples, micro_batch)

@@ -70,7 +70,7 @@ def test_the_winner_is_the_best_done_trial_and_the_file_is_a_study(study, tmp_pa
     for method, trials in best.items():
         winner = max(trials, key=lambda name: scores[name])
         expected = parse_variant(winner).settings["train"]["learning_rate"]
-        assert tuned.train_for(method).learning_rate == expected
+        assert tuned.for_method(method).train.learning_rate == expected
     assert tuned.hyper_parameters("grpo") == study.hyper_parameters("grpo")
     assert {tuned.tune.trials_of(method) for method in study.methods} == {5} and tuned.tune.trials_of("dapo") == 0
     text = (tmp_path / tuning.TUNED_FILE).read_text()

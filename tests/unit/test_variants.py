@@ -72,10 +72,10 @@ def test_the_command_line_takes_them() -> None:
         ("gpro:beta=0", r"`--methods gpro:beta=0`: no such name; did you mean grpo\?"),
         ("base:think", "always part of the comparison"),
         ("grpo:beta=0,grpo:beta=0", "named twice"),
-        ("grpo,grpo:beta=0.0001", r"`grpo:beta=0\.0001` is the same as `grpo`"),
+        ("grpo,grpo:beta=0.0001", r"`grpo:beta=0\.0001` and `grpo` have the same settings"),
         ("grpo:train.lr=1", r"`grpo:train\.lr=1\.train\.lr`: no such key"),
         ("grpo:evaluation.scorer=tolerant", "may change only max_new_tokens"),
-        ("grpo:train=3", r"write one of its keys, as train\.KEY=VALUE"),
+        ("grpo:train=3", r"set one of its keys, as train\.KEY=VALUE"),
     ],
 )
 def test_mistakes_name_the_key(methods: str, words: str) -> None:
@@ -91,8 +91,8 @@ def test_a_variant_adds_to_its_methods_table() -> None:
     assert one.algorithm("grpo").config.beta == 0.5
     config = one.algorithm("grpo:beta=0").config
     assert (config.beta, config.group_size) == (0, 4)
-    assert one.train_for("grpo:beta=0").warmup_steps == one.train_for("grpo").warmup_steps == 1
-    assert one.train_for("grpo:train.learning_rate=1.0").learning_rate == 1.0
+    assert one.for_method("grpo:beta=0").train.warmup_steps == one.for_method("grpo").train.warmup_steps == 1
+    assert one.for_method("grpo:train.learning_rate=1.0").train.learning_rate == 1.0
 
 
 def test_a_mode_changes_both_prompts_and_leaves_room_to_think() -> None:
