@@ -29,7 +29,7 @@ MEANS = ("numeric_mean", "choice_mean", "without_counting")
 """Averages of some of the tasks, as fields of a :class:`RunScore`."""
 
 AIDS = Part(
-    "score breakdown",
+    "reading aids",
     "Means over the tasks with numeric answers, over those with lettered answers, and over all but object counting, "
     "where a constant answer scores high; shares of answers that the scorer could not parse and that were cut off at "
     "the token limit.",
