@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 Shape = Literal["box", "cylinder", "ellipsoid"]
@@ -142,3 +143,10 @@ FLOOR_COLOURS: tuple[Colour, ...] = ((165, 150, 135), (176, 140, 104), (140, 142
 """Stone, oak, concrete and sage: none of them is the colour of a category."""
 
 CEILING_COLOUR: Colour = (240, 240, 238)
+
+_NAMES = re.compile(rf"\b({'|'.join(CATEGORIES)})\b")
+
+
+def categories_named(text: str) -> list[str]:
+    """The categories that a text names, in order, each as often as it is named."""
+    return _NAMES.findall(text)

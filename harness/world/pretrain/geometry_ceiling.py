@@ -20,9 +20,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from harness.vsibench.types import LETTERS
-from harness.world.audit import categories_named
 from harness.world.camera import STOPS
-from harness.world.catalogue import CATALOGUE, CATEGORIES
+from harness.world.catalogue import CATALOGUE, CATEGORIES, categories_named
 from harness.world.geometry import Floats, footprint, quad_distance, signed_angle
 from harness.world.pretrain.dense import KINDS
 from harness.world.pretrain.shards import CELLS
@@ -137,7 +136,7 @@ def _groups(where: Floats, pieces: int) -> Floats:
 
 def answer(record: Raw, plan: FloorPlan) -> str:
     """The answer to one question in its official form: a number, or the letter of the option that fits best."""
-    asked, names = record["question_type"], categories_named(record)
+    asked, names = record["question_type"], categories_named(record["question"])
     if asked in _NUMBERS:
         return _NUMBERS[asked](plan, names)
     misfit = _misfit(asked, plan, names)
