@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -27,3 +27,9 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
     close.sort(key=lambda one: sorted(one) != sorted(name))  # swapped letters are the likeliest slip
     hint = f"; did you mean {close[0]}?" if close else "."
     return UserError(f"`{what}`: no such name{hint} Known: {', '.join(names) or 'none'}")
+
+
+def first_few(items: Sequence[str], separator: str = ", ", shown: int = 5) -> str:
+    """The first items of a list for a message, and how many more there are."""
+    more = f"{separator.removeprefix(',')}and {len(items) - shown} more" if len(items) > shown else ""
+    return separator.join(items[:shown]) + more

@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError, first_few, unknown_name
 from harness.vsibench.records import Record
 from harness.vsibench.scoring import score_answers
 from harness.world.questions import DATASET
@@ -20,7 +20,6 @@ from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
 
 _NAMED = re.compile(r"(?P<name>[^=]*?)(@(?P<seed>\d+))?=(?P<file>.+)", re.DOTALL)
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -116,14 +115,14 @@ def _asked(answers: Mapping[Source, Mapping[str, RawAnswer]], benchmark: Dataset
         if unknown:
             raise UserError(
                 f"{source.path}: {len(unknown)} answers are for ids that the benchmark does not have: "
-                f"{_some(unknown)}; give --benchmark the file they were made for"
+                f"{first_few(unknown)}; give --benchmark the file they were made for"
             )
     first, *others = answers.items()
     for source, found in others:
         only_first, only_other = [k for k in first[1] if k not in found], [k for k in found if k not in first[1]]
         if only_first or only_other:
             lines = [
-                f"  only {one.path} answers {len(keys)}: {_some(keys)}"
+                f"  only {one.path} answers {len(keys)}: {first_few(keys)}"
                 for one, keys in ((first[0], only_first), (source, only_other))
                 if keys
             ]
@@ -151,7 +150,3 @@ def _scored(
     truncated = [bool(answers[record.key].truncated) for record in asked]
     known = all(answer.truncated is not None for answer in answers.values())
     return frame.assign(truncated=truncated) if known else frame
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else "")

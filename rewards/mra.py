@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from harness.api import Record, Reward, parse_answer
+from harness.api import Record, Reward
+from harness.vsibench.answers import answered_number
 from harness.vsibench.mra import mean_relative_accuracy, numeric_truth
 
 
@@ -20,5 +21,4 @@ class MRA(Reward):
     def score(self, text: str, record: Record, mode: str) -> float | None:
         if not record.is_numeric:
             return None
-        predicted = parse_answer(text, record)
-        return mean_relative_accuracy(predicted, numeric_truth(record)) if isinstance(predicted, float) else 0.0
+        return mean_relative_accuracy(answered_number(text, record), numeric_truth(record))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
-from harness.api import Record, Reward, parse_answer
+from harness.api import Record, Reward
+from harness.vsibench.answers import answered_number
 from harness.vsibench.mra import numeric_truth
 
 
@@ -20,9 +20,8 @@ class RelativeError(Reward):
     def score(self, text: str, record: Record, mode: str) -> float | None:
         if not record.is_numeric:
             return None
-        predicted, truth = parse_answer(text, record), numeric_truth(record)
-        if not isinstance(predicted, float) or not math.isfinite(predicted):
-            return 0.0
+        predicted, truth = answered_number(text, record), numeric_truth(record)
         if truth == 0:
             return float(predicted == 0)
-        return max(0.0, 1.0 - abs(predicted - truth) / abs(truth))
+        error = abs(predicted - truth) / abs(truth)
+        return 1.0 - error if error < 1 else 0.0  # an answer without a number has the error NaN

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from harness.data.reader import Dataset, records_digest
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.vsibench.published import published_rooms
 from harness.vsibench.records import Record
 
-_SHOWN = 5
 _ABOUT_VSI_100K = (
     " (VSI-100k's \"1.5k scenes\" are about all of ScanNet's training and validation scans, so they very likely "
     "include the 88 test rooms; its paper does not say that they were left out.)"
@@ -40,10 +39,9 @@ def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
     if not leaking:
         return train
     rooms = [f"{room} ({count})" for room, count in leaking.items()]
-    more = f" and {len(rooms) - _SHOWN} more" if len(rooms) > _SHOWN else ""
     found = (
         f"{train.root} ({train.split}): {sum(leaking.values())} of {len(train.records)} training records show "
-        f"{len(rooms)} rooms of the benchmark: {', '.join(rooms[:_SHOWN])}{more}"
+        f"{len(rooms)} rooms of the benchmark: {first_few(rooms)}"
     )
     if not drop:
         raise UserError(

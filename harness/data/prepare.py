@@ -14,7 +14,7 @@ from harness.data.layout import PRUNED_IDS, find_video
 from harness.data.pool import in_processes
 from harness.data.reader import MANIFEST
 from harness.data.video.decode import inspect_video, still_files
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
 from harness.vsibench.records import Record
 
@@ -25,7 +25,6 @@ Scene = tuple[str, str]
 """A data set and one of its scenes."""
 
 _CHECKED = ".videos.jsonl"
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,21 @@ def scene_name(scene: Scene) -> str:
     return "/".join(scene)
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def link_video(found: Path, out: Path, scene: Scene) -> None:
-    """Let ``out/DATASET/SCENE(.mp4)`` point to a video that stands elsewhere."""
-    dataset, name = scene
-    link = out / dataset / (name if found.is_dir() else f"{name}.mp4")
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink():
-        link.unlink()
-    if not link.exists():
-        link.symlink_to(found.resolve(), target_is_directory=found.is_dir())
+def link_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> list[str]:
+    """Link every scene's video at ``source`` as ``out/DATASET/SCENE(.mp4)``; the names of scenes without one."""
+    without = []
+    for dataset, name in scenes:
+        found = find_video(source, dataset, name)
+        if found is None:
+            without.append(scene_name((dataset, name)))
+        elif source.resolve() != out.resolve():
+            link = out / dataset / (name if found.is_dir() else f"{name}.mp4")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if link.is_symlink():
+                link.unlink()
+            if not link.exists():
+                link.symlink_to(found.resolve(), target_is_directory=found.is_dir())
+    return without
 
 
 def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Progress | None) -> dict[str, Any]:
@@ -82,7 +81,9 @@ def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Pr
     """
     videos = {scene_name(scene): find_video(root, *scene) for scene in scenes}
     if missing := [name for name, path in videos.items() if path is None]:
-        raise UserError(f"{root}: {len(missing)} of {len(videos)} videos are missing: {some(missing)}; put them there")
+        raise UserError(
+            f"{root}: {len(missing)} of {len(videos)} videos are missing: {first_few(missing)}; put them there"
+        )
     known = {line["name"]: line for line in map(json.loads, whole_lines(root / _CHECKED))}
     jobs = [(name, path, known.get(name)) for name, path in videos.items() if path is not None]
     facts: dict[str, Any] = {}
@@ -97,9 +98,7 @@ def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Pr
         if progress is not None:
             progress("checking videos", number, len(jobs))
     if faults:
-        listed = "\n".join(faults[:_SHOWN])
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise UserError(f"{len(faults)} of {len(jobs)} videos cannot be used:\n{listed}{more}")
+        raise UserError(f"{len(faults)} of {len(jobs)} videos cannot be used:\n" + first_few(faults, "\n"))
     return {name: {key: value for key, value in one.items() if key != "name"} for name, one in facts.items()}
 
 

@@ -9,21 +9,19 @@ from pathlib import Path
 
 from harness.data import vsi100k
 from harness.data.corruption import corrupted_answer
-from harness.data.layout import find_video
 from harness.data.leakage import leaking_rooms
 from harness.data.prepare import (
     Prepared,
     Progress,
     check_videos,
-    link_video,
+    link_videos,
     scene_name,
     scenes_of,
-    some,
     write_manifest,
     write_records,
 )
 from harness.data.reader import read_dataset
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.vsibench.records import Record
 
 
@@ -62,13 +60,15 @@ def prepare_vsi_100k(
     skipped = list(data.skipped)
     records = sorted(data.records, key=lambda record: hashlib.sha256(record.key.encode()).digest())
     if scannet is not None:
-        without = _link_all(scannet, out, records)
+        if not scannet.is_dir():
+            raise UserError(f"`--scannet {scannet}`: no such folder. {vsi100k.GET_SCANNET}")
+        without = link_videos(scannet, out, scenes_of(records))
         if without and not skip_bad:
             raise UserError(
-                f"{scannet}: no video of {len(without)} of {len(scenes_of(records))} scenes: {some(sorted(without))}. "
+                f"{scannet}: no video of {len(without)} of {len(scenes_of(records))} scenes: {first_few(without)}. "
                 f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave their questions out"
             )
-        kept = [record for record in records if f"{record.dataset}/{record.scene_name}" not in without]
+        kept = [record for record in records if scene_name((record.dataset, record.scene_name)) not in without]
         skipped += [f"{len(records) - len(kept)} questions on {len(without)} scenes without a video"] if without else []
         records = kept
         if not records:
@@ -78,20 +78,6 @@ def prepare_vsi_100k(
     return write_manifest(
         out, vsi100k.HUB_ID, str(source), records, videos, notes=_notes(records, skipped), skipped=skipped
     )
-
-
-def _link_all(scannet: Path, out: Path, records: Sequence[Record]) -> set[str]:
-    """Link every scene's video; the names of the scenes that have none."""
-    if not scannet.is_dir():
-        raise UserError(f"`--scannet {scannet}`: no such folder. {vsi100k.GET_SCANNET}")
-    without = set()
-    for scene in scenes_of(records):
-        found = find_video(scannet, *scene)
-        if found is None:
-            without.add(scene_name(scene))
-        else:
-            link_video(found, out, scene)
-    return without
 
 
 def _notes(records: Sequence[Record], skipped: Sequence[str]) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 
@@ -16,15 +15,14 @@ from harness.data.prepare import (
     Progress,
     Scene,
     check_videos,
-    link_video,
+    link_videos,
     scene_name,
     scenes_of,
-    some,
     write_manifest,
     write_records,
 )
 from harness.data.reader import Dataset, read_dataset
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.io import write_text
 from harness.vsibench.published import published_counts, published_scenes
 from harness.vsibench.records import Record
@@ -60,9 +58,7 @@ def prepare_vsibench(
     pruned = _pruned(source, data)
     out.mkdir(parents=True, exist_ok=True)
     scenes = scenes_of(data.records)
-    for number, _ in enumerate(_bring_videos(source, out, scenes), start=1):
-        if progress is not None:
-            progress("bringing videos", number, len(scenes))
+    _bring_videos(source, out, scenes, progress)
     if source.resolve() != out.resolve() or not (out / _FILE).is_file():
         write_records(out / _FILE, data.records)
     if pruned is not None and not (out / PRUNED_IDS).is_file():
@@ -87,8 +83,8 @@ def check_counts(records: Sequence[Record]) -> None:
     if scenes != published_scenes():
         lacking = sorted(map(scene_name, published_scenes() - scenes))
         unknown = sorted(map(scene_name, scenes - published_scenes()))
-        wrong += [f"{len(lacking)} scenes are missing ({some(lacking)})"] if lacking else []
-        wrong += [f"{len(unknown)} scenes are unknown ({some(unknown)})"] if unknown else []
+        wrong += [f"{len(lacking)} scenes are missing ({first_few(lacking)})"] if lacking else []
+        wrong += [f"{len(unknown)} scenes are unknown ({first_few(unknown)})"] if unknown else []
     if wrong:
         raise UserError(
             f"this is not the whole VSI-Bench ({sum(published_counts().values()):,} questions on "
@@ -108,7 +104,7 @@ def _pruned(source: Path, data: Dataset) -> list[str] | None:
     if (source / PRUNED_IDS).is_file():
         told[PRUNED_IDS] = set(pruned_ids(source)) & keys
         if unknown := sorted(pruned_ids(source) - keys):
-            raise UserError(f"{source / PRUNED_IDS}: {len(unknown)} ids are of no question: {some(unknown)}")
+            raise UserError(f"{source / PRUNED_IDS}: {len(unknown)} ids are of no question: {first_few(unknown)}")
     for split in ("debiased", "pruned"):
         path = source / f"test_{split}.parquet"
         if path.is_file():
@@ -121,8 +117,8 @@ def _pruned(source: Path, data: Dataset) -> list[str] | None:
     return [key for key in order if key in next(iter(told.values()))] if told else None
 
 
-def _bring_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> Iterator[Any]:
-    """Extract or link what is not there; every scene that has a video is yielded once.
+def _bring_videos(source: Path, out: Path, scenes: Sequence[Scene], progress: Progress | None) -> None:
+    """Extract or link the videos that are not there yet.
 
     Raises:
         UserError: Scenes have no video anywhere.
@@ -131,19 +127,14 @@ def _bring_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> Iterator[
         mine = [scene for scene in scenes if scene[0] == dataset]
         archive = source / f"{dataset}.zip"
         if archive.is_file() and not all(find_video(source, *scene) for scene in mine):
-            yield from extract_members(archive, {f"{name}.mp4": out / dataset / f"{name}.mp4" for _, name in mine})
-            mine = [scene for scene in mine if find_video(out, *scene) is None]
-        for scene in mine:
-            found = find_video(source, *scene)
-            if found is None:
-                continue
-            if source.resolve() != out.resolve():
-                link_video(found, out, scene)
-            yield scene
-    missing = [scene_name(scene) for scene in scenes if find_video(out, *scene) is None]
+            members = {f"{name}.mp4": out / dataset / f"{name}.mp4" for _, name in mine}
+            for number, _ in enumerate(extract_members(archive, members), start=1):
+                if progress is not None:
+                    progress(f"extracting {archive.name}", number, len(members))
+    missing = link_videos(source, out, [scene for scene in scenes if find_video(out, *scene) is None])
     if missing:
         archives = ", ".join(sorted({f"{name.split('/')[0]}.zip" for name in missing}))
         raise UserError(
-            f"{source}: no video of {len(missing)} of {len(scenes)} scenes: {some(missing)}. They are in {archives} "
-            f"of {HUB_ID}: {_FETCH}"
+            f"{source}: no video of {len(missing)} of {len(scenes)} scenes: {first_few(missing)}. They are in "
+            f"{archives} of {HUB_ID}: {_FETCH}"
         )

@@ -16,15 +16,13 @@ from pydantic import ValidationError
 
 from harness.data import vsi100k
 from harness.data.layout import SUFFIXES, SplitFiles, find_split, find_video, split_of
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError, first_few, unknown_name
 from harness.io import read_json
 from harness.vsibench.records import BadRecordError, Record
 from harness.vsibench.types import LETTERS, QUESTION_TYPES
 
 MANIFEST = "manifest.json"
 """What ``harness data prepare`` found, beside the questions."""
-
-_SHOWN = 5
 
 Row = tuple[str, bytes | dict[str, Any] | BadRecordError]
 """Where a record stands ("FILE, line 3") and its JSON text or its fields, or why it has none."""
@@ -125,7 +123,9 @@ def read_dataset(
         seen[record.key] = place
         records.append(record)
     if problems and not skip_bad:
-        raise UserError(_refusal(problems))
+        raise UserError(
+            f"{first_few(problems, chr(10))}\nFix the file, or use --skip-bad to leave bad records out and count them."
+        )
     if not records:
         reason = f"; all {len(problems)} were bad, the first: {problems[0]}" if problems else ""
         raise UserError(f"{files.files[0]}: no records{reason}")
@@ -240,9 +240,3 @@ def _require_video(data: Dataset, record: Record, present: dict[tuple[str, str],
         elif vsi100k.question_files(data.root) or _manifest(data.root).get("name") == vsi100k.HUB_ID:
             fix = vsi100k.GET_SCANNET
         raise BadRecordError(f"video {missing} is missing; {fix}")
-
-
-def _refusal(problems: list[str]) -> str:
-    shown = "\n".join(problems[:_SHOWN])
-    more = f"\n... and {len(problems) - _SHOWN} more bad records" if len(problems) > _SHOWN else ""
-    return f"{shown}{more}\nMend the file, or use --skip-bad to leave bad records out and count them."

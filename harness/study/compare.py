@@ -14,7 +14,7 @@ from rich.text import Text
 from harness.config.study import StudyConfig
 from harness.data.pool import usable_cores
 from harness.data.sources import is_ready, resolve_source
-from harness.data.video.predecode import decode_ahead
+from harness.data.video.predecode import predecode
 from harness.errors import UserError
 from harness.memory import estimate as memory
 from harness.models.loading import model_config, model_digest
@@ -229,7 +229,7 @@ def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> Non
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)
 
-        decoded = decode_ahead(frames, videos, workers, show)
+        decoded = predecode(frames, videos, workers, show)
     if decoded:
         console.print(f"{decoded} videos decoded by {workers} processes", highlight=False)
 

@@ -7,6 +7,7 @@ type, number words, units), never about content.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -162,6 +163,12 @@ def parse_answer(text: str, record: Record) -> float | str | None:
     if record.options is not None:
         return parse_letter(text, record.options)
     return parse_words(text) or None
+
+
+def answered_number(text: str, record: Record) -> float:
+    """The number that a completion answers to a numeric record; NaN when there is none."""
+    found = parse_answer(text, record)
+    return found if isinstance(found, float) else math.nan
 
 
 def matches(parsed: float | str | None, record: Record) -> bool:

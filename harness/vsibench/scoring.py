@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError, first_few, unknown_name
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS, ItemScore
 from harness.vsibench.types import NUMERIC_TYPES, QUESTION_TYPES, TASKS, task_of
@@ -172,11 +172,11 @@ def score_answers(
 def _check_ids(keys: Sequence[str], answers: Mapping[str, str]) -> None:
     repeated = [key for key, n in Counter(keys).items() if n > 1]
     if repeated:
-        raise UserError(f"{len(repeated)} ids occur more than once in the benchmark: {_some(repeated)}")
+        raise UserError(f"{len(repeated)} ids occur more than once in the benchmark: {first_few(repeated)}")
     unknown = sorted(set(answers) - set(keys))
     if unknown:
         raise UserError(
-            f"{len(unknown)} answers are for ids that the benchmark does not have: {_some(unknown)}; "
+            f"{len(unknown)} answers are for ids that the benchmark does not have: {first_few(unknown)}; "
             "score them against the file they were made for"
         )
 
@@ -185,10 +185,6 @@ def _check_types(types: Iterable[str]) -> None:
     for kind in types:
         if kind not in QUESTION_TYPES:
             raise unknown_name(f"question_type {kind}", kind, QUESTION_TYPES)
-
-
-def _some(keys: Sequence[str], at_most: int = 5) -> str:
-    return ", ".join(keys[:at_most]) + (", ..." if len(keys) > at_most else "")
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pandas as pd
 
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError, first_few, unknown_name
 from harness.vsibench.types import QUESTION_TYPES
 
 COLUMNS = ("method", "model", "seed", "question", "type", "room", "score")
@@ -41,8 +41,7 @@ def select(answers: Answers, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame
             lacking = [str(q) for q in gaps.index[gaps[run]]]
             if lacking:
                 method, seed = cast(tuple[str, int], run)
-                more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-                lines.append(f"  {method}, seed {seed}, lacks {len(lacking)}: {', '.join(lacking[:5])}{more}")
+                lines.append(f"  {method}, seed {seed}, lacks {len(lacking)}: {first_few(lacking)}")
         raise UserError(
             f"{a} and {b} answered different questions; evaluate both on the same benchmark files:\n" + "\n".join(lines)
         )

@@ -101,7 +101,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.data.video.predecode.WORTH_IT", 1)  # the real videos are larger than these
+    monkeypatch.setattr("harness.data.video.predecode.MIN_UNDECODED_BYTES", 1)  # the real videos are larger than these
     code, out, _ = harness("data", "prepare", "vsibench", "--from", "download/bench", "--out", "vsi-bench", "--part")
     full, pruned = (len(lines(copies / "download" / "bench" / name)) for name in ("test.jsonl", "pruned_ids.txt"))
     assert code == 0 and f"{full} questions on 6 scenes, 6 videos decoded" in out

@@ -151,7 +151,7 @@ def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         read_dataset(write(tmp_path, ["{"] * 8))
     assert "line 5" in str(refused.value)
-    assert "and 3 more bad records" in str(refused.value)
+    assert "\nand 3 more\nFix the file" in str(refused.value)
 
 
 def test_missing_videos_may_be_ignored(tmp_path: Path) -> None:

@@ -9,12 +9,11 @@ from typing import NamedTuple
 from harness.data.pool import in_processes
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 
-WORTH_IT = 64 << 20
+MIN_UNDECODED_BYTES = 64 << 20
 """Bytes of undecoded videos from which on it is worth starting processes; below, cells decode as they go."""
 
-_SHOWN = 5
 _FOLDER_BYTES = 16 << 20
 """What a folder of stills counts for."""
 
@@ -26,7 +25,7 @@ class _Job(NamedTuple):
     path: Path
 
 
-def decode_ahead(
+def predecode(
     frames: FrameCache, videos: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None = None
 ) -> int:
     """Decode what the cache lacks of some videos; say how many that were.
@@ -44,7 +43,7 @@ def decode_ahead(
     """
     paths = list(dict.fromkeys(videos))
     missing = [path for path in paths if not frames.holds(path)]
-    if sum(map(_size, missing)) < WORTH_IT or len(paths) * frames.entry_bytes > frames.disk_bytes:
+    if sum(map(_size, missing)) < MIN_UNDECODED_BYTES or len(paths) * frames.entry_bytes > frames.disk_bytes:
         return 0
     jobs = [_Job(frames.root, frames.settings, frames.disk_bytes, path) for path in missing]
     faults = []
@@ -53,10 +52,9 @@ def decode_ahead(
         if progress is not None:
             progress(number, len(jobs))
     if faults:
-        more = f"\n... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise UserError(
             f"{len(faults)} of {len(jobs)} videos cannot be used (--skip-bad leaves their questions out and counts "
-            "them):\n" + "\n".join(faults[:_SHOWN]) + more
+            "them):\n" + first_few(faults, "\n")
         )
     return len(jobs)
 

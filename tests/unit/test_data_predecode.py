@@ -10,10 +10,9 @@ import pytest
 from conftest import write_video
 
 from harness.data.video import cache as frames_module
-from harness.data.video import predecode as ahead
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
-from harness.data.video.predecode import decode_ahead
+from harness.data.video.predecode import predecode
 from harness.errors import UserError
 
 SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 56)
@@ -22,7 +21,7 @@ SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 56)
 @pytest.fixture
 def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Nine short films, and a threshold that they pass."""
-    monkeypatch.setattr(ahead, "WORTH_IT", 1)
+    monkeypatch.setattr("harness.data.video.predecode.MIN_UNDECODED_BYTES", 1)
     paths = [tmp_path / f"{number}.mp4" for number in range(9)]
     for number, path in enumerate(paths):
         write_video(path, np.full((8, 56, 56, 3), 20 * number, np.uint8))
@@ -34,10 +33,10 @@ def test_several_processes_fill_the_cache_and_nothing_is_decoded_again(
 ) -> None:
     cache = FrameCache(tmp_path / "frames", SETTINGS)
     seen: list[tuple[int, int]] = []
-    assert decode_ahead(cache, [*videos, videos[0]], 2, lambda *told: seen.append(told)) == 9
+    assert predecode(cache, [*videos, videos[0]], 2, lambda *told: seen.append(told)) == 9
     assert seen[-1] == (9, 9)
     fresh = FrameCache(tmp_path / "frames", SETTINGS)  # as another process opens it
-    assert decode_ahead(fresh, videos, 2) == 0
+    assert predecode(fresh, videos, 2) == 0
     with monkeypatch.context() as patch:
         for name in ("decode_frames", "sha256_file"):  # neither decoded nor read for its digest
             patch.setattr(frames_module, name, None)
@@ -59,17 +58,17 @@ def test_every_damaged_video_is_named_at_once(videos: list[Path], tmp_path: Path
     videos[3].write_bytes(b"no film")
     videos[7].write_bytes(videos[7].read_bytes()[:-400])
     with pytest.raises(UserError, match=r"2 of 9 videos cannot be used \(--skip-bad") as caught:
-        decode_ahead(FrameCache(tmp_path / "frames", SETTINGS), videos, 1)
+        predecode(FrameCache(tmp_path / "frames", SETTINGS), videos, 1)
     assert "3.mp4" in str(caught.value) and "7.mp4: the video cannot be read whole" in str(caught.value)
 
 
 def test_little_work_is_left_to_the_cells(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FrameCache(tmp_path / "frames", SETTINGS)
-    monkeypatch.setattr(ahead, "WORTH_IT", 10**9)
-    assert decode_ahead(cache, videos, 1) == 0
-    monkeypatch.setattr(ahead, "WORTH_IT", 1)
+    monkeypatch.setattr("harness.data.video.predecode.MIN_UNDECODED_BYTES", 10**9)
+    assert predecode(cache, videos, 1) == 0
+    monkeypatch.setattr("harness.data.video.predecode.MIN_UNDECODED_BYTES", 1)
     small = FrameCache(tmp_path / "frames", SETTINGS, disk_bytes=8 * cache.entry_bytes)
-    assert decode_ahead(small, videos, 1) == 0, "a cache that cannot hold them all would decode in vain"
+    assert predecode(small, videos, 1) == 0, "a cache that cannot hold them all would decode in vain"
     assert not list((tmp_path / "frames").glob("*/*.npy"))
 
 
