@@ -182,21 +182,21 @@ def test_check_takes_variants_rewards_and_typos(run: Callable[..., Any]) -> None
 class FakeTrial:
     """Stands for a method's two runs; the weights are given."""
 
-    cost = "1.0 s a step"
+    cost = "1.0 s per step"
 
-    def __init__(self, whole: list[str], broken: list[str], samples: int = 8) -> None:
+    def __init__(self, whole: list[str], resumed: list[str], samples: int = 8) -> None:
         steps = [{"samples": samples, "seconds": 1.0}] * 2
         self.whole = engine.Trained({1: whole[0], 2: whole[1]}, steps, 2**20)
-        self.broken = engine.Trained({1: broken[0], 2: broken[1]}, steps, 2**20)
+        self.resumed = engine.Trained({1: resumed[0], 2: resumed[1]}, steps, 2**20)
 
 
 @pytest.mark.parametrize(
     ("trial", "failing", "words"),
     [
         (FakeTrial(["a", "b"], ["a", "b"]), None, ""),
-        (FakeTrial(["a", "a"], ["a", "a"]), "trains", "left the weights as they were"),
-        (FakeTrial(["a", "b"], ["x", "y"]), "repeats", "random numbers of its own"),
-        (FakeTrial(["a", "b"], ["a", "y"]), "resumes", "keep something between steps"),
+        (FakeTrial(["a", "a"], ["a", "a"]), "trains", "did not change the weights"),
+        (FakeTrial(["a", "b"], ["x", "y"]), "repeats", "its own random generator"),
+        (FakeTrial(["a", "b"], ["a", "y"]), "resumes", "keep state between steps"),
         (FakeTrial(["a", "a"], ["a", "a"], samples=0), None, ""),
     ],
 )
@@ -309,7 +309,7 @@ def test_new_packages_pass_their_own_tests(packages: Path) -> None:
 @pytest.mark.slow
 def test_a_new_method_trains_repeats_and_resumes(installed: Path, run: Callable[..., Any]) -> None:
     code, out, _ = run("check", "my-new-algorithm")
-    assert code == 0 and "17 of 17 checks passed" in out and "s a step of 4 prompts" in out
+    assert code == 0 and "17 of 17 checks passed" in out and "s per step of 4 prompts" in out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checks in the real engine: a method trains two steps on the tiny model, alike under one seed and when resumed."""
+"""Checks in the real engine: two training steps on the tiny model, their repetition and their resumption."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SETTINGS: dict[str, Any] = {
     "budget.kind": "steps",
     "train.prompts_per_step": 4,
     "train.warmup_steps": 0,
-    "rollout.temperature": 1.5,  # answers that differ, so that there is something to learn
+    "rollout.temperature": 1.5,  # so that completions differ and there is something to learn
     "report.pairs": None,
 }
-"""What differs from the preset ``tiny``."""
+"""Changes to the preset ``tiny``."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What one run left.
+    """The results of one run.
 
     Attributes:
         weights: Digest of the weights by step.
-        steps: What each step logged.
-        memory: Bytes at most.
+        steps: The logged numbers of each step.
+        memory: Peak memory in bytes.
     """
 
     weights: dict[int, str]
@@ -42,11 +42,11 @@ class Trained:
 
 @dataclass
 class Trial:
-    """A method's runs for these checks.
+    """The runs of one method.
 
     Attributes:
-        method: As a study names it: registered, or a variant.
-        folder: Where its runs go.
+        method: A method's name, or a variant such as ``grpo:beta=0``.
+        folder: Folder of its runs.
         cache: Folder of generated data and decoded frames.
     """
 
@@ -60,17 +60,17 @@ class Trial:
         return self._train("whole", STEPS)
 
     @cached_property
-    def broken(self) -> Trained:
-        """One step, then everything anew and the second step."""
-        self._train("broken", 1)
-        return self._train("broken", STEPS)
+    def resumed(self) -> Trained:
+        """One step, then a resumption from its checkpoint and the second step."""
+        self._train("resumed", 1)
+        return self._train("resumed", STEPS)
 
     @property
     def cost(self) -> str:
-        """Time and memory of the uninterrupted run, for people."""
+        """Time and memory of the uninterrupted run, in words."""
         seconds = self.whole.steps[-1]["seconds"]
         prompts = SETTINGS["train.prompts_per_step"]
-        return f"{seconds:.1f} s a step of {prompts} prompts, {self.whole.memory / 2**20:.0f} MB at most"
+        return f"{seconds:.1f} s per step of {prompts} prompts, at most {self.whole.memory / 2**20:.0f} MiB"
 
     def _train(self, name: str, steps: int) -> Trained:
         from harness.config.study import load_study
@@ -88,37 +88,37 @@ class Trial:
 
 
 def trains(trial: Trial) -> str:
-    """Two real steps change the weights."""
+    """Two training steps change the weights."""
     run = trial.whole
     if not any(step["samples"] for step in run.steps):
         return f"{trial.cost}; `experience` dropped every group of both steps, so nothing was trained"
     if run.steps[-1]["samples"] and len(set(run.weights.values())) < STEPS:
         raise ContractError(
-            "the second step left the weights as they were: is the policy detached, or is every weight or mask 0?"
+            "the second step did not change the weights: is the policy detached, or is every weight or mask 0?"
         )
     return trial.cost
 
 
 def repeats(trial: Trial) -> str:
-    """The first step of another run under the same seed gives the same weights."""
-    if trial.broken.weights[1] != trial.whole.weights[1]:
+    """Another run with the same seed has the same weights after its first step."""
+    if trial.resumed.weights[1] != trial.whole.weights[1]:
         raise ContractError(
-            "two runs under one seed have other weights after the first step: does the method draw random numbers of "
-            "its own, read a clock, or iterate over a set?"
+            "two runs with one seed have different weights after the first step: does the method use its own random "
+            "generator, read a clock, or iterate over a set?"
         )
     return ""
 
 
 def resumes(trial: Trial) -> str:
-    """A run that was stopped after the first step ends as one that was not."""
-    if trial.broken.weights[1] == trial.whole.weights[1] and trial.broken.weights[2] != trial.whole.weights[2]:
+    """A run resumed after its first step ends with the weights of an uninterrupted one."""
+    if trial.resumed.weights[1] == trial.whole.weights[1] and trial.resumed.weights[2] != trial.whole.weights[2]:
         raise ContractError(
-            "a run resumed after its first step has other weights than an uninterrupted one: does the method keep "
-            "something between steps (a running mean, a counter, an earlier policy)? No checkpoint holds it; take it "
-            "from the groups of the step"
+            "a run resumed after its first step has different weights from an uninterrupted one: does the method keep "
+            "state between steps (a running mean, a counter, an earlier policy)? No checkpoint holds it; compute "
+            "it from the groups of the step"
         )
     return ""
 
 
 ENGINE_CHECKS: dict[str, Callable[[Trial], str]] = {"trains": trains, "repeats": repeats, "resumes": resumes}
-"""Checks by name; each gives a remark."""
+"""Checks by name; each returns a remark."""
