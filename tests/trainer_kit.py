@@ -90,13 +90,12 @@ class Kit:
 
     def trainer(self, folder: Path, method: str | Any, policy: Policy, **settings: Any) -> Trainer:
         """A trainer as a cell builds it; for the arguments see :meth:`parts`."""
-        algorithm, parts = self.parts(folder, method, policy, **settings)
-        return Trainer(*parts, algorithm=algorithm)
+        algorithm, run = self.parts(folder, method, policy, **settings)
+        return Trainer(run, algorithm)
 
     def guest(self, folder: Path, method: str | Any, policy: Policy, **settings: Any) -> TrainingRun:
         """Train with a foreign trainer, as a cell does; give its run. For the arguments see :meth:`parts`."""
-        guest, parts = self.parts(folder, method, policy, **settings)
-        run = TrainingRun(*parts)
+        guest, run = self.parts(folder, method, policy, **settings)
         guest.train(run)
         return run
 
@@ -114,8 +113,8 @@ class Kit:
         progress: Callable[[int, int, dict[str, float]], None] = ignore,
         prompts: Callable[[int], EncodedPrompt] | None = None,
         **settings: Any,
-    ) -> tuple[Any, tuple[Any, ...]]:
-        """The method, and what a run of it is made of; ``settings`` are those of ``[train]``."""
+    ) -> tuple[Any, TrainingRun]:
+        """The method, and a run of it; ``settings`` are those of ``[train]``."""
         algorithm = registry.create("algorithms", method, options) if isinstance(method, str) else method
         guest = isinstance(algorithm, GuestTrainer)
         needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
@@ -124,28 +123,28 @@ class Kit:
         )
         rollouts = RolloutSection(**({"max_new_tokens": 6, "batch": 64} | (rollout or {})))
         groups = GroupBuilder(
-            policy,
-            policy.reference() if needs.reference else policy,
-            TransformersSampler(policy, rollouts.batch),
-            WeightedRewards({"toy": TextReward(reward)}, {"toy": 1.0}),
-            needs,
-            rollouts,
-            "vanilla",
-            seed,
-            train.micro_batch,
+            policy=policy,
+            reference=policy.reference() if needs.reference else policy,
+            sampler=TransformersSampler(policy, rollouts.batch),
+            rewards=WeightedRewards({"toy": TextReward(reward)}, {"toy": 1.0}),
+            needs=needs,
+            rollout=rollouts,
+            mode="vanilla",
+            seed=seed,
+            micro_batch=train.micro_batch,
         )
         tuning = "lora" if hasattr(policy.model, "peft_config") else "full"
-        return algorithm, (
-            policy,
-            groups,
-            prompts or self.prompts(policy),
-            len(self.data.records),
-            train,
-            BudgetSection(kind=budget[0], amount=budget[1]),
-            seed,
-            folder,
-            {"cell": "a-cell", "method": "a method", "model": self.section(tuning=tuning).model_dump()},
-            progress,
+        return algorithm, TrainingRun(
+            policy=policy,
+            groups=groups,
+            prompts=prompts or self.prompts(policy),
+            size=len(self.data.records),
+            settings=train,
+            budget=BudgetSection(kind=budget[0], amount=budget[1]),
+            seed=seed,
+            folder=folder,
+            about={"cell": "a-cell", "method": "a method", "model": self.section(tuning=tuning).model_dump()},
+            progress=progress,
         )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from harness.api.losses import token_mean as token_mean
     from harness.api.model import ModelPreset as ModelPreset
     from harness.api.reward import Reward as Reward
+    from harness.api.sampler import Sampled as Sampled
+    from harness.api.sampler import Sampler as Sampler
     from harness.api.types import Batch as Batch
     from harness.api.types import Completion as Completion
     from harness.api.types import Group as Group
@@ -44,6 +46,7 @@ _EXPORTS = {
     "harness.api.losses": ("clipped_surrogate", "k3", "pair_gaps", "token_mean"),
     "harness.api.model": ("ModelPreset",),
     "harness.api.reward": ("Reward",),
+    "harness.api.sampler": ("Sampled", "Sampler"),
     "harness.api.types": ("Batch", "Completion", "Group", "Needs", "Sample"),
     "harness.errors": ("UserError",),
     "harness.vsibench.answers": ("matches", "parse_answer"),

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from harness.api.config import StrictConfig
+from harness.api.sampler import Sampler
 
 if TYPE_CHECKING:
     from harness.config.study import EvaluationSection
-    from harness.data.encode import PromptEncoder
+    from harness.data.encode import EncodedPrompt, PromptEncoder
     from harness.data.reader import Dataset
     from harness.engine.policy import Policy
 
@@ -24,6 +25,7 @@ class EvaluationJob:
     Attributes:
         policy: The model, with the checkpoint's weights in it.
         dataset: The benchmark's records.
+        sampler: Samples the policy's completions.
         encoder: Turns a record into a prompt.
         mode: The prompt mode, for example ``official``.
         settings: Token limit, batch shape, scorer.
@@ -34,6 +36,7 @@ class EvaluationJob:
 
     policy: Policy
     dataset: Dataset
+    sampler: Sampler[Policy, EncodedPrompt]
     encoder: PromptEncoder
     mode: str
     settings: EvaluationSection

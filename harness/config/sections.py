@@ -132,6 +132,8 @@ class RolloutSection(StrictConfig):
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper: 1).")
     max_new_tokens: int = Field(16, ge=1, description="Token limit of a sampled answer.")
     batch: int = Field(64, ge=1, description="Completions sampled at once.")
+    sampler: str = Field("transformers", description="A registered sampler; evaluation uses it too.")
+    sampler_options: dict[str, Any] = Field(default_factory=dict, description="Options of the sampler.")
 
 
 class BudgetSection(StrictConfig):

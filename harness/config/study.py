@@ -241,7 +241,14 @@ def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> Non
     for method in study.methods:
         asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
         study.algorithm(method, asked=asked)
-        _check_rewards(study.for_method(method).reward)
+        own = study.for_method(method)
+        _check_rewards(own.reward)
+        registry.configure(
+            "samplers",
+            own.rollout.sampler,
+            own.rollout.sampler_options,
+            asked=f"rollout.sampler = {own.rollout.sampler}",
+        )
     _refuse_the_same_twice(study)
     for method in study.method:
         if method not in registry.names("algorithms"):

@@ -1,4 +1,4 @@
-"""Finding plugins: methods, rewards, benchmarks, models and reports, by entry point or in a single file.
+"""Finding plugins: methods, rewards, benchmarks, samplers, models and reports, by entry point or in a single file.
 
 Built-ins are declared in ``pyproject.toml`` exactly as anyone's plugin is. Nothing is
 imported until it is asked for, so a broken plugin cannot break the others.
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from harness.errors import UserError, unknown_name
 
-GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "models", "reports")
+GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "samplers", "models", "reports")
 """Entry-point groups, each published as ``harness.<group>``."""
 
 
@@ -84,7 +84,7 @@ def find(group: str, name: str, *, asked: str | None = None) -> EntryPoint:
 
 
 def add_file(path: str | Path) -> Path:
-    """Register the methods, rewards and benchmarks of one Python file, as ``--plugin FILE`` does.
+    """Register the methods, rewards, benchmarks and samplers of one Python file, as ``--plugin FILE`` does.
 
     A class is registered under its attribute ``name``; the only one of its kind in a file needs none and gets the
     file's name. Registering a file again changes nothing.
@@ -113,8 +113,10 @@ def added_files() -> tuple[Path, ...]:
     return tuple(_files)
 
 
-def create(group: str, name: str, options: dict[str, Any] | None = None, *, asked: str | None = None) -> Any:
-    """Load a plugin class and construct it with validated options.
+def configure(
+    group: str, name: str, options: dict[str, Any] | None = None, *, asked: str | None = None
+) -> tuple[type[Any], Any]:
+    """Load a plugin class and validate its options; return the class and its configuration.
 
     Raises:
         UserError: As :func:`load`; or an option is unknown or out of range.
@@ -126,9 +128,18 @@ def create(group: str, name: str, options: dict[str, Any] | None = None, *, aske
             "module:Class"
         )
     try:
-        config = cls.Config(**(options or {}))
+        return cls, cls.Config(**(options or {}))
     except ValidationError as error:
         raise UserError(describe_validation(error, f"{name}", cls.Config)) from error
+
+
+def create(group: str, name: str, options: dict[str, Any] | None = None, *, asked: str | None = None) -> Any:
+    """Load a plugin class and construct it with validated options.
+
+    Raises:
+        UserError: As :func:`configure`; or its constructor takes other arguments than the configuration.
+    """
+    cls, config = configure(group, name, options, asked=asked)
     try:
         return cls(config)
     except TypeError as error:

@@ -198,7 +198,7 @@ def train_cell(
         ranks: The processes that train together.
     """
     from harness.api.guest import GuestTrainer
-    from harness.engine.sampler import TransformersSampler
+    from harness.engine.sampler import make_sampler
     from harness.study.setup import build_rewards
     from harness.train.groups import GroupBuilder
     from harness.train.ranks import Ranks
@@ -217,42 +217,41 @@ def train_cell(
     # A guest computes its reference log-probabilities itself.
     needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
     groups = GroupBuilder(
-        setup.policy,
-        setup.policy.reference() if needs.reference else setup.policy,
-        TransformersSampler(setup.policy, study.rollout.batch),
-        build_rewards(study),
-        needs,
-        study.rollout,
-        study.prompt.train,
-        seed,
-        # At least a whole group, whose prompt then runs once; the reference pass keeps no gradient.
-        max(settings.micro_batch, needs.rollouts),
+        policy=setup.policy,
+        reference=setup.policy.reference() if needs.reference else setup.policy,
+        sampler=make_sampler(setup.policy, study.rollout, study.rollout.batch),
+        rewards=build_rewards(study),
+        needs=needs,
+        rollout=study.rollout,
+        mode=study.prompt.train,
+        seed=seed,
+        # A whole group at least, whose prompt then runs once: a reference pass keeps no activations.
+        micro_batch=max(settings.micro_batch, needs.rollouts),
     )
-    shared = (
-        setup.policy,
-        groups,
-        setup.training_prompt,
-        len(setup.training.records),
-        settings,
-        study.budget,
-        seed,
-        cell_dir,
-        {
+    run = TrainingRun(
+        policy=setup.policy,
+        groups=groups,
+        prompts=setup.training_prompt,
+        size=len(setup.training.records),
+        settings=settings,
+        budget=study.budget,
+        seed=seed,
+        folder=cell_dir,
+        about={
             "cell": cell_dir.name,
             "method": method,
             "seed": seed,
             "model": study.model.model_dump(),
             "base": base_digest,
         },
-        lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
-        ranks,
+        progress=lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
+        ranks=ranks,
     )
     _report(cell_dir, "train", 0, 0, {})
     if guest:
-        run = TrainingRun(*shared)
         algorithm.train(run)
         return run.checkpoints()
-    checkpoints = Trainer(*shared, algorithm=algorithm).train()
+    checkpoints = Trainer(run, algorithm).train()
     ranks.leave()
     return checkpoints
 
@@ -280,6 +279,7 @@ def _run_benchmark(
     setup: Setup, folder: Path, name: str, identity: dict[str, str], progress: Callable[[int, int], None]
 ) -> dict[str, float]:
     from harness.api.benchmark import Benchmark, EvaluationJob
+    from harness.engine.sampler import make_sampler
     from harness.plugins import registry
 
     study = setup.study
@@ -288,6 +288,7 @@ def _run_benchmark(
         EvaluationJob(
             setup.policy,
             benchmark.dataset() or setup.benchmark,
+            make_sampler(setup.policy, study.rollout, study.evaluation.batch),
             setup.encoder,
             study.prompt.evaluation,
             study.evaluation,

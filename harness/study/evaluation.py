@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.api.benchmark import EvaluationJob
+from harness.api.sampler import Sampled
 from harness.data.encode import EncodedPrompt
-from harness.engine.sampler import Sampled, TransformersSampler
 from harness.errors import UserError
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
 from harness.vsibench.records import Record
@@ -46,9 +46,8 @@ def answer_benchmark(job: EvaluationJob) -> Path:
     size = job.settings.batch
     done = len(whole_lines(samples)) // size * size
     write_text(samples, "".join(line + "\n" for line in whole_lines(samples)[:done]))
-    sampler = TransformersSampler(job.policy, size)
     for start in range(done, len(records), size):
-        append_lines(samples, list(_answer(job, sampler, records[start : start + size])))
+        append_lines(samples, list(_answer(job, records[start : start + size])))
         job.progress(min(start + size, len(records)), len(records))
     document = {"identity": job.identity, "n": len(records), "complete": True, "samples": sha256_file(samples)}
     write_json(manifest, document)
@@ -68,9 +67,9 @@ def _is_whole(samples: Path, manifest: dict[str, Any]) -> bool:
     return samples.is_file() and manifest.get("samples") == sha256_file(samples)
 
 
-def _answer(job: EvaluationJob, sampler: TransformersSampler, records: Sequence[Record]) -> Iterator[str]:
+def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[str]:
     prompts = [_prompt(job, record) for record in records]
-    answers = _greedy(sampler, prompts, job.settings.max_new_tokens)
+    answers = _greedy(job, prompts, job.settings.max_new_tokens)
     lines: list[dict[str, Any]] = [
         {
             "id": record.id,
@@ -83,15 +82,15 @@ def _answer(job: EvaluationJob, sampler: TransformersSampler, records: Sequence[
     ]
     if job.settings.two_turns:
         asked = [job.encoder.second_turn(*pair) for pair in zip(prompts, (one.text for one in answers), strict=True)]
-        for line, final in zip(lines, _greedy(sampler, asked, SECOND_TURN_TOKENS), strict=True):
+        for line, final in zip(lines, _greedy(job, asked, SECOND_TURN_TOKENS), strict=True):
             line |= {"reasoning": line["answer"], "reasoning_truncated": line["truncated"]}
             line |= {"answer": final.text, "truncated": final.truncated}
             line["tokens"] += len(final.tokens)
     yield from (json.dumps(line, ensure_ascii=False) for line in lines)
 
 
-def _greedy(sampler: TransformersSampler, prompts: Sequence[EncodedPrompt], limit: int) -> list[Sampled]:
-    return [one for (one,) in sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=limit, seed=0)]
+def _greedy(job: EvaluationJob, prompts: Sequence[EncodedPrompt], limit: int) -> list[Sampled]:
+    return [one for (one,) in job.sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=limit, seed=0)]
 
 
 def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:

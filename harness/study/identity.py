@@ -19,7 +19,6 @@ from harness.config.study import StudyConfig
 from harness.config.variants import parse_variant
 from harness.data.corruption import corrupted_answer
 from harness.data.video.shuffled import shuffled_prompt
-from harness.engine.sampler import TransformersSampler
 from harness.io import digest_of
 from harness.models.loading import choose_precision
 from harness.plugins import registry
@@ -44,7 +43,7 @@ class EvaluationIdentity(StrictConfig):
         options: The benchmark's options, as JSON.
         prompts: The prompt mode and the digest of all wordings.
         frames: Digest of how frames are chosen and resized.
-        decoding: Token limit, batch size and number of turns.
+        decoding: Sampler and its options, token limit, batch size and number of turns.
         engine: Versions, device, precision and attention to the prompt.
         sources: Digest of the code of the benchmark and the sampler.
     """
@@ -95,10 +94,11 @@ def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> d
             options=json.dumps(settings.more.get(name, {}), sort_keys=True, default=str),
             prompts=f"{study.prompt.evaluation}/{prompts_digest()}",
             frames=digest_of([data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
-            decoding=f"greedy, {settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
+            decoding=f"greedy by {study.rollout.sampler} {json.dumps(study.rollout.sampler_options, sort_keys=True)}, "
+            f"{settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
             engine=f"transformers {version('transformers')}, torch {version('torch')}, {device.type}, "
             f"{choose_precision(study.model, device)}, {study.model.engine} prefix",
-            sources=source_digest(registry.load("benchmarks", name), TransformersSampler),
+            sources=source_digest(registry.load("benchmarks", name), registry.load("samplers", study.rollout.sampler)),
         )
         for name, digest in questions.items()
     }
@@ -126,7 +126,7 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
         "sources": {
             "method": source_digest(type(algorithm)),
             "rewards": {name: source_digest(registry.load("rewards", name)) for name in study.reward.weights},
-            "sampler": source_digest(TransformersSampler),
+            "sampler": source_digest(registry.load("samplers", study.rollout.sampler)),
             "engine": source_digest(*TRAINING_RULES),
         },
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from harness.api.reward import WeightedRewards
+from harness.api.sampler import Sampled, Sampler
 from harness.api.types import Completion, Group, Needs, Source
 from harness.config.study import RolloutSection
 from harness.data.corruption import corrupted_answer
@@ -15,120 +16,128 @@ from harness.data.encode import EncodedPrompt
 from harness.data.video.shuffled import shuffled_prompt
 from harness.engine.out_of_memory import AdaptiveBatchSize
 from harness.engine.policy import Policy
-from harness.engine.sampler import Sampler
 from harness.seeds import seed_for
 from harness.vsibench.prompts import answer_text
 
 
-@dataclass
+@dataclass(kw_only=True)
 class GroupBuilder:
     """Builds one group a prompt, with what a method needs and nothing else.
 
     Attributes:
         policy: The model being trained.
-        reference: The frozen one (the policy itself when adapters can be switched off).
-        sampler: Answers prompts.
+        reference: The frozen reference model (the policy itself where adapters can be switched off).
+        sampler: Samples the policy's completions.
         rewards: The study's weighted rewards.
         needs: What the method asks for.
         rollout: Temperature, token limit.
         mode: The training prompt mode.
         seed: The repetition's seed.
-        micro_batch: Completions in one reference pass; half as many from when memory runs out.
+        micro_batch: Completions in one reference pass; halved for good when memory runs out.
+        tokens_sampled: Tokens of all completions sampled so far.
     """
 
     policy: Policy
     reference: Policy
-    sampler: Sampler
+    sampler: Sampler[Policy, EncodedPrompt]
     rewards: WeightedRewards
     needs: Needs
     rollout: RolloutSection
     mode: str
     seed: int
     micro_batch: int
+    tokens_sampled: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._batch = AdaptiveBatchSize("the reference pass", self.micro_batch)
 
     @property
     def temperature(self) -> float:
-        """What divides the logits of every log-probability: that of sampling, or 1 where nothing is sampled."""
+        """Divides the logits of every log-probability: that of sampling, or 1 where nothing is sampled.
+
+        A policy gradient needs the distribution that was sampled from; SFT and DPO on written answers have none.
+        """
         return self.rollout.temperature if self.needs.rollouts else 1.0
 
     def build(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int] | None = None) -> list[Group]:
-        """Score every completion; draws depend on the seed, the step and the prompts' places in it, in order unless
-        told.
+        """One group a prompt, each completion scored.
+
+        Args:
+            prompts: The prompts.
+            step: With the seed and a prompt's place it decides every random draw.
+            places: The prompts' places in the step; 0, 1, ... if None.
         """
         places = range(len(prompts)) if places is None else places
-        sampled = self._sample(prompts, step, places)
-        rows = [
+        sampled = self._rollouts(prompts, step, places)
+        completions = [
             [*sampled[index], *self._given(prompt, step, place)]
             for index, (prompt, place) in enumerate(zip(prompts, places, strict=True))
         ]
-        scored = [[self._score(one, prompt) for one in row] for row, prompt in zip(rows, prompts, strict=True)]
         if self.needs.reference:
-            scored = self._with_reference(prompts, scored)
-        if self.needs.shuffled:
-            scored = [[*row, *more] for row, more in zip(scored, self._shuffled(prompts, step, places), strict=True)]
+            completions = self._with_reference(prompts, completions)
+        shuffled = self._shuffled_rollouts(prompts, step, places)
         return [
-            Group(prompt.id, tuple(row), prompt.record.question_type)
-            for prompt, row in zip(prompts, scored, strict=True)
+            Group(prompt.id, tuple(self._score(one, prompt) for one in (*own, *more)), prompt.record.question_type)
+            for prompt, own, more in zip(prompts, completions, shuffled, strict=True)
         ]
 
-    def _sample(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]) -> list[list[Completion]]:
-        if not self.needs.rollouts:
-            return [[] for _ in prompts]
-        answers = self.sampler.sample(
-            prompts,
-            self.needs.rollouts,
-            temperature=self.rollout.temperature,
-            max_new_tokens=self.rollout.max_new_tokens,
-            seed=seed_for(self.seed, "rollout", step),
-            places=places,
-        )
+    def _rollouts(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]) -> list[list[Completion]]:
+        """Completions sampled from the policy."""
+        groups = self._sample(prompts, self.needs.rollouts, seed_for(self.seed, "rollout", step), places)
         return [
             [
                 Completion(prompt.id, one.tokens, one.text, behaviour=one.log_probs, truncated=one.truncated)
                 for one in group
             ]
-            for prompt, group in zip(prompts, answers, strict=True)
+            for prompt, group in zip(prompts, groups, strict=True)
         ]
 
-    def _shuffled(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]) -> list[list[Completion]]:
-        """Scored answers to the same prompts with their frames in random order."""
+    def _shuffled_rollouts(
+        self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]
+    ) -> list[list[Completion]]:
+        """Completions of the same prompts with their frames in random order."""
+        if not self.needs.shuffled:
+            return [[] for _ in prompts]
         depth = self.policy.base.config.vision_config.temporal_patch_size
         others = [
             shuffled_prompt(prompt, depth, seed_for(self.seed, "shuffle", step, place))
             for prompt, place in zip(prompts, places, strict=True)
         ]
-        answers = self.sampler.sample(
-            others,
-            self.needs.shuffled,
-            temperature=self.rollout.temperature,
-            max_new_tokens=self.rollout.max_new_tokens,
-            seed=seed_for(self.seed, "rollout-shuffled", step),
-            places=places,
-        )
+        groups = self._sample(others, self.needs.shuffled, seed_for(self.seed, "rollout-shuffled", step), places)
         return [
-            [
-                self._score(
-                    Completion(prompt.id, one.tokens, one.text, source="shuffled", truncated=one.truncated), prompt
-                )
-                for one in group
-            ]
-            for prompt, group in zip(prompts, answers, strict=True)
+            [Completion(prompt.id, one.tokens, one.text, source="shuffled", truncated=one.truncated) for one in group]
+            for prompt, group in zip(prompts, groups, strict=True)
         ]
 
-    def _given(self, prompt: EncodedPrompt, step: int, index: int) -> list[Completion]:
+    def _sample(
+        self, prompts: Sequence[EncodedPrompt], n: int, seed: int, places: Sequence[int]
+    ) -> list[list[Sampled]]:
+        if not n:
+            return [[] for _ in prompts]
+        groups = self.sampler.sample(
+            prompts,
+            n,
+            temperature=self.rollout.temperature,
+            max_new_tokens=self.rollout.max_new_tokens,
+            seed=seed,
+            places=places,
+        )
+        self.tokens_sampled += sum(len(one.tokens) for group in groups for one in group)
+        return groups
+
+    def _given(self, prompt: EncodedPrompt, step: int, place: int) -> list[Completion]:
         """The gold answer and corrupted copies of it, as far as the method needs them."""
         given: list[Completion] = []
         if self.needs.gold:
             given.append(self._written(prompt, prompt.record.ground_truth, "gold"))
         for number in range(self.needs.corrupted):
-            rng = random.Random(seed_for(self.seed, "corrupted", step, index, number))
+            # "altered" is this random stream's name; with another one, finished studies could not be reproduced.
+            rng = random.Random(seed_for(self.seed, "altered", step, place, number))
             given.append(self._written(prompt, corrupted_answer(prompt.record, rng), "corrupted"))
         return given
 
     def _written(self, prompt: EncodedPrompt, words: str, source: Source) -> Completion:
+        """The completion that gives an answer in the words of the prompt mode."""
         text = answer_text(words, self.mode)
         tokens = self.policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         return Completion(prompt.id, (*tokens, self.policy.end_tokens[0]), text, source=source)
@@ -141,10 +150,12 @@ class GroupBuilder:
             )
         return replace(completion, reward=total, parts=parts)
 
-    def _with_reference(self, prompts: Sequence[EncodedPrompt], rows: list[list[Completion]]) -> list[list[Completion]]:
-        flat = [(prompt, one) for prompt, row in zip(prompts, rows, strict=True) for one in row]
+    def _with_reference(
+        self, prompts: Sequence[EncodedPrompt], groups: list[list[Completion]]
+    ) -> list[list[Completion]]:
+        flat = [(prompt, one) for prompt, group in zip(prompts, groups, strict=True) for one in group]
         values = iter(self._batch.run(lambda size: self._reference_values(flat, size)))
-        return [[replace(one, reference=next(values)) for one in row] for row in rows]
+        return [[replace(one, reference=next(values)) for one in group] for group in groups]
 
     def _reference_values(self, flat: Sequence[tuple[EncodedPrompt, Completion]], size: int) -> list[tuple[float, ...]]:
         """Per-token log-probabilities under the reference, ``size`` completions at once."""

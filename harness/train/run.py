@@ -31,19 +31,19 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 class TrainingError(Exception):
-    """Training cannot go on; the last checkpoint stays."""
+    """Training cannot continue; the last checkpoint stays."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingRun:
     """One method on one seed until the budget is spent.
 
-    A loop calls :meth:`begin`, then :meth:`draw`, its own step and :meth:`finish_step` until ``meter.spent``, then
-    :meth:`end`. The engine's own loop is :class:`~harness.train.trainer.Trainer`; a
-    :class:`~harness.api.guest.GuestTrainer` brings another one.
+    A training loop calls :meth:`begin`, then :meth:`draw`, its own step and :meth:`finish_step` until ``meter.spent``,
+    then :meth:`end`. The engine's own loop is :class:`~harness.train.trainer.Trainer`; a
+    :class:`~harness.api.guest.GuestTrainer` has another.
 
     Attributes:
-        policy: The model, not yet restored.
+        policy: The model, before any checkpoint is restored.
         groups: Builds scored groups from prompts.
         prompts: ``prompts(index)`` encodes the index-th training record.
         size: Number of training records.
@@ -51,12 +51,12 @@ class TrainingRun:
         budget: What may be consumed.
         seed: The repetition's seed.
         folder: The cell's folder.
-        about: What checkpoints say about the cell.
+        about: What a checkpoint's manifest says about the cell.
         progress: Called after each step.
         ranks: The processes that train together; only the first writes.
         step: Steps done.
-        meter: What was consumed, and whether the budget is spent.
-        optimizer: Over the trained weights, with the study's settings.
+        meter: What has been consumed, and whether the budget is spent.
+        optimizer: Of the trained weights, with the study's settings.
     """
 
     policy: Policy
@@ -77,7 +77,7 @@ class TrainingRun:
     _checked: bool = field(default=False, init=False)
 
     def begin(self) -> None:
-        """Make the optimiser, and go back to the last whole checkpoint if there is one.
+        """Make the optimiser and restore the last whole checkpoint, if there is one.
 
         Raises:
             UserError: A checkpoint is not what was written.
@@ -99,22 +99,22 @@ class TrainingRun:
 
     def draw(self, count: int) -> list[EncodedPrompt]:
         """The next prompts, in an order that depends on the seed and the epoch, never on the method."""
-        return [self.prompts(index) for index in self._next_records(count)]
+        return [self.prompts(index) for index in self.next_records(count)]
 
     def build(self, prompts: Sequence[EncodedPrompt], draw: int) -> list[Group]:
-        """Scored groups of some prompts; the draws depend on the seed and on ``draw`` only."""
+        """Scored groups of some prompts; random draws depend only on the seed and on ``draw``."""
         self.check(prompts[0])
         return self.groups.build(prompts, draw)
 
     def check(self, prompt: EncodedPrompt) -> None:
-        """Before anything is computed with it, once a run: does the shared engine equal the naive one?"""
+        """Once a run, before its first prompt is used: does the shared engine equal the naive one?"""
         if not self._checked:
             check_engine(self.policy, prompt)
             self.groups.reference.engine = self.policy.engine
             self._checked = True
 
     def finish_step(self, numbers: dict[str, float]) -> None:
-        """Count a step, log its numbers, write a checkpoint if one is due, and tell the progress."""
+        """Count a step, log its numbers, write a checkpoint if one is due, and report progress."""
         numbers["seconds"] = time.perf_counter() - self._clock
         self.step += 1
         due = self._due()
@@ -127,20 +127,21 @@ class TrainingRun:
         self.progress(self.step, self.expected_steps, numbers)
 
     def end(self) -> None:
-        """Close what is open, whether training is complete or not."""
+        """Close the trackers, whether training is complete or not."""
         if self._metrics:
             self._metrics.close()
 
     def checkpoints(self) -> list[Path]:
-        """The run's whole checkpoints, and its consumption beside them.
+        """The run's whole checkpoints; its consumption is written next to them.
 
-        Written also when nothing was left to train: a kill may have come between the last checkpoint and this file.
+        Even if nothing was left to train: a kill may have come between the last checkpoint and that file.
         """
         if self.ranks.first:
             write_json(self.folder / "compute.json", self.meter.state())
         return ckpt.list_checkpoints(self.folder / "checkpoints")
 
-    def _next_records(self, count: int) -> Iterator[int]:
+    def next_records(self, count: int) -> Iterator[int]:
+        """Indices of the next training records, no more than the budget allows."""
         remaining = self.meter.remaining_examples
         for _ in range(count if remaining is None else min(count, remaining)):
             epoch, place = divmod(self._cursor, self.size)

@@ -1,9 +1,26 @@
-"""The one training loop: every method goes through it, so that no method differs in anything but itself."""
+"""The training loop that every method shares, so that methods differ in nothing but themselves.
+
+The life of a step, :meth:`Trainer._step`, in order:
+
+1. ``TrainingRun.next_records`` draws records, and ``TrainingRun.prompts`` encodes each as an ``EncodedPrompt``.
+2. ``GroupBuilder.build`` makes a ``Group`` of each prompt: completions from ``Sampler.sample`` (the rollout), gold and
+   corrupted answers as the method needs them, rewards from ``WeightedRewards.score``, reference log-probabilities.
+3. ``Ranks.gather`` hands every rank the groups of all.
+4. ``Algorithm.experience`` turns groups into ``Sample`` objects (advantages, pairs); prompts that it drops may be
+   replaced by new ones.
+5. ``micro_batches`` splits the samples. For each micro-batch ``Policy.log_probs`` computes the per-token
+   log-probabilities, ``make_batch`` the ``Batch``, ``Algorithm.loss`` the unreduced loss; ``reduce_loss`` sums it and
+   divides by the ``denominator`` of the whole step; the backward pass adds to the gradient.
+6. ``Ranks.add_gradients`` sums the gradients of all ranks; they are clipped, and the optimiser takes its step.
+7. ``BudgetMeter`` counts what was consumed; ``TrainingRun.finish_step`` logs the step and writes a checkpoint when due.
+
+When memory runs out in 5, ``AdaptiveBatchSize`` repeats it with smaller micro-batches. Steps 5 and 6 are repeated
+``train.updates_per_batch`` times.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +37,20 @@ from harness.train.reduction import denominator, make_batch, micro_batches, redu
 from harness.train.run import TrainingError, TrainingRun
 
 RESAMPLE_ROUNDS = 4
-"""How often dropped prompts are replaced in one step before the step goes on with what it has."""
+"""How often dropped prompts are replaced in one step; after that the step continues with what it has."""
 
 
-@dataclass
-class Trainer(TrainingRun):
-    """Trains one method on one seed until the budget is spent.
+class Trainer:
+    """Trains a method in a run.
 
-    Attributes:
+    Args:
+        run: Model, data, settings, budget, checkpoints.
         algorithm: The method.
     """
 
-    algorithm: Algorithm = field(kw_only=True)
+    def __init__(self, run: TrainingRun, algorithm: Algorithm) -> None:
+        self.run = run
+        self.algorithm = algorithm
 
     def train(self) -> list[Path]:
         """Train to the end of the budget, resuming from the last whole checkpoint; return all checkpoints.
@@ -39,39 +58,39 @@ class Trainer(TrainingRun):
         Raises:
             TrainingError: A loss, gradient, reward or probability is not finite; the last checkpoint stays.
         """
-        self.begin()
+        self.run.begin()
         # After the trackers: building transformers' arguments for them resets accelerate's shared state.
-        self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
-        self._batch = AdaptiveBatchSize("training", self.settings.micro_batch)
+        self.accelerator = Accelerator(cpu=self.run.policy.device.type == "cpu")
+        self._batch = AdaptiveBatchSize("training", self.run.settings.micro_batch)
         try:
             self._loop()
         finally:
-            self.end()
-        return self.checkpoints()
+            self.run.end()
+        return self.run.checkpoints()
 
     def _loop(self) -> None:
-        while not self.meter.spent:
-            self.finish_step(self._step(self.step))
+        while not self.run.meter.spent:
+            self.run.finish_step(self._step(self.run.step))
 
     # ------------------------------------------------------------------ one step
 
     def _step(self, step: int) -> dict[str, float]:
-        consumed = self.meter.consumed
+        run, consumed = self.run, self.run.meter.consumed
         seconds = consumed.seconds
-        reuse = self.policy.activation_reuse(self.algorithm.needs, self.settings.updates_per_batch)
-        with self.meter.clock(), reuse:
+        updates = run.settings.updates_per_batch
+        with run.meter.clock(), run.policy.activation_reuse(self.algorithm.needs, updates):
             passes, sampled = self._counts()
             try:
                 prompts, groups, samples = self._experience(step)
             except FloatingPointError as error:
                 raise TrainingError(f"{error} (at step {step + 1})") from error
             numbers = describe_groups(groups)
-            for repeat in range(self.settings.updates_per_batch if samples else 0):
-                torch.manual_seed(seed_for(self.seed, "update", step, repeat))
+            for repeat in range(updates if samples else 0):
+                torch.manual_seed(seed_for(run.seed, "update", step, repeat))
                 numbers |= self._update(samples, prompts, step)
             after = self._counts()
         used = {"passes": after[0] - passes, "tokens": after[1] - sampled, "seconds": consumed.seconds - seconds}
-        used = self.ranks.total(used)
+        used = run.ranks.total(used)
         consumed.steps += 1
         consumed.seconds = seconds + used["seconds"]
         consumed.forward_passes += int(used["passes"])
@@ -79,19 +98,21 @@ class Trainer(TrainingRun):
         return {"examples": float(consumed.examples), "samples": float(len(samples)), **numbers}
 
     def _counts(self) -> tuple[int, int]:
-        policies = {id(policy): policy for policy in (self.policy, self.groups.reference)}
+        """Forward passes of policy and reference, and tokens sampled so far."""
+        groups = self.run.groups
+        policies = {id(policy): policy for policy in (self.run.policy, groups.reference)}
         videos = {id(policy.video): policy.video for policy in policies.values()}
         passes = sum(p.forward_passes for p in policies.values()) + sum(v.passes for v in videos.values())
-        return passes, getattr(self.groups.sampler, "tokens_sampled", 0)
+        return passes, groups.tokens_sampled
 
     def _experience(self, step: int) -> tuple[dict[str, EncodedPrompt], list[Group], list[Sample]]:
         """Draw prompts, build groups, let the method choose; replace dropped prompts if it asks for that."""
         prompts: dict[str, EncodedPrompt] = {}
         groups: list[Group] = []
         samples: list[Sample] = []
-        wanted = self.settings.prompts_per_step
+        wanted = self.run.settings.prompts_per_step
         for round_number in range(RESAMPLE_ROUNDS if self.algorithm.needs.resample_dropped else 1):
-            drawn = list(enumerate(self._next_records(wanted)))
+            drawn = list(enumerate(self.run.next_records(wanted)))
             if not drawn:
                 break
             mine, built = self._share(drawn, step * RESAMPLE_ROUNDS + round_number)
@@ -99,51 +120,53 @@ class Trainer(TrainingRun):
             groups += built
             samples = list(self.algorithm.experience(groups))
             kept = {sample.completion.prompt_id for sample in samples}
-            wanted = self.settings.prompts_per_step - sum(group.prompt_id in kept for group in groups)
+            wanted = self.run.settings.prompts_per_step - sum(group.prompt_id in kept for group in groups)
             if wanted <= 0:
                 break
         return prompts, groups, samples
 
     def _share(self, drawn: Sequence[tuple[int, int]], draw: int) -> tuple[dict[str, EncodedPrompt], list[Group]]:
         """This rank's prompts, and the groups of all; a prompt drawn twice belongs to the first rank that drew it."""
-        share = self.ranks.share(drawn)
-        prompts = [self.prompts(index) for _, index in share]
+        run = self.run
+        share = run.ranks.share(drawn)
+        prompts = [run.prompts(index) for _, index in share]
         if prompts:
-            self.check(prompts[0])
-        groups = self.ranks.gather(self.groups.build(prompts, draw, [place for place, _ in share]) if prompts else [])
+            run.check(prompts[0])
+        groups = run.ranks.gather(run.groups.build(prompts, draw, [place for place, _ in share]) if prompts else [])
         owner: dict[str, int] = {}
         for place, group in enumerate(groups):
-            owner.setdefault(group.prompt_id, place % self.ranks.size)
-        return {prompt.id: prompt for prompt in prompts if owner[prompt.id] == self.ranks.rank}, groups
+            owner.setdefault(group.prompt_id, place % run.ranks.size)
+        return {prompt.id: prompt for prompt in prompts if owner[prompt.id] == run.ranks.rank}, groups
 
     def _update(self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int) -> dict[str, float]:
         """One optimiser step."""
-        rate = set_learning_rate(self.optimizer, self.settings, self.meter.consumed.updates)
-        self.policy.model.train()
-        trained = [parameter for parameter in self.policy.model.parameters() if parameter.requires_grad]
-        numbers = self.ranks.total(self._batch.run(lambda size: self._gradient(samples, prompts, step, size)))
-        self.ranks.add_gradients(trained)
-        norm = self.accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
+        run, model = self.run, self.run.policy.model
+        rate = set_learning_rate(run.optimizer, run.settings, run.meter.consumed.updates)
+        model.train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        numbers = run.ranks.total(self._batch.run(lambda size: self._gradient(samples, prompts, step, size)))
+        run.ranks.add_gradients(trained)
+        norm = self.accelerator.clip_grad_norm_(trained, run.settings.max_grad_norm)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient norm is {norm.item()} at step {step + 1}")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.policy.model.eval()
-        self.meter.consumed.updates += 1
-        self.meter.consumed.tokens_trained += sum(len(one.completion.tokens) for one in samples)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+        model.eval()
+        run.meter.consumed.updates += 1
+        run.meter.consumed.tokens_trained += sum(len(one.completion.tokens) for one in samples)
         return {**numbers, "grad_norm": float(norm), "learning_rate": rate}
 
     def _gradient(
         self, samples: Sequence[Sample], prompts: dict[str, EncodedPrompt], step: int, size: int
     ) -> dict[str, float]:
-        """The gradient of this rank's prompts, from zero; what it is divided by is known beforehand and counts the
-        whole step, so that neither micro-batches nor ranks change it.
+        """The gradient of this rank's prompts, from zero; return the loss and what the method logs.
+
+        The denominator is known beforehand and counts the whole step, so neither micro-batches nor ranks change it.
         """
-        needs = self.algorithm.needs
-        total = denominator(samples, needs)
-        self.optimizer.zero_grad(set_to_none=True)
+        total = denominator(samples, self.algorithm.needs)
+        self.run.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {"loss": 0.0}
-        with self.policy.gradient_of_a_step():
+        with self.run.policy.gradient_of_a_step():
             for part in micro_batches([one for one in samples if one.completion.prompt_id in prompts], size):
                 loss, numbers = self._backward(part, prompts, total, step)
                 for key, value in numbers.items():
@@ -154,11 +177,11 @@ class Trainer(TrainingRun):
     def _backward(
         self, part: Sequence[Sample], prompts: dict[str, EncodedPrompt], total: float, step: int
     ) -> tuple[float, dict[str, float]]:
-        """Forward and backward pass of a micro-batch; none of its graph stays."""
-        values, mask = self.policy.log_probs(
+        """Forward and backward pass of a micro-batch, whose graph is freed on return."""
+        values, mask = self.run.policy.log_probs(
             [prompts[one.completion.prompt_id] for one in part],
             [one.completion.tokens for one in part],
-            self.groups.temperature,
+            self.run.groups.temperature,
         )
         batch = make_batch(part, values, mask, self.algorithm.needs)
         unreduced, numbers = self.algorithm.loss(batch)
@@ -170,7 +193,7 @@ class Trainer(TrainingRun):
 
 
 def describe_groups(groups: Sequence[Group]) -> dict[str, float]:
-    """What a reader wants to see of the sampled answers: reward, its parts, length, truncation, zero variance."""
+    """Means over the sampled completions: reward, its parts, length, truncation, groups without variance."""
     sampled = [one for group in groups for one in group.by_source("policy")]
     if not sampled:
         return {}

@@ -26,6 +26,7 @@ from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.models.loading import load_model
 from harness.train.groups import GroupBuilder
+from harness.train.run import TrainingRun
 from harness.train.trainer import Trainer
 
 LEARNING_RATE = 1e-5
@@ -160,8 +161,7 @@ class Ours(Contender):
             seed=task.seed,
             micro_batch=batch,
         )
-        self.trainer = Trainer(
-            algorithm=algorithm,
+        run = TrainingRun(
             policy=self.policy,
             groups=groups,
             prompts=lambda index: self.prompt,
@@ -173,6 +173,7 @@ class Ours(Contender):
             about={},
             progress=lambda step, steps, numbers: None,
         )
+        self.trainer = Trainer(run, algorithm)
         self.trainer._loop = lambda: None  # so that train() sets itself up and takes no step yet
         self.trainer.train()
         self._taken = 0
@@ -180,19 +181,19 @@ class Ours(Contender):
         timed(groups, "_with_reference", self.clock, "reference")
 
     def run(self) -> None:
-        before = self.trainer.meter.consumed.tokens_trained
+        before = self.trainer.run.meter.consumed.tokens_trained
         with self.clock.phase("step"):
             self.trainer._step(self._taken)
-        if self.trainer._batch.size < self.trainer.settings.micro_batch:
+        if self.trainer._batch.size < self.trainer.run.settings.micro_batch:
             raise torch.OutOfMemoryError("the trainer went on with smaller micro-batches than were asked for")
         self._taken += 1
-        self.tokens = self.trainer.meter.consumed.tokens_trained - before
+        self.tokens = self.trainer.run.meter.consumed.tokens_trained - before
 
     def optimizer(self) -> Any:
-        return self.trainer.optimizer
+        return self.trainer.run.optimizer
 
     def others(self) -> list[Any]:
-        reference = self.trainer.groups.reference
+        reference = self.trainer.run.groups.reference
         return [] if reference is self.policy else [reference.model]
 
 
@@ -278,7 +279,7 @@ class TRL(Contender):
         self.trainer.train()
 
     def optimizer(self) -> Any:
-        return self.trainer.optimizer
+        return self.trainer.run.optimizer
 
     def others(self) -> list[Any]:
         return [] if self.trainer.ref_model is None else [self.trainer.ref_model]

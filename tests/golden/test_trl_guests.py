@@ -128,7 +128,7 @@ def test_grpo_takes_the_step_that_ours_would_take_on_its_answers(
         ]
         return [answers[start : start + count] for start in range(0, len(answers), count)]
 
-    monkeypatch.setattr(trainer.groups.sampler, "sample", replayed)
+    monkeypatch.setattr(trainer.run.groups.sampler, "sample", replayed)
     trainer.train()
     (mine,), (trl,) = metrics(tmp_path / "ours"), metrics(tmp_path / "theirs")
     assert mine["zero_variance"] < 1
@@ -258,14 +258,14 @@ def test_settings_that_trl_would_not_follow_are_refused(kit: Kit, tmp_path: Path
     ):
         with pytest.raises(UserError, match=words):
             kit.guest(tmp_path, "trl-sft", policy_of(kit), **changes)
-    guest, parts = kit.parts(tmp_path, "trl-grpo", policy_of(kit, "lora"))
+    guest, run = kit.parts(tmp_path, "trl-grpo", policy_of(kit, "lora"))
     for section, words in (
         ({"quantisation": "4bit"}, "model.quantisation"),
         ({"freeze_vision": False}, "model.freeze_vision"),
     ):
-        parts[8]["model"] = kit.section(tuning="lora", **section).model_dump()
+        run.about["model"] = kit.section(tuning="lora", **section).model_dump()
         with pytest.raises(UserError, match=words):
-            guest.train(trl_steps.TrainingRun(*parts))
+            guest.train(run)
 
 
 def test_another_version_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_a_run_whose_engine_is_wrong_trains_as_the_naive_one(
     policy = kit.policy()
     trainer = kit.trainer(tmp_path / "wrong", "grpo", policy, options={"group_size": 4})
     trainer.train()
-    assert policy.engine == trainer.groups.reference.engine == "naive"
+    assert policy.engine == trainer.run.groups.reference.engine == "naive"
     assert caplog.text.count("is not used") == 1
     assert metrics(tmp_path / "wrong") == metrics(tmp_path / "naive")
 
@@ -259,7 +259,7 @@ def test_training_goes_on_with_the_same_gradient(
         trainer = kit.trainer(tmp_path / name, method, policy, options=options, **settings)
         if name == "scarce":
             scarce(policy, "log_probs", 2, error)
-            scarce(trainer.groups.reference, "log_probs", 2, error)
+            scarce(trainer.run.groups.reference, "log_probs", 2, error)
         before = weights(policy)
         trainer.train()
         steps.append({key: value - before[key] for key, value in weights(policy).items()})

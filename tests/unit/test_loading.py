@@ -11,7 +11,7 @@ import torch
 from engine_kit import FAMILIES, tiny_model, tiny_tokenizer
 from huggingface_hub import constants
 
-from harness.config.study import ModelSection
+from harness.config.study import ModelSection, load_study
 from harness.data.encode import EncodedPrompt
 from harness.engine.policy import Policy
 from harness.errors import UserError
@@ -19,6 +19,7 @@ from harness.models import loading
 from harness.models.chat import require_chat_template
 from harness.models.loading import load_model, locate, model_config, model_digest
 from harness.models.presets import TINY
+from harness.study import setup
 
 CPU = torch.device("cpu")
 
@@ -136,6 +137,34 @@ def test_adapters_train_on_quantised_weights(bits: Any, prompts: list[EncodedPro
     assert losses[2] < losses[1] < losses[0]
     with torch.no_grad():
         assert abs(losses[0] - _loss(plain, prompts).item()) < 0.5, "near the model in full precision"
+
+
+def test_the_seed_decides_the_first_adapters() -> None:
+    """And nothing else does: neither torch's generator before nor the order of calls."""
+
+    def adapters(seed: int) -> torch.Tensor:
+        torch.rand(seed + 1)
+        model = load_model(ModelSection(), CPU, seed).model
+        return torch.cat([value.flatten() for name, value in model.named_parameters() if "lora_A" in name])
+
+    first, other, again = (adapters(seed) for seed in (0, 1, 0))
+    assert torch.equal(first, again)
+    assert (first - other).norm() > 0.5 * first.norm()
+
+
+def test_a_cell_draws_its_adapters_by_its_own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def note(section: ModelSection, device: torch.device, seed: int = 0) -> None:
+        seeds.append(seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup, "load_data", lambda *_, **__: (None, None))
+    monkeypatch.setattr(setup, "load_model", note)
+    for seed in (0, 3):
+        with pytest.raises(KeyboardInterrupt):
+            setup.prepare(load_study("tiny"), seed=seed)
+    assert seeds == [0, 3]
 
 
 def test_quantised_weights_cannot_be_trained_themselves() -> None:

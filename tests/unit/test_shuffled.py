@@ -42,15 +42,26 @@ def test_a_shuffled_prompt_differs_in_its_frames_alone(prompts: list[EncodedProm
 
 def test_groups_carry_answers_to_shuffled_frames(policy: Policy, prompts: list[EncodedPrompt]) -> None:
     needs = Needs(rollouts=3, shuffled=2, behaviour=True, reference=True)
-    sampler = TransformersSampler(policy, 16)
     rewards = WeightedRewards({"choice": Choice(), "mra": MRA()}, {"choice": 1.0, "mra": 1.0})
     rollout = RolloutSection(max_new_tokens=3)
-    builder = GroupBuilder(policy, policy, sampler, rewards, needs, rollout, "vanilla", 0, 8)
+    builder = GroupBuilder(
+        policy=policy,
+        reference=policy,
+        sampler=TransformersSampler(policy, 16),
+        rewards=rewards,
+        needs=needs,
+        rollout=rollout,
+        mode="vanilla",
+        seed=0,
+        micro_batch=8,
+    )
     groups = builder.build(prompts[:2], step=1)
     for group in groups:
         assert [one.source for one in group.completions] == ["policy"] * 3 + ["shuffled"] * 2
         assert all(one.prompt_id == group.prompt_id and one.reward == one.reward for one in group.completions)
         assert all(not one.reference and not one.behaviour for one in group.by_source("shuffled"))
-    plain = replace(builder, needs=replace(needs, shuffled=0)).build(prompts[:2], step=1)
+    unshuffled = replace(builder, needs=replace(needs, shuffled=0))
+    plain = unshuffled.build(prompts[:2], step=1)
     assert [group.by_source("policy") for group in groups] == [group.completions for group in plain]
-    assert sampler.tokens_sampled == sum(len(c.tokens) for g in (*groups, *plain) for c in g.completions)
+    for made, counted in ((groups, builder), (plain, unshuffled)):
+        assert counted.tokens_sampled == sum(len(one.tokens) for group in made for one in group.completions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +134,9 @@ def watched(kit: Kit, folder: Path, method: str, options: dict[str, Any], seed: 
         return encode(index)
 
     trainer = kit.trainer(folder, method, policy, options=options, seed=seed, prompts=prompt, budget=("steps", 3))
-    trainer.groups.sampler = Drawn(policy, 64)
+    trainer.run.groups.sampler = Drawn(policy, 64)
     trainer.train()
-    return order, trainer.groups.sampler.__dict__.get("log", [])
+    return order, trainer.run.groups.sampler.__dict__.get("log", [])
 
 
 def test_order_and_draws_depend_on_the_seed_and_not_on_the_method(kit: Kit, tmp_path: Path) -> None:
@@ -174,15 +173,15 @@ def test_an_example_budget_is_met_exactly(kit: Kit, tmp_path: Path) -> None:
     trainer = kit.trainer(tmp_path, "sft", kit.policy(), budget=("examples", 10), prompts_per_step=4)
     trainer.train()
     assert [line["examples"] for line in metrics(tmp_path)] == [4, 8, 10]
-    assert trainer.meter.expected_steps(4) == 3
-    assert trainer.meter.consumed.updates == 3
+    assert trainer.run.meter.expected_steps(4) == 3
+    assert trainer.run.meter.consumed.updates == 3
 
 
 def test_a_fractional_budget_ends(kit: Kit, tmp_path: Path) -> None:
     for kind, steps in (("examples", 2), ("steps", 5)):
         trainer = kit.trainer(tmp_path / kind, "sft", kit.policy(), budget=(kind, 4.5), prompts_per_step=4)
         trainer.train()
-        assert trainer.meter.consumed.steps == steps == trainer.meter.expected_steps(4)
+        assert trainer.run.meter.consumed.steps == steps == trainer.run.meter.expected_steps(4)
 
 
 def test_a_budget_in_seconds_stops_after_the_step_that_spends_it(
@@ -192,12 +191,12 @@ def test_a_budget_in_seconds_stops_after_the_step_that_spends_it(
     monkeypatch.setattr(BudgetMeter, "_now", lambda self: next(ticks))
     trainer = kit.trainer(tmp_path, "sft", kit.policy(), budget=("seconds", 1.75))
     trainer.train()
-    assert trainer.meter.consumed.steps == 4 and trainer.meter.consumed.seconds == 2.0
-    assert trainer.meter.expected_steps(4) == 0
+    assert trainer.run.meter.consumed.steps == 4 and trainer.run.meter.consumed.seconds == 2.0
+    assert trainer.run.meter.expected_steps(4) == 0
     real = kit.trainer(tmp_path / "real", "sft", kit.policy(), budget=("seconds", 0.2))
     monkeypatch.undo()
     real.train()
-    assert 0.2 <= real.meter.consumed.seconds < 20
+    assert 0.2 <= real.run.meter.consumed.seconds < 20
 
 
 class Counted(DPO):
@@ -214,23 +213,23 @@ def test_the_meter_equals_independent_counts(kit: Kit, tmp_path: Path, monkeypat
     monkeypatch.setattr(Counted, "tokens", 0)
     policy = kit.policy()
     trainer = kit.trainer(tmp_path, Counted(DPO.Config(rollouts=4)), policy, budget=("steps", 3), micro_batch=4)
-    trainer.groups.sampler = Drawn(policy, 64)
+    trainer.run.groups.sampler = Drawn(policy, 64)
     monkeypatch.setattr("harness.train.run.check_engine", lambda *_: 0.0)  # a look at the engine, not counted
     passes = [0]
 
     def count(*_: Any) -> None:
         passes[0] += 1
 
-    for module in (policy.language_model, policy.base.model.visual, trainer.groups.reference.language_model):
+    for module in (policy.language_model, policy.base.model.visual, trainer.run.groups.reference.language_model):
         module.register_forward_hook(count)
     trainer.train()
-    consumed = trainer.meter.consumed
-    draws = trainer.groups.sampler.__dict__["log"]
+    consumed = trainer.run.meter.consumed
+    draws = trainer.run.groups.sampler.__dict__["log"]
     assert consumed.tokens_sampled == sum(len(row) for _, groups in draws for group in groups for row in group)
     assert consumed.tokens_trained == Counted.tokens > 0
     assert consumed.forward_passes == passes[0]
     assert (consumed.steps, consumed.updates, consumed.examples) == (3, 3, 12)
-    assert read_json(tmp_path / "compute.json") == trainer.meter.state()
+    assert read_json(tmp_path / "compute.json") == trainer.run.meter.state()
     assert consumed.peak_memory > 2**20
 
 
@@ -276,7 +275,7 @@ def test_a_trained_vision_tower_moves_and_a_frozen_one_does_not(
 def test_the_reference_is_the_model_at_the_start_and_stays(kit: Kit, tmp_path: Path, tuning: str, frozen: bool) -> None:
     policy, untouched = kit.policy(tuning=tuning, freeze_vision=frozen), kit.policy()
     trainer = kit.trainer(tmp_path, "dpo", policy, options={"pairs": "corrupted"}, budget=("steps", 2))
-    reference = trainer.groups.reference
+    reference = trainer.run.groups.reference
     prompts = [kit.prompts(policy)(index) for index in range(3)]
     answers = [[300, 301], [95], [97, 98, 99]]
     with torch.no_grad():
@@ -297,20 +296,19 @@ def test_the_reference_is_the_model_at_the_start_and_stays(kit: Kit, tmp_path: P
     )
 
 
-def test_reference_log_probs_take_the_temperature_of_the_update(kit: Kit, tmp_path: Path) -> None:
-    """DPO on corrupted answers samples nothing, so the sampling temperature must not reach its ratios."""
-    trainer = kit.trainer(
-        tmp_path,
-        "dpo",
-        kit.policy(),
-        options={"pairs": "corrupted"},
-        rollout={"temperature": 0.5},
-        budget=("steps", 1),
-    )
-    trainer.train()
-    (line,) = metrics(tmp_path)
-    assert line["margin"] == pytest.approx(0, abs=1e-5)  # policy and reference are equal before the first update
-    assert line["loss"] == pytest.approx(math.log(2), abs=1e-5)
+@pytest.mark.parametrize(("method", "options"), [("sft", {}), ("dpo", {"pairs": "corrupted"})])
+def test_the_sampling_temperature_reaches_no_method_that_samples_nothing(
+    kit: Kit, tmp_path: Path, method: str, options: dict[str, Any]
+) -> None:
+    """Neither the policy's log-probabilities nor the reference's: two steps, so that DPO's margins are not 0 alone."""
+    lines = []
+    for temperature in (1.0, 0.5):
+        folder = tmp_path / str(temperature)
+        rollout = {"temperature": temperature}
+        kit.trainer(folder, method, kit.policy(), options=options, rollout=rollout, budget=("steps", 2)).train()
+        lines.append(metrics(folder))
+    assert lines[0][0]["grad_norm"] > 0.1
+    assert lines[1] == lines[0]
 
 
 class Ratios(GRPO):
@@ -329,4 +327,4 @@ def test_a_second_update_on_one_batch_has_a_ratio_and_clips(kit: Kit, tmp_path: 
     first, second, *_ = method.__dict__["seen"]
     assert first < 1e-3 < 1e-2 < second
     assert metrics(tmp_path)[0]["clip_fraction"] > 0
-    assert trainer.meter.consumed.updates == 4 and trainer.meter.consumed.steps == 2
+    assert trainer.run.meter.consumed.updates == 4 and trainer.run.meter.consumed.steps == 2

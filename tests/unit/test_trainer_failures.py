@@ -35,16 +35,16 @@ class Picky(SFT):
 def test_dropped_prompts_are_replaced_and_paid_for(kit: Kit, tmp_path: Path) -> None:
     trainer = kit.trainer(tmp_path, Picky(), kit.policy(), prompts_per_step=2, budget=("steps", 3))
     drawn: list[Group] = []
-    build = trainer.groups.build
+    build = trainer.run.groups.build
 
     def spy(prompts: Any, *rest: Any) -> list[Group]:
         groups = build(prompts, *rest)
         drawn.extend(groups)
         return groups
 
-    trainer.groups.build = spy  # type: ignore[method-assign]
+    trainer.run.groups.build = spy  # type: ignore[method-assign]
     trainer.train()
-    assert trainer.meter.consumed.examples == len(drawn) > 6
+    assert trainer.run.meter.consumed.examples == len(drawn) > 6
     kept = sum(group.question_type == "object_rel_distance" for group in drawn)
     assert sum(line["samples"] for line in metrics(tmp_path)) == kept
     assert max(line["samples"] for line in metrics(tmp_path)) == 2
@@ -65,7 +65,7 @@ def test_ties_cost_budget_and_change_nothing(kit: Kit, tmp_path: Path) -> None:
             checkpoints=2,
         )
         folders = trainer.train()
-        consumed = trainer.meter.consumed
+        consumed = trainer.run.meter.consumed
         assert consumed.updates == 0 and consumed.tokens_trained == 0 and consumed.tokens_sampled > 0
         assert consumed.examples == {"examples": 4, "steps": 8}[kind]
         assert all(torch.equal(before[name], value) for name, value in weights(policy).items())

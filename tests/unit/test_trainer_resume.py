@@ -11,7 +11,7 @@ from trainer_kit import Kit, Stop, make_kit, metrics, weights
 
 from harness.io import read_json
 from harness.train.checkpoint import list_checkpoints, read_checkpoint
-from harness.train.trainer import Trainer
+from harness.train.run import TrainingRun
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kit: Kit, tmp_pat
     """Four steps with checkpoints at 2 and 4, interrupted at the first one or a step behind it."""
     tuning, optimizer, section = RESUMED[name]
 
-    def run(folder: Path, until: int) -> Trainer:
+    def run(folder: Path, until: int) -> TrainingRun:
         def progress(step: int, steps: int, numbers: dict[str, float]) -> None:
             if step == until:
                 raise Stop
@@ -55,7 +55,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kit: Kit, tmp_pat
                 trainer.train()
         else:
             trainer.train()
-        return trainer
+        return trainer.run
 
     whole = run(tmp_path / "whole", 0)
     run(tmp_path / "parts", stop)
@@ -64,8 +64,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(kit: Kit, tmp_pat
     ours, theirs = weights(parts.policy), weights(whole.policy)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert_equal_states(parts.optimizer.state_dict(), whole.optimizer.state_dict())
-    for trainer in (parts, whole):
-        trainer.meter.consumed.seconds = trainer.meter.consumed.peak_memory = 0
+    for one in (parts, whole):
+        one.meter.consumed.seconds = one.meter.consumed.peak_memory = 0
     # Features of a frozen tower are recomputed after a restart: those passes are real.
     assert parts.meter.consumed.forward_passes >= whole.meter.consumed.forward_passes
     parts.meter.consumed.forward_passes = whole.meter.consumed.forward_passes
