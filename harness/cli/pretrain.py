@@ -54,7 +54,8 @@ def score(
         typer.Option(help="after-vision.pt of the model's run: adds the ceiling by geometry from its tower."),
     ] = None,
 ) -> None:
-    """Score a model folder on mp4 videos beside the best constant, the text-only prior and, if asked, the ceiling."""
+    """Score a model folder on a split's videos, next to the best constant, the text-only prior and, with --tower, the
+    ceiling by geometry."""
     import torch
 
     from harness.io import write_json
@@ -62,7 +63,7 @@ def score(
     from harness.world.pretrain.measure import measure
 
     torch.set_num_threads(threads)
-    table, checks = measure(folder, world, split, scenes, workers=workers, tower=tower)
+    table, unparsable = measure(folder, world, split, scenes, workers=workers, tower=tower)
     columns = [name for name in ("constant", "text_prior", "base", "ceiling") if name in table]
     mean = {name: overall_of_types({str(kind): value for kind, value in table[name].items()}) for name in columns}
     typer.echo(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
@@ -71,9 +72,8 @@ def score(
         shown = " | ".join(f"{row[name]:.1f}" for name in columns)
         typer.echo(f"| {kind} | {row['n']:.0f} | {shown} | {row['low']:.1f} to {row['high']:.1f} |")
     typer.echo(f"| mean of the eight tasks | | {' | '.join(f'{mean[name]:.1f}' for name in columns)} | |")
-    typer.echo(f"{checks}")
+    typer.echo(f"answers that could not be parsed: {unparsable:.2%}")
     rounded = {name: round(value, 2) for name, value in mean.items()}
     types = table.round(2).to_dict(orient="index")
-    write_json(
-        folder / "scores.json", {"split": split, "scenes": scenes, "types": types, "mean_of_tasks": rounded, **checks}
-    )
+    scored = {"split": split, "scenes": scenes, "types": types, "mean_of_tasks": rounded, "unparsable": unparsable}
+    write_json(folder / "scores.json", scored)

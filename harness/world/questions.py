@@ -191,6 +191,14 @@ def hard_direction(angle: float) -> str | None:
     return ("front" if abs(angle) < 90 else "back") + ("-left" if angle > 0 else "-right")
 
 
+DIRECTION_RULES: Mapping[str, Callable[[float], str | None]] = {
+    "object_rel_direction_easy": easy_direction,
+    "object_rel_direction_medium": medium_direction,
+    "object_rel_direction_hard": hard_direction,
+}
+"""The answer to each direction question from a signed angle in degrees."""
+
+
 def turn_name(angle: float) -> str | None:
     """The turn by a signed angle, None where it is neither clearly sideways nor clearly back."""
     if abs(angle) > TURN_BACK:
@@ -275,8 +283,8 @@ def _rel_distance(w: _Writer) -> Iterable[_Asked]:
             yield TEMPLATES["object_rel_distance"].format(a=a, b=b, c=c, d=d, e=anchor), options, letter
 
 
-def _direction(level: str, classify: Callable[[float], str | None], answers: Sequence[str]) -> _Ask:
-    template = TEMPLATES[f"object_rel_direction_{level}"]
+def _direction(question_type: str, answers: Sequence[str]) -> _Ask:
+    template, classify = TEMPLATES[question_type], DIRECTION_RULES[question_type]
 
     def ask(w: _Writer) -> Iterable[_Asked]:
         found: dict[str | None, list[tuple[str, str, str]]] = {}
@@ -371,9 +379,9 @@ _ASK: dict[str, _Ask] = {
     "object_size_estimation": _size,
     "room_size_estimation": _room_size,
     "object_rel_distance": _rel_distance,
-    "object_rel_direction_easy": _direction("easy", easy_direction, DIRECTIONS[:2]),
-    "object_rel_direction_medium": _direction("medium", medium_direction, DIRECTIONS[:3]),
-    "object_rel_direction_hard": _direction("hard", hard_direction, DIRECTIONS[3:]),
+    "object_rel_direction_easy": _direction("object_rel_direction_easy", DIRECTIONS[:2]),
+    "object_rel_direction_medium": _direction("object_rel_direction_medium", DIRECTIONS[:3]),
+    "object_rel_direction_hard": _direction("object_rel_direction_hard", DIRECTIONS[3:]),
     "route_planning": _routes,
     "obj_appearance_order": _order,
 }

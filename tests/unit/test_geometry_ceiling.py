@@ -13,14 +13,15 @@ from typer.testing import CliRunner
 
 from harness.cli.app import app
 from harness.errors import UserError
+from harness.vsibench.records import Record
+from harness.vsibench.scorers import SCORERS
 from harness.vsibench.scoring import overall_of_types
 from harness.vsibench.types import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
 from harness.world.pretrain.dense import vision_targets
-from harness.world.pretrain.evaluate import score
-from harness.world.pretrain.folder import load_tokenizer
 from harness.world.pretrain.geometry_ceiling import FloorPlan, answer, floor_plan
 from harness.world.pretrain.measure import measure
+from harness.world.pretrain.network import load_tokenizer
 from harness.world.pretrain.shards import make_example
 from harness.world.pretrain.trainer import Trainer
 from harness.world.questions import Raw
@@ -38,7 +39,7 @@ def perfect_plan(scene: Scene, tokenizer: PreTrainedTokenizerBase) -> FloorPlan:
 
 def perfect_scores(split: str, scenes: int) -> pd.DataFrame:
     """Chance, and the scores per type with perfect read-outs of the scene, and with those of another scene."""
-    tokenizer = load_tokenizer(TINY)
+    tokenizer = load_tokenizer()
     asked: list[list[Raw]] = []
     plans: list[FloorPlan] = []
     for index in range(scenes):
@@ -50,8 +51,8 @@ def perfect_scores(split: str, scenes: int) -> pd.DataFrame:
             "question_type": record["question_type"],
             "n": 1,
             "chance": 1 / len(record["options"]) if record["options"] else float("nan"),
-            "perfect": score(record["question_type"], answer(record, plan), record["ground_truth"]),
-            "shuffled": score(record["question_type"], answer(record, other), record["ground_truth"]),
+            "perfect": SCORERS["official"].score(answer(record, plan), Record(**record)).score,
+            "shuffled": SCORERS["official"].score(answer(record, other), Record(**record)).score,
         }
         for records, plan, other in zip(asked, plans, plans[1:] + plans[:1], strict=True)
         for record in records
@@ -92,7 +93,7 @@ def test_perfect_read_outs_on_the_test_split() -> None:
 def test_the_answer_does_not_depend_on_the_truth() -> None:
     """A record without its answer gets the same reply."""
     scene = SPLITS["dev"].scene(0)
-    plan = perfect_plan(scene, load_tokenizer(TINY))
+    plan = perfect_plan(scene, load_tokenizer())
     for record in SPLITS["dev"].questions(0, scene):
         blind = {name: record[name] for name in ("question_type", "question", "options")}
         assert answer(blind, plan) == answer(record, plan)
@@ -101,7 +102,7 @@ def test_the_answer_does_not_depend_on_the_truth() -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the vision stage of the shipped model would have left, with read-outs that know nothing."""
-    trainer = Trainer(load_tokenizer(TINY), seed=0)
+    trainer = Trainer(seed=0)
     trainer.model.load_state_dict(AutoModelForImageTextToText.from_pretrained(TINY, local_files_only=True).state_dict())
     trainer.next_stage()
     path = tmp_path_factory.mktemp("work") / "after-vision.pt"
@@ -110,7 +111,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_score_shows_the_ceiling_beside_the_base(checkpoint: Path, tmp_path: Path) -> None:
-    table, _ = measure(TINY, tmp_path, "dev", scenes=5, blind=20, plain=1, workers=1, tower=checkpoint)
+    table, _ = measure(TINY, tmp_path, "dev", scenes=5, blind=20, workers=1, tower=checkpoint)
     assert table["ceiling"].between(0, 100).all()
     assert table.loc["room_size_estimation", "ceiling"] < table.loc["room_size_estimation", "base"]
 
@@ -123,9 +124,9 @@ def test_the_command_prints_and_keeps_the_table(tmp_path: Path, monkeypatch: pyt
     table.loc[list(DIRECTION_TYPES), "base"] = 80.0, 90.0, 100.0
     asked: list[Path] = []
 
-    def measured(*_: object, tower: Path, **__: object) -> tuple[pd.DataFrame, dict[str, float]]:
+    def measured(*_: object, tower: Path, **__: object) -> tuple[pd.DataFrame, float]:
         asked.append(tower)
-        return table, {"unparsable": 0.0}
+        return table, 0.0
 
     monkeypatch.setattr("harness.world.pretrain.measure.measure", measured)
     outcome = CliRunner().invoke(app, ["world", "score", "--folder", str(tmp_path), "--tower", "after-vision.pt"])
@@ -139,7 +140,7 @@ def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None
     state = torch.load(checkpoint, weights_only=True)
     later, other, broken = tmp_path / "later.pt", tmp_path / "other.pt", tmp_path / "broken.pt"
     torch.save({**state, "stage": 2}, later)
-    Trainer(load_tokenizer(TINY), seed=1).save(other)
+    Trainer(seed=1).save(other)
     broken.write_bytes(checkpoint.read_bytes()[:1000])
     for path, message in (
         (later, "of a later stage; give after-vision.pt"),

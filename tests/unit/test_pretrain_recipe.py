@@ -14,7 +14,6 @@ from harness.errors import UserError
 from harness.io import sha256_file
 from harness.world.build import SPLITS
 from harness.world.pretrain import stages
-from harness.world.pretrain.folder import prepare_folder
 from harness.world.pretrain.stages import Run, pretrain, shard_seeds
 
 
@@ -89,7 +88,6 @@ def test_a_shard_that_the_run_does_not_name_is_not_trained_on(tmp_path: Path, mo
     for name in ("alone", "beside"):
         work = tmp_path / name
         run = Run(0, tmp_path / f"{name}-model", work, shards=1, shard_scenes=4)
-        prepare_folder(run.out)
         stages.render_shards(replace(run, shards=1 if name == "alone" else 2), lambda point: None)
         assert pretrain(run, lambda point: None)
         recipe = json.loads((run.out / "recipe.json").read_text())

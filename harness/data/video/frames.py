@@ -150,11 +150,21 @@ def _frame_budget(frames: int, settings: VideoSettings) -> int:
 
 
 def patchify(resized: Tensor, settings: VideoSettings) -> ProcessedVideo:
-    """Normalise (n, 3, h, w) uint8 frames and cut them into patches; an odd last frame is repeated."""
+    """The vision tower's input of (n, 3, h, w) uint8 frames."""
+    patches, grid = cut_patches(resized, settings)
+    return ProcessedVideo(pixel_values=patches, grid_thw=grid, digest=frames_digest(resized, settings))
+
+
+def cut_patches(frames: Tensor, settings: VideoSettings) -> tuple[Tensor, Tensor]:
+    """Normalise (n, 3, h, w) frames of 0 to 255 and cut them into patches; an odd last frame is repeated.
+
+    Returns:
+        ``pixel_values`` and ``grid_thw`` of :class:`ProcessedVideo`.
+    """
     scale = 1.0 / (1 / 255)
-    mean = torch.tensor(settings.image_mean) * scale
-    std = torch.tensor(settings.image_std) * scale
-    video = resized.float().sub_(mean[:, None, None]).div_(std[:, None, None])
+    mean = torch.tensor(settings.image_mean, device=frames.device) * scale
+    std = torch.tensor(settings.image_std, device=frames.device) * scale
+    video = frames.to(torch.float32, copy=True).sub_(mean[:, None, None]).div_(std[:, None, None])
     if missing := -len(video) % settings.temporal_patch_size:
         video = torch.cat((video, video[-1:].expand(missing, -1, -1, -1)))
     side, merge, depth = settings.patch_size, settings.merge_size, settings.temporal_patch_size
@@ -163,11 +173,8 @@ def patchify(resized: Tensor, settings: VideoSettings) -> ProcessedVideo:
     cells = video.view(grid[0], depth, channels, grid[1] // merge, merge, side, grid[2] // merge, merge, side).permute(
         0, 3, 6, 4, 7, 2, 1, 5, 8
     )
-    return ProcessedVideo(
-        pixel_values=cells.reshape(math.prod(grid), channels * depth * side * side),
-        grid_thw=torch.tensor([grid], dtype=torch.long),
-        digest=frames_digest(resized, settings),
-    )
+    patches = cells.reshape(math.prod(grid), channels * depth * side * side)
+    return patches, torch.tensor([grid], dtype=torch.long)
 
 
 def frames_digest(resized: Tensor, settings: VideoSettings) -> str:

@@ -1,31 +1,31 @@
-"""What a pre-training step sees: question forms, look-up lists and letter drills, mixed by stage."""
+"""What a pre-training step sees: question forms, look-up lists and letter drills, mixed by stage.
+
+Batches are drawn from (seed, stage, step) alone, so they are the same for any number of processes.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
-from harness.world.pretrain.probes import Option, Relation, relations_of
-from harness.world.pretrain.prompts import END, TURN
-from harness.world.pretrain.shards import Example, category_token_ids
+from harness.world.pretrain.dense import vision_targets
+from harness.world.pretrain.network import load_tokenizer
+from harness.world.pretrain.probes import Target, gap, relations_of, states_of
+from harness.world.pretrain.shards import CELLS, END, TURN, Example, Pool
 from harness.world.questions import DIRECTIONS, TURNS
-
-
-@dataclass(frozen=True)
-class TrainingText:
-    """Token ids after the video, which of them are supervised, and what the probes should read."""
-
-    kind: str
-    ids: list[int]
-    supervised: list[int]
-    relations: list[Relation]
-    options: list[Option]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Mix:
 
     Attributes:
         questions: Questions drawn per scene.
-        forms: Relative weight of each form (see ``prompts.FORMS``).
+        forms: Relative weight of each form (see ``shards.FORMS``).
         lists: Look-up lists per scene.
         drills: Letter drills per scene.
         types: Relative weight of question types, 1 where not named.
@@ -47,101 +47,102 @@ class Mix:
     types: Mapping[str, float] | None = None
 
 
+class TrainingText(NamedTuple):
+    """Token ids after the video, which of them are supervised, and what the probes should read."""
+
+    kind: str
+    ids: list[int]
+    supervised: list[int]
+    targets: list[Target]
+
+
 class Curriculum:
     """Draws the token sequences about a scene."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        self.category_ids = category_token_ids(tokenizer)
-        self.video_id = int(tokenizer.convert_tokens_to_ids("<|video_pad|>"))
-        self.kinds = {token: index for index, token in enumerate(self.category_ids)}
-        self._markers = {tokenizer.encode(f"\n{letter}. ")[0]: k for k, letter in enumerate("ABCD")}
-        self._letters = [tokenizer.encode(letter)[0] for letter in "ABCD"]
+    def __init__(self) -> None:
+        tokenizer = load_tokenizer()
+        self.category_ids: list[int] = tokenizer.convert_tokens_to_ids(list(CATEGORIES))
+        self._kinds = {token: index for index, token in enumerate(self.category_ids)}
+        self._encode: Callable[[str], list[int]] = functools.cache(tokenizer.encode)
+        self._markers = {self._encode(f"\n{letter}. ")[0]: k for k, letter in enumerate("ABCD")}
+        self._letters = {self._encode(letter)[0]: k for k, letter in enumerate("ABCD")}
         self._newlines = {i for token, i in tokenizer.get_vocab().items() if token.startswith("\u010a")}
-        self._newlines.add(tokenizer.encode(END)[0])
-        self._cache: dict[str, list[int]] = {}
-
-    def encode(self, text: str) -> list[int]:
-        if text not in self._cache:
-            self._cache[text] = self.tokenizer.encode(text)
-        return self._cache[text]
+        self._newlines.add(self._encode(END)[0])
 
     def draw(self, example: Example, mix: Mix, rng: np.random.Generator) -> list[TrainingText]:
         """Sequences about one scene."""
-        drawn = self._questions(example, mix, rng)
-        drawn += [self._list(example, rng) for _ in range(mix.lists)]
-        drawn += [self._drill(rng) for _ in range(mix.drills)]
-        return drawn
+        texts = list(self._questions(example, mix, rng))
+        texts += [self._list(example, rng) for _ in range(mix.lists)]
+        texts += [self._drill(rng) for _ in range(mix.drills)]
+        states = states_of(example).tolist()
+        for text in texts:
+            text.targets.extend(Target("state", i, states[kind]) for i, kind in self.mentions(text.ids))
+        return texts
 
-    def _questions(self, example: Example, mix: Mix, rng: np.random.Generator) -> list[TrainingText]:
+    def mentions(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Token index and category of every mention of a category."""
+        return [(i, self._kinds[token]) for i, token in enumerate(ids) if token in self._kinds]
+
+    def _questions(self, example: Example, mix: Mix, rng: np.random.Generator) -> Iterator[TrainingText]:
         weight = np.array([(mix.types or {}).get(q.type, 1.0) for q in example.questions])
-        chosen = rng.choice(
-            len(weight), min(mix.questions, int((weight > 0).sum())), replace=False, p=weight / weight.sum()
-        )
-        drawn = []
-        for index in chosen:
+        count = min(mix.questions, int((weight > 0).sum()))
+        for index in rng.choice(len(weight), count, replace=False, p=weight / weight.sum()):
             question = example.questions[index]
-            forms = [f for f in question.forms if mix.forms.get(f, 0) > 0]
-            if not forms:
+            odds = np.array([mix.forms.get(form, 0.0) for form in question.forms])
+            if not odds.any():
                 continue
-            odds = np.array([mix.forms[f] for f in forms])
-            form = forms[rng.choice(len(forms), p=odds / odds.sum())]
-            ids, start = question.forms[form]
-            relations = relations_of(question.type, ids[:start], self.kinds, example)
-            options = self._options(ids.tolist(), int(ids[start]))
-            asked = list(range(start, len(ids)))
-            drawn.append(TrainingText(f"{question.type}/{form}", ids.tolist(), asked, relations, options))
-        return drawn
+            form = list(question.forms)[rng.choice(len(odds), p=odds / odds.sum())]
+            ids, start = question.forms[form][0].tolist(), question.forms[form][1]
+            relations = relations_of(question.type, self.mentions(ids[:start]), example)
+            options = self._options(ids, self._letters.get(ids[start]))
+            yield TrainingText(f"{question.type}/{form}", ids, list(range(start, len(ids))), relations + options)
 
-    def _options(self, ids: Sequence[int], answer: int | None) -> list[Option]:
-        """The options in a text; `answer` is the token of the right letter."""
-        right = self._letters.index(answer) if answer in self._letters else None
-        options: list[Option] = []
-        spots: list[int] = []
+    def _options(self, ids: Sequence[int], right: int | None) -> list[Target]:
+        """The letter of every option's words, and at their end whether it is the right one, if that is known."""
+        targets: list[Target] = []
         letter: int | None = None
         for i, token in enumerate(ids):
-            if letter is None or token not in self._newlines:
-                spots += [i] if letter is not None else []
-            else:
-                options.append(Option(tuple(spots), letter, None if right is None else letter == right))
-                spots, letter = [], None
+            if letter is not None and token not in self._newlines:
+                targets.append(Target("letter", i, [letter]))
+            elif letter is not None:
+                if right is not None:
+                    targets.append(Target("right", i - 1, [letter == right]))
+                letter = None
             letter = self._markers.get(token, letter)
-        return options
+        return targets
 
     def _values(self, head: str, pairs: Sequence[tuple[str, str]]) -> TrainingText:
-        """`head` and then "key=value, ..." with the values supervised."""
-        ids = self.encode(head + TURN)[:]
+        """``head`` and then "key=value, ..." with the values supervised."""
+        ids = self._encode(head + TURN)[:]
         supervised: list[int] = []
         for k, (key, value) in enumerate(pairs):
-            ids = ids + self.encode((", " if k else "") + key + "=")
-            answer = self.encode(value)
+            ids += self._encode((", " if k else "") + key + "=")
+            answer = self._encode(value)
             supervised += range(len(ids), len(ids) + len(answer))
-            ids = ids + answer
-        return TrainingText(
-            head.split(":")[0].split(" ")[0], ids + self.encode(END), supervised, [], self._options(ids, None)
-        )
+            ids += answer
+        ids += self._encode(END)
+        return TrainingText(head.split(":")[0].split(" ")[0], ids, supervised, self._options(ids, None))
 
     def _list(self, example: Example, rng: np.random.Generator) -> TrainingText:
+        """Counts, sizes, first stops, or distances from one category, of the categories present."""
         counts = np.bincount(example.kind, minlength=len(CATEGORIES))
         present = rng.permutation(np.flatnonzero(counts)).tolist()
         unique = [k for k in present if counts[k] == 1]
-        name = CATEGORIES
         which = int(rng.integers(4))
         if which == 0:
-            pairs = [(name[k], str(counts[k])) for k in present]
-            return self._values("Count: ", pairs)
+            return self._values("Count: ", [(CATEGORIES[k], str(counts[k])) for k in present])
         if which == 1:
-            longest = {int(k): v for k, v in zip(example.kind, example.longest, strict=True)}
-            return self._values("Size: ", [(name[k], str(round(100 * longest[k]))) for k in unique])
+            longest = dict(zip(example.kind.tolist(), example.longest, strict=True))
+            return self._values("Size: ", [(CATEGORIES[k], str(round(100 * longest[k]))) for k in unique])
         if which == 2:
             seen = [k for k in present if not np.isnan(example.first[k])]
-            return self._values("Seen: ", [(name[k], str(int(example.first[k]))) for k in seen])
+            return self._values("Seen: ", [(CATEGORIES[k], str(int(example.first[k]))) for k in seen])
         anchor = unique[0]
-        pairs = [(name[k], f"{max(float(example.nearest[k, anchor]), 0.1):.1f}") for k in present if k != anchor]
-        sequence = self._values(f"Distance from the {name[anchor]}", pairs)
-        spots = [(i, self.kinds[t]) for i, t in enumerate(sequence.ids) if t in self.kinds][1:]
-        gaps = [(i, 0, float(np.log(max(example.nearest[k, anchor], 0.1))) - 0.5) for i, k in spots]
-        return TrainingText(sequence.kind, sequence.ids, sequence.supervised, gaps, [])
+        metres = {k: float(example.nearest[k, anchor]) for k in present if k != anchor}
+        pairs = [(CATEGORIES[k], f"{max(value, 0.1):.1f}") for k, value in metres.items()]
+        text = self._values(f"Distance from the {CATEGORIES[anchor]}", pairs)
+        text.targets.extend(gap(i, metres[k]) for i, k in self.mentions(text.ids)[1:])
+        return text
 
     def _drill(self, rng: np.random.Generator) -> TrainingText:
         """Options, then several queries for the letter of a content: needs no video."""
@@ -152,18 +153,88 @@ class Curriculum:
 
 
 def _drill_contents(rng: np.random.Generator) -> list[str]:
-    pool: list[str]
     which = int(rng.integers(6))
-    if which == 0:
-        pool = list(DIRECTIONS[:3])
-    elif which == 1:
-        pool = list(DIRECTIONS[3:])
-    elif which == 2:
-        pool = [f"{a}, {b}" for a in TURNS for b in TURNS]
-    elif which == 3:
+    if which == 3:
         some = rng.choice(np.array(CATEGORIES), 4, replace=False).tolist()
-        pool = [", ".join(order) for order in itertools.permutations(some)]
+        pool: Sequence[str] = [", ".join(order) for order in itertools.permutations(some)]
     else:
-        pool = list(CATEGORIES)
-    picked: NDArray[np.int64] = rng.permutation(len(pool))[:4]
-    return [pool[i] for i in picked]
+        turns = [f"{a}, {b}" for a in TURNS for b in TURNS]
+        pool = {0: DIRECTIONS[:3], 1: DIRECTIONS[3:], 2: turns}.get(which, CATEGORIES)
+    return [pool[i] for i in rng.permutation(len(pool))[:4]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        frames: (n, 2 * STOPS, S, S, 3) of 0 to 255.
+        vision: Dense targets of the vision tower.
+        texts: Each scene's texts, if the stage has any; the indices below count their tokens, joined in order.
+        supervised: (m,) indices of the supervised tokens.
+        places: (k,) indices of the tokens that each probe of the texts reads.
+        truths: (k, numbers) what each probe should read; (n * TOKENS, 1) stops and (n, numbers) summaries of videos.
+    """
+
+    frames: Tensor
+    vision: dict[str, Tensor]
+    texts: list[list[TrainingText]]
+    supervised: Tensor
+    places: dict[str, Tensor]
+    truths: dict[str, Tensor]
+
+
+def make_batch(
+    frames: NDArray[np.uint8],
+    examples: Sequence[Example],
+    mix: Mix | None,
+    curriculum: Curriculum,
+    rng: np.random.Generator,
+) -> Batch:
+    """Everything that one step needs of some scenes."""
+    texts = [curriculum.draw(example, mix, rng) for example in examples] if mix is not None else []
+    supervised: list[int] = []
+    found: dict[str, list[tuple[int, Sequence[float]]]] = defaultdict(list)
+    start = 0
+    for text in itertools.chain.from_iterable(texts):
+        supervised += [start + i for i in text.supervised]
+        for probe, i, truth in text.targets:
+            found[probe].append((start + i, truth))
+        start += len(text.ids)
+    states = torch.from_numpy(np.stack([states_of(example) for example in examples]))
+    stops = torch.arange(STOPS).repeat_interleave(CELLS * CELLS).repeat(len(examples))[:, None] / 4 - 1
+    return Batch(
+        torch.from_numpy(np.array(frames)),
+        vision_targets(examples),
+        texts,
+        torch.tensor(supervised, dtype=torch.long),
+        {name: torch.tensor([place for place, _ in items]) for name, items in found.items()},
+        {
+            "summary": torch.cat([states[..., 4].nan_to_num(-1.0), states[..., 5]], 1),
+            "stop": stops,
+            **{name: torch.tensor([truth for _, truth in items], dtype=torch.float) for name, items in found.items()},
+        },
+    )
+
+
+class Batches(Dataset[Batch]):
+    """Batches by (stage, step); a worker process opens the shards when it makes its first."""
+
+    def __init__(self, shards: Sequence[Path], seed: int, plan: Sequence[tuple[Mix | None, int]]) -> None:
+        self.shards, self.seed, self.plan = shards, seed, plan
+        self._opened: tuple[Pool, Curriculum] | None = None
+
+    def __getitem__(self, index: tuple[int, int]) -> Batch:
+        if self._opened is None:
+            if get_worker_info() is not None:  # the training process has a number of threads of its own
+                torch.set_num_threads(1)
+            self._opened = Pool(self.shards), Curriculum()
+        pool, curriculum = self._opened
+        mix, scenes = self.plan[index[0]]
+        rng = np.random.default_rng([self.seed, *index])
+        return make_batch(*pool.draw(rng, scenes), mix, curriculum, rng)
+
+    def ordered(self, indices: Sequence[tuple[int, int]], workers: int) -> DataLoader[Batch]:
+        """The batches of these (stage, step) in order, made ahead by ``workers`` processes (0: when asked for)."""
+        context = "spawn" if workers else None
+        return DataLoader(self, sampler=indices, batch_size=None, num_workers=workers, multiprocessing_context=context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,15 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from harness.world.catalogue import CATEGORIES
-from harness.world.pretrain.network import HIDDEN, IMAGE_MEAN, IMAGE_STD, PATCH
+from harness.world.pretrain.network import HIDDEN
 from harness.world.pretrain.shards import CELLS, TOKENS, Example
 
 KINDS = len(CATEGORIES)
-ROOM = 5
+GEOMETRY = ("x", "y", "log_distance", "log_size")
+ROOM = ("width", "depth", "area", "cos", "sin")
 MIN_PIXELS = 12
 """A token whose most visible object covers fewer pixels has no position or size to learn."""
-PIXEL_NOISE = 2.0
-"""Standard deviation, of 255, of the noise added to training frames: about the error of the codec."""
 
 
 class VisionHeads(nn.Module):
@@ -32,21 +30,15 @@ class VisionHeads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.read = nn.Linear(HIDDEN, 1 + 4 + KINDS + ROOM)
+        self.read = nn.Linear(HIDDEN, 1 + len(GEOMETRY) + KINDS + len(ROOM))
         nn.init.normal_(self.read.weight, std=0.01)
         nn.init.zeros_(self.read.bias)
 
     def forward(self, tokens: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
-        """Read (n, TOKENS, hidden) tokens with the (KINDS, hidden) category embeddings."""
+        """Read (..., hidden) video tokens with the (KINDS, hidden) category embeddings; see ``vision_targets``."""
         x = F.rms_norm(tokens, (HIDDEN,))
-        rest = self.read(x)
-        logits = torch.cat([x @ embeddings.T, rest[..., :1]], -1)
-        return {
-            "kind": logits,
-            "geometry": rest[..., 1:5],
-            "share": rest[..., 5 : 5 + KINDS],
-            "room": rest[..., -ROOM:],
-        }
+        bare, geometry, share, room = self.read(x).split([1, len(GEOMETRY), KINDS, len(ROOM)], -1)
+        return {"kind": torch.cat([x @ embeddings.T, bare], -1), "geometry": geometry, "share": share, "room": room}
 
 
 def vision_targets(examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -57,66 +49,58 @@ def vision_targets(examples: Sequence[Example]) -> dict[str, Tensor]:
         geometry (n, TOKENS, 4): east/2, north/2, log distance, 2 log longest side of the main object;
         seen (n, TOKENS): whether there is a main object;
         share (n, TOKENS, KINDS): part of each object's visible pixels, summed by category (sums to counts);
-        room (n, TOKENS, ROOM): 2 log width/5, 2 log depth/5, log area/25, cosine and sine of the heading.
+        room (n, TOKENS, 5): 2 log width/5, 2 log depth/5, log area/25, cosine and sine of the heading.
     """
-    rows: dict[str, list[NDArray[np.float32]]] = {k: [] for k in ("kind", "geometry", "seen", "share", "room")}
-    for example in examples:
-        cells = example.cells.astype(np.float32)
-        onehot = np.eye(KINDS, dtype=np.float32)[example.kind]
-        kind = cells @ onehot / (28 * 28)
-        rows["kind"].append(np.concatenate([kind, 1 - kind.sum(1, keepdims=True)], 1))
-        main = cells.argmax(1)
-        rows["seen"].append((cells.max(1) > MIN_PIXELS).astype(np.float32))
-        distance = np.log(np.hypot(*example.where.T))
-        table = np.concatenate(
-            [example.where / 2, distance[:, None] - 0.7, 2 * np.log(example.longest)[:, None]], 1
-        ).astype(np.float32)
-        rows["geometry"].append(table[main])
-        rows["share"].append(cells / cells.sum(0).clip(1) @ onehot)
-        width, depth, area = example.room
-        sides = np.array([2 * math.log(width / 5), 2 * math.log(depth / 5), math.log(area / 25)], np.float32)
-        sides = np.tile(sides, (TOKENS, 1))
-        heading = example.heading.repeat(CELLS * CELLS)
-        rows["room"].append(np.concatenate([sides, np.cos(heading)[:, None], np.sin(heading)[:, None]], 1))
-    return {name: torch.from_numpy(np.stack(values).astype(np.float32)) for name, values in rows.items()}
+    rows = [_targets(example) for example in examples]
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows]).astype(np.float32)) for name in rows[0]}
+
+
+def _targets(example: Example) -> dict[str, NDArray[np.floating]]:
+    cells = example.cells.astype(np.float32)
+    onehot = np.eye(KINDS, dtype=np.float32)[example.kind]
+    kind = cells @ onehot / (28 * 28)
+    distance = np.log(np.hypot(*example.where.T))[:, None]
+    objects = np.concatenate([example.where / 2, distance - 0.7, 2 * np.log(example.longest)[:, None]], 1)
+    sides = np.log(np.array(example.room) / (5, 5, 25)) * (2, 2, 1)
+    heading = example.heading.repeat(CELLS * CELLS)[:, None]
+    return {
+        "kind": np.concatenate([kind, 1 - kind.sum(1, keepdims=True)], 1),
+        "geometry": objects[cells.argmax(1)],
+        "seen": cells.max(1) > MIN_PIXELS,
+        "share": cells / cells.sum(0).clip(1) @ onehot,
+        "room": np.concatenate([np.tile(sides, (TOKENS, 1)), np.cos(heading), np.sin(heading)], 1),
+    }
 
 
 def vision_losses(read: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
     """Mean losses: category cross-entropy and squared errors, weighted to comparable size."""
     seen = target["seen"]
     entropy = -(target["kind"] * read["kind"].float().log_softmax(-1)).sum(-1)
-    geometry = ((read["geometry"].float() - target["geometry"]) ** 2 * seen[..., None]).sum() / seen.sum()
+    error = {name: (read[name].float() - target[name]) ** 2 for name in ("geometry", "share", "room")}
     return {
         "kind": 2 * (entropy * (1 + 3 * seen)).mean(),
-        "geometry": geometry,
-        "share": 100 * ((read["share"].float() - target["share"]) ** 2).mean(),
-        "room": ((read["room"].float() - target["room"]) ** 2).mean(),
+        "geometry": (error["geometry"] * seen[..., None]).sum() / seen.sum(),
+        "share": 100 * error["share"].mean(),
+        "room": error["room"].mean(),
     }
 
 
 def vision_scores(read: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, float]:
-    """Held-out scores: accuracy of the main category, R2 of the geometry, error of the counts."""
+    """Held-out scores: accuracy of the main category, error of the counts, R2 of geometry and room."""
     seen = target["seen"] > 0
-    right = (read["kind"][..., :-1].argmax(-1) == target["kind"][..., :-1].argmax(-1))[seen]
-    scores = {"accuracy": right.float().mean().item()}
-    for k, name in enumerate(("x", "y", "log_distance", "log_size")):
-        truth, guess = target["geometry"][..., k][seen], read["geometry"][..., k][seen]
-        scores[f"r2_{name}"] = 1 - ((guess - truth) ** 2).mean().item() / truth.var().item()
-    counts, guesses = target["share"].sum(1), read["share"].sum(1)
-    scores["count_mae"] = (counts - guesses)[counts > 0.5].abs().mean().item()
-    for k, name in enumerate(("width", "depth", "area", "cos", "sin")):
-        truth, guess = target["room"][..., k], read["room"][..., k]
-        scores[f"r2_{name}"] = 1 - ((guess - truth) ** 2).mean().item() / truth.var().item()
-    return scores
+    counts, guesses = target["share"].sum(1), read["share"].float().sum(1)
+    main, guess = (part["kind"][..., :-1].argmax(-1)[seen] for part in (target, read))
+    return {
+        "accuracy": (guess == main).float().mean().item(),
+        "count_mae": (counts - guesses)[counts > 0.5].abs().mean().item(),
+        **{
+            f"r2_{name}": r2(read["geometry"][seen][:, k], target["geometry"][seen][:, k])
+            for k, name in enumerate(GEOMETRY)
+        },
+        **{f"r2_{name}": r2(read["room"][..., k], target["room"][..., k]) for k, name in enumerate(ROOM)},
+    }
 
 
-def to_patches(frames: Tensor, noise: float = 0.0) -> Tensor:
-    """Frames (n, 2 * STOPS, S, S, 3) of 0 to 255 to (n * STOPS * 36, 1176) patches in the processor's order."""
-    pixels = frames.flatten(0, 1).float()
-    if noise:
-        pixels = pixels + noise * torch.randn_like(pixels)
-    mean, std = (255 * torch.tensor(values, device=pixels.device) for values in (IMAGE_MEAN, IMAGE_STD))
-    x = ((pixels - mean) / std).permute(0, 3, 1, 2)
-    grid = x.shape[-1] // PATCH
-    x = x.reshape(-1, 2, 3, grid // 2, 2, PATCH, grid // 2, 2, PATCH).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return x.reshape(-1, 2 * 3 * PATCH * PATCH)
+def r2(guess: Tensor, truth: Tensor) -> float:
+    """Share of the variance of ``truth`` that ``guess`` explains."""
+    return 1 - (guess.float() - truth).square().mean().item() / max(truth.var(correction=0).item(), 1e-9)

@@ -1,119 +1,89 @@
-"""Held-out curves during pre-training: greedy answers on the fast path, scored as the benchmark scores."""
+"""Held-out curves during pre-training: the read-outs, the loss on texts, and greedy answers scored by the benchmark."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from harness.vsibench.types import NUMERIC_TYPES
-from harness.world.pretrain.batches import Texts, make_batch
-from harness.world.pretrain.curriculum import Mix
-from harness.world.pretrain.dense import to_patches, vision_scores, vision_targets
-from harness.world.pretrain.packed import hidden_states, moved, pack, vision_features
-from harness.world.pretrain.probes import TAPS
-from harness.world.pretrain.shards import TOKENS, Example
-from harness.world.pretrain.trainer import GRID, Trainer
+from harness.data.encode import EncodedPrompt
+from harness.data.video.frames import process_frames
+from harness.engine.sampler import TransformersSampler
+from harness.vsibench.records import Record
+from harness.vsibench.scorers import SCORERS
+from harness.world.pretrain.curriculum import Mix, make_batch
+from harness.world.pretrain.dense import vision_scores, vision_targets
+from harness.world.pretrain.shards import SETTINGS, Example
+from harness.world.pretrain.trainer import Trainer
+from harness.world.questions import DATASET
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
+Frames = NDArray[np.uint8]
+_NEW_TOKENS = 12
 _SCENES = 10
 
 
-def score(question_type: str, answer: str, truth: str) -> float:
-    """Mean relative accuracy of a number (arXiv 2412.14171, eq. 1), else whether the texts are equal."""
-    if question_type not in NUMERIC_TYPES:
-        return float(answer.strip() == truth)
-    try:
-        error = abs(float(answer) - float(truth)) / float(truth)
-    except ValueError:
-        return 0.0
-    return float((error <= 1 - THRESHOLDS + 1e-9).mean())
-
-
-@torch.no_grad()
-def greedy(trainer: Trainer, video: Tensor, prompts: Sequence[Sequence[list[int]]], limit: int = 12) -> list[str]:
-    """Greedy answers to the prompts of several scenes, in order; prompts that ended leave the batch."""
-    end = trainer.model.config.text_config.eos_token_id
-    owner = [k for k, scene in enumerate(prompts) for _ in scene]
-    texts = [list(prompt) for scene in prompts for prompt in scene]
-    answers: list[list[int]] = [[] for _ in texts]
-    live = list(range(len(texts)))
-    for _ in range(limit):
-        batch = pack(trainer.prefix, [texts[i] + answers[i] for i in live], [owner[i] for i in live], len(prompts))
-        ends = batch.starts + torch.tensor([len(texts[i]) + len(answers[i]) for i in live]) - 1
-        hidden, _ = hidden_states(trainer.model, moved(batch, trainer.device), video)
-        tokens = trainer.model.lm_head(hidden[ends.to(trainer.device)]).argmax(-1).tolist()
-        for i, token in zip(live, tokens, strict=True):
-            answers[i].append(token)
-        live = [i for i in live if answers[i][-1] != end]
-        if not live:
-            break
-    return [trainer.tokenizer.decode([t for t in answer if t != end]) for answer in answers]
-
-
-@torch.no_grad()
 def evaluate_forms(
-    trainer: Trainer, frames: NDArray[np.uint8], examples: Sequence[Example], forms: Sequence[str], per_type: int = 1
+    trainer: Trainer, frames: Frames, examples: Sequence[Example], forms: Sequence[str]
 ) -> dict[str, tuple[float, int]]:
-    """Mean score and number of questions per "type/form"."""
-    end = trainer.tokenizer.eos_token or ""
+    """Mean score (0 to 100) and number of questions per "type/form", of the first question of each type.
+
+    The benchmark's own rule scores its own wording; answers in other forms, of which it reads the first
+    word alone, are scored by the tolerant rule.
+    """
+    sampler = TransformersSampler(trainer.policy, batch=160)
     scores: dict[str, list[float]] = defaultdict(list)
-    for begin in range(0, len(examples), _SCENES):
-        part = slice(begin, begin + _SCENES)
-        prompts, keys, truths = [], [], []
-        for example in examples[part]:
-            asked: dict[str, int] = defaultdict(int)
-            scene = []
-            for question in example.questions:
-                asked[question.type] += 1
-                for form in forms:
-                    if form in question.forms and asked[question.type] <= per_type:
-                        ids, start = question.forms[form]
-                        scene.append(ids[:start].tolist())
-                        keys.append((question.type, form))
-                        truths.append(trainer.tokenizer.decode(ids[start:].tolist()).removesuffix(end))
-            prompts.append(scene)
-        with trainer.half_precision():
-            video = _features(trainer, frames[part])
-            answers = greedy(trainer, video, prompts)
-        for (kind, form), answer, truth in zip(keys, answers, truths, strict=True):
-            scores[f"{kind}/{form}"].append(score(kind if form != "think" else "", answer, truth))
+    for start in range(0, len(examples), _SCENES):
+        clips = zip(frames[start : start + _SCENES], examples[start : start + _SCENES], strict=True)
+        prompts = [prompt for clip, example in clips for prompt in _prompts(trainer, clip, example, forms)]
+        answers = sampler.sample(prompts, 1, temperature=0.0, max_new_tokens=_NEW_TOKENS, seed=0)
+        for prompt, (answer,) in zip(prompts, answers, strict=True):
+            record, form = prompt.record, prompt.record.question
+            scorer = SCORERS["official" if form == "official" else "tolerant"]
+            scores[f"{record.question_type}/{form}"].append(scorer.score(answer.text, record).score)
     return {key: (100 * float(np.mean(values)), len(values)) for key, values in sorted(scores.items())}
 
 
+def _prompts(trainer: Trainer, clip: Frames, example: Example, forms: Sequence[str]) -> Iterator[EncodedPrompt]:
+    """The first question of each type about a scene in each form, whose name is all that its record says of it."""
+    video = process_frames(np.array(clip), SETTINGS)
+    firsts = {question.type: question for question in reversed(example.questions)}
+    for kind, question in firsts.items():
+        for form in (form for form in forms if form in question.forms):
+            ids, start = question.forms[form]
+            record = Record(
+                id=f"{example.seed}/{kind}/{form}",
+                dataset=DATASET,
+                scene_name=str(example.seed),
+                question_type=kind,
+                question=form,
+                ground_truth=trainer.policy.tokenizer.decode(ids[start:].tolist(), skip_special_tokens=True),
+            )
+            yield trainer.prompt(ids[:start].tolist(), video, record, record.key)
+
+
 @torch.no_grad()
-def evaluate_dense(trainer: Trainer, frames: NDArray[np.uint8], examples: Sequence[Example]) -> dict[str, float]:
+def evaluate_dense(trainer: Trainer, frames: Frames, examples: Sequence[Example]) -> dict[str, float]:
     """Held-out scores of the vision read-outs (see ``dense.vision_scores``)."""
-    with trainer.half_precision():
-        video = _features(trainer, frames)
-        read = trainer.heads(video.view(len(examples), TOKENS, -1), trainer.category_embeddings())
+    with trainer.policy.autocast():
+        read = trainer.heads(trainer.see(torch.from_numpy(np.array(frames))), trainer.category_embeddings())
     return vision_scores({name: value.float().cpu() for name, value in read.items()}, vision_targets(examples))
-
-
-def _features(trainer: Trainer, frames: NDArray[np.uint8]) -> Tensor:
-    pixels = torch.from_numpy(np.array(frames)).to(trainer.device)
-    return vision_features(trainer.model, to_patches(pixels), GRID)
 
 
 @torch.no_grad()
 def evaluate_texts(
-    trainer: Trainer, frames: NDArray[np.uint8], examples: Sequence[Example], mix: Mix, seed: int = 0
+    trainer: Trainer, frames: Frames, examples: Sequence[Example], mix: Mix
 ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """Teacher-forced (nats per token, accuracy per token) by kind of text, and R2 of the probes."""
-    batch, texts = make_batch(frames, examples, mix, trainer.curriculum, trainer.prefix, np.random.default_rng(seed))
-    here: Texts = moved(batch.texts, trainer.device)
-    with trainer.half_precision():
-        hidden, taps = hidden_states(trainer.model, here.pack, _features(trainer, frames), TAPS)
-        logits = trainer.model.lm_head(hidden[here.asked]).float()
-    nats = torch.nn.functional.cross_entropy(logits, here.wanted, reduction="none").cpu()
-    right = (logits.argmax(-1) == here.wanted).float().cpu()
-    kinds = np.array([text.kind for text in texts for _ in text.supervised])
-    table = {}
-    for kind in sorted(set(kinds.tolist())):
-        chosen = torch.from_numpy(kinds == kind)
-        table[kind] = (nats[chosen].mean().item(), right[chosen].mean().item())
-    return table, trainer.probes.r2(taps, here.targets)
+    batch = make_batch(frames, examples, mix, trainer.curriculum, np.random.default_rng(0))
+    with trainer.policy.autocast():
+        reading = trainer.read(trainer.see(batch.frames), batch)
+    nats = F.cross_entropy(reading.logits, reading.labels, reduction="none").cpu().numpy()
+    right = (reading.logits.argmax(-1) == reading.labels).cpu().numpy()
+    of = np.array([text.kind for scene in batch.texts for text in scene for _ in text.supervised])
+    kinds = sorted(set(of.tolist()))
+    table = {kind: (float(nats[of == kind].mean()), float(right[of == kind].mean())) for kind in kinds}
+    return table, trainer.probes.r2(reading.streams, reading.truths)

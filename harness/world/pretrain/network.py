@@ -1,79 +1,54 @@
-"""The tiny base model's architecture and its processor files: a genuine, small Qwen2-VL."""
+"""The tiny base model's folder: a genuine, small Qwen2-VL.
+
+Its configuration, tokenizer and processor files are data, with one home: the shipped folder. Pre-training takes
+them from there and makes the weights again.
+"""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
-from transformers import PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    Qwen2VLForConditionalGeneration,
+)
 
-HIDDEN = 192
-LAYERS = 6
-HEAD_DIM = 32
-FRAME_PIXELS = 84
-FRAMES = 16
-PATCH = 14
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+from harness.io import sha256_file, write_bytes, write_json
+from harness.models.presets import TINY
 
-
-def tiny_config(tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
-    """Architecture: 192 wide, 6 layers, vision tower 128 wide, 3 layers; about 4 million parameters."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in _SPECIALS}
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HIDDEN // HEAD_DIM,
-        "num_key_value_heads": HIDDEN // HEAD_DIM,
-        "intermediate_size": 448,
-        "max_position_embeddings": 2048,
-        "initializer_range": round(1 / math.sqrt(HIDDEN), 4),
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
-        "bos_token_id": ids["endoftext"],
-        "eos_token_id": ids["im_end"],
-        "pad_token_id": ids["endoftext"],
-        "tie_word_embeddings": True,
-    }
-    vision = {
-        "depth": 3,
-        "embed_dim": 128,
-        "hidden_size": HIDDEN,
-        "num_heads": 4,
-        "mlp_ratio": 4,
-        "patch_size": PATCH,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
-        "initializer_range": 0.04,
-    }
-    return Qwen2VLConfig(
-        architectures=["Qwen2VLForConditionalGeneration"],
-        text_config=text,
-        vision_config=vision,
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=ids["vision_end"],
-        tie_word_embeddings=True,
-        dtype="float32",
-    )
+SHIPPED = Path(TINY.location)
+WEIGHTS, RECIPE_FILE = "model.safetensors", "recipe.json"
+HIDDEN: int = AutoConfig.from_pretrained(SHIPPED).text_config.hidden_size
+_COPIED = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("preprocessor_config.json", "video_preprocessor_config.json"),
+)
 
 
-_SPECIALS = ("endoftext", "im_start", "im_end", "image_pad", "video_pad", "vision_start", "vision_end")
+def load_tokenizer() -> PreTrainedTokenizerBase:
+    """The shipped tokenizer."""
+    return AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2VLForConditionalGeneration:
+def build_model(seed: int) -> Qwen2VLForConditionalGeneration:
     """A freshly initialised model.
 
     Weights start at about 1/sqrt(fan-in): at the usual 0.02 the attention of a network this narrow is
-    flat and no look-up ever forms. Output projections are scaled down by the depth.
+    flat and no look-up ever forms. Output projections are scaled down by the depth. Half of the heads
+    start with equal query and key projections: such a head attends to tokens similar to its own, which
+    is the beginning of every look-up (the word "chair" finds the video tokens that show one).
     """
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(tiny_config(tokenizer))
+    model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(SHIPPED))
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             scale = 1 / math.sqrt(module.in_features)
@@ -85,64 +60,22 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen2VLForCond
     projection = model.model.visual.patch_embed.proj
     nn.init.normal_(projection.weight, std=1 / math.sqrt(projection.weight[0].numel()))
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=1 / math.sqrt(HIDDEN))
-    match_like_with_like(model)
+    for layer in model.model.language_model.layers:
+        with torch.no_grad():
+            layer.self_attn.k_proj.weight[: HIDDEN // 2] = layer.self_attn.q_proj.weight[: HIDDEN // 2]
     model.tie_weights()
-    model.generation_config.update(
-        bos_token_id=model.config.text_config.bos_token_id,
-        eos_token_id=model.config.text_config.eos_token_id,
-        pad_token_id=model.config.text_config.pad_token_id,
-        do_sample=False,
-        max_new_tokens=16,
-    )
+    model.generation_config = GenerationConfig.from_pretrained(SHIPPED)
     return model
 
 
-@torch.no_grad()
-def match_like_with_like(model: Qwen2VLForConditionalGeneration) -> None:
-    """Let half of the heads start with equal query and key projections.
+def save_model(model: Qwen2VLForConditionalGeneration, folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write a model folder: the shipped one with other weights, and with a recipe that has their sha256.
 
-    Such a head attends to tokens similar to its own, which is the beginning of every look-up: the word
-    "chair" finds the video tokens that show one, an option finds its equal.
+    The weights are stored in bfloat16 to halve the file; the configuration asks for float32, so that a
+    plain ``from_pretrained`` computes in float32.
     """
-    for layer in model.model.language_model.layers:
-        attention = layer.self_attn
-        half = attention.k_proj.out_features // 2
-        attention.k_proj.weight[:half] = attention.q_proj.weight[:half]
-
-
-def save_processor_files(folder: Path) -> None:
-    """Image and video processor settings with explicit sizes, so that 84-pixel frames stay 84 pixels."""
-    shared = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(IMAGE_MEAN),
-        "image_std": list(IMAGE_STD),
-        "rescale_factor": 1 / 255,
-        "resample": 3,
-        "patch_size": PATCH,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    }
-    # Edges are pixel counts of one frame: 84 x 84 is kept, anything larger is scaled down to that area.
-    size = {"shortest_edge": (2 * PATCH) ** 2, "longest_edge": FRAME_PIXELS**2}
-    image = {
-        **shared,
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2VLProcessor",
-        "size": size,
-    }
-    video = {
-        **shared,
-        "video_processor_type": "Qwen2VLVideoProcessor",
-        "processor_class": "Qwen2VLProcessor",
-        "size": size,
-        "min_frames": 2,
-        "max_frames": 128,
-        "num_frames": FRAMES,
-        "do_sample_frames": False,
-        "cap_pixels_per_frame": False,
-    }
-    for name, content in (("preprocessor_config.json", image), ("video_preprocessor_config.json", video)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for name in _COPIED:
+        write_bytes(folder / name, (SHIPPED / name).read_bytes())
+    tensors = {name: one.detach().to("cpu", torch.bfloat16).contiguous() for name, one in model.named_parameters()}
+    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_json(folder / RECIPE_FILE, {**recipe, "weights_sha256": sha256_file(folder / WEIGHTS)})

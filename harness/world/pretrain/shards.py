@@ -1,4 +1,7 @@
-"""Scenes for pre-training: rendered in shards, kept on disk as frames, dense targets and tokenised questions."""
+"""Scenes for pre-training: rendered in shards, kept on disk as frames, dense targets and tokenised questions.
+
+Every question is kept in the forms in which evaluation and post-training will ask it, as token ids after the video.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from harness.data.video.frames import VideoSettings
 from harness.io import sha256_file
+from harness.vsibench.prompts import SYSTEM, answer_text, prompt_text
+from harness.vsibench.records import Record
 from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
-from harness.world.pretrain.prompts import encode_forms
-from harness.world.questions import first_seen, make_questions
+from harness.world.questions import Raw, first_seen, make_questions
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
 from harness.world.scenes import Scene
 from harness.world.video import read_video, write_video
@@ -25,13 +31,27 @@ from harness.world.video import read_video, write_video
 CELLS = FRAME_SIZE // 28
 TOKENS = STOPS * CELLS * CELLS
 """Video tokens of a scene: 8 stops of 3 by 3 merged patches."""
+SETTINGS = VideoSettings(frames=2 * STOPS, min_pixels=28 * 28, max_pixels=FRAME_SIZE**2)
+"""Frames as the model sees them: two of each stop, as they are."""
+
+BEFORE_TEXT = (
+    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
+    f"<|vision_start|>{'<|video_pad|>' * TOKENS}<|vision_end|>"
+)
+"""The prompt up to the end of the video, the same for every text about a scene."""
+TURN = "<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>"
+
+FORMS = ("official", "vanilla", "words", "think", "observe")
+"""official: the benchmark's wording; vanilla: the training wording, with options if there are any; words:
+the training wording without options, answered in words; think, observe: the tagged modes."""
 
 _KIND = {name: k for k, name in enumerate(CATEGORIES)}
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question: its type and, per form (see ``prompts``), token ids and where the answer starts."""
+    """One question: its type and, per form, token ids and where the answer starts."""
 
     type: str
     forms: dict[str, tuple[NDArray[np.int16], int]]
@@ -66,6 +86,27 @@ class Example:
     questions: tuple[Question, ...]
 
 
+def texts(record: Raw, form: str) -> tuple[str, str]:
+    """The user's text and the answer of a record in a form."""
+    asked = Record(**record)
+    words, answer = asked.answer_words, asked.ground_truth
+    if form == "words":
+        return prompt_text(asked.model_copy(update={"options": None}), "vanilla"), words
+    thought = f"<{form}>{words}</{form}>" if form in ("think", "observe") else ""
+    return prompt_text(asked, form), thought + answer_text(answer, form)
+
+
+def encode_forms(record: Raw, tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[NDArray[np.int16], int]]:
+    """Token ids after the video and the index of the first answer token, for every form of a record."""
+    forms = {}
+    for form in FORMS:
+        if form != "words" or record["options"] is not None:
+            text, answer = texts(record, form)
+            prompt = tokenizer.encode(text + TURN)
+            forms[form] = (np.array(prompt + tokenizer.encode(answer + END), np.int16), len(prompt))
+    return forms
+
+
 def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int) -> Example:
     """Dense targets and tokenised questions of one scene."""
     things = scene.objects
@@ -73,9 +114,8 @@ def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int
     ids = ids.reshape(TOKENS, -1)
     cells = np.stack([(ids == i).sum(1) / 2 for i in range(len(things))], 1).astype(np.float16)
     nearest = np.full((len(CATEGORIES), len(CATEGORIES)), np.nan, np.float32)
-    for a, first_group in scene.by_category.items():
-        for b, second_group in scene.by_category.items():
-            nearest[_KIND[a], _KIND[b]] = scene.distances[np.ix_(first_group, second_group)].min()
+    for (a, ours), (b, theirs) in product(scene.by_category.items(), repeat=2):
+        nearest[_KIND[a], _KIND[b]] = scene.distances[np.ix_(ours, theirs)].min()
     first = np.full(len(CATEGORIES), np.nan, np.float32)
     for name, stop in first_seen(scene).items():
         first[_KIND[name]] = stop
@@ -97,14 +137,16 @@ def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int
 def write_shard(
     path: Path, seeds: Iterable[int], tokenizer: PreTrainedTokenizerBase, count: int, per_type: int = 4
 ) -> None:
-    """Render scenes of consecutive accepted `seeds` until `count` and write `path`, a .npy, and a .pkl beside it."""
+    """Render the first ``count`` accepted scenes of ``seeds`` to ``path``, a .npy, and a .pkl next to it."""
     frames, examples = [], []
     for seed in seeds:
         scene = sample_scene(seed)
         if scene is None:
             continue
         with TemporaryDirectory() as folder:
-            frames.append(through_codec(render_scene(scene)[0], Path(folder)))
+            clip = Path(folder) / "clip.mp4"  # the model learns frames as a viewer of the video gets them
+            write_video(clip, render_scene(scene)[0])
+            frames.append(read_video(clip))
         examples.append(make_example(scene, tokenizer, per_type))
         if len(examples) == count:
             break
@@ -144,21 +186,3 @@ class Pool:
 def shards_digest(paths: Sequence[Path]) -> str:
     """sha256 over the sha256 of each shard's frames, in order: what a model was trained on."""
     return hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
-
-
-def through_codec(frames: NDArray[np.uint8], folder: Path) -> NDArray[np.uint8]:
-    """Frames as a viewer of the mp4 gets them: written to a video in `folder` and decoded again."""
-    path = folder / "clip.mp4"
-    write_video(path, frames)
-    return read_video(path)
-
-
-def category_token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str] = CATEGORIES) -> list[int]:
-    """The single token of each category; raises if a category is spelled by several tokens."""
-    ids = []
-    for name in names:
-        tokens = tokenizer.encode(name)
-        if len(tokens) != 1:
-            raise ValueError(f"category '{name}' is {len(tokens)} tokens, add it to vocabulary.THINGS")
-        ids.append(tokens[0])
-    return ids

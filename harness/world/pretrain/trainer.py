@@ -1,32 +1,42 @@
-"""One pre-training step and its optimisers: vision read-outs, probes and the language-model loss together."""
+"""One pre-training step and its optimisers: vision read-outs, probes and the language-model loss together.
+
+Texts are packed by the engine: the video of a scene is a prompt, and the texts about it are its completions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
-from harness.world.camera import STOPS
-from harness.world.pretrain.batches import Batch, Texts
-from harness.world.pretrain.curriculum import Curriculum, Mix
-from harness.world.pretrain.dense import PIXEL_NOISE, VisionHeads, to_patches, vision_losses
-from harness.world.pretrain.network import FRAME_PIXELS, PATCH, build_model
-from harness.world.pretrain.packed import hidden_states, moved, video_prefix, vision_features
-from harness.world.pretrain.probes import TAPS, Probes
-from harness.world.pretrain.prompts import prefix_ids
-from harness.world.pretrain.shards import TOKENS
+from harness.data.encode import VIDEO_TOKEN_TYPE, EncodedPrompt
+from harness.data.video.frames import ProcessedVideo, cut_patches, process_frames
+from harness.engine.packing import pack
+from harness.engine.policy import Policy
+from harness.models.families import encode_video
+from harness.vsibench.records import Record
+from harness.world.pretrain.curriculum import Batch, Curriculum, Mix
+from harness.world.pretrain.dense import VisionHeads, vision_losses
+from harness.world.pretrain.network import build_model, load_tokenizer
+from harness.world.pretrain.probes import PROBES, Probes
+from harness.world.pretrain.shards import BEFORE_TEXT, SETTINGS, TOKENS
+from harness.world.questions import DATASET
+from harness.world.renderer import FRAME_SIZE
 
-GRID = torch.tensor([STOPS, FRAME_PIXELS // PATCH, FRAME_PIXELS // PATCH])
 VIDEO_RMS = 0.7
 """Size of a video token handed to the language model: comparable with what one layer adds to it."""
+PIXEL_NOISE = 2.0
+"""Standard deviation, of 255, of the noise added to training frames: about the error of the codec."""
+_FLOOR = 0.05
+"""Final learning rate of a stage that decays, as a share of the full one."""
+_STATEFUL = ("model", "heads", "probes", "muon", "adam")
+"""What a checkpoint holds the state of."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +50,7 @@ class Stage:
         mix: Texts per scene; None trains the vision tower alone.
         vision: Learning-rate factor of the vision tower; 0 freezes it.
         rate: Muon learning rate (matched to AdamW's update size).
-        decay: Share of the steps, at the end, over which the rate falls to `floor` of itself.
-        floor: Final learning rate as a share of the full one.
-        probes: Weight of the probe losses.
+        decay: Share of the steps, at the end, over which the rate falls to a twentieth of itself.
         until: End the stage early, as soon as the held-out questions reach this mean of the eight tasks.
     """
 
@@ -53,129 +61,173 @@ class Stage:
     vision: float = 0.0
     rate: float = 3e-3
     decay: float = 0.0
-    floor: float = 0.05
-    probes: float = 1.0
     until: float | None = None
+
+
+class Reading(NamedTuple):
+    """What the language model made of a batch's texts.
+
+    Attributes:
+        logits: (m, vocabulary) predictions of the supervised tokens.
+        labels: (m,) these tokens.
+        streams: (k, hidden) what each probe reads.
+        truths: (k, numbers) what it should read there.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    streams: dict[str, Tensor]
+    truths: dict[str, Tensor]
 
 
 class Trainer:
     """Model, heads, probes and optimisers of a pre-training run."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, device: str = "cpu") -> None:
-        self.tokenizer, self.seed, self.device = tokenizer, seed, torch.device(device)
-        self.model = build_model(tokenizer, seed).to(self.device)
+    def __init__(self, seed: int, device: str = "cpu") -> None:
+        tokenizer = load_tokenizer()
+        self.seed, self.device = seed, torch.device(device)
+        self.model = build_model(seed).to(self.device)
+        self.policy = Policy(self.model, tokenizer, self.device, "bf16")
         self.heads, self.probes = VisionHeads().to(self.device), Probes().to(self.device)
-        self.curriculum = Curriculum(tokenizer)
-        self.categories = torch.tensor(self.curriculum.category_ids, device=self.device)
-        self.prefix = video_prefix(self.model, prefix_ids(tokenizer, TOKENS), GRID[None])
-        self.muon, self.adam = self._optimisers()
+        self.curriculum = Curriculum()
+        self._before_text: list[int] = tokenizer.encode(BEFORE_TEXT)
         self.stage, self.step = 0, 0
         self.ended: list[int] = []  # the last step of each stage that is over
+        self._new_optimisers()
+        black = process_frames(np.zeros((SETTINGS.frames, FRAME_SIZE, FRAME_SIZE, 3), np.uint8), SETTINGS)
+        record = Record(id=0, dataset=DATASET, scene_name="black", question_type="none", question="?", ground_truth="?")
+        with torch.no_grad():
+            (blank,) = self.policy.prompt_states([self.prompt([], black, record, "blank")]).values()
+        # Words go on from the token that ends the video; a generated token would go on from the last frame's position.
+        self._blank = blank._replace(next_position=int(blank.positions[0, -1]) + 1)
 
-    def _optimisers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    def _new_optimisers(self) -> None:
+        """Muon for matrices, AdamW for everything else; only AdamW's gradients are clipped."""
         tower = list(self.model.model.visual.parameters())
-        in_tower = {id(p) for p in tower}
         embedding = self.model.model.language_model.embed_tokens.weight
-        language = [p for p in self.model.parameters() if id(p) not in in_tower]
-        matrices = [p for p in language if p.ndim == 2 and p is not embedding]
-        others = [p for p in language if p.ndim != 2 or p is embedding]
-        groups = [{"params": [p for p in tower if p.ndim == 2], "part": "vision"}, {"params": matrices, "part": "text"}]
-        muon = torch.optim.Muon(groups, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        rest = [
-            {"params": [p for p in tower if p.ndim != 2] + list(self.heads.parameters()), "part": "vision"},
-            {"params": others + list(self.probes.parameters()), "part": "text"},
+        text = [p for name, p in self.model.named_parameters() if ".visual." not in name and p is not embedding]
+        matrices = [
+            {"params": [p for p in tower if p.ndim == 2], "part": "vision"},
+            {"params": [p for p in text if p.ndim == 2], "part": "text"},
         ]
-        return muon, torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
+        others = [
+            {"params": [p for p in tower if p.ndim != 2] + list(self.heads.parameters()), "part": "vision"},
+            {"params": [p for p in text if p.ndim != 2] + [embedding, *self.probes.parameters()], "part": "text"},
+        ]
+        self.muon = torch.optim.Muon(matrices, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
 
     def next_stage(self) -> None:
         """Go to the next stage, with fresh optimisers and a warm-up of its own."""
         self.ended.append(self.step)
         self.stage, self.step = self.stage + 1, 0
-        self.muon, self.adam = self._optimisers()
+        self._new_optimisers()
 
-    def set_rates(self, stage: Stage) -> None:
+    def train_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """One optimiser step; returns the losses, still on the device."""
+        self._set_rates(stage)
+        torch.manual_seed(hash((self.seed, self.stage, self.step)) % 2**31)  # this step's noise, also after a stop
+        with self.policy.autocast():
+            with torch.set_grad_enabled(stage.vision > 0):
+                video = self.see(batch.frames, PIXEL_NOISE)
+            losses: dict[str, Tensor] = {}
+            if stage.vision > 0:
+                target = {name: values.to(self.device) for name, values in batch.vision.items()}
+                losses.update(vision_losses(self.heads(video, self.category_embeddings()), target))
+            if batch.texts:
+                reading = self.read(video, batch)
+                losses["text"] = F.cross_entropy(reading.logits, reading.labels)
+                losses.update(self.probes.losses(reading.streams, reading.truths))
+        for optimiser in (self.muon, self.adam):
+            optimiser.zero_grad(set_to_none=True)
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        nn.utils.clip_grad_norm_([p for group in self.adam.param_groups for p in group["params"]], 1.0)
+        self.muon.step()
+        self.adam.step()
+        self.step += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _set_rates(self, stage: Stage) -> None:
         """Warm up over 30 steps, hold, then decay linearly over the last part of the stage."""
         done = self.step / stage.steps
         scale = min(1.0, (self.step + 1) / 30)
         if stage.decay and done > 1 - stage.decay:
-            scale *= max(stage.floor, (1 - done) / stage.decay)
+            scale *= max(_FLOOR, (1 - done) / stage.decay)
         for optimiser, share in ((self.muon, 1.0), (self.adam, 0.6)):
             for group in optimiser.param_groups:
                 factor = stage.vision if group["part"] == "vision" else float(stage.mix is not None)
                 group["lr"] = stage.rate * share * scale * factor
 
-    def half_precision(self) -> torch.autocast:
-        """bfloat16 where it is safe."""
-        return torch.autocast(self.device.type, torch.bfloat16)
-
-    def train_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        """One optimiser step; returns the losses, still on the device."""
-        self.set_rates(stage)
-        torch.manual_seed(hash((self.seed, self.stage, self.step)) % 2**31)  # the noise of this step, also after a stop
-        here: Batch = moved(batch, self.device)
-        with self.half_precision():
-            with torch.set_grad_enabled(stage.vision > 0):
-                video = vision_features(self.model, to_patches(here.frames, PIXEL_NOISE), GRID)
-            losses: dict[str, Tensor] = {}
-            if stage.vision > 0:
-                read = self.heads(video.view(len(here.frames), TOKENS, -1), self.category_embeddings())
-                losses.update(vision_losses(read, here.vision))
-            if here.texts is not None:
-                losses.update(self._text_losses(video, here.texts, stage))
-        total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        for optimiser in (self.muon, self.adam):
-            optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        self._update(stage)
-        self.step += 1
-        return {name: loss.detach() for name, loss in losses.items()}
-
-    def _update(self, stage: Stage) -> None:
-        parameters = [p for group in self.adam.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        self.muon.step()
-        self.adam.step()
+    def prompt(self, ids: Sequence[int], video: ProcessedVideo, record: Record, key: str) -> EncodedPrompt:
+        """A prompt from the token ids that follow its video; ``key`` names it among others."""
+        tokens = torch.tensor([*self._before_text, *ids])
+        kinds = (tokens == self.model.config.video_token_id).long() * VIDEO_TOKEN_TYPE
+        return EncodedPrompt(key, record, "official", tokens, kinds, video, text_digest="")
 
     def category_embeddings(self) -> Tensor:
-        return self.model.model.language_model.embed_tokens.weight[self.categories]
+        """(categories, hidden) embeddings of the categories' tokens."""
+        return self.policy.embed(torch.tensor(self.curriculum.category_ids, device=self.device))
 
-    def _text_losses(self, video: Tensor, texts: Texts, stage: Stage) -> dict[str, Tensor]:
-        hidden, taps = hidden_states(self.model, texts.pack, video, TAPS)
-        loss = F.cross_entropy(self.model.lm_head(hidden[texts.asked]).float(), texts.wanted)
-        probes = self.probes.losses(taps, texts.targets)
-        return {"text": loss, **{name: stage.probes * value for name, value in probes.items()}}
+    def see(self, frames: Tensor, noise: float = 0.0) -> Tensor:
+        """(n, TOKENS, hidden) video tokens of (n, 2 * STOPS, S, S, 3) frames of 0 to 255.
 
-    def settle_video(self, frames: NDArray[np.uint8]) -> None:
+        A patch attends within its frame only, so all clips go through the tower as one long video.
+        """
+        pixels = frames.to(self.device).flatten(0, 1).float()
+        if noise:
+            pixels = pixels + noise * torch.randn_like(pixels)
+        patches, grid = cut_patches(pixels.permute(0, 3, 1, 2), SETTINGS)
+        features = encode_video(self.model, ProcessedVideo(patches, grid, digest=""), self.device)
+        return features[0].view(len(frames), TOKENS, -1)
+
+    def read(self, video: Tensor, batch: Batch) -> Reading:
+        """Run a batch's texts after the (n, TOKENS, hidden) video tokens of their scenes."""
+        blank, embeddings = self._blank, self.policy.embed(self._blank.ids.to(self.device))
+        slots = blank.visual.to(self.device)[:, None]
+        shown = [embeddings.masked_scatter(slots, tokens.to(embeddings.dtype)) for tokens in video]
+        states = {str(k): blank._replace(video=str(k), embeddings=inputs) for k, inputs in enumerate(shown)}
+        completions = {str(k): [(0, text.ids) for text in scene] for k, scene in enumerate(batch.texts)}
+        rows = pack(states, completions, 0, self.policy.embed)
+        taps: list[Tensor] = []
+        layers = self.policy.language_model.layers
+        hooks = [layer.register_forward_hook(lambda *call: taps.append(call[-1])) for layer in layers]
+        hidden = self.policy.forward_packed(rows).flatten(0, 1)
+        for hook in hooks:
+            hook.remove()
+        streams = {}
+        for name, (layer, _) in PROBES.items():
+            prefix, suffix = taps[layer].tensor_split([rows.prefix_length], 1)
+            if name == "stop":
+                streams[name] = prefix[:, slots[:-1, 0]].flatten(0, 1)
+            elif name == "summary":
+                streams[name] = suffix[:, 0]  # the token that ends the video
+            elif name in batch.places:  # a token's own place is the one that predicts the next token of its text
+                streams[name] = suffix.flatten(0, 1)[rows.source[batch.places[name].to(self.device) + 1]]
+        supervised = batch.supervised.to(self.device)
+        logits = self.model.lm_head(hidden[rows.source[supervised]]).float()
+        truths = {name: truth.to(self.device) for name, truth in batch.truths.items()}
+        return Reading(logits, rows.labels[supervised], streams, truths)
+
+    @torch.no_grad()
+    def settle_video(self, frames: Tensor) -> None:
         """Rescale the tower's last layer so that video tokens have a root mean square of VIDEO_RMS.
 
         Read-outs normalise their input, so during the vision stage the scale drifts freely.
         """
         last = self.model.model.visual.merger.mlp[-1]
-        with torch.no_grad():
-            pixels = to_patches(torch.from_numpy(frames).to(self.device))
-            size = vision_features(self.model, pixels, GRID).square().mean().sqrt()
-            last.weight.mul_(VIDEO_RMS / size)
-            last.bias.mul_(VIDEO_RMS / size)
+        size = self.see(frames).square().mean().sqrt()
+        last.weight.mul_(VIDEO_RMS / size)
+        last.bias.mul_(VIDEO_RMS / size)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint under a temporary name and rename it; at the start of a stage without optimisers."""
-        state = {name: module.state_dict() for name, module in self._modules()}
-        if self.step:
-            state.update(muon=self.muon.state_dict(), adam=self.adam.state_dict())
-        temporary = path.with_suffix(".tmp")
-        torch.save({**state, "stage": self.stage, "step": self.step, "ended": self.ended}, temporary)
-        temporary.replace(path)
+        """Write a checkpoint under a temporary name and rename it."""
+        state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        torch.save({**state, "stage": self.stage, "step": self.step, "ended": self.ended}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
         state: Mapping[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
-        for name, module in self._modules():
-            module.load_state_dict(state[name])
-        self.muon, self.adam = self._optimisers()
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.stage, self.step, self.ended = state["stage"], state["step"], list(state["ended"])
-        if self.step:
-            self.muon.load_state_dict(state["muon"])
-            self.adam.load_state_dict(state["adam"])
-
-    def _modules(self) -> tuple[tuple[str, nn.Module], ...]:
-        return ("model", self.model), ("heads", self.heads), ("probes", self.probes)
