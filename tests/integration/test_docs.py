@@ -155,6 +155,15 @@ def test_every_block_of_a_document_runs(
         assert len(rest) == 1 and "{dataset}/{scene_name}.mp4" in rest[0]
 
 
+@pytest.mark.parametrize("name", (*DOCUMENTS, "CHANGELOG.md", "Makefile"))
+def test_every_path_in_a_document_exists(name: str) -> None:
+    rooms = r"(?:harness|algorithms|rewards|reports|tests|\.ci)/[\w./*-]*\w"
+    paths = re.findall(rf"(?<![\w/.]){rooms}", (ROOT / name).read_text())
+    missing = [path for path in paths if not list(ROOT.glob(path))]
+    assert not missing
+    assert len(paths) > 10 or name in ("CHANGELOG.md", "Makefile")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_block_of_a_new_package_runs(
     kind: str, place: Path, run: Callable[[list[str]], None], stopped: list[Any], monkeypatch: pytest.MonkeyPatch
