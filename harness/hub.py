@@ -1,4 +1,4 @@
-"""The Hugging Face hub: fetching a data set, identifying a model's weights, and saying why either cannot be had."""
+"""The Hugging Face hub: downloading a data set, identifying a model's weights, explaining failures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def fetch_dataset(repository: str, *, local_only: bool = False) -> Path:
-    """The folder of a data set's snapshot; what the hub's cache lacks is fetched, unless offline mode is on.
+    """The folder of a data set's snapshot; missing files are downloaded unless offline mode is on.
 
     Args:
         repository: ``OWNER/NAME``.
-        local_only: Look into the cache on this machine only.
+        local_only: Use only the cache on this machine.
 
     Raises:
-        UserError: It cannot be had; the message says why and what to do.
+        UserError: The data set is not available; the message gives the reason and the fix.
     """
     from huggingface_hub import snapshot_download
 
@@ -41,10 +41,10 @@ def fetch_dataset(repository: str, *, local_only: bool = False) -> Path:
 
 
 def weight_digests(repository: str) -> dict[str, str]:
-    """SHA-256 of each safetensors file of a model: what the hub says, else what its cache on this machine holds.
+    """SHA-256 of each safetensors file of a model, from the hub or else from its cache on this machine.
 
     Raises:
-        UserError: The model cannot be had, or has no safetensors.
+        UserError: The model is not available, or has no safetensors file.
     """
     from huggingface_hub import HfApi
 
@@ -61,7 +61,7 @@ def weight_digests(repository: str) -> dict[str, str]:
 
 
 def _cached_digests(repository: str) -> dict[str, str]:
-    """The same from the cache, whose files are links to blobs named by their SHA-256; {} when one is missing."""
+    """The same from the cache, whose files link to blobs named by their SHA-256; {} if one is missing."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repository, "config.json")
@@ -82,7 +82,7 @@ def _blob_digest(file: Path) -> str:
 
 
 def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
-    """Say why a repository cannot be had, and the fix."""
+    """The reason why a repository is not available, and the fix."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
@@ -95,20 +95,20 @@ def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
     if among(errors.GatedRepoError):
         why = f"access is restricted. Accept its terms at {page}, log in with `hf auth login`, and run again"
     elif among(errors.RepositoryNotFoundError):
-        why = f"the hub has none of that name, or it is private ({page}). Check the name, or log in: `hf auth login`"
+        why = f"it does not exist or is private ({page}). Check the name, or log in with `hf auth login`"
     elif is_offline():
         why = (
-            f"offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE) and the cache {constants.HF_HUB_CACHE} does "
-            f"not hold it whole. Unset it, or fetch it where the hub can be reached ({fetch}) and give the folder"
+            f"offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE) and the cache {constants.HF_HUB_CACHE} is "
+            f"incomplete. Unset it, or download the {kind} on a machine with access ({fetch}) and name its folder"
         )
     elif among(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, errors.HfHubHTTPError):
         why = (
-            f"the hub cannot be reached and the cache {constants.HF_HUB_CACHE} does not hold it whole. Fetch it where "
-            f"the hub can be reached ({fetch}) and give the folder"
+            f"the hub cannot be reached and the cache {constants.HF_HUB_CACHE} is incomplete. Download the {kind} on a "
+            f"machine with access ({fetch}) and name its folder"
         )
     else:
         why = (
-            f"{type(error).__name__}: {str(error).strip() or 'no reason given'}. Give a local folder instead ({fetch})"
+            f"{type(error).__name__}: {str(error).strip() or 'no reason given'}. Name a local folder instead ({fetch})"
         )
     return UserError(f"{kind} {repository}: {why}")
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name, sync, rename."""
+"""Atomic writing of files (temporary name, sync, rename), reading JSON and JSON lines, digests."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from harness.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; its folder is made."""
+    """Write a text file atomically; create its folder."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically; its folder is made."""
+    """Write a file atomically; create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are readable by their owner alone, and a report is there to be shared.
+    # Not tempfile, whose files only their owner can read: reports are shared.
     name = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with name.open("xb") as file:
@@ -36,12 +36,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write indented JSON atomically. NaN is refused: it is not JSON."""
+    """Write indented JSON atomically; NaN, which JSON lacks, is an error."""
     write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def toml_text(document: dict[str, Any]) -> str:
-    """A document as TOML. TOML has no null: a key that is None is left out."""
+    """A document as TOML, without the keys whose value is None, since TOML has no null."""
     return tomli_w.dumps(_without_none(document))
 
 
@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: The file is missing or is not JSON; the message names it.
+        UserError: The file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Append lines in one synced write, so that a kill leaves at most one torn last line."""
+    """Append lines in one synced write, so that a kill leaves at most the last line incomplete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write("".join(line + "\n" for line in lines).encode("utf-8"))
@@ -75,7 +75,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The complete lines of a file that may have been torn by a kill; [] when there is none."""
+    """The complete lines of a file whose last line may be incomplete after a kill; [] without a file."""
     if not path.exists():
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
@@ -89,6 +89,6 @@ def sha256_file(path: Path) -> str:
 
 
 def digest_of(document: Any) -> str:
-    """SHA-256 of a JSON-serialisable document in canonical form."""
+    """Hex SHA-256 of a JSON-serialisable document in canonical form."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, axis, step): no state to save, nothing that drifts on resume."""
+"""Random seeds as a function of (seed, use, step): there is no state to save and restore."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import hashlib
 def seed_for(seed: int, *axes: int | str) -> int:
     """A 62-bit seed for one use of randomness.
 
-    The axes name what may vary, for example ``("rollout", step)``. A method's name is never an axis, so that every
-    method sees the same data order and the same draws.
+    Args:
+        seed: The repetition's seed.
+        axes: What is drawn and when, for example ``("rollout", step)``. Never a method's name: every method sees the
+            same data order and the same random numbers.
     """
     text = "/".join(str(part) for part in (seed, *axes))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 2

@@ -1,4 +1,4 @@
-"""How large frames are in published evaluations and trainings, by name.
+"""Frame sizes of published evaluations and trainings, by name.
 
 Bounds are height x width of one frame in pixels; 28 x 28 pixels are one visual token of Qwen2-VL. The paper (arXiv
 2504.00883) gives none.
@@ -13,11 +13,11 @@ _TOKEN = 28 * 28
 
 
 class PixelBounds(NamedTuple):
-    """Bounds of one frame, and where they are from.
+    """Bounds of one frame and their source.
 
     Attributes:
-        least: Least height x width.
-        most: Most height x width.
+        least: Minimum height x width.
+        most: Maximum height x width.
         source: Who uses them.
     """
 

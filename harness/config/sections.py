@@ -1,4 +1,4 @@
-"""The sections of a study: each key with its default, its range and its meaning."""
+"""The sections of a study: every key with its default, range and meaning."""
 
 from __future__ import annotations
 
@@ -15,71 +15,73 @@ from harness.vsibench.prompts import MODES, TRAINING_MODES
 
 
 class ModelSection(StrictConfig):
-    """Which model is trained, and how."""
+    """The model and how it is trained."""
 
     name: str = Field("tiny", description="A registered model name, a local folder or a hub id.")
     tuning: Literal["full", "lora"] = Field("lora", description="Train all weights, or LoRA adapters.")
-    freeze_vision: bool = Field(True, description="Keep the vision tower as it is.")
+    freeze_vision: bool = Field(True, description="Do not train the vision tower.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, else fp32."
+        "auto", description="auto: bf16 on a GPU that supports it, else fp32."
     )
     engine: Literal["shared", "naive"] = Field(
-        "shared", description="shared runs each prompt once for all its answers, exactly; naive once for each."
+        "shared", description="shared runs a prompt once for all its completions, exactly; naive once for each."
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, about a third slower."
     )
     quantisation: Literal["none", "4bit", "8bit"] = Field(
-        "none", description="Language model in 4 bits (QLoRA's NF4) or 8 bits, by bitsandbytes; with LoRA only."
+        "none", description="Language model in 4 bits (QLoRA's NF4) or 8 bits by bitsandbytes; needs LoRA."
     )
-    lora_rank: int = Field(16, ge=1, description="LoRA rank. The paper does not give it; ours.")
-    lora_alpha: int = Field(32, ge=1, description="LoRA alpha. The paper does not give it; ours.")
+    lora_rank: int = Field(16, ge=1, description="LoRA rank (ours; the paper gives none).")
+    lora_alpha: int = Field(32, ge=1, description="LoRA alpha (ours; the paper gives none).")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
 
     @model_validator(mode="after")
     def _quantised_weights_stay(self) -> ModelSection:
         if self.quantisation != "none" and self.tuning == "full":
-            raise ValueError('quantisation needs tuning = "lora": weights of 4 or 8 bits cannot be trained themselves')
+            raise ValueError('quantisation needs tuning = "lora": 4-bit and 8-bit weights cannot be trained')
         return self
 
 
 class DataSection(StrictConfig):
-    """What is trained on and what is evaluated on."""
+    """Training and evaluation data."""
 
     train: str = Field("world:train", description="Training records: world:SPLIT[@SCENES], a folder or a file.")
-    benchmark: str = Field("world:test", description="Evaluation records, in VSI-Bench's layout.")
+    benchmark: str = Field("world:test", description="Evaluation records in VSI-Bench's layout.")
     split: str | None = Field(
-        None, description="Split of the benchmark where its source names none: full, debiased, pruned, ..."
+        None, description="Split of the benchmark, unless its source names one: full, debiased, pruned, ..."
     )
     benchmark_limit: int | None = Field(
-        None, ge=1, description="At most this many benchmark questions: whole rooms, question types in proportion."
+        None, ge=1, description="Maximum number of benchmark questions: whole rooms, question types in proportion."
     )
-    videos: Path | None = Field(None, description="Folder of the training videos, when it is not that of the records.")
+    videos: Path | None = Field(None, description="Folder of the training videos, if not that of the records.")
     stills_rate: float | None = Field(
-        None, gt=0, description="Frames a second of folders of stills, which Qwen2.5-VL and Qwen3-VL must be told."
+        None,
+        gt=0,
+        description="Frames per second of folders of stills; Qwen2.5-VL and Qwen3-VL need it.",
     )
     fields: dict[str, str] = Field(
-        default_factory=dict, description="Field names of the training file, by ours, where they differ."
+        default_factory=dict, description="Our field names and those of the training file, where they differ."
     )
-    limit: int | None = Field(None, ge=1, description="Use only the first this many training records.")
+    limit: int | None = Field(None, ge=1, description="Use only the first N training records.")
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
     drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")
-    frames: int = Field(16, ge=2, multiple_of=2, description="Frames sampled evenly from each video; even.")
+    frames: int = Field(16, ge=2, multiple_of=2, description="Frames sampled evenly from each video; an even number.")
     pixels: str | None = Field(
         None,
-        description=f"Bounds of a frame by name; it sets min_pixels and max_pixels: {', '.join(PIXELS)}.",
+        description=f"Sets min_pixels and max_pixels by name: {', '.join(PIXELS)}.",
     )
-    min_pixels: int = Field(56 * 56, ge=1, description="Least pixels (height x width) of one frame.")
+    min_pixels: int = Field(56 * 56, ge=1, description="Minimum pixels (height x width) of one frame.")
     max_pixels: int = Field(
         128 * 28 * 28,
         ge=1,
-        description="Most pixels of one frame; 128 x 28 x 28 as Video-R1 trains (the paper is silent).",
+        description="Maximum pixels of one frame (128 x 28 x 28: Video-R1's training; the paper gives none).",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _pixels_by_name(cls, values: Any) -> Any:
-        """A name stands for its bounds, so that naming them or writing them out is the same study."""
+        """Replace a name by its bounds, so that naming them and writing them out give the same study."""
         name = values.get("pixels") if isinstance(values, dict) else None
         if name is None:
             return values
@@ -95,7 +97,7 @@ class DataSection(StrictConfig):
 
 
 class PromptSection(StrictConfig):
-    """Wordings: the paper's training modes and the benchmark's official one."""
+    """Prompt modes, for training and for evaluation."""
 
     train: str = Field(
         "vanilla",
@@ -117,100 +119,101 @@ class PromptSection(StrictConfig):
 
 
 class RewardSection(StrictConfig):
-    """How a sampled answer is scored; shared by every method that samples."""
+    """How completions are rewarded; the same for every method."""
 
     weights: dict[str, float] = Field(
         default_factory=lambda: {"distance": 1.0, "choice": 1.0, "format": 1.0},
-        description="Weight of each registered reward; those that do not apply to a record are left out.",
+        description="Weights of registered rewards; one that does not apply to a record is left out.",
     )
-    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Options by reward name.")
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Options by name of reward.")
 
 
 class RolloutSection(StrictConfig):
-    """How answers are sampled in training."""
+    """How completions are sampled in training."""
 
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper: 1).")
-    max_new_tokens: int = Field(16, ge=1, description="Token limit of a sampled answer.")
+    max_new_tokens: int = Field(16, ge=1, description="Token limit of a completion.")
     batch: int = Field(64, ge=1, description="Completions sampled at once.")
     sampler: str = Field("transformers", description="A registered sampler; evaluation uses it too.")
     sampler_options: dict[str, Any] = Field(default_factory=dict, description="Options of the sampler.")
 
 
 class BudgetSection(StrictConfig):
-    """What every method may consume. Evaluation is not counted."""
+    """What each training run may consume; evaluation is not counted."""
 
     kind: Literal["examples", "steps", "seconds"] = Field(
         "examples", description="Prompts seen, optimiser steps, or seconds of device time."
     )
-    amount: float = Field(gt=0, description="How much of it.")
+    amount: float = Field(gt=0, description="The amount.")
 
 
 class TrainSection(StrictConfig):
-    """The optimisation loop that all methods share."""
+    """Optimisation, shared by all methods unless they override it."""
 
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for 2B, 5e-6 for 7B).")
-    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, then constant; the paper gives none; ours.")
-    prompts_per_step: int = Field(16, ge=1, description="Prompts per optimiser step; not given by the paper.")
-    micro_batch: int = Field(16, ge=1, description="Completions in one forward and backward pass.")
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, then constant (ours; the paper gives none).")
+    prompts_per_step: int = Field(16, ge=1, description="Prompts per optimiser step (ours; the paper gives none).")
+    micro_batch: int = Field(16, ge=1, description="Completions per forward and backward pass.")
     processes: int = Field(
-        1, ge=1, description="Processes that share each step's prompts, one a GPU; the gradient is the same."
+        1, ge=1, description="Processes that share each step's prompts, one per GPU; the gradient is the same."
     )
-    updates_per_batch: int = Field(1, ge=1, description="Optimiser steps on one set of rollouts.")
+    updates_per_batch: int = Field(1, ge=1, description="Optimiser steps per set of rollouts.")
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="torch AdamW, or bitsandbytes' 8-bit.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW beta 1.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW beta 2.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Maximum gradient norm, by clipping.")
     checkpoints: int = Field(1, ge=1, description="Checkpoints, evenly spaced over the budget; the last is reported.")
-    report_to: tuple[str, ...] = Field((), description="Trackers known to transformers, such as tensorboard.")
+    report_to: tuple[str, ...] = Field((), description="Trackers that transformers supports, such as tensorboard.")
 
 
 class EvaluationSection(StrictConfig):
-    """How every checkpoint, the base included, is evaluated."""
+    """How the base model and every checkpoint are evaluated."""
 
     benchmark: str = Field("vsibench", description="A registered benchmark.")
     more: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Further benchmarks and their options; each has a table of its own beside the headline.",
+        description="Further benchmarks and their options; each has its own table in the report.",
     )
     scorer: str = Field("official", description="The scorer of the headline.")
-    max_new_tokens: int = Field(16, ge=1, description="Token limit; 16 is VSI-Bench's own.")
+    max_new_tokens: int = Field(16, ge=1, description="Token limit of an answer (16: VSI-Bench).")
     two_turns: bool = Field(
         False,
-        description="Ask in a second turn for the answer alone, as VSI-Bench does after a chain of thought (cot); "
-        "the first turn has max_new_tokens, the second 16. Both raw answers are kept.",
+        description="Ask for the answer alone in a second turn, as VSI-Bench does after a chain of thought (cot); "
+        "the first turn has max_new_tokens, the second 16. Both raw answers are stored.",
     )
-    batch: int = Field(32, ge=1, description="Questions per batch; fixed, since greedy answers may move with it.")
+    batch: int = Field(32, ge=1, description="Questions per batch; fixed because it may affect greedy answers.")
 
 
 class RuntimeSection(StrictConfig):
-    """How the machine is used; no influence on what is computed, so not part of a cell's identity."""
+    """How the machine is used; it does not affect results and is not part of a cell's identity."""
 
-    workers: int = Field(1, ge=1, description="Cells that run at the same time.")
-    threads: int = Field(0, ge=0, description="CPU threads of a cell; 0 leaves torch's own choice.")
+    workers: int = Field(1, ge=1, description="Number of cells that run at the same time.")
+    threads: int = Field(0, ge=0, description="CPU threads per cell; 0: torch's default.")
     cache: Path = Field(Path("cache"), description="Folder for generated data and decoded frames.")
     frames_gb: float = Field(
-        100.0, gt=0, description="Most gigabytes of decoded frames kept there; those used longest ago go first."
+        100.0, gt=0, description="Maximum gigabytes of decoded frames there; the least recently used are deleted."
     )
-    decoders: int = Field(0, ge=0, description="Processes that decode many videos beforehand; 0 takes all cores.")
-    plugins: tuple[Path, ...] = Field((), description="Python files with methods, rewards or benchmarks of your own.")
+    decoders: int = Field(0, ge=0, description="Processes that decode videos before training; 0: one per core.")
+    plugins: tuple[Path, ...] = Field((), description="Python files with your own methods, rewards or benchmarks.")
 
     @field_validator("plugins")
     @classmethod
     def _register(cls, plugins: tuple[Path, ...]) -> tuple[Path, ...]:
-        """Whoever reads a study, be it a cell or a report, finds its plugins."""
+        """Every process that reads a study, a cell or a report, finds its plugins."""
         return tuple(registry.add_file(path) for path in plugins)
 
 
 class ReportSection(StrictConfig):
-    """What is tested and how, declared before the results; no influence on what is computed."""
+    """Which tests are made and how, declared before the results; it does not affect what is computed."""
 
-    margin: float = Field(1.0, gt=0, description="Points from which on two methods are not equivalent.")
-    alpha: float = Field(0.05, gt=0, lt=1, description="Two-sided level of tests and intervals.")
+    margin: float = Field(1.0, gt=0, description="Methods that differ by less than this, in points, are equivalent.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Two-sided significance level of tests and intervals.")
     pairs: tuple[tuple[str, str], ...] | None = Field(
-        None, description="Confirmatory pairs [A, B], tested as B minus A; unset: each method against base, all pairs."
+        None,
+        description="Confirmatory pairs [A, B], tested as B minus A; default: all pairs, base included.",
     )
-    with_published: bool = Field(False, description="Show published rows beside ours; they are never tested.")
+    with_published: bool = Field(False, description="Show published results next to ours; they are never tested.")
 
     @field_validator("pairs")
     @classmethod
@@ -222,11 +225,11 @@ class ReportSection(StrictConfig):
 
 
 class TuneRange(StrictConfig):
-    """Where a hyper-parameter is drawn from."""
+    """The range of a hyper-parameter."""
 
-    low: float = Field(description="Least value.")
-    high: float = Field(description="Greatest value.")
-    scale: Literal["log", "linear"] = Field("log", description="Evenly in the logarithm, or in the value.")
+    low: float = Field(description="Minimum.")
+    high: float = Field(description="Maximum.")
+    scale: Literal["log", "linear"] = Field("log", description="Uniform in the logarithm, or in the value.")
 
     @model_validator(mode="after")
     def _ordered(self) -> TuneRange:
@@ -236,18 +239,18 @@ class TuneRange(StrictConfig):
 
 
 class TuneSection(StrictConfig):
-    """Fair tuning: the same number of draws for every method, on records that the benchmark does not hold."""
+    """Fair tuning: the same number of random trials for every method, on records outside the benchmark."""
 
-    trials: int = Field(4, ge=1, description="Draws a method.")
-    development: str = Field("world:dev", description="Records to choose on; never the benchmark.")
-    budget_share: float = Field(0.5, gt=0, le=1, description="Part of the budget that a trial may consume.")
+    trials: int = Field(4, ge=1, description="Random trials per method.")
+    development: str = Field("world:dev", description="Records to choose by; never the benchmark.")
+    budget_share: float = Field(0.5, gt=0, le=1, description="Fraction of the budget for a trial.")
     ranges: dict[str, dict[str, TuneRange]] = Field(
         default_factory=lambda: {"all": {"train.learning_rate": TuneRange(low=1e-5, high=1e-3, scale="log")}},
-        description="Ranges by method and key; those of `all` hold for every method.",
+        description="Ranges by method and key; those of `all` apply to every method.",
     )
     done: dict[str, int] = Field(
         default_factory=dict,
-        description="Trials that each method had before this study, `all` for every one; written by `harness tune`.",
+        description="Trials behind each method's settings, `all` for every method; written by `harness tune`.",
     )
 
     @field_validator("done", mode="before")
@@ -256,5 +259,5 @@ class TuneSection(StrictConfig):
         return {"all": done} if isinstance(done, int) else done
 
     def trials_of(self, *names: str) -> int:
-        """Trials behind the settings of a method; the first of its names that is told of counts."""
+        """The number of trials behind a method's settings, by the first of its names that has an entry."""
         return next((self.done[name] for name in (*names, "all") if name in self.done), 0)

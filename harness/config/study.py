@@ -1,4 +1,4 @@
-"""The study: every choice that is not a method's own, as one strict, documented, resolved document."""
+"""The study: all settings of a comparison, validated, in one document."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class StudyConfig(StrictConfig):
         ("sft", "dpo", "grpo"),
         description="Registered methods in table order, or variants of them such as grpo:beta=0 and grpo:think.",
     )
-    seeds: int = Field(1, ge=1, description="Repetitions; each varies data order and sampling, never by method.")
+    seeds: int = Field(
+        1, ge=1, description="Repetitions; each has its own data order and random numbers, the same for every method."
+    )
     first_seed: int = Field(0, ge=0, description="Seeds are first_seed, first_seed + 1, ...")
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
@@ -82,7 +84,7 @@ class StudyConfig(StrictConfig):
         return registry.create("algorithms", parse_variant(method).method, self.hyper_parameters(method), asked=asked)
 
     def hyper_parameters(self, method: str) -> dict[str, Any]:
-        """The options of a method's own Config, a variant's changes included."""
+        """The options of a method's own ``Config``, including a variant's changes."""
         return {key: value for key, value in self._settings(method).items() if key not in SECTIONS}
 
     def for_method(self, method: str) -> StudyConfig:
@@ -153,14 +155,14 @@ def load_study(
     methods: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
-    """Read a study file or preset, apply overrides, validate.
+    """Read a study file or preset, apply overrides and validate.
 
     Args:
         source: A preset's name or a path to a TOML file; the file may say ``extends = "tiny"``.
         overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
-            or a method (``grpo.beta=0.01``). Values are TOML, else text.
-        methods: Replaces the study's methods; declared pairs that name another one are left out with it.
-        changes: Further top-level or dotted keys set by command-line options.
+            or a method (``grpo.beta=0.01``). A value that is not TOML is text.
+        methods: Replaces the study's methods; declared pairs that name any other method are dropped.
+        changes: Values of further keys, dotted or top-level, from command-line options.
 
     Raises:
         UserError: The file is missing or unreadable, or a key or value is wrong.
@@ -170,9 +172,7 @@ def load_study(
         document["methods"] = list(methods)
         _drop_pairs(document, {BASE, *methods})
     _add_plugins(document)
-    for key, value in (changes or {}).items():
-        put(document, key, value)
-    return _checked(document, overrides, where, asked_methods=methods)
+    return _checked(document, where, overrides, changes, "methods: " if methods is None else "--methods ")
 
 
 def change_study(study: StudyConfig, overrides: Sequence[str], changes: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -186,16 +186,19 @@ def change_study(study: StudyConfig, overrides: Sequence[str], changes: Mapping[
     Raises:
         UserError: A key or value is wrong.
     """
-    document = study.model_dump(mode="json", by_alias=True)
-    for key, value in (changes or {}).items():
-        put(document, key, value)
-    return _checked(document, overrides, study.name)
+    return _checked(study.model_dump(mode="json"), study.name, overrides, changes, "methods: ")
 
 
 def _checked(
-    document: dict[str, Any], overrides: Sequence[str], where: str, asked_methods: Sequence[str] | None = None
+    document: dict[str, Any],
+    where: str,
+    overrides: Sequence[str],
+    changes: Mapping[str, Any] | None,
+    methods_asked: str,
 ) -> StudyConfig:
-    """The study of a document, some values of which are replaced."""
+    """Validate a document with changes; ``where`` and ``methods_asked`` name their origin in error messages."""
+    for key, value in (changes or {}).items():
+        put(document, key, value)
     known_methods = registry.names("algorithms")
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -211,12 +214,12 @@ def _checked(
         study = StudyConfig(**document)
     except ValidationError as error:
         raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
-    _check_names(study, asked_methods=asked_methods)
+    _check_names(study, methods_asked)
     return study
 
 
 def _drop_pairs(document: dict[str, Any], methods: set[str]) -> None:
-    """Declared pairs whose methods are all there; with none left, the report's own choice."""
+    """Keep the declared pairs whose methods are all in the study; without any, the report chooses."""
     report = document.get("report", {})
     if isinstance(report, dict) and isinstance(report.get("pairs"), list):
         kept = [pair for pair in report["pairs"] if isinstance(pair, list) and methods.issuperset(pair)]
@@ -226,7 +229,7 @@ def _drop_pairs(document: dict[str, Any], methods: set[str]) -> None:
 
 
 def _add_plugins(document: dict[str, Any]) -> None:
-    """Plugin files named by the study and by ``--plugin``: known from here on, and kept in the study."""
+    """Register the plugin files that the study names; store these and the files of ``--plugin`` in the study."""
     runtime = document.get("runtime", {})
     named = runtime.get("plugins", []) if isinstance(runtime, dict) else []
     if isinstance(named, list):
@@ -236,11 +239,10 @@ def _add_plugins(document: dict[str, Any]) -> None:
             put(document, "runtime.plugins", [str(file) for file in files])
 
 
-def _check_names(study: StudyConfig, asked_methods: Sequence[str] | None) -> None:
-    """Refuse unknown plugins and wrong options before anything is computed."""
+def _check_names(study: StudyConfig, methods_asked: str) -> None:
+    """Refuse unknown plugins and invalid options before anything is computed."""
     for method in study.methods:
-        asked = f"--methods {method}" if asked_methods is not None else f"methods: {method}"
-        study.algorithm(method, asked=asked)
+        study.algorithm(method, asked=f"{methods_asked}{method}")
         own = study.for_method(method)
         _check_rewards(own.reward)
         registry.configure(

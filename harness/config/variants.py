@@ -1,15 +1,15 @@
 """Variants of a method in one study: ``grpo:beta=0`` beside ``grpo``, ``grpo:think`` beside both.
 
-A variant is a method's name and what it changes, each after a colon::
+A variant is a method's name followed by its changes, each after a colon::
 
     grpo:beta=0                      a hyper-parameter of the method
     grpo:beta=0:group_size=4         several
     grpo:train.learning_rate=1e-6    a shared setting of one of the SECTIONS
     grpo:think                       trained and evaluated in that prompt mode (Table 2 of arXiv 2504.00883)
-    grpo:prompt.train=think          trained in it, evaluated as the study says
+    grpo:prompt.train=think          trained in it, evaluated in the study's mode
     grpo:reward.weights={mra=1.0}    other rewards; the whole table of weights, in TOML
 
-Everything else, seeds and budget included, a variant shares with the other methods of the study.
+A variant shares everything else, including seeds and budget, with the other methods of the study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "reward": None,
     "evaluation": ("max_new_tokens", "two_turns"),
 }
-"""Shared sections of a study that a method or a variant may change for itself; None stands for all their keys."""
+"""Sections of a study that a method or a variant may override, and which of their keys; None: all."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Variant:
     """One entry of a study's methods.
 
     Attributes:
-        name: As written, without spaces: what tables, cells and ``report.pairs`` call it.
+        name: As written, without spaces; its name in tables, cells and ``report.pairs``.
         method: The registered method.
-        changes: What follows each colon.
-        settings: The changes as a nested table, as ``[method.NAME]`` holds them.
+        changes: The parts after each colon.
+        settings: The changes as a nested table, like ``[method.NAME]``.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Variant:
 
 
 def parse_variant(text: str) -> Variant:
-    """Read ``METHOD[:KEY=VALUE | :MODE]...``; values are TOML, else text.
+    """Parse ``METHOD[:KEY=VALUE | :MODE]...``; a value that is not TOML is text.
 
     Raises:
-        ValueError: It is not of that form.
+        ValueError: The text has another form.
     """
     method, *changes = [part.strip() for part in text.split(":")]
     settings: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def parse_variant(text: str) -> Variant:
             found = {key: toml_value(value)}
         else:
             raise ValueError(
-                f"`{text}`: after a colon write key=value or a prompt mode ({', '.join(TRAINING_MODES)}), for example "
+                f"`{text}`: write key=value or a prompt mode after a colon ({', '.join(TRAINING_MODES)}), for example "
                 "grpo:beta=0:group_size=4 or grpo:think"
             )
         for name, setting in found.items():
@@ -73,12 +73,12 @@ def parse_variant(text: str) -> Variant:
                 raise ValueError(f"`{text}`: {name} is set twice")
             put(settings, name, setting)
     if not method:
-        raise ValueError(f"`{text}`: a method's name comes first, for example grpo:beta=0")
+        raise ValueError(f"`{text}`: start with a method's name, for example grpo:beta=0")
     return Variant(":".join([method, *changes]), method, tuple(changes), settings)
 
 
 def in_words(change: str) -> str:
-    """A change as tables show it: other rewards by their names, everything else as it was written."""
+    """A change as tables show it: reward weights in words, everything else as written."""
     key, _, value = change.partition("=")
     weights = toml_value(value) if key.strip() == "reward.weights" else None
     if not isinstance(weights, dict) or not weights:
@@ -87,7 +87,7 @@ def in_words(change: str) -> str:
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, ``top`` winning; the table ``weights`` is replaced whole."""
+    """Merge nested tables; ``top`` takes precedence, and its table ``weights`` replaces that of ``base`` as a whole."""
     merged = dict(base)
     for key, value in top.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != "weights":
@@ -100,7 +100,7 @@ def put(document: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key of a nested table.
 
     Raises:
-        UserError: Its way leads through something that is no table.
+        UserError: A part of the key before the last is not a table.
     """
     *path, last = key.split(".")
     node = document
@@ -113,7 +113,7 @@ def put(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 def toml_value(text: str) -> Any:
-    """A TOML value; text that is none stands for itself."""
+    """Parse a TOML value; text that is not TOML stands for itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,7 +1,7 @@
-"""Finding plugins: methods, rewards, benchmarks, samplers, models and reports, by entry point or in a single file.
+"""Finding plugins (methods, rewards, benchmarks, samplers, models, reports) by entry point or in a single file.
 
-Built-ins are declared in ``pyproject.toml`` exactly as anyone's plugin is. Nothing is
-imported until it is asked for, so a broken plugin cannot break the others.
+Built-in plugins are declared in ``pyproject.toml`` like any others. A plugin is imported when it is first needed, so
+that a broken one cannot break the others.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "samplers", "m
 
 
 HOW_TO_ADD = (
-    "One of your own is found once its package is installed (pip install -e .) and declares it in "
-    '[project.entry-points."harness.{group}"], or by --plugin FILE.py'
+    'To add one, install a package that declares it in [project.entry-points."harness.{group}"] (pip install -e .), '
+    "or name its file with --plugin FILE.py"
 )
 _FILE_MODULE = "harness_plugin_"
 _files: dict[Path, list[EntryPoint]] = {}
-"""Plugin files and what each registers."""
+"""Plugin files and the entries of each."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def load(group: str, name: str, *, asked: str | None = None) -> Any:
     Args:
         group: One of :data:`GROUPS`.
         name: The registered name.
-        asked: What the user typed, for the message; for example ``--methods gpro``.
+        asked: What the user typed, for the error message; for example ``--methods gpro``.
 
     Raises:
         UserError: The name is unknown, registered twice, or its import fails.
@@ -71,7 +71,7 @@ def load(group: str, name: str, *, asked: str | None = None) -> Any:
 
 
 def find(group: str, name: str, *, asked: str | None = None) -> EntryPoint:
-    """What is registered under a name, not imported.
+    """The entry point registered under a name, without importing it.
 
     Raises:
         UserError: The name is unknown, or registered twice.
@@ -84,16 +84,16 @@ def find(group: str, name: str, *, asked: str | None = None) -> EntryPoint:
 
 
 def add_file(path: str | Path) -> Path:
-    """Register the methods, rewards, benchmarks and samplers of one Python file, as ``--plugin FILE`` does.
+    """Register the plugins of one Python file, as ``--plugin FILE`` does.
 
-    A class is registered under its attribute ``name``; the only one of its kind in a file needs none and gets the
-    file's name. Registering a file again changes nothing.
+    A class is registered under its attribute ``name``, or, if it is the only one of its kind in the file, under the
+    file's name. Registering a file again has no effect.
 
     Returns:
         The file's absolute path.
 
     Raises:
-        UserError: The file is missing, fails to import, or holds nothing that could be registered.
+        UserError: The file is missing, fails to import, or defines no plugin.
     """
     file = Path(path).expanduser().resolve()
     if file not in _files:
@@ -109,7 +109,7 @@ def add_file(path: str | Path) -> Path:
 
 
 def added_files() -> tuple[Path, ...]:
-    """The files that were registered."""
+    """The registered files."""
     return tuple(_files)
 
 
@@ -124,8 +124,8 @@ def configure(
     cls = load(group, name, asked=asked)
     if not isinstance(cls, type) or not hasattr(cls, "Config"):
         raise UserError(
-            f"{group} plugin `{name}` ({place_of(find(group, name))}) is no class with a `Config`: an entry point is "
-            "module:Class"
+            f"{group} plugin `{name}` ({place_of(find(group, name))}) is not a class with a `Config`; its entry point "
+            "must be module:Class"
         )
     try:
         return cls, cls.Config(**(options or {}))
@@ -143,11 +143,13 @@ def create(group: str, name: str, options: dict[str, Any] | None = None, *, aske
     try:
         return cls(config)
     except TypeError as error:
-        raise UserError(f"{group} plugin `{name}` ({place_of(find(group, name))}) cannot be made: {error}") from error
+        raise UserError(
+            f"{group} plugin `{name}` ({place_of(find(group, name))}) cannot be constructed: {error}"
+        ) from error
 
 
 def listing(group: str) -> list[Listing]:
-    """Every plugin of a group with its origin and summary; import failures are reported, not raised."""
+    """Every plugin of a group with its origin and summary; failed imports are listed, not raised."""
     rows = []
     for name, entry in sorted(_entries(group).items()):
         try:
@@ -159,7 +161,7 @@ def listing(group: str) -> list[Listing]:
 
 
 def describe_validation(error: ValidationError, where: str, model: Any) -> str:
-    """Say in one line per problem which key is wrong, why, and which key was meant."""
+    """One line per problem: the invalid key, the reason and, for an unknown key, the closest known one."""
     import difflib
 
     lines = []
@@ -185,7 +187,7 @@ def _fields_at(model: Any, path: tuple[int | str, ...]) -> list[str]:
 
 
 def place_of(entry: EntryPoint) -> str:
-    """Where a plugin comes from, for people."""
+    """Where a plugin comes from, for messages."""
     return f"{entry.attr} in {_package(entry)}" if _is_file(entry) else f"{entry.value}, from {_package(entry)}"
 
 
@@ -201,7 +203,7 @@ def _is_file(entry: EntryPoint) -> bool:
 
 def _import_hint(error: Exception, entry: EntryPoint) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == entry.module.split(".")[0]:
-        return ". Is its package installed in this environment (pip install -e .), and its entry point spelt right?"
+        return ". Is its package installed in this environment (pip install -e .), and its entry point correct?"
     return ". Its entry point must be module:Class" if isinstance(error, AttributeError) else ""
 
 

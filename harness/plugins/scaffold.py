@@ -1,4 +1,4 @@
-"""A small installable package to start from: what ``harness new`` writes."""
+"""``harness new``: a small installable package with one plugin to start from."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
 
 def write_package(kind: str, name: str, folder: Path) -> Path:
-    """Write a package with one plugin that works as it is, its tests and a README.
+    """Write a package with one working plugin, its tests and a README.
 
     Args:
         kind: One of :data:`KINDS`.
-        name: What the plugin is called, for example ``my-method``.
-        folder: Where it goes; a folder that holds something is refused.
+        name: The plugin's name, for example ``my-method``.
+        folder: Where the package goes; it must be empty or missing.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: The name is not usable or taken, or the folder is not empty.
+        UserError: The name is invalid or taken, or the folder is not empty.
     """
     module, cls = name.replace("-", "_"), "".join(part.capitalize() for part in re.split("[-_]", name))
     _check_name(kind, name, module)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"`{folder}`: it holds something already; name another folder with --out")
+        raise UserError(f"`{folder}`: the folder is not empty; choose another with --out")
     summary = {"algorithm": "a method of my own", "reward": "a reward of my own", "benchmark": "a benchmark of my own"}
     values = {"kind": kind, "name": name, "module": module, "cls": cls, "summary": summary[kind]}
     files = {
@@ -51,9 +51,9 @@ def write_package(kind: str, name: str, folder: Path) -> Path:
 
 def _check_name(kind: str, name: str, module: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UserError(f"`harness new {kind} {name}`: a name is lower-case words joined by dashes, such as my-method")
+        raise UserError(f"`harness new {kind} {name}`: write lower-case words joined by dashes, such as my-method")
     if name in registry.names(f"{kind}s"):
         place = registry.place_of(registry.find(f"{kind}s", name))
-        raise UserError(f"`harness new {kind} {name}`: there is one of this name already ({place}); take another")
+        raise UserError(f"`harness new {kind} {name}`: the name is taken ({place}); choose another")
     if importlib.util.find_spec(module) is not None:
-        raise UserError(f"`harness new {kind} {name}`: Python knows a module `{module}` already; take another name")
+        raise UserError(f"`harness new {kind} {name}`: a Python module `{module}` exists; choose another name")

@@ -315,9 +315,9 @@ def test_a_new_method_trains_repeats_and_resumes(installed: Path, run: Callable[
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("algorithm", "grpo", "there is one of this name already (algorithms.grpo:GRPO"),
+        ("algorithm", "grpo", "the name is taken (algorithms.grpo:GRPO"),
         ("algorithm", "My Method", "lower-case words joined by dashes"),
-        ("algorithm", "json", "Python knows a module `json`"),
+        ("algorithm", "json", "a Python module `json` exists"),
         ("metric", "mine", "'algorithm', 'reward', 'benchmark'"),
     ],
 )
@@ -330,6 +330,6 @@ def test_new_overwrites_nothing(run: Callable[..., Any], tmp_path: Path) -> None
     assert run("new", "algorithm", "mine-of-test")[0] == 0
     (tmp_path / "mine-of-test" / "mine_of_test.py").write_text("precious")
     code, _, err = run("new", "algorithm", "mine-of-test")
-    assert code == 2 and "it holds something already" in err
+    assert code == 2 and "the folder is not empty" in err
     assert (tmp_path / "mine-of-test" / "mine_of_test.py").read_text() == "precious"
     shutil.rmtree(tmp_path / "mine-of-test")

@@ -99,10 +99,10 @@ REASONS = {
     ),
     "missing": (
         lambda: errors.RepositoryNotFoundError("x", response=_Answer(404)),
-        "the hub has none of that name, or it is private",
+        "it does not exist or is private",
     ),
     "unreachable": (lambda: errors.LocalEntryNotFoundError("x"), "the hub cannot be reached and the cache"),
-    "other": (lambda: RuntimeError("disk on fire"), "RuntimeError: disk on fire. Give a local folder"),
+    "other": (lambda: RuntimeError("disk on fire"), "RuntimeError: disk on fire. Name a local folder"),
 }
 
 
@@ -159,5 +159,5 @@ def test_a_model_that_is_not_whole_in_the_cache_is_not_taken(offline: Path) -> N
     (snapshot / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     )
-    with pytest.raises(UserError, match=r"model a/model: offline mode is on .*does not hold it whole"):
+    with pytest.raises(UserError, match=r"model a/model: offline mode is on .*is incomplete"):
         hub.weight_digests("a/model")

@@ -44,10 +44,10 @@ def test_a_prompt_mode_stands_for_training_and_evaluation_in_it() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("grpo:", "after a colon write key=value or a prompt mode"),
+        ("grpo:", "write key=value or a prompt mode"),
         ("grpo:thnk", "grpo:think"),
         ("grpo:beta=", "key=value"),
-        (":beta=0", "a method's name comes first"),
+        (":beta=0", "start with a method's name"),
         ("grpo:beta=0:beta=1", "beta is set twice"),
         ("grpo:think:prompt.train=vanilla", "prompt.train is set twice"),
     ],
