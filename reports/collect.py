@@ -1,38 +1,40 @@
-"""Gathering a run directory into one table of answers; refuses to mix what must not be compared."""
+"""Gathering a run directory into tables of scored answers; refuses to mix what must not be compared."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from harness.api.benchmark import Benchmark, check_ids
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import read_json
-from harness.study.evaluation import MANIFEST, read_samples
+from harness.plugins import registry
+from harness.study.evaluation import MANIFEST, OWN_WORDS, read_samples
 from harness.study.matrix import CELLS, read_matrix
 from harness.study.setup import load_data
 from harness.study.status import read_status
 from harness.vsibench.prompts import answer_in
-from harness.vsibench.scoring import score_answers
+from harness.vsibench.records import Record
 
 MODE_KEYS = ("prompts", "decoding")
+"""Parts of an evaluation's identity that a variant's prompt mode and token limit decide."""
 
 SECOND_TURN = "\n\n[asked for the answer alone]\n"
 """Between the two raw answers of an evaluation in two turns, where they are shown."""
-"""Parts of an evaluation's identity that a variant's prompt mode and token limit decide."""
 
 STEP_FOLDER = re.compile(r"step-\d{6,}")
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What one cell has to show.
+    """The outcome of one cell.
 
     Attributes:
         cell: Its id.
@@ -56,29 +58,56 @@ class CellResult:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What a study's checkpoints answered to one benchmark.
+
+    Attributes:
+        benchmark: Its rules.
+        records: Its questions.
+        scorer: The scorer behind ``score``.
+        answers: One row an answer: method, model, seed, step, question, type, cluster, score, parsed, truncated,
+            prompt (its id), answer (raw text), read (the part that is scored: in a tag mode, the answer tag's content);
+            ``last`` marks the reported checkpoint.
+    """
+
+    benchmark: Benchmark
+    records: Sequence[Record]
+    scorer: str
+    answers: pd.DataFrame
+
+    @property
+    def reported(self) -> pd.DataFrame:
+        """The answers of the reported checkpoint: the last, as declared beforehand."""
+        return self.answers[self.answers["last"]]
+
+
+@dataclass(frozen=True)
 class Collected:
     """A study's results.
 
     Attributes:
         study: The resolved study.
         train: Its training records.
-        benchmark: Its benchmark records.
+        test: Its evaluation records.
         cells: Every cell of the matrix, finished or not, in the matrix's order.
-        answers: One row an answer: method, model, seed, step, question, type, room, score, parsed, truncated,
-            prompt (its id), answer (raw text), read (what of it is scored: in a tag mode, the answer tag's content);
-            ``last`` marks the reported checkpoint.
+        headline: The headline benchmark's answers.
+        additional: Those of additional benchmarks, by name; without those that no finished cell has answered.
     """
 
     study: StudyConfig
     train: Dataset
-    benchmark: Dataset
+    test: Dataset
     cells: list[CellResult]
-    answers: pd.DataFrame
+    headline: Evaluated
+    additional: dict[str, Evaluated] = field(default_factory=dict)
 
-    @property
-    def reported(self) -> pd.DataFrame:
-        """The answers of the declared checkpoint: the last."""
-        return self.answers[self.answers["last"]]
+
+class Declared(NamedTuple):
+    """Prompt mode, token limit and number of turns that a method is evaluated with."""
+
+    mode: str
+    tokens: int
+    two_turns: bool
 
 
 def collect(run_dir: Path) -> Collected:
@@ -90,70 +119,94 @@ def collect(run_dir: Path) -> Collected:
     """
     matrix = read_matrix(run_dir)
     study = StudyConfig(**read_json(run_dir / "study.json"))
-    train, benchmark = load_data(study)
+    train, test = load_data(study)
     assert train is not None
-    # Once a method: it asks the registry, which asks every installed package.
-    declared = {method: _declared(study, method) for method in {entry["method"] for entry in matrix["cells"]}}
-    found, frames = [], []
-    for entry in matrix["cells"]:
-        folder = run_dir / CELLS / entry["id"]
-        result, scored = _read_cell(folder, entry, study, benchmark, declared[entry["method"]].mode)
-        found.append(result)
-        frames += scored
-    if not frames:
-        states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in found)
+    section = study.evaluation
+    entries = [(run_dir / CELLS / entry["id"], entry) for entry in matrix["cells"]]
+    cells = [_cell(folder, entry, section.benchmark) for folder, entry in entries]
+    finished = [one for one, cell in zip(entries, cells, strict=True) if cell.identity]
+    if not finished:
+        states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in cells)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
-    _refuse_unequal(found, declared)
-    answers = pd.concat(frames, ignore_index=True)
-    _refuse_other_prompts(answers, declared)
-    return Collected(study, train, benchmark, found, answers)
+    # Once a method: it asks the registry, which asks every installed package.
+    declared = {method: _declared(study, method) for method in {cell.method for cell in cells}}
+
+    def evaluated(name: str, options: dict[str, Any], scorer: str | None) -> Evaluated | None:
+        benchmark: Benchmark = registry.create("benchmarks", name, options)
+        own = benchmark.questions()
+        records = own.records if own else test.records
+        modes = {method: of.mode for method, of in declared.items()}
+        if any(benchmark.words(record) for record in records):
+            modes = dict.fromkeys(declared, OWN_WORDS)
+        _refuse_unequal(finished, name, declared)
+        scored = benchmark.scorer_named(scorer)
+
+        def score(answers: Mapping[str, str]) -> pd.DataFrame:
+            check_ids(records, answers)
+            frame = pd.DataFrame(benchmark.question_scores(records, answers, scored))
+            # A study may have a million answers.
+            return frame.assign(type=pd.Categorical(frame["type"]), cluster=pd.Categorical(frame["cluster"]))
+
+        frames = [
+            _answers(step, entry, modes[entry["method"]], score).assign(last=step == steps[-1])
+            for folder, entry in finished
+            for steps in [_evaluations(folder / name)]
+            for step in steps
+        ]
+        if not frames:
+            return None
+        answers = pd.concat(frames, ignore_index=True)
+        _refuse_other_prompts(answers, modes)
+        return Evaluated(benchmark, records, scored, answers)
+
+    headline = evaluated(section.benchmark, {}, section.scorer)
+    assert headline is not None
+    additional = {name: evaluated(name, options, None) for name, options in section.more.items()}
+    return Collected(study, train, test, cells, headline, {k: one for k, one in additional.items() if one is not None})
 
 
-def _read_cell(
-    folder: Path, entry: Mapping[str, Any], study: StudyConfig, benchmark: Dataset, mode: str
-) -> tuple[CellResult, list[pd.DataFrame]]:
+def _cell(folder: Path, entry: Mapping[str, Any], benchmark: str) -> CellResult:
     status = read_status(folder)
-    evaluations = sorted(
-        path.parent
-        for path in (folder / study.evaluation.benchmark).glob(f"*/{MANIFEST}")
-        if STEP_FOLDER.fullmatch(path.parent.name) and read_json(path)["complete"]
-    )
-    done = status.state == "done" and bool(evaluations)
-    identity = read_json(evaluations[-1] / MANIFEST)["identity"] if done else {}
-    result = CellResult(
+    evaluations = _evaluations(folder / benchmark) if status.state == "done" else []
+    return CellResult(
         entry["id"],
         entry["method"],
         int(entry["seed"]),
         str(status.state),
         status.reason,
-        identity,
+        _identity(evaluations[-1]) if evaluations else {},
         _optional(folder / "compute.json"),
         _optional(folder / "env.json"),
     )
-    if not done:
-        return result, []
-    scorer = study.evaluation.scorer
-    return result, [
-        _answers(one, entry, scorer, benchmark, mode).assign(last=one == evaluations[-1]) for one in evaluations
-    ]
 
 
-def _answers(folder: Path, entry: Mapping[str, Any], scorer: str, benchmark: Dataset, mode: str) -> pd.DataFrame:
-    samples = pd.DataFrame(read_samples(folder)).assign(id=lambda frame: frame["id"].astype(str))
-    samples["read"] = [answer_in(text, mode) for text in samples["answer"]]
-    raw = dict(zip(samples["id"], samples["read"], strict=True))
+def _evaluations(folder: Path) -> list[Path]:
+    """The complete evaluations of a cell's checkpoints on one benchmark, in the order of training."""
+    return sorted(
+        path.parent
+        for path in folder.glob(f"*/{MANIFEST}")
+        if STEP_FOLDER.fullmatch(path.parent.name) and read_json(path)["complete"]
+    )
+
+
+def _identity(evaluation: Path) -> dict[str, str]:
+    identity: dict[str, str] = read_json(evaluation / MANIFEST)["identity"]
+    return identity
+
+
+def _answers(
+    folder: Path, entry: Mapping[str, Any], mode: str, score: Callable[[Mapping[str, str]], pd.DataFrame]
+) -> pd.DataFrame:
+    """The scored answers of one checkpoint, in the order of the questions."""
+    samples = pd.DataFrame(read_samples(folder)).assign(question=lambda frame: frame["id"].astype(str))
+    samples = samples.assign(read=[answer_in(text, mode) for text in samples["answer"]]).set_index("question")
+    scored = score(dict(zip(samples.index, samples["read"], strict=True)))
+    if lacking := [question for question in scored["question"] if question not in samples.index]:
+        raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking[0]}")
     if "reasoning" in samples:
         samples["answer"] = samples["reasoning"] + SECOND_TURN + samples["answer"]
-    scored = score_answers(benchmark.records, raw, [scorer])
-    columns = ["id", "truncated", "prompt", "answer", "read"]
-    merged = scored.merge(samples[columns], on="id", how="left", validate="one_to_one")
-    if merged["missing"].any():
-        lacking = merged.loc[merged["missing"], "id"]
-        raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking.iloc[0]}")
-    kept = merged.drop(columns=["scorer", "missing"])
-    for column in ("question_type", "task", "room"):  # a study may have a million answers
-        kept[column] = pd.Categorical(kept[column])
-    return kept.rename(columns={"id": "question", "question_type": "type"}).assign(
+    kept = scored.join(samples[["truncated", "prompt", "answer", "read"]], on="question")
+    return kept.assign(
         method=entry["method"],
         model=entry["model"],
         seed=int(entry["seed"]),
@@ -161,44 +214,46 @@ def _answers(folder: Path, entry: Mapping[str, Any], scorer: str, benchmark: Dat
     )
 
 
-def _refuse_unequal(cells: list[CellResult], declared: Mapping[str, Declared]) -> None:
-    """Answers may be compared only if all they depend on, but the weights, is equal.
+def _refuse_unequal(
+    finished: Sequence[tuple[Path, Mapping[str, Any]]], benchmark: str, declared: Mapping[str, Declared]
+) -> None:
+    """Answers may be compared only if everything they depend on, except the weights, is equal.
 
-    A variant of a method may be declared to answer in another prompt mode; then it differs in that, and only in that.
+    A variant of a method may be declared to answer in another prompt mode; then it may differ in that alone.
     """
-    evaluated = [cell for cell in cells if cell.identity]
-    first = evaluated[0]
-    alike: dict[Declared, CellResult] = {}
-    for cell in evaluated:
-        same_mode = alike.setdefault(declared[cell.method], cell)
-        for key in sorted(first.identity.keys() | cell.identity.keys()):
+    first: tuple[str, dict[str, str]] | None = None
+    alike: dict[Declared, tuple[str, dict[str, str]]] = {}
+    for folder, entry in finished:
+        evaluations = _evaluations(folder / benchmark)
+        if not evaluations:
+            continue
+        cell = entry["id"], _identity(evaluations[-1])
+        first = first or cell
+        same_mode = alike.setdefault(declared[entry["method"]], cell)
+        for key in sorted(first[1].keys() | cell[1].keys()):
             other = same_mode if key in MODE_KEYS else first
-            ours, theirs = other.identity.get(key), cell.identity.get(key)
+            ours, theirs = other[1].get(key), cell[1].get(key)
             if key != "weights" and ours != theirs:
                 raise UserError(
-                    f"{other.cell} and {cell.cell} were evaluated differently and must not be compared: "
-                    f"{key} is {ours!r} and {theirs!r}. Run `harness compare` again to evaluate both alike"
+                    f"{other[0]} and {cell[0]} answered the benchmark {benchmark} differently and must not be "
+                    f"compared: {key} is {ours!r} and {theirs!r}. Run `harness compare` again to evaluate both alike"
                 )
 
 
-def _refuse_other_prompts(answers: pd.DataFrame, declared: Mapping[str, Declared]) -> None:
+def _refuse_other_prompts(answers: pd.DataFrame, mode_of: Mapping[str, str]) -> None:
     """One question must have been the same prompt, words and frames, for every checkpoint of one prompt mode."""
-    modes = answers["method"].map({method: of.mode for method, of in declared.items()})
-    prompts = answers.assign(mode=modes).groupby(["question", "mode"], sort=False)["prompt"].nunique().reset_index()
+    prompts = (
+        answers.assign(mode=answers["method"].map(dict(mode_of)))
+        .groupby(["question", "mode"], sort=False)["prompt"]
+        .nunique()
+        .reset_index()
+    )
     different = prompts.loc[prompts["prompt"] > 1, "question"]
     if len(different):
         raise UserError(
             f"question {different.iloc[0]} was not the same for all checkpoints: its video was changed between "
             "two evaluations. Run into another folder with --out, to evaluate all alike"
         )
-
-
-class Declared(NamedTuple):
-    """Prompt mode, token limit and number of turns that a method is evaluated with."""
-
-    mode: str
-    tokens: int
-    two_turns: bool
 
 
 def _declared(study: StudyConfig, method: str) -> Declared:

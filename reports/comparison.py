@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
 from harness.io import write_json, write_text
-from reports.benchmarks.additional import beside_tables
-from reports.benchmarks.vsibench import VSIBench
-from reports.collect import Collected, collect
+from harness.plugins import registry
+from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
-from reports.results import Tables, build_tables, results_of
+from reports.results import Tables, additional_table, build_tables, results_of
 from reports.samples import parse_sources, results_from
 from reports.statistics.contrast import from_frame
 from reports.statistics.paired import default_pairs
@@ -37,41 +37,36 @@ class Comparison:
 
     summary: ClassVar[str] = "scores, pairs, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
 
-    def write(self, run_dir: Path, *, with_published: bool = False) -> list[Path]:
-        """Write every file of ``RUN_DIR/report`` and return their paths, the page first.
+    def write(self, run_dir: Path, console: Console, *, with_published: bool = False) -> list[Path]:
+        """Print the verdicts and tables, write every file of ``RUN_DIR/report`` and return their paths, the page first.
 
         Raises:
             UserError: Nothing has finished, or the cells were not evaluated alike.
         """
-        collected = collect(run_dir)
-        results, folder = results_of(collected), run_dir / "report"
+        collected, folder = collect(run_dir), run_dir / "report"
+        results = results_of(collected)
         tables = build_tables(results, with_published=with_published)
+        additional = {k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()}
+        tables = replace(tables, additional=additional)
+        show(console, tables)
         written = write_tables(folder, tables)
-        beside = beside_tables(collected, run_dir, results.labels)
-        for name, (table, curve) in beside.items():
-            written += _write(folder, f"beside-{name}", [table])
-            write_text(folder / f"beside-{name}-checkpoints.csv", curve.to_csv(index=False))
-            written.append(folder / f"beside-{name}-checkpoints.csv")
-        tables = replace(tables, beside=tuple(table for table, _ in beside.values()))
-        write_text(folder / "checkpoints.csv", checkpoint_curve(collected).to_csv(index=False))
+        for name, table in additional.items():
+            written += _write(folder, f"additional-{name}", [table])
+        curves = {"checkpoints": collected.headline}
+        curves |= {f"additional-{name}-checkpoints": one for name, one in collected.additional.items()}
+        for name, evaluated in curves.items():
+            write_text(folder / f"{name}.csv", checkpoint_curve(evaluated).to_csv(index=False))
+            written.append(folder / f"{name}.csv")
         page = write_page(
             folder,
             results,
             tables,
-            benchmark=collected.benchmark,
+            benchmark=collected.test,
             collected=collected,
             run_dir=run_dir,
             methods=methods_section(collected, from_frame(tables.contrasts), run_dir),
         )
-        return [page[0], *written, folder / "checkpoints.csv", *page[1:]]
-
-    def render(self, console: Console, run_dir: Path, *, with_published: bool = False) -> None:
-        """Print the verdicts, the score table and the pair table."""
-        collected = collect(run_dir)
-        results = results_of(collected)
-        beside = beside_tables(collected, run_dir, results.labels)
-        tables = build_tables(results, with_published=with_published)
-        show(console, replace(tables, beside=tuple(table for table, _ in beside.values())))
+        return [page[0], *written, *page[1:]]
 
     def write_samples(
         self,
@@ -81,7 +76,7 @@ class Comparison:
         folder: Path,
         *,
         base: str | None = None,
-        scorer: str = "official",
+        scorer: str | None = None,
         settings: ReportSection | None = None,
         command: str = "",
     ) -> list[Path]:
@@ -100,7 +95,9 @@ class Comparison:
         Raises:
             UserError: A source is wrong, or two sources answer different questions.
         """
-        results = results_from(sources, benchmark, base=base, scorer=scorer, settings=settings or ReportSection())
+        rules: Benchmark = registry.create("benchmarks", "vsibench")
+        settings = settings or ReportSection()
+        results = results_from(sources, benchmark, rules, base=base, scorer=scorer, settings=settings)
         tables = build_tables(results)
         show(console, tables)
         methods = samples_section(parse_sources(sources), results, benchmark, from_frame(tables.contrasts), command)
@@ -122,12 +119,15 @@ class Comparison:
         Raises:
             UserError: The pilot is no run directory, or has too little in it.
         """
-        spread = default_spread() if pilot is None else spread_from(collect(pilot).reported, str(pilot))
-        layout = vsi_bench_layout()
+        spread, layout = default_spread(), vsi_bench_layout()
+        if pilot is not None:
+            found = collect(pilot).headline
+            spread = spread_from(found.reported, found.benchmark, str(pilot))
         if benchmark is not None:
-            records = benchmark.records
-            kinds, rooms = [record.question_type for record in records], [record.room for record in records]
-            layout = layout_of(study.data.benchmark, kinds, rooms)
+            rules: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
+            asked = rules.question_scores(benchmark.records, {}, rules.default_scorer)
+            types, clusters = [one.type for one in asked], [one.cluster for one in asked]
+            layout = layout_of(study.data.benchmark, rules, types, clusters)
         tests = len(study.report.pairs or default_pairs([BASE, *study.methods]))
         seeds = sorted({3, 5, 8, 10, study.seeds, study.seeds + 1})
         alpha = study.report.alpha
@@ -140,13 +140,13 @@ class Comparison:
 def write_tables(folder: Path, tables: Tables) -> list[Path]:
     """Write scores, pairs and scorer sensitivity in every format."""
     written = _write(folder, "scores", [tables.scores])
-    if tables.pairs is not None and tables.tasks is not None:
+    if tables.pairs is not None:
         verdicts = "".join(f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts)
-        written += _write(folder, "pairs", [tables.pairs, tables.tasks], head=verdicts)
+        written += _write(folder, "pairs", [table for table in (tables.pairs, tables.tasks) if table], head=verdicts)
         contrasts = tables.contrasts
         write_json(folder / "pairs.json", contrasts.astype(object).where(contrasts.notna(), None).to_dict("records"))
         write_text(folder / "pairs.csv", csv_text(contrasts))
-    return written + _write(folder, "sensitivity", [tables.sensitivity])
+    return written + (_write(folder, "sensitivity", [tables.sensitivity]) if tables.sensitivity else [])
 
 
 def show(console: Console, tables: Tables) -> None:
@@ -155,18 +155,18 @@ def show(console: Console, tables: Tables) -> None:
         console.print(Text(verdict.sentence, style="bold"))
         if verdict.notes:
             console.print(Padding(Text(" ".join(verdict.notes), style="dim"), (0, 0, 0, 2)))
-    for table in (tables.scores, tables.pairs, *tables.beside):
+    for table in (tables.scores, tables.pairs, *tables.additional.values()):
         if table is not None:
             console.print()
             console.print(table)
 
 
-def checkpoint_curve(collected: Collected) -> pd.DataFrame:
+def checkpoint_curve(evaluated: Evaluated) -> pd.DataFrame:
     """Overall and task scores of every checkpoint; description only, the reported one is the last."""
     rows: list[dict[str, Any]] = []
-    for (method, seed, step), group in collected.answers.groupby(["method", "seed", "step"], sort=False):
-        figures = VSIBench().aggregate(group.rename(columns={"type": "question_type"}))
-        rows.append({"method": method, "seed": seed, "step": step, "overall": figures["overall"], **figures["tasks"]})
+    for (method, seed, step), group in evaluated.answers.groupby(["method", "seed", "step"], sort=False):
+        figures = evaluated.benchmark.figures(group["type"].tolist(), group["score"].tolist())
+        rows.append({"method": method, "seed": seed, "step": step, "overall": figures.overall, **figures.tasks})
     return pd.DataFrame(rows)
 
 

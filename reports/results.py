@@ -1,20 +1,19 @@
-"""What the tables are made of, whether a run directory or files of answers hold it, and the tables."""
+"""What a report shows: the answers, read from a run directory or from files, and every table made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
 
 import pandas as pd
 
+from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
-from harness.vsibench.baselines import constant_answers, text_prior_answers
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
-from harness.vsibench.scoring import score_answers
 from reports.benchmarks.vsibench import VSIBench
-from reports.collect import CellResult, Collected, methods_of
+from reports.collect import CellResult, Collected, Evaluated, methods_of
 from reports.statistics.contrast import from_frame, to_frame
 from reports.statistics.paired import compare_all, default_pairs
 from reports.tables import (
@@ -32,6 +31,9 @@ from reports.tables import (
     verdicts,
 )
 
+MOST_COLUMNS = 8
+"""Question types that get a column each where the benchmark declares no tasks; with more there is none."""
+
 
 @dataclass(frozen=True)
 class Results:
@@ -39,14 +41,15 @@ class Results:
 
     Attributes:
         labels: What to call each method, in the order of the tables; ``base`` is the untrained model.
-        answers: One row an answer of the reported checkpoints: method, model, seed, question, type, room, score
+        answers: One row an answer of the reported checkpoints: method, model, seed, question, type, cluster, score
             (0 to 1), parsed, answer (raw text), and truncated where it is known.
-        records: The benchmark's records that were asked.
-        train: Training records, for the baselines; None when there are none.
-        benchmark: Its name in titles.
+        records: The questions.
+        benchmark: The rules that they were scored and are averaged by.
+        title: The benchmark's name in titles.
         scorer: The scorer behind ``score``.
-        modes: Evaluation prompt by method, where it is known.
         report: Margin, level and pairs.
+        train: Training records, for the baselines; None when there are none.
+        modes: Evaluation prompt by method, where it is known.
         planned: Seeds asked for, by method.
         cells: Of a run directory, finished or not.
         footnotes: Remarks on the scores as a whole.
@@ -55,7 +58,8 @@ class Results:
     labels: Mapping[str, str]
     answers: pd.DataFrame
     records: Sequence[Record]
-    benchmark: str
+    benchmark: Benchmark
+    title: str
     scorer: str
     report: ReportSection
     train: Sequence[Record] | None = None
@@ -81,39 +85,58 @@ class Results:
         """Labels as running text has them."""
         return {name: label.removeprefix("+ ") for name, label in self.labels.items()}
 
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """The tasks that get a column."""
+        if self.benchmark.tasks:
+            return self.benchmark.tasks
+        found = self.benchmark.tasks_of(self.answers["type"].unique())
+        return found if 1 < len(found) <= MOST_COLUMNS else ()
+
+    @property
+    def clusters(self) -> int:
+        """Number of clusters, such as rooms, that the questions are about."""
+        return int(self.answers["cluster"].nunique())
+
 
 @dataclass(frozen=True)
 class Tables:
-    """Every table of a report, and the contrasts behind them; pairs and tasks need two methods.
+    """Every table of a report, and the contrasts behind them.
 
-    ``beside`` holds one table for each benchmark beside the headline.
+    Attributes:
+        scores: The main table.
+        contrasts: Every difference that was tested.
+        verdicts: What the differences in the overall score say.
+        sensitivity: The same answers by every scorer; None where the benchmark has one scorer only.
+        pairs: Differences in the overall score; None without two methods.
+        tasks: Differences by task; None without two methods or without tasks.
+        additional: The scores on each additional benchmark, by its name.
     """
 
     scores: Table
-    sensitivity: Table
     contrasts: pd.DataFrame
     verdicts: list[Verdict]
+    sensitivity: Table | None = None
     pairs: Table | None = None
     tasks: Table | None = None
-    beside: tuple[Table, ...] = ()
+    additional: Mapping[str, Table] = field(default_factory=dict)
 
 
-def results_of(collected: Collected) -> Results:
-    """The results of a run directory."""
-    study = collected.study
-    source = study.data.benchmark
+def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Results:
+    """The results of a run directory on one benchmark: the headline unless another is given."""
+    study, found = collected.study, evaluated or collected.headline
+    methods = methods_of(collected)
+    views = {method: study if method == BASE else study.for_method(method) for method in methods}
     return Results(
-        labels={m: f"{study.model.name} (base)" if m == BASE else f"+ {study.label(m)}" for m in methods_of(collected)},
-        answers=collected.reported,
-        records=collected.benchmark.records,
-        benchmark=f"the embedded world ({source})" if source.startswith("world:") else "VSI-Bench",
-        scorer=study.evaluation.scorer,
+        labels={m: f"{study.model.name} (base)" if m == BASE else f"+ {study.label(m)}" for m in methods},
+        answers=found.reported,
+        records=found.records,
+        benchmark=found.benchmark,
+        title=found.benchmark.title(found.records, study.data.benchmark),
+        scorer=found.scorer,
         report=study.report,
         train=collected.train.records,
-        modes={
-            method: MODES[(study if method == BASE else study.for_method(method)).prompt.evaluation].letter
-            for method in methods_of(collected)
-        },
+        modes={} if evaluated else {method: MODES[view.prompt.evaluation].letter for method, view in views.items()},
         planned={method: study.seeds for method in study.methods},
         cells=collected.cells,
     )
@@ -124,37 +147,70 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
 
     Args:
         results: What was answered.
-        with_published: Show published rows below ours.
+        with_published: Show published rows below ours, which are VSI-Bench's.
     """
-    settings, pairs = results.report, results.pairs
+    settings, pairs, benchmark = results.report, results.pairs, results.benchmark
     contrasts = to_frame([])
     if pairs:
-        contrasts = compare_all(results.answers, pairs, alpha=settings.alpha, margin=settings.margin)
-    rows = [_method_row(results, method) for method in results.labels] + _baseline_rows(results)
-    footnotes = results.footnotes
-    if with_published or settings.with_published:
+        contrasts = compare_all(
+            results.answers, pairs, benchmark=benchmark, alpha=settings.alpha, margin=settings.margin
+        )
+    rows, footnotes = _rows(results), results.footnotes
+    if (with_published or settings.with_published) and isinstance(benchmark, VSIBench):
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
-    named: dict[str, Any] = {"benchmark": results.benchmark, "alpha": settings.alpha}
-    found = from_frame(contrasts)
-    scores = scores_table(rows, found, scorer=results.scorer, footnotes=footnotes, **named)
-    sensitivity = sensitivity_table(
-        scored_by_all(results.answers, results.records),
-        results.labels,
-        benchmark=results.benchmark,
-        headline=results.scorer,
-    )
-    if not pairs:
-        return Tables(scores, sensitivity, contrasts, [])
-    called = results.short_labels
-    return Tables(
-        scores,
-        sensitivity,
+    found, called = from_frame(contrasts), results.short_labels
+    named = _Named(benchmark=benchmark, title=results.title, alpha=settings.alpha)
+    tables = Tables(
+        scores_table(rows, found, tasks=results.tasks, scorer=results.scorer, footnotes=footnotes, **named),
         contrasts,
-        verdicts(found, results.cells, called, alpha=settings.alpha, answers=results.answers),
-        pairs_table(found, called, **named),
-        tasks_table(found, called, **named),
+        [],
     )
+    if len(benchmark.scorers) > 1:
+        by_all = scored_by_all(results.answers, results.records, benchmark)
+        sensitivity = sensitivity_table(
+            by_all, results.labels, benchmark=benchmark, title=results.title, headline=results.scorer
+        )
+        tables = replace(tables, sensitivity=sensitivity)
+    if not pairs:
+        return tables
+    return replace(
+        tables,
+        verdicts=verdicts(found, results.cells, called, alpha=settings.alpha, answers=results.answers),
+        pairs=pairs_table(found, called, **named),
+        tasks=tasks_table(found, called, title=results.title, tasks=results.tasks, alpha=settings.alpha)
+        if results.tasks
+        else None,
+    )
+
+
+def additional_table(results: Results) -> Table:
+    """The scores on an additional benchmark, with differences from the base model that are described and not tested."""
+    pairs = [(a, b) for a, b in default_pairs(list(results.labels)) if a == BASE and {a, b} <= set(results.present)]
+    contrasts = to_frame([])
+    if pairs:
+        contrasts = compare_all(results.answers, pairs, benchmark=results.benchmark, resamples=0)
+        contrasts = contrasts.assign(verdict="undecided", p_holm=float("nan"), note="")
+    return scores_table(
+        _rows(results),
+        from_frame(contrasts),
+        tasks=results.tasks,
+        scorer=results.scorer,
+        benchmark=results.benchmark,
+        title=results.title,
+        alpha=0.05,
+        tested=False,
+    )
+
+
+class _Named(TypedDict):
+    benchmark: Benchmark
+    title: str
+    alpha: float
+
+
+def _rows(results: Results) -> list[ScoreRow]:
+    return [_method_row(results, method) for method in results.labels] + _baseline_rows(results)
 
 
 def _method_row(results: Results, method: str) -> ScoreRow:
@@ -164,17 +220,17 @@ def _method_row(results: Results, method: str) -> ScoreRow:
         method,
         results.labels[method],
         "base" if method == BASE else "method",
-        [_run_score(group) for _, group in mine.groupby("seed", sort=True)],
+        [_run_score(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
         results.modes.get(method, ""),
         results.planned.get(method, 1),
         "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'not run yet'}" for cell in missing),
     )
 
 
-def _run_score(answers: pd.DataFrame) -> RunScore:
-    figures = VSIBench().aggregate(answers.rename(columns={"type": "question_type"}))
+def _run_score(answers: pd.DataFrame, benchmark: Benchmark) -> RunScore:
+    figures = benchmark.figures(answers["type"].tolist(), answers["score"].tolist())
     return RunScore(
-        figures["tasks"],
+        figures,
         100 * (1 - float(answers["parsed"].mean())),
         100 * float(answers["truncated"].astype(bool).mean()) if "truncated" in answers else float("nan"),
     )
@@ -182,17 +238,8 @@ def _run_score(answers: pd.DataFrame) -> RunScore:
 
 def _baseline_rows(results: Results) -> list[ScoreRow]:
     """Answers that need no video: a reader sees at once what a score is worth."""
-    test = results.records
-    if results.train is None:
-        label = "Constant answer, best on this benchmark"
-        found = [("constant", label, constant_answers(test, test))]
-    else:
-        found = [
-            ("constant", "Constant answer", constant_answers(results.train, test)),
-            ("text-prior", "Text only, no video", text_prior_answers(results.train, test)),
-        ]
     rows = []
-    for name, label, answers in found:
-        scored = score_answers(test, answers, [results.scorer])
-        rows.append(ScoreRow(name, label, "baseline", [_run_score(scored.rename(columns={"question_type": "type"}))]))
+    for name, label, answers in results.benchmark.baselines(results.records, results.train):
+        scored = results.benchmark.question_scores(results.records, answers, results.scorer)
+        rows.append(ScoreRow(name, label, "baseline", [_run_score(pd.DataFrame(scored), results.benchmark)]))
     return rows

@@ -1,4 +1,4 @@
-"""A report on answers made elsewhere: files instead of a run directory."""
+"""Answers made elsewhere, read from files instead of a run directory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.api.benchmark import Benchmark, check_ids
 from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few, unknown_name
 from harness.vsibench.records import Record
-from harness.vsibench.scoring import score_answers
-from harness.world.questions import DATASET
 from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
 
@@ -62,19 +61,21 @@ def _source(text: str) -> Source:
 
 def results_from(
     texts: Sequence[str],
-    benchmark: Dataset,
+    data: Dataset,
+    benchmark: Benchmark,
     *,
     base: str | None = None,
-    scorer: str = "official",
+    scorer: str | None = None,
     settings: ReportSection,
 ) -> Results:
     """Read and score answers made elsewhere.
 
     Args:
         texts: As :func:`parse_sources` takes them.
-        benchmark: What was asked. Questions that no file answers are left out, and a footnote says so.
+        data: What was asked. Questions that no file answers are left out, and a footnote says so.
+        benchmark: The rules to score and average by.
         base: The name of the untrained model among the sources; a source named ``base`` is it anyway.
-        scorer: The scorer of the headline.
+        scorer: One of the benchmark's scorers; the default unless given.
         settings: Margin, level, pairs.
 
     Raises:
@@ -89,34 +90,37 @@ def results_from(
     untrained = base or (BASE if BASE in names else None)
     order = [*([untrained] if untrained else []), *(name for name in names if name != untrained)]
     internal = {name: BASE if name == untrained else name for name in order}
-    answers = {source: read_answers(source.path, benchmark.records) for source in sources}
-    asked = _asked(answers, benchmark)
-    left_out = len(benchmark.records) - len(asked)
-    note = f"Only the {len(asked):,} of the benchmark's {len(benchmark.records):,} questions that every file answers."
+    answers = {source: read_answers(source.path, data.records) for source in sources}
+    asked = _asked(answers, data)
+    left_out = len(data.records) - len(asked)
+    note = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions that every file answers."
+    chosen = benchmark.scorer_named(scorer)
     return Results(
         labels={internal[name]: f"{name} (base)" if name == untrained else name for name in order},
         answers=pd.concat(
-            [_scored(source, found, asked, scorer, internal) for source, found in answers.items()], ignore_index=True
+            [
+                _scored(found, asked, benchmark, chosen).assign(method=internal[source.name], seed=source.seed)
+                for source, found in answers.items()
+            ],
+            ignore_index=True,
         ),
         records=asked,
-        benchmark="the embedded world" if {record.dataset for record in asked} == {DATASET} else "VSI-Bench",
-        scorer=scorer,
+        benchmark=benchmark,
+        title=benchmark.title(asked),
+        scorer=chosen,
         report=settings,
         planned=Counter(internal[source.name] for source in sources),
         footnotes=(note,) if left_out else (),
     )
 
 
-def _asked(answers: Mapping[Source, Mapping[str, RawAnswer]], benchmark: Dataset) -> list[Record]:
+def _asked(answers: Mapping[Source, Mapping[str, RawAnswer]], data: Dataset) -> list[Record]:
     """The records that all files answer; refuses files that differ in their questions."""
-    known = {record.key for record in benchmark.records}
     for source, found in answers.items():
-        unknown = [key for key in found if key not in known]
-        if unknown:
-            raise UserError(
-                f"{source.path}: {len(unknown)} answers are for ids that the benchmark does not have: "
-                f"{first_few(unknown)}; give --benchmark the file they were made for"
-            )
+        try:
+            check_ids(data.records, found)
+        except UserError as error:
+            raise UserError(f"{source.path}: {error}") from error
     first, *others = answers.items()
     for source, found in others:
         only_first, only_other = [k for k in first[1] if k not in found], [k for k in found if k not in first[1]]
@@ -130,23 +134,14 @@ def _asked(answers: Mapping[Source, Mapping[str, RawAnswer]], benchmark: Dataset
                 f"{first[0].path} and {source.path} answer different questions and must not be compared; "
                 "evaluate both on the same benchmark files:\n" + "\n".join(lines)
             )
-    return [record for record in benchmark.records if record.key in first[1]]
+    return [record for record in data.records if record.key in first[1]]
 
 
 def _scored(
-    source: Source,
-    answers: Mapping[str, RawAnswer],
-    asked: Sequence[Record],
-    scorer: str,
-    internal: Mapping[str, str],
+    answers: Mapping[str, RawAnswer], asked: Sequence[Record], benchmark: Benchmark, scorer: str
 ) -> pd.DataFrame:
-    scored = score_answers(asked, {key: answer.text for key, answer in answers.items()}, [scorer])
-    frame = scored.rename(columns={"id": "question", "question_type": "type"}).assign(
-        method=internal[source.name],
-        model="external",
-        seed=source.seed,
-        answer=[answers[record.key].text for record in asked],
-    )
+    scored = benchmark.question_scores(asked, {key: answer.text for key, answer in answers.items()}, scorer)
+    frame = pd.DataFrame(scored).assign(model="external", answer=[answers[record.key].text for record in asked])
     truncated = [bool(answers[record.key].truncated) for record in asked]
     known = all(answer.truncated is not None for answer in answers.values())
     return frame.assign(truncated=truncated) if known else frame

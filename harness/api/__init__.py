@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.api.algorithm import Algorithm as Algorithm
+    from harness.api.benchmark import Baseline as Baseline
     from harness.api.benchmark import Benchmark as Benchmark
-    from harness.api.benchmark import EvaluationJob as EvaluationJob
+    from harness.api.benchmark import Figures as Figures
+    from harness.api.benchmark import Questions as Questions
     from harness.api.benchmark import QuestionScore as QuestionScore
+    from harness.api.benchmark import ScoringRule as ScoringRule
+    from harness.api.benchmark import Task as Task
     from harness.api.config import StrictConfig as StrictConfig
     from harness.api.experience import advantage_samples as advantage_samples
     from harness.api.experience import finite_rewards as finite_rewards
@@ -36,10 +40,11 @@ if TYPE_CHECKING:
     from harness.vsibench.answers import matches as matches
     from harness.vsibench.answers import parse_answer as parse_answer
     from harness.vsibench.records import Record as Record
+    from harness.vsibench.scorers import ItemScore as ItemScore
 
 _EXPORTS = {
     "harness.api.algorithm": ("Algorithm",),
-    "harness.api.benchmark": ("Benchmark", "EvaluationJob", "QuestionScore"),
+    "harness.api.benchmark": ("Baseline", "Benchmark", "Figures", "QuestionScore", "Questions", "ScoringRule", "Task"),
     "harness.api.config": ("StrictConfig",),
     "harness.api.experience": ("advantage_samples", "finite_rewards"),
     "harness.api.guest": ("GuestTrainer",),
@@ -51,6 +56,7 @@ _EXPORTS = {
     "harness.errors": ("UserError",),
     "harness.vsibench.answers": ("matches", "parse_answer"),
     "harness.vsibench.records": ("Record",),
+    "harness.vsibench.scorers": ("ItemScore",),
 }
 """Modules and the names exported from each; type checkers read the imports above."""
 

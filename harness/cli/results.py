@@ -57,7 +57,7 @@ def score(
         raise UserError(f"`{answers}`: no such file of answers")
     dataset = _read_benchmark(benchmark, options)
     rules = registry.load("benchmarks", "vsibench")()
-    result: dict[str, Any] = rules.score_file(answers, dataset, *([scorer] if scorer else []))
+    result: dict[str, Any] = rules.score_file(answers, dataset.records, *([scorer] if scorer else []))
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:

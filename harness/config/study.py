@@ -262,21 +262,17 @@ def _check_names(study: StudyConfig, methods_asked: str) -> None:
 
 
 def _check_benchmarks(section: EvaluationSection) -> None:
-    headline = registry.load("benchmarks", section.benchmark)
-    if getattr(headline, "dataset", Benchmark.dataset) is not Benchmark.dataset:
+    headline: Benchmark = registry.create("benchmarks", section.benchmark, asked=f"--benchmarks {section.benchmark}")
+    if type(headline).questions is not Benchmark.questions:
         raise UserError(
-            f"`evaluation.benchmark` = {section.benchmark}: it has questions of its own, so it stands beside the "
-            f"headline: --benchmarks vsibench,{section.benchmark}"
+            f"`evaluation.benchmark` = {section.benchmark}: it has questions of its own, so it cannot be the headline: "
+            f"--benchmarks vsibench,{section.benchmark}"
         )
+    headline.scorer_named(section.scorer, "evaluation.scorer =")
     for name, options in section.more.items():
         if name == section.benchmark:
             raise UserError(f"`evaluation.more.{name}`: it is the headline already; name each benchmark once")
-        made = registry.create("benchmarks", name, options, asked=f"evaluation.more.{name}")
-        if type(made).question_scores is Benchmark.question_scores:
-            raise UserError(
-                f"`evaluation.more.{name}`: the benchmark gives no score of each question, so it cannot stand beside "
-                "another; it needs a method `question_scores`, see harness.api.Benchmark"
-            )
+        registry.create("benchmarks", name, options, asked=f"evaluation.more.{name}")
 
 
 def _check_rewards(section: RewardSection) -> None:

@@ -50,6 +50,11 @@ class Dataset:
     videos: Path | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def source(self) -> str:
+        """Where the records come from, for messages."""
+        return f"{self.root} ({self.split})"
+
     def distinct_videos(self) -> list[Path]:
         """The videos of all records, each once, in the order in which they first come."""
         firsts: dict[tuple[str, str], Record] = {}

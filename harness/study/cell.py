@@ -178,7 +178,8 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
     numbers: dict[str, float] = {}
     for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark.digest)).items():
         folder = out if name == study.evaluation.benchmark else out / name
-        numbers |= _run_benchmark(setup, folder, name, identity.of(digest), lambda done, total: None)
+        overall = _run_benchmark(setup, folder, name, identity.of(digest))
+        numbers["overall" if name == study.evaluation.benchmark else name] = overall
     return numbers
 
 
@@ -259,7 +260,7 @@ def train_cell(
 def _evaluate(
     setup: Setup, cell_dir: Path, name: str, digest: str, identities: Mapping[str, EvaluationIdentity]
 ) -> None:
-    """Run every benchmark on one checkpoint; the headline last, so that its numbers stay in the status."""
+    """Run every benchmark on one checkpoint; the headline last, so that its score stays in the status."""
     step = int(name.split("-")[1])
     headline = setup.study.evaluation.benchmark
 
@@ -270,33 +271,24 @@ def _evaluate(
     for benchmark in (*(one for one in identities if one != headline), headline):
         progress(0, total)
         folder = cell_dir / benchmark / name
-        numbers = _run_benchmark(setup, folder, benchmark, identities[benchmark].of(digest), progress)
+        overall = _run_benchmark(setup, folder, benchmark, identities[benchmark].of(digest), progress)
     # Later estimates divide the time of evaluation by the number of questions.
-    _report(cell_dir, "evaluate", step, 0, numbers | {"done": total, "of": total})
+    _report(cell_dir, "evaluate", step, 0, {"overall": overall, "done": total, "of": total})
 
 
 def _run_benchmark(
-    setup: Setup, folder: Path, name: str, identity: dict[str, str], progress: Callable[[int, int], None]
-) -> dict[str, float]:
-    from harness.api.benchmark import Benchmark, EvaluationJob
-    from harness.engine.sampler import make_sampler
+    setup: Setup,
+    folder: Path,
+    name: str,
+    identity: dict[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> float:
     from harness.plugins import registry
+    from harness.study.evaluation import evaluate
 
-    study = setup.study
-    benchmark: Benchmark = registry.create("benchmarks", name, study.evaluation.more.get(name))
-    return benchmark.evaluate(
-        EvaluationJob(
-            setup.policy,
-            benchmark.dataset() or setup.benchmark,
-            make_sampler(setup.policy, study.rollout, study.evaluation.batch),
-            setup.encoder,
-            study.prompt.evaluation,
-            study.evaluation,
-            identity,
-            folder,
-            progress,
-        )
-    )
+    section = setup.study.evaluation
+    benchmark = registry.create("benchmarks", name, section.more.get(name))
+    return evaluate(setup, benchmark, identity, folder, progress, section.scorer if name == section.benchmark else None)
 
 
 def _report(

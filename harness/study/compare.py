@@ -138,8 +138,7 @@ def write_report(run_dir: Path, console: Console, *, with_published: bool = Fals
     """
     matrix.read_matrix(run_dir)
     report = registry.load("reports", "comparison")()
-    paths: list[Path] = report.write(run_dir, with_published=with_published)
-    report.render(console, run_dir, with_published=with_published)
+    paths: list[Path] = report.write(run_dir, console, with_published=with_published)
     tell_files(paths, console)
 
 

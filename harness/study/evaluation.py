@@ -1,17 +1,26 @@
-"""Answering a benchmark with one checkpoint: raw answers are stored once, and an interrupted evaluation goes on."""
+"""Answering a benchmark with one checkpoint: raw answers are stored once, and an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.api.benchmark import EvaluationJob
-from harness.api.sampler import Sampled
-from harness.data.encode import EncodedPrompt
+from harness.api.benchmark import Benchmark, Questions
+from harness.api.sampler import Sampled, Sampler
+from harness.config.study import EvaluationSection
+from harness.data.encode import EncodedPrompt, PromptEncoder
+from harness.data.reader import Dataset
+from harness.data.video.stills import StillImages
+from harness.engine.policy import Policy
+from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+from harness.models.families import video_defaults
+from harness.study.setup import Setup
+from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 
 SAMPLES = "samples.jsonl"
@@ -20,13 +29,87 @@ MANIFEST = "manifest.json"
 SECOND_TURN_TOKENS = 16
 """Token limit of a second turn: VSI-Bench's own for an answer alone."""
 
+OWN_WORDS = "official"
+"""The prompt mode of questions with words of their own: no part of the answer is set apart by tags."""
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """One benchmark for one checkpoint.
+
+    Attributes:
+        policy: The model, with the checkpoint's weights in it.
+        dataset: The questions.
+        sampler: Answers batches of prompts.
+        encoder: Turns a record into a prompt.
+        mode: The prompt mode, for example ``official``.
+        settings: Token limit, batch size, number of turns.
+        identity: What the answers depend on (weights, versions); answers of another identity are not reused.
+        folder: Where ``samples.jsonl`` and ``manifest.json`` go.
+        progress: Called with (questions done, questions in all).
+        words: A question's own words; None for those of the prompt mode.
+    """
+
+    policy: Policy
+    dataset: Dataset | Questions
+    sampler: Sampler[Policy, EncodedPrompt]
+    encoder: PromptEncoder
+    mode: str
+    settings: EvaluationSection
+    identity: dict[str, str]
+    folder: Path
+    progress: Callable[[int, int], None]
+    words: Callable[[Record], str | None] = lambda record: None
+
+
+def evaluate(
+    setup: Setup,
+    benchmark: Benchmark,
+    identity: dict[str, str],
+    folder: Path,
+    progress: Callable[[int, int], None],
+    scorer: str | None = None,
+) -> float:
+    """Answer a benchmark with the weights that the policy holds, resuming where it stopped; return the overall score.
+
+    Args:
+        setup: The model, the study and its questions.
+        benchmark: What to answer.
+        identity: As :class:`EvaluationJob` has it.
+        folder: Likewise.
+        progress: Likewise.
+        scorer: One of the benchmark's scorers; the default unless given.
+
+    Raises:
+        UserError: A video cannot be used (the record is named), or the manifest cannot be read.
+    """
+    own, pixels = benchmark.questions(), benchmark.pixels()
+    dataset = own or setup.benchmark
+    encoder, settings = setup.encoder, setup.study.evaluation
+    mode: str = setup.study.prompt.evaluation
+    if pixels:
+        config = setup.policy.base.config
+        images = StillImages(video_defaults(config), *pixels)
+        encoder = PromptEncoder(setup.policy.tokenizer, config.video_token_id, images, images.settings.merge_size)
+    if any(benchmark.words(record) for record in dataset.records):
+        # A bare answer has no reasoning, so there is no second turn either.
+        mode, settings = OWN_WORDS, settings.model_copy(update={"two_turns": False})
+    sampler = make_sampler(setup.policy, setup.study.rollout, settings.batch)
+    job = EvaluationJob(
+        setup.policy, dataset, sampler, encoder, mode, settings, identity, folder, progress, benchmark.words
+    )
+    answer_benchmark(job)
+    answers = {str(row["id"]): answer_in(row["answer"], mode) for row in read_samples(folder)}
+    scores = benchmark.question_scores(dataset.records, answers, benchmark.scorer_named(scorer))
+    return benchmark.figures([one.type for one in scores], [one.score for one in scores]).overall
+
 
 def answer_benchmark(job: EvaluationJob) -> Path:
     """Answer every question greedily and append the raw answers to ``samples.jsonl``.
 
-    Batches are fixed slices of the records in their order, and a batch is written in one synced append: an
-    evaluation that goes on computes exactly the batches that an uninterrupted one would have. Answers of another
-    identity (other weights, wording, frames, versions) or changed since they were complete are set aside, never
+    Batches are fixed slices of the records in their order, and a batch is written in one synced append: a
+    resumed evaluation computes exactly the batches of an uninterrupted one. Answers of another
+    identity (other weights, wording, frames, versions), or that were changed after completion, are set aside and never
     reused.
 
     Returns:
@@ -95,10 +178,9 @@ def _greedy(job: EvaluationJob, prompts: Sequence[EncodedPrompt], limit: int) ->
 
 def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:
     try:
-        return job.encoder.encode(record, job.mode, job.dataset.video_path(record))
+        return job.encoder.encode(record, job.mode, job.dataset.video_path(record), words=job.words(record))
     except UserError as error:
-        data = job.dataset
-        raise UserError(f"benchmark record {record.key} of {data.root} ({data.split}): {error}") from error
+        raise UserError(f"benchmark record {record.key} of {job.dataset.source}: {error}") from error
 
 
 def read_samples(folder: Path) -> list[dict[str, Any]]:

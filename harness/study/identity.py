@@ -69,12 +69,12 @@ def question_digests(study: StudyConfig, benchmark_digest: str) -> dict[str, str
         benchmark_digest: Of the records of ``data.benchmark``.
 
     Raises:
-        UserError: The questions of a further benchmark cannot be read.
+        UserError: The questions of an additional benchmark cannot be read.
     """
     found = {study.evaluation.benchmark: benchmark_digest}
     for name, options in study.evaluation.more.items():
-        dataset = registry.create("benchmarks", name, options).dataset()
-        found[name] = benchmark_digest if dataset is None else dataset.digest
+        questions = registry.create("benchmarks", name, options).questions()
+        found[name] = benchmark_digest if questions is None else questions.digest
     return found
 
 

@@ -25,7 +25,7 @@ class ItemScore(NamedTuple):
     """The score of one answer in [0, 1], and whether a rule could read an answer in it at all."""
 
     score: float
-    parsed: bool
+    parsed: bool = True
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from harness.errors import UserError, first_few, unknown_name
-from harness.vsibench.records import Record
-from harness.vsibench.scorers import SCORERS, ItemScore
+from harness.errors import UserError, unknown_name
 from harness.vsibench.types import NUMERIC_TYPES, QUESTION_TYPES, TASKS, task_of
 
 
@@ -56,16 +53,16 @@ def task_means(by_type: Mapping[str, float]) -> dict[str, float]:
     for kind in QUESTION_TYPES:
         if kind in by_type:
             levels[task_of(kind)].append(by_type[kind])
-    return {task: _mean(values) for task, values in levels.items() if values}
+    return {task: mean(values) for task, values in levels.items() if values}
 
 
 def means_of_tasks(tasks: Mapping[str, float]) -> Means:
     """The overall score and its companions from the scores of the tasks."""
     return Means(
-        _mean(tasks.values()),
-        _mean(value for task, value in tasks.items() if task in NUMERIC_TYPES),
-        _mean(value for task, value in tasks.items() if task not in NUMERIC_TYPES),
-        _mean(value for task, value in tasks.items() if task != "object_counting"),
+        mean(tasks.values()),
+        mean(value for task, value in tasks.items() if task in NUMERIC_TYPES),
+        mean(value for task, value in tasks.items() if task not in NUMERIC_TYPES),
+        mean(value for task, value in tasks.items() if task != "object_counting"),
     )
 
 
@@ -93,7 +90,7 @@ def task_scores(question_types: Sequence[str], scores: Sequence[float]) -> dict[
     groups: dict[str, list[float]] = defaultdict(list)
     for kind, score in zip(question_types, scores, strict=True):
         groups[kind].append(score)
-    tasks = task_means({kind: _mean(values) for kind, values in groups.items()})
+    tasks = task_means({kind: mean(values) for kind, values in groups.items()})
     return {task: 100 * value for task, value in tasks.items()}
 
 
@@ -139,55 +136,13 @@ def question_weights(question_types: Sequence[str]) -> NDArray[np.float64]:
     return np.array([share[kind] for kind in question_types], dtype=float)
 
 
-def score_answers(
-    records: Sequence[Record], answers: Mapping[str, str], scorers: Sequence[str] = tuple(SCORERS)
-) -> pd.DataFrame:
-    """Score raw answers by several rules.
-
-    Args:
-        records: The benchmark's records.
-        answers: Raw answer by record id (as text). A record without an answer scores zero.
-        scorers: Names of scorers.
-
-    Returns:
-        Long table, per scorer one row a record in the records' order: scorer, id, question_type,
-        task, room, score (0-1), parsed, missing.
-
-    Raises:
-        UserError: An unknown scorer, an answer to an unknown id, an id twice among the records.
-    """
-    _check_ids([record.key for record in records], answers)
-    rows = []
-    for name in scorers:
-        if name not in SCORERS:
-            raise unknown_name(f"--scorer {name}", name, SCORERS)
-        for record in records:
-            answer = answers.get(record.key)
-            item = ItemScore(0.0, False) if answer is None else SCORERS[name].score(answer, record)
-            rows.append((name, record.key, record.question_type, record.task, record.room, *item, answer is None))
-    columns = ["scorer", "id", "question_type", "task", "room", "score", "parsed", "missing"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _check_ids(keys: Sequence[str], answers: Mapping[str, str]) -> None:
-    repeated = [key for key, n in Counter(keys).items() if n > 1]
-    if repeated:
-        raise UserError(f"{len(repeated)} ids occur more than once in the benchmark: {first_few(repeated)}")
-    unknown = sorted(set(answers) - set(keys))
-    if unknown:
-        raise UserError(
-            f"{len(unknown)} answers are for ids that the benchmark does not have: {first_few(unknown)}; "
-            "score them against the file they were made for"
-        )
-
-
 def _check_types(types: Iterable[str]) -> None:
     for kind in types:
         if kind not in QUESTION_TYPES:
             raise unknown_name(f"question_type {kind}", kind, QUESTION_TYPES)
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean(values: Iterable[float]) -> float:
     """Mean; NaN when there is no value."""
     found = list(values)
     return math.fsum(found) / len(found) if found else math.nan

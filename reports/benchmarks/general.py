@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.api.benchmark import Benchmark, EvaluationJob, QuestionScore
+from harness.api.benchmark import Benchmark, Questions, ScoringRule
 from harness.api.config import StrictConfig
-from harness.data.encode import EncodedPrompt, PromptEncoder
-from harness.data.reader import Dataset
-from harness.data.video.stills import StillImages
 from harness.errors import UserError
 from harness.io import digest_of, sha256_file
-from harness.models.families import video_defaults
-from harness.study.evaluation import answer_benchmark, read_samples
 from harness.vsibench.records import Record
+from harness.vsibench.scorers import ItemScore
 from harness.vsibench.types import LETTERS
 
 ASK_LETTER = "Answer with the option's letter from the given choices directly."
@@ -117,32 +112,10 @@ class GeneralConfig(StrictConfig):
     )
 
 
-@dataclass(frozen=True)
-class ImageSet(Dataset):
-    """Records whose ``scene_name`` is an image's path, as the file has it."""
-
-    def video_path(self, record: Record) -> Path:
-        return self.root / record.scene_name
-
-
-class ImagePrompts:
-    """Encodes this benchmark's questions: system message, image, words."""
-
-    def __init__(self, policy: Any, images: StillImages, questions: Mapping[str, Question]) -> None:
-        settings = images.settings
-        config = policy.base.config
-        self._encoder = PromptEncoder(policy.tokenizer, config.video_token_id, images, settings.merge_size)
-        self._questions = questions
-
-    def encode(self, record: Record, mode: str, path: Path) -> EncodedPrompt:
-        """The prompt of one question; its words are the same in every mode."""
-        return self._encoder.encode(record, mode, path, words=self._questions[record.key].words)
-
-
 class General(Benchmark):
     """A VQA-style benchmark on images of your own: the share of right answers, the same bare words for every method.
 
-    It stands beside VSI-Bench, to watch the forgetting of general ability, and is never mixed into its score:
+    It is reported next to VSI-Bench, to watch for forgetting, and never mixed into its score:
     ``--benchmarks vsibench,general=questions.jsonl``. The file holds one JSON object a line; images are found relative
     to it::
 
@@ -151,16 +124,19 @@ class General(Benchmark):
          "answer": "A", "category": "colour"}
 
     (the second on one line, too). ``answer`` is the right option's letter or words or, without options, one or several
-    accepted answers. ``category`` may be left out; each category gets a column. An image takes the path of a video that
-    stands still, which is what Qwen2-VL makes of an image (:mod:`harness.data.video.stills`).
+    accepted answers. ``category`` may be left out; each category gets a column. An image is fed as a
+    still video, which is what Qwen2-VL makes of it (:mod:`harness.data.video.stills`).
     """
 
     Config: ClassVar[type[StrictConfig]] = GeneralConfig
-    summary: ClassVar[str] = "Questions about images of your own, to watch forgetting: general=FILE.jsonl"
+    summary: ClassVar[str] = "Questions about images of your own, to watch for forgetting: general=FILE.jsonl"
+    scorers: ClassVar[Mapping[str, ScoringRule]] = {"match": ScoringRule("a letter or words equal to the right ones")}
+    average: ClassVar[str] = "the share of right answers"
+    cluster: ClassVar[str] = "image"
 
     @cached_property
-    def questions(self) -> dict[str, Question]:
-        """The file's questions by id.
+    def by_id(self) -> dict[str, Question]:
+        """The file's questions.
 
         Raises:
             UserError: There is no file, or a line of it is wrong; file and lines are named.
@@ -194,51 +170,41 @@ class General(Benchmark):
         return found
 
     @cached_property
-    def records(self) -> ImageSet:
-        """The questions as records; the digest covers the images' bytes too."""
-        questions = self.questions
-        assert self.config.file is not None
-        root = Path(self.config.file).parent
-        images = {name: sha256_file(root / name) for name in {one.image for one in questions.values()}}
-        records = tuple(
-            Record(
-                id=one.id,
-                dataset="general",
-                scene_name=one.image,
-                question_type=one.category,
-                question=one.question,
-                options=one.options,
-                ground_truth=one.letter or one.answer[0],
-            )
-            for one in questions.values()
-        )
-        digest = digest_of([[one.model_dump(mode="json"), images[one.image]] for one in questions.values()])
-        return ImageSet(root, str(self.config.file), records, digest)
+    def _questions(self) -> Questions:
+        questions, path = self.by_id, Path(self.config.file)
+        media = {key: path.parent / one.image for key, one in questions.items()}
+        digests = {image: sha256_file(image) for image in set(media.values())}
+        content = [[one.model_dump(mode="json"), digests[media[key]]] for key, one in questions.items()]
+        return Questions(tuple(map(_record, questions.values())), media, digest_of(content), str(path))
 
-    def dataset(self) -> Dataset:
-        return self.records
+    def questions(self) -> Questions:
+        """The file's questions; the digest covers the images' bytes too."""
+        return self._questions
 
-    def evaluate(self, job: EvaluationJob) -> dict[str, float]:
-        """Answer every question with a checkpoint, storing raw answers; return the share of right ones in percent."""
-        images = StillImages(video_defaults(job.policy.base.config), self.config.min_pixels, self.config.max_pixels)
-        identity = job.identity | {
-            "benchmark": self.records.digest,
-            "prompts": f"general/{digest_of([ASK_LETTER, ASK_WORDS])}",
-            "frames": images.settings.digest,
-        }
-        encoder: Any = ImagePrompts(job.policy, images, self.questions)
-        settings = job.settings.model_copy(update={"two_turns": False})  # there is nothing to reason in a bare answer
-        own = replace(job, dataset=self.records, encoder=encoder, mode="official", settings=settings, identity=identity)
-        answer_benchmark(own)
-        scores = [one.score for one in self.question_scores(job.folder, self.records)]
-        return {"general": 100 * sum(scores) / len(scores)}
+    def words(self, record: Record) -> str:
+        return self.by_id[record.key].words
 
-    def question_scores(self, folder: Path, dataset: Dataset) -> Sequence[QuestionScore]:
-        return [
-            QuestionScore(key, one.category, one.image, one.score(row["answer"]), bool(row["truncated"]))
-            for row in read_samples(folder)
-            for key, one in [(str(row["id"]), self.questions[str(row["id"])])]
-        ]
+    def pixels(self) -> tuple[int, int]:
+        return self.config.min_pixels, self.config.max_pixels
+
+    def title(self, records: Sequence[Record], source: str = "") -> str:
+        return "general"
+
+    def score(self, answer: str, record: Record, scorer: str) -> ItemScore:
+        """1 for a right answer, else 0; see :meth:`Question.score`."""
+        return ItemScore(self.by_id[record.key].score(answer), True)
+
+
+def _record(one: Question) -> Record:
+    return Record(
+        id=one.id,
+        dataset="general",
+        scene_name=one.image,
+        question_type=one.category,
+        question=one.question,
+        options=one.options,
+        ground_truth=one.letter or one.answer[0],
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -1,122 +1,116 @@
-"""VSI-Bench as a benchmark plugin; its rules are in :mod:`harness.vsibench`."""
+"""VSI-Bench: ten question types, eight tasks, and the mean of the tasks as the headline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypedDict
+from typing import Any, ClassVar
 
-import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
-from harness.api.benchmark import Benchmark, EvaluationJob
-from harness.study.evaluation import answer_benchmark
-from harness.vsibench.prompts import answer_in
+from harness.api.benchmark import Baseline, Benchmark, Figures, ScoringRule, Task, check_ids
+from harness.vsibench.baselines import constant_answers, text_prior_answers
 from harness.vsibench.records import Record
-from harness.vsibench.scorers import SCORERS
-from harness.vsibench.scoring import means_of_tasks, question_weights, score_answers, task_scores
-from harness.vsibench.types import TASKS
+from harness.vsibench.scorers import SCORERS, ItemScore
+from harness.vsibench.scoring import means_of_tasks, task_scores, task_weights
+from harness.vsibench.types import DIRECTION_TYPES
+from harness.world.questions import DATASET
 from reports.answerfiles import read_answers
 
 
-class HasRecords(Protocol):
-    """A data set, as far as scoring needs it."""
-
-    @property
-    def records(self) -> Sequence[Record]: ...
-
-
-class Aggregate(TypedDict):
-    """Scores of one set of answers on the 0-100 scale; NaN where no question is of that kind.
-
-    Keys:
-        overall: Mean of the tasks.
-        tasks: Per task, in VSI-Bench's order; tasks without questions are absent.
-        numeric_mean: Mean of the numeric tasks.
-        choice_mean: Mean of the lettered tasks.
-        overall_without_counting: Mean of the tasks but object counting, which a constant "2" wins.
-        n: Number of questions.
-    """
-
-    overall: float
-    tasks: dict[str, float]
-    numeric_mean: float
-    choice_mean: float
-    overall_without_counting: float
-    n: int
-
-
 class VSIBench(Benchmark):
-    """The benchmark's protocol: answering it, and turning per-question scores into its figures."""
+    """The protocol of VSI-Bench (arXiv 2412.14171), on its own questions or on others in its form."""
 
     summary: ClassVar[str] = "VSI-Bench: ten question types, eight tasks, overall = mean of the tasks"
-    tasks: ClassVar[tuple[str, ...]] = TASKS
-    scorers: ClassVar[tuple[str, ...]] = tuple(SCORERS)
+    scorers: ClassVar[Mapping[str, ScoringRule]] = {
+        name: ScoringRule(scorer.summary, scorer.version) for name, scorer in SCORERS.items()
+    }
+    tasks: ClassVar[tuple[Task, ...]] = (
+        Task("object_counting", "Object count", "Obj.\nCount"),
+        Task("object_abs_distance", "Absolute distance", "Abs.\nDist."),
+        Task("object_size_estimation", "Object size", "Obj.\nSize"),
+        Task("room_size_estimation", "Room size", "Room\nSize"),
+        Task("object_rel_distance", "Relative distance", "Rel.\nDist."),
+        Task("object_rel_direction", "Relative direction", "Rel.\nDir.", DIRECTION_TYPES),
+        Task("route_planning", "Route planning", "Route\nPlan"),
+        Task("obj_appearance_order", "Appearance order", "Appr.\nOrder"),
+    )
+    means: ClassVar[Mapping[str, str]] = {
+        "numeric_mean": "Numeric\nmean",
+        "choice_mean": "Choice\nmean",
+        "without_counting": "Without\ncounting",
+    }
+    average: ClassVar[str] = (
+        "the unweighted mean of the tasks, where the three levels of relative direction are one task of equal parts"
+    )
+    means_caption: ClassVar[str] = (
+        "Means over the tasks with numeric answers, over those with lettered answers, and over all but object "
+        "counting, where a constant answer scores high"
+    )
+    cluster: ClassVar[str] = "room"
 
-    def evaluate(self, job: EvaluationJob) -> dict[str, float]:
-        """Answer every question with a checkpoint, storing raw answers; return the headline score."""
-        samples = answer_benchmark(job)
-        answers = read_answers(samples, job.dataset.records)
-        read = {key: answer_in(answer.text, job.mode) for key, answer in answers.items()}
-        frame = score_answers(job.dataset.records, read, [job.settings.scorer])
-        return {"overall": self.aggregate(frame)["overall"]}
+    def title(self, records: Sequence[Record], source: str = "") -> str:
+        """VSI-Bench, or the embedded world where its scenes are asked about."""
+        if {record.dataset for record in records} != {DATASET}:
+            return "VSI-Bench"
+        return f"the embedded world ({source})" if source else "the embedded world"
 
-    def score_file(
-        self, answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tuple(SCORERS)
-    ) -> dict[str, Any]:
-        """Score a file of answers; see :func:`score_file`."""
-        return score_file(answers, benchmark, scorers)
+    def score(self, answer: str, record: Record, scorer: str) -> ItemScore:
+        """Score by a rule of :mod:`harness.vsibench.scorers`."""
+        return SCORERS[scorer].score(answer, record)
 
-    def weights(self, question_types: Sequence[str]) -> np.ndarray:
-        """Per-question weights of the overall score; see :func:`harness.vsibench.scoring.question_weights`."""
-        return question_weights(question_types)
+    def figures(self, types: Sequence[str], scores: Sequence[float]) -> Figures:
+        """The overall score, the tasks, and the means of numeric and lettered tasks and without counting."""
+        return figures_of(task_scores(types, scores))
 
-    def aggregate(self, frame: pd.DataFrame) -> Aggregate:
-        """The benchmark's figures.
+    def weights(self, counts: Mapping[str, int]) -> tuple[list[str], NDArray[Any]]:
+        """A third of a direction level in its task, an eighth of a task in the overall score."""
+        return task_weights(list(counts))
 
-        Args:
-            frame: One row a question, columns ``question_type`` and ``score`` (in [0, 1]).
-
-        Raises:
-            UserError: No rows, or an unknown question type.
-        """
-        tasks = task_scores(frame["question_type"].tolist(), frame["score"].tolist())
-        found = means_of_tasks(tasks)
-        return Aggregate(
-            overall=found.overall,
-            tasks=tasks,
-            numeric_mean=found.numeric_mean,
-            choice_mean=found.choice_mean,
-            overall_without_counting=found.overall_without_counting,
-            n=len(frame),
+    def baselines(self, records: Sequence[Record], train: Sequence[Record] | None) -> Sequence[Baseline]:
+        """A constant answer for each type, and the best answers from the words of the question alone."""
+        if train is None:
+            label = "Constant answer, best on this benchmark"
+            return (Baseline("constant", label, constant_answers(records, records)),)
+        return (
+            Baseline("constant", "Constant answer", constant_answers(train, records)),
+            Baseline("text-prior", "Text only, no video", text_prior_answers(train, records)),
         )
 
+    def score_file(
+        self, answers: Path, records: Sequence[Record], scorers: Sequence[str] = tuple(SCORERS)
+    ) -> dict[str, Any]:
+        """Score a file of answers, for ``harness score``.
 
-def score_file(answers: Path, benchmark: HasRecords, scorers: Sequence[str] = tuple(SCORERS)) -> dict[str, Any]:
-    """Score a file of answers against a benchmark, for ``harness score``.
+        Args:
+            answers: JSON lines, see :mod:`reports.answerfiles`.
+            records: The questions.
+            scorers: Names of scorers.
 
-    Args:
-        answers: JSON lines, see :mod:`reports.answerfiles`.
-        benchmark: Anything with ``records``.
-        scorers: Names of scorers.
+        Returns:
+            Per scorer ``overall``, ``tasks`` (0-100), ``n`` (questions) and ``unparsable`` (questions
+            without a readable answer, the unanswered ones included).
 
-    Returns:
-        Per scorer ``overall``, ``tasks`` (0-100), ``n`` (questions) and ``unparsable`` (questions
-        without a readable answer, the unanswered ones included).
+        Raises:
+            UserError: An unknown scorer, or as :func:`read_answers` and :func:`check_ids`.
+        """
+        raw = {key: answer.text for key, answer in read_answers(answers, records).items()}
+        check_ids(records, raw)
+        result: dict[str, Any] = {}
+        for name in scorers:
+            scored = self.question_scores(records, raw, self.scorer_named(name))
+            figures = self.figures([one.type for one in scored], [one.score for one in scored])
+            result[name] = {
+                "overall": figures.overall,
+                "tasks": figures.tasks,
+                "n": len(scored),
+                "unparsable": sum(not one.parsed for one in scored),
+            }
+        return result
 
-    Raises:
-        UserError: As :func:`read_answers` and :func:`score_answers`.
-    """
-    raw = {key: answer.text for key, answer in read_answers(answers, benchmark.records).items()}
-    frame = score_answers(benchmark.records, raw, scorers)
-    result: dict[str, Any] = {}
-    for name in scorers:
-        rows = frame[frame["scorer"] == name]
-        figures = VSIBench().aggregate(rows)
-        result[name] = {
-            "overall": figures["overall"],
-            "tasks": figures["tasks"],
-            "n": figures["n"],
-            "unparsable": int((~rows["parsed"].astype(bool)).sum()),
-        }
-    return result
+
+def figures_of(tasks: Mapping[str, float]) -> Figures:
+    """The overall score and further means of task scores."""
+    overall, numeric, choice, without_counting = means_of_tasks(tasks)
+    means = {"numeric_mean": numeric, "choice_mean": choice, "without_counting": without_counting}
+    return Figures(overall, tasks, means)

@@ -16,10 +16,10 @@ import pandas as pd
 from av.error import FFmpegError
 from PIL import Image
 
+from harness.api.benchmark import Benchmark
 from harness.data.video.decode import decode_frames
 from harness.errors import UserError
 from harness.vsibench.records import Record
-from harness.vsibench.types import TASKS
 
 TEXT_BUDGET = 6_000_000
 """Most bytes of all distinct answers together."""
@@ -35,18 +35,6 @@ FRAMES, COLUMNS, GAP = 8, 4, 2
 
 _RUNGS = ((128, 75), (112, 65), (84, 60), (84, 35), (56, 35))
 """Longest side of a frame in pixels and WebP quality, best first."""
-
-TITLES = {
-    "object_counting": "Object count",
-    "object_abs_distance": "Absolute distance",
-    "object_size_estimation": "Object size",
-    "room_size_estimation": "Room size",
-    "object_rel_distance": "Relative distance",
-    "object_rel_direction": "Relative direction",
-    "route_planning": "Route planning",
-    "obj_appearance_order": "Appearance order",
-}
-"""Names of the tasks in the page and its figures."""
 
 _UNPARSED, _TRUNCATED = 1, 2
 
@@ -98,14 +86,17 @@ def browser_data(
     records: Sequence[Record],
     answers: pd.DataFrame,
     labels: Mapping[str, str],
+    benchmark: Benchmark,
     video_path: Callable[[Record], Path] | None = None,
 ) -> BrowserData:
     """Everything the sample browser shows.
 
     Args:
         records: The questions.
-        answers: One row per answer: method, seed, question, score, parsed, answer (raw text); truncated where known.
+        answers: One row per answer: method, seed, question, type, score, parsed, answer (raw text); truncated where
+            known.
         labels: Display names of the methods, in order.
+        benchmark: Whose questions they are.
         video_path: Where a record's video is; None for no pictures.
     """
     videos = {scene_of(record): video_path(record) if video_path else None for record in records}
@@ -115,6 +106,7 @@ def browser_data(
     texts = {text: number for number, text in enumerate(dict.fromkeys(answers["answer"].astype(str)))}
     limit = _limit(texts)
     keys = [record.key for record in records]
+    kinds = dict(zip(answers["question"].astype(str), answers["type"].astype(str), strict=True))
     runs = [
         _run(place, int(seed), rows[rows["seed"] == seed], keys, texts)
         for place, rows in enumerate(answers[answers["method"] == method] for method in methods)
@@ -122,9 +114,11 @@ def browser_data(
     ]
     return {
         "methods": [{"name": method, "label": labels[method]} for method in methods],
-        "tasks": [(task, TITLES[task]) for task in TASKS if any(record.task == task for record in records)],
+        "tasks": [(task.name, task.title) for task in benchmark.tasks_of(kinds.values())],
         "scenes": [(shown(name, 200), sheets.get(path, "") if path else "") for name, path in videos.items()],
-        "questions": [_question(record, scenes[scene_of(record)]) for record in records],
+        "questions": [
+            _question(record, scenes[scene_of(record)], benchmark.task_of(kinds[record.key])) for record in records
+        ],
         "texts": [shown(text, limit) for text in texts],
         "runs": runs,
         "limit": limit,
@@ -164,10 +158,10 @@ def _limit(texts: Mapping[str, int]) -> int:
     return next((limit for limit in _LIMITS if size(limit) <= TEXT_BUDGET), _LIMITS[-1])
 
 
-def _question(record: Record, scene: int) -> Question:
+def _question(record: Record, scene: int, task: str) -> Question:
     options = None if record.options is None else [shown(option, 1000) for option in record.options]
     texts = shown(record.key, 200), shown(record.question, 4000), shown(record.ground_truth, 1000)
-    return texts[0], scene, record.task, texts[1], options, texts[2]
+    return texts[0], scene, task, texts[1], options, texts[2]
 
 
 def _run(place: int, seed: int, rows: pd.DataFrame, keys: Sequence[str], texts: Mapping[str, int]) -> Run:

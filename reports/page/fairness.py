@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from harness.api.guest import GuestTrainer
 from harness.config.study import StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
-from harness.vsibench.scorers import SCORERS
 from reports.collect import Collected
 from reports.tables import MISSING
 from reports.text import Block, Document, heading, lines, paragraph, text_table
@@ -43,10 +42,10 @@ def fairness_card(collected: Collected) -> Document:
             *((cell.cell, cell.state, cell.identity.get("weights", "")[:12], cell.reason) for cell in collected.cells),
         ),
     ]
-    if skipped := Counter([*collected.train.skipped, *collected.benchmark.skipped]):
+    if skipped := Counter([*collected.train.skipped, *collected.test.skipped]):
         texts = [f"{line} ({times} times)" if times > 1 else line for line, times in skipped.items()]
         blocks += [heading("Records left out"), lines("list", texts)]
-    if notes := dict.fromkeys((*collected.train.notes, *collected.benchmark.notes)):
+    if notes := dict.fromkeys((*collected.train.notes, *collected.test.notes)):
         blocks += [heading("Notes on the data"), lines("list", list(notes))]
     return Document(f"Fairness card: {study.name}", blocks)
 
@@ -69,7 +68,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     study = collected.study
     identity = next(cell.identity for cell in collected.cells if cell.identity)
     environment = next((cell.environment for cell in collected.cells if cell.environment), {})
-    train, benchmark = collected.train, collected.benchmark
+    train, benchmark, headline = collected.train, collected.test, collected.headline
     tower = "frozen" if study.model.freeze_vision else "trained"
     yield "Model", f"{study.model.name}, {study.model.tuning} tuning, vision tower {tower}"
     yield "Training records", f"{study.data.train}: {len(train.records)}, digest {train.digest[:12]}"
@@ -83,7 +82,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Training prompt", study.prompt.train
     yield "Evaluation prompt", identity["prompts"][: len(study.prompt.evaluation) + 13]
     yield "Decoding", identity["decoding"]
-    yield "Scorer", f"{study.evaluation.scorer}, {SCORERS[study.evaluation.scorer].version}"
+    yield "Scorer", f"{headline.scorer}, {headline.benchmark.scorers[headline.scorer].version}"
     yield "Engine", identity["engine"]
     yield "Tuning", _tuning(study)
     yield "Data order", "by seed, the same for every method"

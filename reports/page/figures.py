@@ -22,8 +22,6 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
 from harness.io import write_bytes
-from harness.vsibench.types import TASKS
-from reports.page.browser import TITLES
 from reports.statistics.contrast import OVERALL, Contrast
 from reports.tables import difference_text
 
@@ -173,10 +171,10 @@ def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
 
 
 @mpl.rc_context(_STYLE)
-def task_forest(contrasts: Sequence[Contrast], a: str, b: str, colour: str) -> Figure:
+def task_forest(contrasts: Sequence[Contrast], a: str, b: str, colour: str, titles: Mapping[str, str]) -> Figure:
     """The differences of one pair, overall and by task; tasks are exploratory and lighter."""
     rows = [c for c in contrasts if (c.a, c.b) == (a, b)]
-    names = ["Overall" if c.task == OVERALL else TITLES[c.task] for c in rows]
+    names = ["Overall" if c.task == OVERALL else titles[c.task] for c in rows]
     ends = [abs(end) for c in contrasts for end in (c.ci_low, c.ci_high, c.difference) if not math.isnan(end)]
     return _forest(rows, names, colour, limit=min(100.0, max(ends)))
 
@@ -213,6 +211,7 @@ def task_bars(
     baselines: Mapping[str, Mapping[str, float]],
     palette: Palette,
     labels: Mapping[str, str],
+    titles: Mapping[str, str],
     *,
     wide: bool,
 ) -> Figure:
@@ -223,9 +222,10 @@ def task_bars(
         baselines: Score by task (``overall`` too), by name of the baseline.
         palette: Colours of the methods.
         labels: Display names of the methods.
+        titles: Display names of the tasks, in order.
         wide: Vertical bars across two columns of a paper instead of horizontal bars in one.
     """
-    tasks = [task for task in (OVERALL, *TASKS) if any(task in frame.index for frame in scores.values())]
+    tasks = [task for task in (OVERALL, *titles) if any(task in frame.index for frame in scores.values())]
     figure, axes = new_axes(2.7, WIDE) if wide else new_axes(0.7 + len(tasks) * (0.13 + 0.095 * len(scores)))
     places, thick = np.arange(len(tasks)), 0.8 / max(1, len(scores))
     baseline = axes.hlines if wide else axes.vlines
@@ -244,7 +244,7 @@ def task_bars(
         baseline(heights, at - 0.46, at + 0.46, linestyle=style, color=INK, linewidth=1.3, label=name)
     # Intervals may exceed 0 and 100, the axis may not.
     top = min(100.0, 1.05 * max(float(np.nanmax(frame[["score", "high"]].to_numpy())) for frame in scores.values()))
-    names = ["Overall" if task == OVERALL else TITLES[task] for task in tasks]
+    names = ["Overall" if task == OVERALL else titles[task] for task in tasks]
     if wide:
         axes.set_xticks(places, [name.replace(" ", "\n") for name in names])
         axes.margins(x=0.01)
@@ -265,7 +265,7 @@ def task_bars(
 def learning_curve(
     lines: pd.DataFrame, bands: pd.DataFrame, x: str, xlabel: str, palette: Palette, labels: Mapping[str, str]
 ) -> Figure:
-    """Score at every checkpoint: thin lines for seeds, a thick one for their mean, with its interval over rooms."""
+    """Score at every checkpoint: thin lines for seeds, a thick one for their mean, with its interval over clusters."""
     figure, axes = new_axes(2.5)
     base = bands[bands["method"] == BASE]
     for method in palette.ordered(bands["method"]):

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import pandas as pd
+
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
 from harness.io import read_json, sha256_file
-from harness.vsibench.records import Record
-from harness.vsibench.scorers import SCORERS
 from reports.collect import CellResult, Collected
 from reports.page.fairness import settings_of_methods
 from reports.results import Results
@@ -42,7 +43,7 @@ def methods_section(collected: Collected, contrasts: Sequence[Contrast], run_dir
         heading("Evaluation"),
         paragraph(*_evaluation(collected)),
         heading("Statistics"),
-        *_statistics(study.report, contrasts),
+        *_statistics(study.report, contrasts, collected.headline.benchmark.cluster),
         heading("Settings of each method"),
         text_table(("Method", "Settings"), *settings_of_methods(study)),
         heading("Commands"),
@@ -74,12 +75,13 @@ def samples_section(
         paragraph(
             "The answers were generated elsewhere and read from the files listed below; how they were generated is "
             "outside this report.",
-            f"Every file answers the same {_questions(results.records)} ({benchmark.root}, split {benchmark.split}, "
+            f"Every file answers the same {_questions(results.answers, results.benchmark)} "
+            f"({benchmark.root}, split {benchmark.split}, "
             f"SHA-256 {benchmark.digest[:DIGITS]}).",
-            _scoring(results.scorer),
+            _scoring(results.scorer, results.benchmark),
         ),
         heading("Statistics"),
-        *_statistics(results.report, contrasts),
+        *_statistics(results.report, contrasts, results.benchmark.cluster),
         *([heading("Commands"), lines("code", [command])] if command else []),
         heading("Versions"),
         paragraph(f"Python {platform.python_version()}, {packages}."),
@@ -132,31 +134,30 @@ def _optimisation(study: StudyConfig) -> Iterator[str]:
 
 
 def _evaluation(collected: Collected) -> Iterator[str]:
-    study, benchmark = collected.study, collected.benchmark
+    study, test, headline = collected.study, collected.test, collected.headline
     identity = next((cell.identity for cell in collected.cells if cell.identity), {})
     yield (
-        f"Every checkpoint answered the same {_questions(benchmark.records)} ({study.data.benchmark}, SHA-256 "
-        f"{benchmark.digest[:DIGITS]}) with the prompt “{study.prompt.evaluation}”; decoding: "
-        f"{identity.get('decoding', 'unknown')}; engine: {identity.get('engine', 'unknown')}; frame settings: SHA-256 "
-        f"{identity.get('frames', 'unknown')[:DIGITS]}."
+        f"Every checkpoint answered the same {_questions(headline.answers, headline.benchmark)} "
+        f"({study.data.benchmark}, SHA-256 {test.digest[:DIGITS]}) with the prompt "
+        f"“{study.prompt.evaluation}”; decoding: {identity.get('decoding', 'unknown')}; engine: "
+        f"{identity.get('engine', 'unknown')}; frame settings: SHA-256 {identity.get('frames', 'unknown')[:DIGITS]}."
     )
-    yield _scoring(study.evaluation.scorer)
+    yield _scoring(headline.scorer, headline.benchmark)
 
 
-def _questions(records: Sequence[Record]) -> str:
-    rooms = {record.room for record in records}
-    return f"{count(len(records), 'question')} about {count(len(rooms), 'room')}"
+def _questions(answers: pd.DataFrame, benchmark: Benchmark) -> str:
+    clusters = count(answers["cluster"].nunique(), benchmark.cluster)
+    return f"{count(answers['question'].nunique(), 'question')} about {clusters}"
 
 
-def _scoring(scorer: str) -> str:
+def _scoring(scorer: str, benchmark: Benchmark) -> str:
     return (
-        f"Answers were scored by “{scorer}” (version {SCORERS[scorer].version}). The score of a task is the mean over "
-        "its questions, where the three levels of relative direction are averaged with equal weight; the overall score "
-        "is the unweighted mean of the tasks."
+        f"Answers were scored by “{scorer}” (version {benchmark.scorers[scorer].version}). The score of a task "
+        f"is the mean over its questions; the overall score is {benchmark.average}."
     )
 
 
-def _statistics(report: ReportSection, contrasts: Sequence[Contrast]) -> Iterator[Block]:
+def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: str) -> Iterator[Block]:
     overall = [c for c in contrasts if c.task == OVERALL]
     if not overall:
         yield paragraph("Fewer than two methods have answers, so nothing was tested.")
@@ -165,7 +166,7 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast]) -> Iterato
     yield paragraph(
         "Methods are compared in pairs on the same questions. Each side is averaged over its seeds, and the "
         "per-question differences are regressed on the question types by least squares with standard errors clustered "
-        "by room, which gives the differences in the overall score and in each task with their covariance.",
+        f"by {cluster}, which gives the differences in the overall score and in each task with their covariance.",
         f"With at least {SEEDS_FOR_METHODS} finished seeds per method, the variance between training runs is added, "
         "with Welch-Satterthwaite degrees of freedom, and the claim is about methods; with fewer, it is about the "
         "trained checkpoints only.",
@@ -175,7 +176,8 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast]) -> Iterato
     )
     draws = max(c.resamples for c in overall)
     checks = (
-        "As checks, a permutation test that swaps the methods within rooms and a BCa bootstrap over rooms were run, "
+        f"As checks, a permutation test that swaps the methods within {cluster}s and a BCa bootstrap over {cluster}s "
+        "were run, "
         f"with {draws:,} draws each and random seed {max(c.resampling_seed for c in overall)}."
     )
     yield paragraph(

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from harness.config.study import BASE
 from harness.data.reader import Dataset
 from harness.io import write_text
-from harness.vsibench.types import TASKS
 from reports.collect import Collected
 from reports.page.browser import BrowserData, browser_data, script_json
 from reports.page.fairness import fairness_card
@@ -39,12 +38,11 @@ from reports.page.figures import (
 from reports.results import Results, Tables
 from reports.statistics.contrast import OVERALL, from_frame, level
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
-from reports.tables import Verdict, tally
+from reports.tables import BASELINES, Verdict, tally
 from reports.text import Document, clean, count, listed
 
 PAGE = "index.html"
 BADGES = {"equivalent": "equivalent", "undecided": "undecided", "untested": "not tested"}
-_BASELINES = ("constant", "text-prior")
 
 Drawings = dict[str, list[Drawing]]
 
@@ -81,7 +79,8 @@ def write_page(
         if stale.suffix in (".svg", ".pdf"):
             stale.unlink()
     drawings = _draw(folder / "figures", results, tables, labels, palette, collected, run_dir)
-    data = browser_data(results.records, results.answers, labels, benchmark.video_path if benchmark else None)
+    video_path = benchmark.video_path if benchmark else None
+    data = browser_data(results.records, results.answers, labels, results.benchmark, video_path)
     for method in data["methods"]:
         method["colour"] = palette.variable(method["name"])
     fairness = None if collected is None else fairness_card(collected)
@@ -103,6 +102,7 @@ def write_page(
         "drawings": drawings,
         "level": level(1 - LEVEL),
         "pairs_level": level(results.report.alpha),
+        "cluster": results.benchmark.cluster,
         "frames_note": _frames_note(data),
         "sample_json": script_json(data),
         "footer": _footer(),
@@ -132,19 +132,23 @@ def _draw(
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
         drawings[section].append(save_figure(figure, folder, name, caption))
 
-    scores = {m: score_intervals(results.answers[results.answers["method"] == m]) for m in results.present}
+    answers, titles = results.answers, {task.name: task.title for task in results.tasks}
+    scores = {m: score_intervals(answers[answers["method"] == m], results.benchmark) for m in results.present}
     caption = (
-        f"Score by task with the {level(1 - LEVEL)} confidence interval of each score over rooms; for differences "
+        f"Score by task with the {level(1 - LEVEL)} confidence interval of each score over "
+        f"{results.benchmark.cluster}s; for differences "
         "between methods see above. Horizontal lines: baselines that need no video."
     )
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
-        add("scores", name, caption, task_bars(scores, _baselines(tables), palette, labels, wide=wide))
+        bars = task_bars(scores, _baselines(tables, titles), palette, labels, titles, wide=wide)
+        add("scores", name, caption, bars)
     contrasts = from_frame(tables.contrasts)
     if contrasts:
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
+    shown = [c for c in contrasts if c.task == OVERALL or c.task in titles]
     for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
         caption = f"{labels[b]} minus {labels[a]}, overall and by task."
-        figure = task_forest(contrasts, a, b, palette.colour(b))
+        figure = task_forest(shown, a, b, palette.colour(b), titles)
         add("differences", f"forest-{_file_name(b)}-{_file_name(a)}", caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, run_dir, palette, labels):
@@ -171,14 +175,14 @@ def _learning(
         yield "compute", caption, compute_plot(lines, bands, palette, labels)
 
 
-def _baselines(tables: Tables) -> dict[str, dict[str, float]]:
+def _baselines(tables: Tables, titles: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Scores of the baselines that need no video, by label, as in the score table."""
     table = tables.scores
     columns = [(column.keys[0], place) for place, column in enumerate(table.columns)]
     found = {}
     for row in table.rows:
-        if row.cells[0].values[0] in _BASELINES:
-            values = {name: row.cells[place].values[0] for name, place in columns if name in (OVERALL, *TASKS)}
+        if row.group == BASELINES:
+            values = {name: row.cells[place].values[0] for name, place in columns if name == OVERALL or name in titles}
             label = row.cells[0].shown(table.columns[0])
             found[label] = {name: float(value) for name, value in values.items() if value is not None}
     return found
@@ -186,12 +190,12 @@ def _baselines(tables: Tables) -> dict[str, dict[str, float]]:
 
 def _title(results: Results, labels: Mapping[str, str]) -> str:
     names = [labels[method] for method in results.present if method != BASE] or [labels[m] for m in results.present]
-    return f"{listed(names)} on {results.benchmark}"
+    return f"{listed(names)} on {results.title}"
 
 
 def _lead(results: Results, collected: Collected | None) -> str:
-    rooms = len({record.room for record in results.records})
-    parts = [f"{count(len(results.records), 'question')} about {count(rooms, 'room')}", f"scorer “{results.scorer}”"]
+    clusters = count(results.clusters, results.benchmark.cluster)
+    parts = [f"{count(len(results.records), 'question')} about {clusters}", f"scorer “{results.scorer}”"]
     if collected is not None:
         study = collected.study
         parts += [f"model {study.model.name}", f"{study.budget.amount:g} {study.budget.kind} per run"]
@@ -242,7 +246,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "verdict": True,
         "differences": drawings["differences"],
         "scores": True,
-        "beside": context["tables"].beside,
+        "additional": context["tables"].additional,
         "learning": drawings["learning"],
         "training": drawings["training"],
         "samples": True,

@@ -8,15 +8,15 @@ from typing import cast
 import pandas as pd
 
 from harness.errors import UserError, first_few, unknown_name
-from harness.vsibench.types import QUESTION_TYPES
 
-COLUMNS = ("method", "model", "seed", "question", "type", "room", "score")
-"""Columns of the input: one row for one answer, ``score`` in [0, 1], ``type`` the raw question type."""
+COLUMNS = ("method", "model", "seed", "question", "type", "cluster", "score")
+"""Columns of the input: one row for one answer, ``score`` in [0, 1]; the others as in
+:class:`harness.api.benchmark.QuestionScore`."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Checked answers of one model: a question x (method, seed) table, and each question's type and room."""
+    """Checked answers of one model: a question x (method, seed) table, and each question's type and cluster."""
 
     model: str
     scores: pd.DataFrame
@@ -24,7 +24,7 @@ class Answers:
 
 
 def select(answers: Answers, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The answers of two methods, question x (method, seed), and their questions (type, room).
+    """The answers of two methods, question x (method, seed), and their questions (type, cluster).
 
     Raises:
         UserError: A name has no answers, or the runs did not all answer the same questions.
@@ -52,16 +52,16 @@ def by_model(frame: pd.DataFrame) -> list[Answers]:
     """Check the long table (columns :data:`COLUMNS`) and lay each model's answers out.
 
     Raises:
-        UserError: A column or value is missing, a score is NaN or outside [0, 1], a type is unknown,
-            a run answers a question twice, or a question has two rooms or types.
+        UserError: A column or value is missing, a score is NaN or outside [0, 1], a run answers a
+            question twice, or a question has two clusters or types.
     """
     _refuse_malformed(frame)
     found = []
     for model, rows in frame.groupby("model", sort=True):
-        questions = rows[["question", "type", "room"]].drop_duplicates().set_index("question").sort_index()
+        questions = rows[["question", "type", "cluster"]].drop_duplicates().set_index("question").sort_index()
         twice = questions.index[questions.index.duplicated()]
         if len(twice):
-            raise UserError(f"question {twice[0]!r} has two rooms or two types: {_show(questions.loc[[twice[0]]])}")
+            raise UserError(f"question {twice[0]!r} has two clusters or two types: {_show(questions.loc[[twice[0]]])}")
         scores = rows.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
         found.append(Answers(str(model), scores, questions))
     return found
@@ -79,7 +79,6 @@ def _refuse_malformed(frame: pd.DataFrame) -> None:
         "a missing value": frame[keys].isna().any(axis=1),
         "a score that is NaN (an answer without a score counts as 0, write 0)": score.isna(),
         "a score outside [0, 1]": ~score.between(0, 1),
-        f"an unknown question type (known: {', '.join(QUESTION_TYPES)})": ~frame["type"].isin(QUESTION_TYPES),
         "a second answer of the same run to the same question": frame.duplicated(
             ["model", "method", "seed", "question"]
         ),

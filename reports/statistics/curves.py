@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.io import read_json, whole_lines
-from harness.vsibench.scoring import means_of_tasks, task_scores, task_weights
-from harness.vsibench.types import QUESTION_TYPES
 from reports.collect import CellResult, Collected
 from reports.statistics.contrast import OVERALL
 
@@ -23,35 +22,36 @@ LEVEL = 0.95
 """Level of every interval drawn."""
 
 
-def score_intervals(answers: pd.DataFrame, level: float = LEVEL) -> pd.DataFrame:
-    """Scores of one method at one checkpoint, with intervals over rooms.
+def score_intervals(answers: pd.DataFrame, benchmark: Benchmark, level: float = LEVEL) -> pd.DataFrame:
+    """Scores of one method at one checkpoint, with intervals over clusters such as rooms.
 
     Each question is first averaged over the seeds. One least squares of the scores on the question types gives the
-    score of each task and of their mean with a covariance clustered by room, as the paired comparison has it.
+    overall score and that of each task with a clustered covariance, as in the paired comparison.
 
     Args:
-        answers: One row an answer: question, type, room, score (0 to 1).
-        level: Of the interval, by Student's t with rooms - 1 degrees of freedom.
+        answers: One row an answer: question, type, cluster, score (0 to 1).
+        benchmark: Whose answers they are; it weighs the question types.
+        level: Of the interval, by Student's t with clusters - 1 degrees of freedom.
 
     Returns:
         Rows ``overall`` and the tasks present, columns score, low, high in points; low and high are NaN where the
-        questions of a task are of one room only.
+        questions of a task are of one cluster only.
     """
-    questions = answers.groupby("question", sort=True).agg(type=("type", "first"), room=("room", "first"))
+    questions = answers.groupby("question", sort=True).agg(type=("type", "first"), cluster=("cluster", "first"))
     score = 100 * answers.groupby("question", sort=True)["score"].mean().to_numpy(float)
-    types = [kind for kind in QUESTION_TYPES if kind in set(questions["type"])]
+    types = benchmark.ordered_types(questions["type"])
     design = np.stack([questions["type"] == kind for kind in types], axis=1).astype(float)
-    tasks, weights = task_weights(types)
-    rooms = pd.factorize(questions["room"])[0]
+    tasks, weights = benchmark.weights(dict(zip(types, design.sum(0).astype(int).tolist(), strict=True)))
+    clusters = pd.factorize(questions["cluster"])[0]
     model = sm.OLS(score, design)
     frame = pd.DataFrame({"score": weights @ model.fit().params}, index=[OVERALL, *tasks])
     frame["low"] = frame["high"] = math.nan
-    if rooms.max() > 0 and len(score) > len(types):
-        fit = model.fit(cov_type="cluster", cov_kwds={"groups": rooms}, use_t=True)
+    if clusters.max() > 0 and len(score) > len(types):
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
         frame[["low", "high"]] = fit.t_test(weights).conf_int(1 - level)
         for task, row in zip(frame.index, weights, strict=True):
             used = design[:, row > 0]
-            if any(len(set(rooms[column > 0])) < 2 for column in used.T):
+            if any(len(set(clusters[column > 0])) < 2 for column in used.T):
                 frame.loc[task, ["low", "high"]] = math.nan
     return frame
 
@@ -66,7 +66,7 @@ def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.Data
         method and checkpoint, means over seeds: method, order, score, low, high, examples, seconds. ``examples`` and
         ``seconds`` are NaN where no cell recorded them.
     """
-    answers = collected.answers
+    answers, benchmark = collected.headline.answers, collected.headline.benchmark
     runs = answers[["method", "seed", "step"]].drop_duplicates()
     runs["order"] = runs.groupby(["method", "seed"])["step"].rank().astype(int) - (runs["method"] == BASE)
     answers = answers.merge(runs, on=["method", "seed", "step"])
@@ -75,12 +75,12 @@ def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.Data
     for (method, order), group in answers.groupby(["method", "order"], sort=False):
         found = []
         for (seed, step), one in group.groupby(["seed", "step"], sort=True):
-            overall = means_of_tasks(task_scores(one["type"].tolist(), one["score"].tolist())).overall
+            overall = benchmark.figures(one["type"].tolist(), one["score"].tolist()).overall
             where = {"method": method, "seed": seed, "order": order, "step": step, "score": overall}
             found.append(where | _consumed(run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
         lines += found
         means = pd.DataFrame(found)[["examples", "seconds"]].mean()
-        band = score_intervals(group).loc[OVERALL]
+        band = score_intervals(group, benchmark).loc[OVERALL]
         bands.append({"method": method, "order": order, **band.to_dict(), **means.to_dict()})
     return (
         pd.DataFrame(lines).sort_values(["method", "order", "seed"]),

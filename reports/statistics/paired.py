@@ -1,10 +1,10 @@
-"""Paired comparison of two methods on one benchmark: nine contrasts, two claims, two families.
+"""Paired comparison of two methods on one benchmark: the overall score and every task, two claims, two families.
 
 Every question is answered by both sides, so the unit of analysis is the per-question difference.
 Questions about one room share its video and are not independent, so standard errors are clustered
-by room (Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, advises both). Training
-again with another seed is a second source of chance, so a claim about *methods* adds the variance
-between runs; a claim about *checkpoints* does not, and says so.
+by room, or by what else the benchmark's questions share (Miller 2024, "Adding Error Bars to Evals",
+arXiv 2411.00640, advises both). Training again with another seed is a second source of chance, so a
+claim about *methods* adds the variance between runs; a claim about *checkpoints* does not, and says so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import pandas as pd
 import statsmodels.api as sm
 from numpy.typing import NDArray
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.errors import UserError
-from harness.vsibench.scoring import task_weights
-from harness.vsibench.types import QUESTION_TYPES, TASKS
 from reports.statistics.answers import Answers, by_model, select
 from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge, to_frame
 from reports.statistics.inference import Inference, Part, infer, probability_better
@@ -31,12 +30,19 @@ from reports.statistics.resampling import RESAMPLES, SEED, Array, bootstrap_inte
 
 
 def compare_pair(
-    frame: pd.DataFrame, a: str, b: str, *, alpha: float = 0.05, margin: float = MARGIN, resamples: int = RESAMPLES
+    frame: pd.DataFrame,
+    a: str,
+    b: str,
+    *,
+    benchmark: Benchmark,
+    alpha: float = 0.05,
+    margin: float = MARGIN,
+    resamples: int = RESAMPLES,
 ) -> list[Contrast]:
-    """Compare two methods on every task present and on their mean.
+    """Compare two methods on the overall score and on every task present.
 
     One ordinary least squares of the per-question differences (each side first averaged over its
-    seeds) on indicators of the raw question types gives all contrasts and their room-clustered
+    seeds) on indicators of the question types gives all contrasts and their room-clustered
     covariance. With at least three seeds on both sides (``base`` may have one: it is not trained) the
     variance between runs is added and the degrees of freedom are Welch-Satterthwaite's. ``overall`` is
     checked by a permutation and a bootstrap of the rooms.
@@ -45,12 +51,13 @@ def compare_pair(
         frame: Answers of one model, with columns :data:`reports.statistics.answers.COLUMNS`, in any order.
         a: The method to subtract.
         b: The method it is subtracted from.
+        benchmark: Whose answers they are; it weighs the question types.
         alpha: Two-sided level of interval and verdict.
         margin: Points from which on two methods are not equivalent, declared before the results are seen.
         resamples: Draws of each cross-check; 0 for none.
 
     Returns:
-        ``overall`` first, then the tasks in VSI-Bench's order; absent tasks give no contrast.
+        ``overall`` first, then the tasks in the benchmark's order; absent tasks give no contrast.
         Holm's correction covers the tasks of this pair; ``overall`` is alone in its family.
 
     Raises:
@@ -60,13 +67,14 @@ def compare_pair(
     models = by_model(frame)
     if len(models) > 1:
         raise UserError(f"answers of several models ({', '.join(m.model for m in models)}): compare one at a time")
-    return judge(_contrasts(models[0], a, b, alpha, margin, resamples), alpha)
+    return judge(_contrasts(models[0], a, b, benchmark, alpha, margin, resamples), alpha)
 
 
 def compare_all(
     frame: pd.DataFrame,
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
+    benchmark: Benchmark,
     alpha: float = 0.05,
     margin: float = MARGIN,
     resamples: int = RESAMPLES,
@@ -76,6 +84,7 @@ def compare_all(
     Args:
         frame: As for :func:`compare_pair`; several models are compared each with itself, in one family.
         pairs: (A, B) names; by default :func:`default_pairs` of the methods in alphabetical order.
+        benchmark: As for :func:`compare_pair`.
         alpha: Two-sided level.
         margin: As for :func:`compare_pair`.
         resamples: As for :func:`compare_pair`.
@@ -90,7 +99,7 @@ def compare_all(
     for answers in by_model(frame):
         names = sorted(answers.scores.columns.unique("method"))
         for a, b in default_pairs(names) if pairs is None else pairs:
-            found += _contrasts(answers, a, b, alpha, margin, resamples)
+            found += _contrasts(answers, a, b, benchmark, alpha, margin, resamples)
     return to_frame(judge(found, alpha))
 
 
@@ -101,11 +110,8 @@ def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     return against_base + list(itertools.combinations(trained, 2))
 
 
-def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
+def run_scores(frame: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
     """Score of every run: rows (model, method, seed), columns the tasks present and ``overall``, in points.
-
-    The three direction levels are averaged without weights first; ``overall`` is the plain mean of
-    the tasks present, as VSI-Bench's official evaluation does it.
 
     Raises:
         UserError: As :func:`compare_pair`.
@@ -114,24 +120,24 @@ def run_scores(frame: pd.DataFrame) -> pd.DataFrame:
     for answers in by_model(frame):
         for method in answers.scores.columns.unique("method"):
             wide, questions = select(answers, method, method)
-            types, onehot = _indicators(questions)
-            tasks, weights = task_weights(types)
+            onehot, tasks, weights = _design(questions, benchmark)[1:]
             values = weights @ _type_means(onehot, _points(wide, method))
             for seed, column in zip(wide[method].columns, values.T, strict=True):
                 rows[answers.model, method, int(seed)] = dict(zip((OVERALL, *tasks), column.tolist(), strict=True))
     scores = pd.DataFrame.from_dict(rows, orient="index")
     scores.index = pd.MultiIndex.from_tuples(list(rows), names=["model", "method", "seed"])
-    return scores[[name for name in (*TASKS, OVERALL) if name in scores]]
+    return scores[[*(task.name for task in benchmark.tasks_of(frame["type"])), OVERALL]]
 
 
-def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, resamples: int) -> list[Contrast]:
+def _contrasts(
+    answers: Answers, a: str, b: str, benchmark: Benchmark, alpha: float, margin: float, resamples: int
+) -> list[Contrast]:
     """All contrasts of one pair, not yet corrected or judged."""
     wide, questions = select(answers, a, b)
-    types, onehot = _indicators(questions)
-    tasks, weights = task_weights(types)
+    types, onehot, tasks, weights = _design(questions, benchmark)
     runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
     per_run = {side: weights @ _type_means(onehot, runs[side]) for side in (a, b)}
-    rooms = pd.factorize(questions["room"], sort=True)[0]
+    rooms = pd.factorize(questions["cluster"], sort=True)[0]
     per_question = _round(runs[b].mean(1) - runs[a].mean(1))
     difference, room_variance = _clustered(per_question, onehot, weights, rooms)
     claim = _claim(runs)
@@ -146,7 +152,9 @@ def _contrasts(answers: Answers, a: str, b: str, alpha: float, margin: float, re
         if claim == "methods":
             parts += [_run_variance(per_run[side][i]) for side in (a, b) if per_run[side].shape[1] > 1]
         if lonely or math.isnan(room_variance[i]):
-            drawn = Inference(note=f"no test: questions of one room only ({', '.join(lonely) or 'all questions'})")
+            drawn = Inference(
+                note=f"no test: questions of one {benchmark.cluster} only ({', '.join(lonely) or 'all questions'})"
+            )
         else:
             drawn = infer(float(difference[i]), parts, n_rooms, alpha=alpha, margin=margin)
         contrast = Contrast(
@@ -258,11 +266,13 @@ def _round(points: Array) -> Array:
     return rounded
 
 
-def _indicators(questions: pd.DataFrame) -> tuple[list[str], NDArray[np.bool_]]:
-    """The raw types present (t,), in VSI-Bench's order, and their (n, t) indicators."""
+def _design(questions: pd.DataFrame, benchmark: Benchmark) -> tuple[list[str], NDArray[np.bool_], list[str], Array]:
+    """The types present (t,), their (n, t) indicators, the tasks, and the weights (1 + tasks, t) of type means."""
     kinds = questions["type"].to_numpy(object)
-    types = [t for t in QUESTION_TYPES if t in set(kinds)]
-    return types, np.stack([kinds == t for t in types], axis=1)
+    types = benchmark.ordered_types(kinds)
+    onehot = np.stack([kinds == t for t in types], axis=1)
+    tasks, weights = benchmark.weights(dict(zip(types, onehot.sum(0).tolist(), strict=True)))
+    return types, onehot, tasks, weights
 
 
 def _points(wide: pd.DataFrame, method: str) -> Array:
@@ -271,5 +281,5 @@ def _points(wide: pd.DataFrame, method: str) -> Array:
 
 
 def _type_means(onehot: NDArray[np.bool_], scores: Array) -> Array:
-    """Means (t, k) of (n, k) scores over the questions of each raw type."""
+    """Means (t, k) of (n, k) scores over the questions of each type."""
     return onehot.T.astype(float) @ scores / onehot.sum(0)[:, None]

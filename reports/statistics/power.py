@@ -8,6 +8,7 @@ The last enters only claims about methods. Effects are those that a two-sided t-
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.errors import UserError
 from harness.vsibench.published import published_counts, published_rooms
@@ -42,16 +44,18 @@ class Layout:
     effective: float
 
 
-def layout_of(name: str, types: Sequence[str], rooms: Sequence[str]) -> Layout:
-    """The layout of questions with these raw types and rooms."""
-    weights = VSIBench().weights(types)
-    return Layout(name, len(types), len(set(rooms)), 1 / float(weights @ weights))
+def layout_of(name: str, benchmark: Benchmark, types: Sequence[str], rooms: Sequence[str]) -> Layout:
+    """The layout of a benchmark's questions with these types and rooms."""
+    counts = Counter(types)
+    overall = benchmark.weights(counts)[1][0]
+    squares = sum(weight**2 / n for weight, n in zip(overall, counts.values(), strict=True))
+    return Layout(name, len(types), len(set(rooms)), 1 / float(squares))
 
 
 def vsi_bench_layout() -> Layout:
     """The layout of the full VSI-Bench."""
     types = [kind for kind, n in published_counts().items() for _ in range(n)]
-    found = layout_of("the full VSI-Bench", types, [])
+    found = layout_of("the full VSI-Bench", VSIBench(), types, [])
     return Layout(found.name, found.questions, len(published_rooms()), found.effective)
 
 
@@ -95,11 +99,12 @@ def default_spread() -> Spread:
     )
 
 
-def spread_from(answers: pd.DataFrame, name: str) -> Spread:
+def spread_from(answers: pd.DataFrame, benchmark: Benchmark, name: str) -> Spread:
     """The spread that a finished run shows.
 
     Args:
         answers: Columns :data:`reports.statistics.answers.COLUMNS`, of one model.
+        benchmark: Whose answers they are.
         name: What to call the run.
 
     Raises:
@@ -110,25 +115,28 @@ def spread_from(answers: pd.DataFrame, name: str) -> Spread:
     pairs = [pair for pair in pairs if BASE not in pair] or pairs
     if not pairs:
         raise UserError(f"`--pilot {name}`: it has answers of one method only; a difference needs two")
-    parts = np.array([_room_parts(answers, a, b) for a, b in pairs])
+    parts = np.array([_room_parts(answers, benchmark, a, b) for a, b in pairs])
     if np.isnan(parts).any():
         raise UserError(f"`--pilot {name}`: its questions are of too few rooms to estimate an error")
     by_question = answers.drop_duplicates("question")
-    layout = layout_of(name, by_question["type"].tolist(), by_question["room"].tolist())
+    layout = layout_of(name, benchmark, by_question["type"].tolist(), by_question["cluster"].tolist())
     default = default_spread()
-    runs, told = _run_spread(answers)
-    source = f"the pilot {name}: {len(pairs)} pairs, {told}"
+    runs, found = _run_spread(answers, benchmark)
+    source = f"the pilot {name}: {len(pairs)} pairs, {found}"
     rooms, per_run = np.sqrt(parts.mean(axis=0))
     return Spread(float(rooms), float(per_run), runs or default.runs, layout, source)
 
 
-def _room_parts(answers: pd.DataFrame, a: str, b: str) -> tuple[float, float]:
+def _room_parts(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) -> tuple[float, float]:
     """The lasting and the per-run variance over rooms of B minus A."""
     runs = [answers[answers["method"] == side] for side in (a, b)]
     seeds = [sorted(side["seed"].unique()) for side in runs]
     single = [
         _room_variance(
-            pd.concat([side[side["seed"] == of[i % len(of)]] for side, of in zip(runs, seeds, strict=True)]), a, b
+            pd.concat([side[side["seed"] == of[i % len(of)]] for side, of in zip(runs, seeds, strict=True)]),
+            benchmark,
+            a,
+            b,
         )
         for i in range(max(len(of) for of in seeds))
     ]
@@ -138,22 +146,22 @@ def _room_parts(answers: pd.DataFrame, a: str, b: str) -> tuple[float, float]:
         default = default_spread()
         lasting = one * default.rooms**2 / (default.rooms**2 + default.rooms_per_run**2)
         return lasting, one - lasting
-    mean = _room_variance(pd.concat(runs), a, b)
+    mean = _room_variance(pd.concat(runs), benchmark, a, b)
     per_run = min(max((one - mean) / (1 - shrink), 0.0), one)
     return one - per_run, per_run
 
 
-def _room_variance(answers: pd.DataFrame, a: str, b: str) -> float:
+def _room_variance(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) -> float:
     """Squared room-clustered error of the difference of mean answers: one merged run a side."""
-    merged = answers.groupby(["question", "type", "room", "model", "method"], as_index=False, sort=False)[
-        "score"
-    ].mean()
-    return compare_pair(merged.assign(seed=0), a, b, resamples=0)[0].standard_error ** 2
+    merged = answers.groupby(
+        ["question", "type", "cluster", "model", "method"], as_index=False, sort=False, observed=True
+    )["score"].mean()
+    return compare_pair(merged.assign(seed=0), a, b, benchmark=benchmark, resamples=0)[0].standard_error ** 2
 
 
-def _run_spread(answers: pd.DataFrame) -> tuple[tuple[float, ...], str]:
+def _run_spread(answers: pd.DataFrame, benchmark: Benchmark) -> tuple[tuple[float, ...], str]:
     """Standard deviation between runs of a method, pooled, and the upper end of its 95% interval."""
-    scores = run_scores(answers)[OVERALL].groupby(["model", "method"])
+    scores = run_scores(answers, benchmark)[OVERALL].groupby(["model", "method"])
     df = int((scores.count() - 1).sum())
     squares = float((scores.var(ddof=1).fillna(0) * (scores.count() - 1)).sum())
     if df < 1 or squares == 0:

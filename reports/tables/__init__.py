@@ -2,12 +2,13 @@
 
 from reports.tables.pairs import difference_text, pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
-from reports.tables.scores import RunScore, ScoreRow, scores_table
+from reports.tables.scores import BASELINES, RunScore, ScoreRow, scores_table
 from reports.tables.sensitivity import scored_by_all, sensitivity_table
 from reports.tables.table import MISSING, Cell, Column, Row, Table, csv_text, latex_document
 from reports.tables.verdicts import Verdict, tally, verdicts
 
 __all__ = [
+    "BASELINES",
     "MISSING",
     "Cell",
     "Column",

@@ -5,23 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE
-from harness.vsibench.types import TASKS
 from reports.statistics.contrast import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
 from reports.tables.table import MISSING, Cell, Column, Row, Table
 from reports.text import count, sentences
-
-HEADS = {
-    "object_counting": "Obj.\nCount",
-    "object_abs_distance": "Abs.\nDist.",
-    "object_size_estimation": "Obj.\nSize",
-    "room_size_estimation": "Room\nSize",
-    "object_rel_distance": "Rel.\nDist.",
-    "object_rel_direction": "Rel.\nDir.",
-    "route_planning": "Route\nPlan",
-    "obj_appearance_order": "Appr.\nOrder",
-}
-"""Short heads of the eight tasks; a line break may be kept or dropped."""
 
 MARKS = {"methods": "*", "checkpoints": "†"}
 """Follows a significant confirmatory difference, by what was compared."""
@@ -36,13 +24,16 @@ EQUIVALENT_MARK = "="
 COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
 
 
-def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: str, alpha: float) -> Table:
+def pairs_table(
+    contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: Benchmark, title: str, alpha: float
+) -> Table:
     """Every pair's overall difference with its test and verdict.
 
     Args:
         contrasts: Of one model.
         labels: Display name of each method.
-        benchmark: Name for the title.
+        benchmark: What was answered.
+        title: Its name for the title.
         alpha: Level of the tests.
 
     Raises:
@@ -65,7 +56,7 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
     caption = sentences(
         "Differences are B minus A in points; intervals are not corrected for multiple comparisons.",
         f"Equivalence margin, declared in advance: {found[0].margin:g}." if found else "",
-        test_caption(found, alpha),
+        test_caption(found, alpha, benchmark.cluster),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
         "would find with 80% power, before correction.",
         "“B beats A in runs”: share of the pairs of one run each." if any(c.run_pairs for c in found) else "",
@@ -73,11 +64,11 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         "to be 0."
         if any(not math.isnan(c.seed_correlation) for c in found)
         else "",
-        _checks_caption(found, alpha),
+        _checks_caption(found, alpha, benchmark.cluster),
     )
     rows = [_pair_row(c, labels, *(cell(c) for _, cell in columns)) for c in found]
     return Table(
-        f"Paired comparisons on {benchmark}",
+        f"Paired comparisons on {title}",
         (COMPARISON, *(column for column, _ in columns)),
         tuple(rows),
         caption,
@@ -85,13 +76,21 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
     ).without_empty("p_b_beats_a", "seed_correlation")
 
 
-def tasks_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: str, alpha: float) -> Table:
-    """Every pair's difference by task, exploratory. Arguments and errors as for :func:`pairs_table`."""
+def tasks_table(
+    contrasts: Sequence[Contrast],
+    labels: Mapping[str, str],
+    *,
+    title: str,
+    tasks: Sequence[Task],
+    alpha: float,
+) -> Table:
+    """Every pair's difference in these tasks, exploratory. Other arguments and errors as for :func:`pairs_table`."""
     by_task = {(c.a, c.b, c.task): c for c in contrasts if c.task != OVERALL}
     suffixes = ("", "_low", "_high", "_p_holm", "_mde")
-    columns = [Column(HEADS[task], tuple(f"{task}{suffix}" for suffix in suffixes), light=True) for task in TASKS]
+    columns = [Column(task.head, tuple(f"{task.name}{suffix}" for suffix in suffixes), light=True) for task in tasks]
     rows = [
-        _pair_row(c, labels, *(_task_cell(by_task.get((c.a, c.b, task))) for task in TASKS)) for c in overall(contrasts)
+        _pair_row(c, labels, *(_task_cell(by_task.get((c.a, c.b, task.name))) for task in tasks))
+        for c in overall(contrasts)
     ]
     caption = sentences(
         f"Differences are B minus A in points and exploratory. {TASK_MARK} p < {alpha:g} after Holm correction over "
@@ -99,7 +98,7 @@ def tasks_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, ben
         "In parentheses, where undecided: the true difference that would be found with 80% power.",
         _equivalence_caption(by_task.values()),
     )
-    return Table(f"Differences by task on {benchmark}", (COMPARISON, *columns), tuple(rows), caption)
+    return Table(f"Differences by task on {title}", (COMPARISON, *columns), tuple(rows), caption)
 
 
 def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
@@ -114,18 +113,19 @@ def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return [c for c in contrasts if c.task == OVERALL]
 
 
-def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = None) -> str:
-    """What was tested, how and on what: test, clusters, correction, questions, rooms and seeds.
+def test_caption(found: Sequence[Contrast], alpha: float, cluster: str, pairs: int | None = None) -> str:
+    """What was tested, how and on what: test, clusters, correction, questions and seeds.
 
     Args:
         found: The contrasts shown.
         alpha: Their level.
+        cluster: What questions share, in one word.
         pairs: Size of their family, where not all of it is shown.
     """
     if not found:
         return ""
     claims = {c.claim for c in found}
-    error = "standard errors clustered by room"
+    error = f"standard errors clustered by {cluster}"
     if "methods" in claims:
         error += " plus the variance between training runs (Welch-Satterthwaite degrees of freedom)"
     if len(claims) > 1:
@@ -135,7 +135,7 @@ def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = No
         f"Differences are paired by question: least squares on question types, {error}, two-sided t-tests,",
         f"p Holm-corrected over {count(pairs or len(found), 'declared pair')};",
         f"{_range([c.n_questions for c in found], 'question')} in",
-        f"{_range([c.n_rooms for c in found], 'room')} (clusters), {_range(seeds, 'seed')} per method.",
+        f"{_range([c.n_rooms for c in found], cluster)} (clusters), {_range(seeds, 'seed')} per method.",
     ]
     marks = [f"{mark} p < {alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims]
     return sentences(*parts, f"{'; '.join(marks)}.", _equivalence_caption(found))
@@ -204,14 +204,14 @@ def _equivalence_caption(found: Iterable[Contrast]) -> str:
     return "" if margin is None else f"{EQUIVALENT_MARK} equivalent within {margin:g} ({tests})."
 
 
-def _checks_caption(found: Sequence[Contrast], alpha: float) -> str:
+def _checks_caption(found: Sequence[Contrast], alpha: float, cluster: str) -> str:
     checked = [c for c in found if c.resamples]
     if not checked:
         return ""
     disagree = sum(bool(disagreements(c, alpha)) for c in checked)
     outcome = f"which disagree in {count(disagree, 'pair')}, as noted" if disagree else "which agree in every pair"
     return (
-        "The t-test over rooms was checked by a permutation test and a BCa bootstrap over rooms "
+        f"The t-test over {cluster}s was checked by a permutation test and a BCa bootstrap over {cluster}s "
         f"({max(c.resamples for c in checked):,} draws each, seed {checked[0].resampling_seed}), {outcome}."
     )
 

@@ -16,6 +16,7 @@ from harness.vsibench.prompts import MODES
 from harness.vsibench.published import published_counts, published_rooms
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
+from reports.benchmarks.vsibench import figures_of
 from reports.tables.scores import RunScore, ScoreRow
 
 _ROUNDING = 0.11
@@ -66,7 +67,7 @@ def _row(entry: dict[str, str], tasks: dict[str, float], printed: float) -> Scor
         f"published: {entry['name']} ({name})",
         entry["name"],
         "published",
-        (RunScore(tasks),),
+        (RunScore(figures_of(tasks)),),
         MODES[entry["eval_mode"]].letter if entry["eval_mode"] in MODES else entry["eval_mode"],
         note="; ".join(notes),
         printed=printed,

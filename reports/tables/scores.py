@@ -1,7 +1,6 @@
-"""The main table of a comparison: scores in the layout of the paper's Table 2.
+"""The main table of a comparison: scores in the layout of Table 2 of arXiv 2504.00883.
 
-It depends on scores and contrasts only, not on dates or durations, so the same answers give the same bytes. Layout and
-column order follow Table 2 of arXiv 2504.00883 and VSI-Bench's own tables.
+It depends on scores and contrasts only, not on dates or durations, so the same answers give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,31 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from harness.api.benchmark import Benchmark, Figures, Task
 from harness.config.study import BASE
-from harness.vsibench.scoring import means_of_tasks
-from harness.vsibench.types import TASKS
 from reports.statistics.contrast import OVERALL, Contrast, level
-from reports.tables.pairs import HEADS, claim_footnotes, difference_cell, overall, p_text, test_caption
+from reports.tables.pairs import claim_footnotes, difference_cell, overall, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
-from reports.text import sentences
+from reports.text import count, sentences
 
 Kind = Literal["base", "method", "baseline", "published"]
 
 BASELINES = "Baselines, not tested"
 PUBLISHED = "Published elsewhere, never tested against ours"
 
-MEANS = ("numeric_mean", "choice_mean", "without_counting")
-"""Averages of some of the tasks, as fields of a :class:`RunScore`."""
-
-AIDS = Part(
-    "reading aids",
-    "Means over the tasks with numeric answers, over those with lettered answers, and over all but object counting, "
-    "where a constant answer scores high; shares of answers that the scorer could not parse and that were cut off at "
-    "the token limit.",
-)
-"""What a reader needs to judge an average."""
-
-_AID_HEADS = ("Numeric\nmean", "Choice\nmean", "Without\ncounting", "Unparsable\n%", "Truncated\n%")
+_SHARES = {"unparsable": "Unparsable\n%", "truncated": "Truncated\n%"}
 
 
 @dataclass(frozen=True)
@@ -44,32 +31,20 @@ class RunScore:
     """The score of one run (one checkpoint), in points.
 
     Attributes:
-        tasks: Score by task; tasks without questions are left out. The three direction levels are one task.
+        figures: The overall score, the tasks and further means.
         unparsable: Percentage of answers that the scorer could not parse.
         truncated: Percentage of answers cut off at the token limit.
     """
 
-    tasks: Mapping[str, float]
+    figures: Figures
     unparsable: float = math.nan
     truncated: float = math.nan
 
-    @property
-    def overall(self) -> float:
-        """Plain mean of the tasks, as VSI-Bench's official score."""
-        return means_of_tasks(self.tasks).overall
-
-    @property
-    def numeric_mean(self) -> float:
-        return means_of_tasks(self.tasks).numeric_mean
-
-    @property
-    def choice_mean(self) -> float:
-        return means_of_tasks(self.tasks).choice_mean
-
-    @property
-    def without_counting(self) -> float:
-        """The mean without object counting, where a constant answer beats published models."""
-        return means_of_tasks(self.tasks).overall_without_counting
+    def value(self, column: str) -> float:
+        """The overall score, or that of a task or mean; NaN where it has no questions."""
+        if column == OVERALL:
+            return self.figures.overall
+        return {**self.figures.tasks, **self.figures.means}.get(column, math.nan)
 
 
 @dataclass(frozen=True)
@@ -105,20 +80,26 @@ def scores_table(
     rows: Sequence[ScoreRow],
     contrasts: Sequence[Contrast],
     *,
-    benchmark: str,
+    benchmark: Benchmark,
+    title: str,
+    tasks: Sequence[Task],
     scorer: str,
     alpha: float,
     footnotes: Sequence[str] = (),
+    tested: bool = True,
 ) -> Table:
-    """The main table: scores by task, difference to the base model with interval and corrected p.
+    """The main table: scores by task, difference from the base model with interval and corrected p.
 
     Args:
         rows: Base, methods and baselines in display order; baselines and published rows come last in any case.
         contrasts: Of one model.
-        benchmark: Name for the title.
+        benchmark: What the scores are averaged by.
+        title: Its name for the title.
+        tasks: Those that get a column.
         scorer: Name of the scorer behind all numbers.
         alpha: Level of the tests.
         footnotes: Remarks on the whole table.
+        tested: Whether the differences are tested, not only described.
 
     Raises:
         ValueError: The contrasts are of several models.
@@ -126,44 +107,70 @@ def scores_table(
     found = overall(contrasts)
     against_base = {c.b: c for c in found if c.a == BASE}
     ordered = sorted(rows, key=lambda row: ("", BASELINES, PUBLISHED).index(row.group))
+    aids = _reading_aids(benchmark)
     columns = (
         Column("Method", ("method",), align="left"),
         Column("Eval\nmode", ("eval_mode",), align="left"),
         Column("Seeds", ("seeds_done", "seeds_planned")),
         Column("Avg", (OVERALL, "overall_sd")),
-        *(Column(HEADS[task], (task, f"{task}_sd")) for task in TASKS),
+        *(Column(task.head, (task.name, f"{task.name}_sd")) for task in tasks),
         Column(f"Difference from base\n[{level(alpha)} CI]", ("difference_to_base", "ci_low", "ci_high")),
         Column("Holm\np", ("p_holm",)),
-        *(
-            Column(head, (name,), "{:.1f}", part=AIDS)
-            for head, name in zip(_AID_HEADS, (*MEANS, "unparsable", "truncated"), strict=True)
-        ),
+        *(Column(head, (name,), "{:.1f}", part=aids) for name, head in (*benchmark.means.items(), *_SHARES.items())),
     )
-    best = _best(ordered)
+    names = [task.name for task in tasks]
+    best = _best(ordered, (OVERALL, *names, *benchmark.means))
     body = tuple(
-        Row(_score_cells(row, against_base.get(row.name), best), row.group, light=row.kind == "published")
+        Row(
+            _score_cells(row, against_base.get(row.name), best, names, list(benchmark.means)),
+            row.group,
+            light=row.kind == "published",
+        )
         for row in ordered
     )
-    tested = list(against_base.values())
+    compared = list(against_base.values())
     repeated = any(len(row.runs) > 1 for row in ordered)
     caption = sentences(
-        f"Scores from 0 to 100 by the scorer “{scorer}”; Avg is the unweighted mean of the {len(_tasks(rows))} tasks.",
+        f"Scores from 0 to 100 by the scorer “{scorer}”; Avg is {benchmark.average}.",
         "With several seeds: mean ± standard deviation over seeds." if repeated else "",
         "Bold: the highest of base and methods in each column (not a test)." if best else "",
-        test_caption(tested, alpha, pairs=len(found)),
+        test_caption(compared, alpha, benchmark.cluster, pairs=len(found))
+        if tested
+        else _description(compared, benchmark),
     )
     whole = Table(
-        title=f"Scores on {benchmark}",
+        title=f"Scores on {title}",
         columns=columns,
         rows=body,
         caption=caption,
-        footnotes=(*claim_footnotes(tested), *footnotes),
+        footnotes=(*claim_footnotes(compared), *footnotes),
     )
     return whole.without_empty("eval_mode", "difference_to_base", "p_holm")
 
 
-def _score_cells(row: ScoreRow, contrast: Contrast | None, best: Mapping[str, float]) -> tuple[Cell, ...]:
-    means = {name: _mean(_values(row, name)) for name in MEANS}
+def _reading_aids(benchmark: Benchmark) -> Part:
+    """What a reader needs to judge an average."""
+    means = f"{benchmark.means_caption}; shares" if benchmark.means_caption else "Shares"
+    return Part(
+        "reading aids",
+        f"{means} of answers that the scorer could not parse and that were cut off at the token limit.",
+    )
+
+
+def _description(compared: Sequence[Contrast], benchmark: Benchmark) -> str:
+    if not compared:
+        return ""
+    return (
+        "Differences are paired by question, with intervals from standard errors clustered by "
+        f"{benchmark.cluster} ({count(max(c.n_questions for c in compared), 'question')}, "
+        f"{count(max(c.n_rooms for c in compared), benchmark.cluster)}). Descriptive only: no test and no other score "
+        "includes them."
+    )
+
+
+def _score_cells(
+    row: ScoreRow, contrast: Contrast | None, best: Mapping[str, float], tasks: Sequence[str], means: Sequence[str]
+) -> tuple[Cell, ...]:
     ranked = not row.group
     done, planned = len(row.runs), row.seeds_planned
     if row.kind == "method":
@@ -171,15 +178,16 @@ def _score_cells(row: ScoreRow, contrast: Contrast | None, best: Mapping[str, fl
     else:
         seeds = Cell((None, None), note=row.note if row.kind != "published" else "")
     average = _score_cell(_values(row, OVERALL), best.get(OVERALL) if ranked else None)
+    mean_of = {name: _mean(_values(row, name)) for name in means}
     return (
         Cell((row.name,), row.label),
         Cell((row.mode or None,)),
         seeds,
         average if row.kind != "published" else replace(average, note=row.note),
-        *(_score_cell(_values(row, task), best.get(task) if ranked else None) for task in TASKS),
+        *(_score_cell(_values(row, task), best.get(task) if ranked else None) for task in tasks),
         Cell((None, None, None)) if contrast is None else difference_cell(contrast),
         Cell((None,)) if contrast is None else Cell((contrast.p_holm,), p_text(contrast.p_holm)),
-        *(Cell((mean,), bold=ranked and _shown(mean) == best.get(name)) for name, mean in means.items()),
+        *(Cell((mean,), bold=ranked and _shown(mean) == best.get(name)) for name, mean in mean_of.items()),
         Cell((_mean([run.unparsable for run in row.runs]),)),
         Cell((_mean([run.truncated for run in row.runs]),)),
     )
@@ -195,11 +203,11 @@ def _score_cell(values: list[float], best: float | None) -> Cell:
     return Cell((mean, deviation), text, bold=_shown(mean) == best)
 
 
-def _best(rows: Sequence[ScoreRow]) -> dict[str, float]:
+def _best(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, float]:
     """Highest mean of base and methods in each column, as printed; none with fewer than two."""
     ranked = [row for row in rows if not row.group and row.runs]
     best = {}
-    for column in (OVERALL, *TASKS, *MEANS):
+    for column in columns:
         means = [_shown(_mean(_values(row, column))) for row in ranked]
         means = [m for m in means if not math.isnan(m)]
         if len(means) > 1:
@@ -211,13 +219,7 @@ def _values(row: ScoreRow, column: str) -> list[float]:
     """The column's value in each run."""
     if column == OVERALL and row.printed is not None:
         return [row.printed]
-    if column in TASKS:
-        return [run.tasks.get(column, math.nan) for run in row.runs]
-    return [getattr(run, column) for run in row.runs]
-
-
-def _tasks(rows: Sequence[ScoreRow]) -> set[str]:
-    return {task for row in rows if row.kind != "published" for run in row.runs for task in run.tasks}
+    return [run.value(column) for run in row.runs]
 
 
 def _shown(value: float) -> float:

@@ -7,61 +7,59 @@ from typing import Any
 
 import pandas as pd
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.vsibench.records import Record
-from harness.vsibench.scorers import SCORERS
-from reports.benchmarks.vsibench import VSIBench
+from reports.statistics.contrast import OVERALL
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import sentences
 
 
-def scored_by_all(answers: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
+def scored_by_all(answers: pd.DataFrame, records: Sequence[Record], benchmark: Benchmark) -> pd.DataFrame:
     """The benchmark's figures of every run by every scorer.
 
     Args:
         answers: One row per answer: method, seed, question, answer (raw text), and read, the part that is scored, where
             it differs.
-        records: The benchmark's.
+        records: The questions.
+        benchmark: Whose scorers and averages to use.
 
     Returns:
-        One row per method, seed and scorer: method, seed, scorer, overall, numeric_mean, choice_mean (points),
+        One row per method, seed and scorer: method, seed, scorer, overall and the benchmark's means (points),
         unparsable (percent of questions).
     """
     if "read" in answers:
         answers = answers.assign(answer=answers["read"])
-    by_key = {record.key: record for record in records}
     # Many runs give the same short answer to a question: each is scored once.
     unique = answers[["question", "answer"]].drop_duplicates()
-    asked = [by_key[str(question)] for question in unique["question"]]
-    types = unique["question"].map({key: record.question_type for key, record in by_key.items()})
+    rounds = [one for _, one in unique.groupby(unique.groupby("question").cumcount())]
+    by_key = {record.key: record for record in records}
     rows = []
-    for name, scorer in SCORERS.items():
-        items = [scorer.score(str(text), record) for text, record in zip(unique["answer"], asked, strict=True)]
-        scored = unique.assign(
-            question_type=types, score=[item.score for item in items], parsed=[item.parsed for item in items]
-        )
+    for name in benchmark.scorers:
+        scored = pd.concat([_scored(one, by_key, benchmark, name) for one in rounds])
         runs = answers[["method", "seed", "question", "answer"]].merge(scored, on=["question", "answer"])
         for (method, seed), run in runs.groupby(["method", "seed"], sort=True):
-            figures = VSIBench().aggregate(run)
-            rows.append(
-                {
-                    "method": method,
-                    "seed": seed,
-                    "scorer": name,
-                    "overall": figures["overall"],
-                    "numeric_mean": figures["numeric_mean"],
-                    "choice_mean": figures["choice_mean"],
-                    "unparsable": 100 * (1 - float(run["parsed"].mean())),
-                }
-            )
+            figures = benchmark.figures(run["type"].tolist(), run["score"].tolist())
+            unparsable = 100 * (1 - float(run["parsed"].mean()))
+            row = {"method": method, "seed": seed, "scorer": name, OVERALL: figures.overall, **figures.means}
+            rows.append(row | {"unparsable": unparsable})
     return pd.DataFrame(rows)
+
+
+def _scored(answers: pd.DataFrame, records: Mapping[str, Record], benchmark: Benchmark, scorer: str) -> pd.DataFrame:
+    """At most one answer (question, answer) per question, with its type, score and parsed."""
+    asked = [records[str(question)] for question in answers["question"]]
+    texts = dict(zip(answers["question"].astype(str), answers["answer"].astype(str), strict=True))
+    scored = pd.DataFrame(benchmark.question_scores(asked, texts, scorer))
+    return answers.assign(**{column: scored[column].to_numpy() for column in ("type", "score", "parsed")})
 
 
 def sensitivity_table(
     scores: pd.DataFrame,
     labels: Mapping[str, str],
     *,
-    benchmark: str,
+    benchmark: Benchmark,
+    title: str,
     headline: str,
 ) -> Table:
     """One row per method, one column per scorer, means over seeds.
@@ -69,31 +67,34 @@ def sensitivity_table(
     Args:
         scores: As :func:`scored_by_all` returns them.
         labels: Display names of the methods, in display order.
-        benchmark: Name for the title.
+        benchmark: Whose scorers they are.
+        title: Its name for the title.
         headline: The scorer behind the main table.
     """
-    figures = {"overall": "Avg", "numeric_mean": "Numeric", "choice_mean": "Choice", "unparsable": "Unpars. %"}
+    scorers = benchmark.scorers
+    heads = {name: head.replace("\n", " ") for name, head in benchmark.means.items()}
+    figures = {OVERALL: "Avg", **heads, "unparsable": "Unpars. %"}
     means: dict[Any, Any] = (
         scores.groupby(["method", "scorer"], sort=False)[list(figures)].mean().to_dict(orient="index")
     )
     present = [method for method in labels if (method, headline) in means]
     columns = [Column("Method", ("method",), align="left")]
     for key, head in figures.items():
-        columns += [Column(f"{head}\n{name}", (f"{key}_{name}",), "{:.1f}") for name in SCORERS]
+        columns += [Column(f"{head}\n{name}", (f"{key}_{name}",), "{:.1f}") for name in scorers]
     columns.append(Column("Largest\ngap in Avg", ("gap",), "{:.1f}"))
     body = []
     for method in present:
-        averages = [means[method, name]["overall"] for name in SCORERS]
-        cells = [Cell((means[method, name][key],)) for key in figures for name in SCORERS]
+        averages = [means[method, name][OVERALL] for name in scorers]
+        cells = [Cell((means[method, name][key],)) for key in figures for name in scorers]
         body.append(Row((Cell((method,), labels[method]), *cells, Cell((max(averages) - min(averages),)))))
-    trained = {m: {name: means[m, name]["overall"] for name in SCORERS} for m in present if m != BASE}
+    trained = {m: {name: means[m, name][OVERALL] for name in scorers} for m in present if m != BASE}
     caption = sentences(
-        f"The same raw answers scored by {len(SCORERS)} rules, means over seeds.",
-        f"{'; '.join(f'{name}: {scorer.summary}' for name, scorer in SCORERS.items())}.",
+        f"The same raw answers scored by {len(scorers)} rules, means over seeds.",
+        f"{'; '.join(f'{name}: {scorer.summary}' for name, scorer in scorers.items())}.",
         f"All other tables use “{headline}”.",
         _ranking(trained, labels),
     )
-    return Table(f"Scores on {benchmark} by scorer", tuple(columns), tuple(body), caption)
+    return Table(f"Scores on {title} by scorer", tuple(columns), tuple(body), caption)
 
 
 def _ranking(averages: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> str:
@@ -101,7 +102,7 @@ def _ranking(averages: Mapping[str, Mapping[str, float]], labels: Mapping[str, s
     if len(averages) < 2:
         return ""
     orders = {}
-    for name in SCORERS:
+    for name in next(iter(averages.values())):
         scores = {method: of[name] for method, of in averages.items()}
         orders[name] = sorted(scores, key=scores.__getitem__, reverse=True)
     if len({tuple(order) for order in orders.values()}) == 1:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.vsibench.types import QUESTION_TYPES
+from reports.benchmarks.vsibench import VSIBench
+from reports.statistics import paired
 from reports.statistics.contrast import Contrast
-from reports.statistics.paired import compare_pair
 from reports.statistics.power import Spread, detectable, layout_of
+
+compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
 
 ROOMS, PER_ROOM, DRAWS = 40, 10, 200
 TYPE = np.tile(QUESTION_TYPES, ROOMS)
@@ -23,7 +27,7 @@ TRUTH = Spread(
     rooms=100 * ROOM_SD * math.sqrt(2 / ROOMS),
     rooms_per_run=100 * QUESTION_SD * math.sqrt(2 * float(WEIGHTS @ WEIGHTS) / ROOMS),
     runs=(100 * RUN_SD,),
-    layout=layout_of("drawn", list(TYPE), [str(room) for room in ROOM]),
+    layout=layout_of("drawn", VSIBench(), list(TYPE), [str(room) for room in ROOM]),
     source="how the answers are drawn",
 )
 """What the draws below are made of: each room has one question of each type."""
@@ -34,7 +38,7 @@ def draw(
 ) -> Contrast:
     """Compare two methods that differ by ``effect`` points."""
     n = ROOMS * PER_ROOM
-    columns = {"question": np.arange(n).astype(str), "type": TYPE, "room": ROOM.astype(str), "model": "tiny"}
+    columns = {"question": np.arange(n).astype(str), "type": TYPE, "cluster": ROOM.astype(str), "model": "tiny"}
     frames = []
     for method, shift in (("a", 0.0), ("b", effect / 100)):
         rooms = rng.normal(0, ROOM_SD, ROOMS)[ROOM]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 
 from harness.vsibench.types import QUESTION_TYPES
-from reports.statistics.paired import compare_pair
+from reports.benchmarks.vsibench import VSIBench
+from reports.statistics import paired
+
+compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
 
 ROOMS, PER_ROOM, DRAWS = 40, 10, 400
 BAND = (0.02, 0.08)
@@ -19,7 +24,7 @@ ROOM = np.repeat(np.arange(ROOMS), PER_ROOM)
 def draw(rng: np.random.Generator, seeds: int, run_spread: float) -> pd.DataFrame:
     """Two methods of equal merit that differ by room, by run and by question."""
     n = ROOMS * PER_ROOM
-    columns = {"question": np.arange(n).astype(str), "type": TYPE, "room": ROOM.astype(str), "model": "tiny"}
+    columns = {"question": np.arange(n).astype(str), "type": TYPE, "cluster": ROOM.astype(str), "model": "tiny"}
     frames = []
     for method in ("a", "b"):
         rooms = rng.normal(0, 0.12, ROOMS)[ROOM]
@@ -72,7 +77,7 @@ def test_method_claim_keeps_its_size_and_the_checkpoint_test_does_not() -> None:
         if i % 4:
             continue
         # One merged run a side hides the training runs: rooms are then the only source of chance.
-        merged = frame.groupby(["question", "type", "room", "model", "method"], as_index=False)["score"].mean()
+        merged = frame.groupby(["question", "type", "cluster", "model", "method"], as_index=False)["score"].mean()
         rooms_only.append(compare_pair(merged.assign(seed=0), "a", "b", resamples=0)[0].p < 0.05)
     print(f"claim about methods rejects {np.mean(methods):.4f}, rooms as the only chance {np.mean(rooms_only):.4f}")
     assert in_band(np.mean(methods)), np.mean(methods)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,15 +14,18 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from harness.vsibench.types import QUESTION_TYPES
+from reports.benchmarks.vsibench import VSIBench
+from reports.statistics import paired
 from reports.statistics.inference import combine, equivalence_p, minimum_detectable_effect, probability_better
-from reports.statistics.paired import compare_pair
 from reports.statistics.resampling import bootstrap_interval, permutation_p, room_sums
+
+compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
 
 
 def one_question_a_room(rng: np.random.Generator, n: int, shift: float) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """Then the clustered regression is the plain paired t-test."""
     a, b = rng.uniform(0.2, 0.6, n), rng.uniform(0.2, 0.6, n) + shift
-    columns = {"question": [f"q{i}" for i in range(n)], "room": [f"r{i}" for i in range(n)]}
+    columns = {"question": [f"q{i}" for i in range(n)], "cluster": [f"r{i}" for i in range(n)]}
     frame = pd.DataFrame(columns).assign(type="object_counting", model="m", seed=0)
     return pd.concat([frame.assign(method="a", score=a), frame.assign(method="b", score=b)]), a, b
 
@@ -106,7 +110,7 @@ def routes(seed: int) -> tuple[float, float, float, float]:
     rng = np.random.default_rng(seed)
     rooms, per_room = 60, 20
     kind, room = np.tile(QUESTION_TYPES, rooms * per_room // 10), np.repeat(np.arange(rooms), per_room)
-    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "room": room.astype(str)}
+    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "cluster": room.astype(str)}
     frames = []
     for method, shift in (("a", 0.0), ("b", 0.01)):
         score = 0.5 + shift + rng.normal(0, 0.06, rooms)[room] + rng.normal(0, 0.2, len(kind))

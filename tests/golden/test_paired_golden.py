@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,15 @@ from statsmodels.stats.multitest import multipletests
 
 from harness.errors import UserError
 from harness.vsibench.types import QUESTION_TYPES, TASKS, task_of
+from reports.benchmarks.vsibench import VSIBench
+from reports.statistics import paired
 from reports.statistics.contrast import Contrast
 from reports.statistics.inference import holm as holm_corrected
-from reports.statistics.paired import compare_all, compare_pair, default_pairs, run_scores
+from reports.statistics.paired import default_pairs
+
+compare_all = partial(paired.compare_all, benchmark=VSIBench())
+compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+run_scores = partial(paired.run_scores, benchmark=VSIBench())
 
 DIRECTIONS = [t for t in QUESTION_TYPES if task_of(t) == "object_rel_direction"]
 
@@ -45,7 +52,7 @@ def answers(
                         "seed": k,
                         "question": [f"q{j}" for j in range(n)],
                         "type": kind,
-                        "room": [f"r{r}" for r in room],
+                        "cluster": [f"r{r}" for r in room],
                         "score": score,
                     }
                 )
@@ -58,7 +65,7 @@ def by_task(contrasts: list[Contrast]) -> dict[str, Contrast]:
 
 
 def differences(frame: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    means = frame.groupby(["question", "type", "room", "method"])["score"].mean().unstack("method")
+    means = frame.groupby(["question", "type", "cluster", "method"])["score"].mean().unstack("method")
     return (100 * (means[b] - means[a])).rename("d").reset_index()
 
 
@@ -67,7 +74,7 @@ def sandwich(d: pd.DataFrame) -> float:
     size = d["type"].map(d["type"].value_counts())
     weight = d["type"].map({t: 1 / 24 if t in DIRECTIONS else 1 / 8 for t in QUESTION_TYPES}) / size
     influence = weight * (d["d"] - d.groupby("type")["d"].transform("mean"))
-    per_room = influence.groupby(d["room"]).sum()
+    per_room = influence.groupby(d["cluster"]).sum()
     rooms, n, k = len(per_room), len(d), d["type"].nunique()
     return math.sqrt((per_room**2).sum() * rooms / (rooms - 1) * (n - 1) / (n - k))
 
@@ -127,7 +134,7 @@ def test_base_is_fixed_so_only_the_method_needs_seeds() -> None:
 def test_run_scores_average_the_direction_levels_without_weights() -> None:
     rows = [("object_rel_direction_easy", s) for s in (1, 1, 1, 1)]
     rows += [("object_rel_direction_hard", 0), ("object_counting", 0.5), ("object_counting", 0.7)]
-    frame = pd.DataFrame(rows, columns=["type", "score"]).assign(method="base", model="tiny", seed=0, room="r")
+    frame = pd.DataFrame(rows, columns=["type", "score"]).assign(method="base", model="tiny", seed=0, cluster="r")
     frame["question"] = [str(i) for i in range(len(frame))]
     scores = run_scores(frame).loc[("tiny", "base", 0)]
     assert scores.to_dict() == pytest.approx({"object_counting": 60, "object_rel_direction": 50, "overall": 55})
@@ -207,7 +214,7 @@ def test_one_room_allows_no_claim() -> None:
 
 def test_a_type_seen_in_one_room_is_refused_and_so_is_the_mean() -> None:
     frame = answers({"sft": 1, "grpo": 1})
-    frame = frame[(frame["type"] != "route_planning") | (frame["room"] == "r0")]
+    frame = frame[(frame["type"] != "route_planning") | (frame["cluster"] == "r0")]
     found = by_task(compare_pair(frame, "sft", "grpo"))
     assert math.isnan(found["route_planning"].p) and math.isnan(found["overall"].p)
     assert "route_planning" in found["overall"].note
@@ -228,10 +235,12 @@ def test_bad_input_is_refused_by_name() -> None:
     refuse(good.assign(score=good["score"].mask(grpo & (good["question"] == "q5"))), "NaN", "q5", "grpo")
     refuse(good.assign(score=good["score"] * 100), "outside [0, 1]", "q")
     refuse(pd.concat([good, good.tail(1)]), "second answer", good["question"].iloc[-1])
-    refuse(good.assign(type="route_planing"), "unknown question type", "route_planing")
-    refuse(good.assign(room=good["room"].mask(good["question"] == "q1")), "missing value", "q1")
-    refuse(good.assign(room=good["room"].mask(grpo & (good["question"] == "q1"), "r9")), "two rooms", "q1", "r9")
-    refuse(good.drop(columns=["room"]), "column(s) room")
+    refuse(good.assign(type="route_planing"), "question_type route_planing", "did you mean route_planning")
+    refuse(good.assign(cluster=good["cluster"].mask(good["question"] == "q1")), "missing value", "q1")
+    refuse(
+        good.assign(cluster=good["cluster"].mask(grpo & (good["question"] == "q1"), "r9")), "two clusters", "q1", "r9"
+    )
+    refuse(good.drop(columns=["cluster"]), "column(s) cluster")
     refuse(good.head(0), "no rows")
     refuse(pd.concat([good, good.assign(model="7b")]), "several models")
     with pytest.raises(UserError, match="did you mean grpo"):

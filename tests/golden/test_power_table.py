@@ -10,6 +10,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.vsibench.types import QUESTION_TYPES
+from reports.benchmarks.vsibench import VSIBench
 from reports.statistics.power import (
     advice,
     default_spread,
@@ -78,7 +79,7 @@ def test_fewer_than_three_seeds_allow_no_claim_about_methods() -> None:
 
 def test_fewer_questions_need_larger_differences() -> None:
     types = [kind for kind in QUESTION_TYPES for _ in range(26)]
-    small = layout_of("small", types, [str(i % 50) for i in range(260)])
+    small = layout_of("small", VSIBench(), types, [str(i % 50) for i in range(260)])
     assert small.rooms == 50
     # Kish of equal types with three directions sharing a weight, by hand: 1 / (7 / (64 * 26) + 3 / (576 * 26)).
     assert small.effective == pytest.approx(26 / (7 / 64 + 3 / 576))
@@ -90,7 +91,7 @@ def test_fewer_questions_need_larger_differences() -> None:
 def pilot(seeds: int, *, runs: float, rng: np.random.Generator, rooms: int = 150) -> pd.DataFrame:
     """Methods whose scores vary by room (5 points), by question in every run (12 points) and by run."""
     kind, room = np.tile(QUESTION_TYPES, rooms), np.repeat(np.arange(rooms), 10)
-    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "room": room.astype(str), "model": "m"}
+    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "cluster": room.astype(str), "model": "m"}
     frames = []
     for method in ("base", "a", "b", "c"):
         of_room = rng.normal(0, 0.05, rooms)[room]
@@ -102,7 +103,7 @@ def pilot(seeds: int, *, runs: float, rng: np.random.Generator, rooms: int = 150
 
 def test_a_pilot_gives_back_the_spread_it_was_made_with() -> None:
     rng = np.random.default_rng(5)
-    found = [spread_from(pilot(4, runs=1.0, rng=rng, rooms=80), "pilot") for _ in range(4)]
+    found = [spread_from(pilot(4, runs=1.0, rng=rng, rooms=80), VSIBench(), "pilot") for _ in range(4)]
     rooms = math.sqrt(2 * 5**2 / 80)
     per_run = math.sqrt(2 * 12**2 * (7 / 64 + 3 / 576) / 80)
     assert math.sqrt(np.mean([one.rooms**2 for one in found])) == pytest.approx(rooms, rel=0.2)
@@ -113,7 +114,7 @@ def test_a_pilot_gives_back_the_spread_it_was_made_with() -> None:
 
 
 def test_a_pilot_of_one_seed_says_what_it_assumes() -> None:
-    found = spread_from(pilot(1, runs=1.0, rng=np.random.default_rng(6)), "pilot")
+    found = spread_from(pilot(1, runs=1.0, rng=np.random.default_rng(6)), VSIBench(), "pilot")
     assert found.runs == default_spread().runs and "assumed" in found.source
     assert found.rooms / found.rooms_per_run == pytest.approx(0.47 / 0.45)
 
@@ -121,6 +122,6 @@ def test_a_pilot_of_one_seed_says_what_it_assumes() -> None:
 def test_a_pilot_that_cannot_be_used_is_refused() -> None:
     answers = pilot(1, runs=1.0, rng=np.random.default_rng(7), rooms=10)
     with pytest.raises(UserError, match="one method only"):
-        spread_from(answers[answers["method"] == "a"], "runs/x")
+        spread_from(answers[answers["method"] == "a"], VSIBench(), "runs/x")
     with pytest.raises(UserError, match=r"--pilot runs/x.*too few rooms"):
-        spread_from(answers.assign(room="r"), "runs/x")
+        spread_from(answers.assign(cluster="r"), VSIBench(), "runs/x")

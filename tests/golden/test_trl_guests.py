@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 pytest.importorskip("trl", minversion="1.16.0")
@@ -208,7 +209,7 @@ def test_guests_stand_in_one_matrix_with_methods(tmp_path: Path) -> None:
     assert cells["trl-grpo-0"].identity["hyper_parameters"]["group_size"] == 2
     for cell in cells.values():
         assert main([str(run_dir), cell.id]) == 0
-    written = {path.name: path for path in Comparison().write(run_dir)}
+    written = {path.name: path for path in Comparison().write(run_dir, Console(quiet=True))}
     table = written["scores.md"].read_text()
     assert "+ GRPO" in table and "+ TRL GRPO" in table
     card = written["fairness.md"].read_text()

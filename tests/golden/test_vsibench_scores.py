@@ -1,15 +1,14 @@
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.vsibench.records import Record
-from harness.vsibench.scoring import score_answers
+from harness.vsibench.scoring import question_weights
 from harness.vsibench.types import TASKS
-from reports.benchmarks.vsibench import VSIBench, score_file
+from reports.benchmarks.vsibench import VSIBench
 
 PUBLISHED = json.loads(Path(__file__).with_name("published_scores.json").read_text(encoding="utf-8"))
 QWEN3 = PUBLISHED["rows"][-1]
@@ -82,13 +81,13 @@ def test_published_averages_are_the_mean_of_their_tasks(row: dict) -> None:
     average, *tasks = row["scores"]
     kinds = [task + "_hard" if task == "object_rel_direction" else task for task in PUBLISHED["columns"][1:]]
     assert PUBLISHED["columns"][1:] == list(TASKS)
-    figures = VSIBench().aggregate(pd.DataFrame({"question_type": kinds, "score": np.array(tasks) / 100}))
+    figures = VSIBench().figures(kinds, [score / 100 for score in tasks])
     if row["name"].startswith("Frequency baseline"):
         # The paper prints 34.0; its own eight numbers make 35.46.
-        assert figures["overall"] == pytest.approx(35.4625)
+        assert figures.overall == pytest.approx(35.4625)
         return
-    assert figures["overall"] == pytest.approx(average, abs=0.05 + 0.05 + 1e-9)
-    assert list(figures["tasks"].values()) == pytest.approx(tasks)
+    assert figures.overall == pytest.approx(average, abs=0.05 + 0.05 + 1e-9)
+    assert list(figures.tasks.values()) == pytest.approx(tasks)
 
 
 def test_full_size_run_of_another_library_is_reproduced() -> None:
@@ -99,19 +98,19 @@ def test_full_size_run_of_another_library_is_reproduced() -> None:
         scores[int(total)] += round(total - int(total), 1)
         rows.append(pd.DataFrame({"question_type": kind, "score": scores}))
     frame = pd.concat(rows).sample(frac=1, random_state=0)
-    figures = VSIBench().aggregate(frame)
-    assert figures["n"] == 5130
-    assert figures["overall"] == pytest.approx(QWEN3["scores"][0], abs=1e-9)
-    assert figures["overall"] / 100 == pytest.approx(0.50988, abs=5e-6)
-    assert list(figures["tasks"].values()) == pytest.approx(QWEN3["scores"][1:], abs=1e-9)
-    weights = VSIBench().weights(list(frame["question_type"]))
-    assert 100 * weights @ frame["score"].to_numpy() == pytest.approx(figures["overall"], abs=1e-9)
+    figures = VSIBench().figures(frame["question_type"].tolist(), frame["score"].tolist())
+    assert len(frame) == 5130
+    assert figures.overall == pytest.approx(QWEN3["scores"][0], abs=1e-9)
+    assert figures.overall / 100 == pytest.approx(0.50988, abs=5e-6)
+    assert list(figures.tasks.values()) == pytest.approx(QWEN3["scores"][1:], abs=1e-9)
+    weights = question_weights(list(frame["question_type"]))
+    assert 100 * weights @ frame["score"].to_numpy() == pytest.approx(figures.overall, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", list(OVERALL))
 def test_twelve_questions_by_hand(name: str, tmp_path: Path) -> None:
-    benchmark = SimpleNamespace(records=twelve_records())
-    result = score_file(answers_file(tmp_path), benchmark)
+    records = twelve_records()
+    result = VSIBench().score_file(answers_file(tmp_path), records)
     assert list(result) == ["official", "lmms-eval", "tolerant"]
     assert set(result[name]) == {"overall", "tasks", "n", "unparsable"}
     assert list(result[name]["tasks"]) == list(TASKS)
@@ -120,20 +119,18 @@ def test_twelve_questions_by_hand(name: str, tmp_path: Path) -> None:
     assert result[name]["n"] == 12
     assert result[name]["unparsable"] == UNPARSABLE[name]
     assert json.loads(json.dumps(result)) == result
-    assert score_file(answers_file(tmp_path), benchmark, [name]) == {name: result[name]}
+    assert VSIBench().score_file(answers_file(tmp_path), records, [name]) == {name: result[name]}
 
 
-def test_twelve_questions_means_and_table(tmp_path: Path) -> None:
+def test_twelve_questions_means_and_question_scores() -> None:
     records = twelve_records()
     answers = {str(i): answer for i, (_, _, answer) in enumerate(TWELVE) if answer is not None}
-    frame = score_answers(records, answers)
-    assert list(frame.columns) == ["scorer", "id", "question_type", "task", "room", "score", "parsed", "missing"]
-    assert len(frame) == 36
-    official = frame[frame["scorer"] == "official"]
-    figures = VSIBench().aggregate(official)
-    assert figures["numeric_mean"] == pytest.approx(70)
-    assert figures["choice_mean"] == pytest.approx(500 / 12)
-    assert figures["overall_without_counting"] == pytest.approx(1250 / 21)
-    assert official["missing"].tolist() == [answer is None for _, _, answer in TWELVE]
-    assert official["room"].iloc[3] == "scannet/scene0003"
-    assert official["task"].iloc[8] == "object_rel_direction"
+    scored = VSIBench().question_scores(records, answers, "official")
+    figures = VSIBench().figures([one.type for one in scored], [one.score for one in scored])
+    assert figures.means["numeric_mean"] == pytest.approx(70)
+    assert figures.means["choice_mean"] == pytest.approx(500 / 12)
+    assert figures.means["without_counting"] == pytest.approx(1250 / 21)
+    assert [one.question for one in scored] == [str(i) for i in range(12)]
+    assert (scored[10].score, scored[10].parsed) == (0.0, False)  # no answer
+    assert scored[3].cluster == "scannet/scene0003" and scored[8].type == "object_rel_direction_medium"
+    assert VSIBench().task_of(scored[8].type) == "object_rel_direction"

@@ -110,7 +110,7 @@ def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, t
     assert code == 0 and json.loads(said)["official"]["overall"] == 100
 
 
-def test_mistakes_with_samples_are_reported(harness: Run, data: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_mistakes_with_samples_are_told(harness: Run, data: Path, run_dir: Path, tmp_path: Path) -> None:
     first, second = answers(tmp_path / "a.jsonl", 0.5), answers(tmp_path / "b.jsonl", 0.5)
     both = ["--samples", str(first), "--samples", str(second)]
     bench = ["--benchmark", str(data)]
@@ -139,7 +139,7 @@ def test_a_plan_needs_no_data_no_model_and_no_pilot(harness: Run, tmp_path: Path
     assert "One more seed a method lowers that to" in said and "an unknown time" in said
     # By hand: 6 runs, 4 checkpoints each, 5,130 x 25 answers. 18,464,768 adapter weights x 4 bytes = 74 MB a
     # checkpoint; 24 of them and 6 states of twice that are 2.7 GB.
-    assert "CellWork: 6 training runs of 10000 examples each" in said and "(14 by GRPO)" in said
+    assert "Work: 6 training runs of 10000 examples each" in said and "(14 by GRPO)" in said
     assert "5,130 questions answered by 24 checkpoints and the base model, 128,250 answers" in said
     assert "Disk: about 2.7 GB of checkpoints, 74 MB each" in said
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from page_kit import fabricate_run
 
 from harness.config.study import ReportSection
 from harness.data.reader import read_dataset
+from reports.benchmarks.vsibench import VSIBench
 from reports.collect import collect
 from reports.page import methods_section, write_page
 from reports.results import Results, build_tables, results_of
@@ -54,7 +55,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collected = collect(run)
     results = results_of(collected)
     tables = build_tables(results)
-    options = {"benchmark": collected.benchmark, "collected": collected, "run_dir": run}
+    options = {"benchmark": collected.test, "collected": collected, "run_dir": run}
     methods = methods_section(collected, from_frame(tables.contrasts), run)
     return write_page(run / "report", results, tables, methods=methods, **options)[0]
 
@@ -148,8 +149,8 @@ def test_on_paper_every_table_is_open_and_the_browser_is_not_there(page: Browser
     assert page.run("return document.querySelectorAll('details[open]').length") == 0  # closed again
     page.run("dispatchEvent(new Event('beforeprint'))")
     page.devtools("Emulation.setEmulatedMedia", {"media": "print"})
-    text = page.run("return document.body.innerText")
-    assert "Detectable" in text and "Largest" in text  # in tables that are folded on screen
+    told = page.run("return document.body.innerText")
+    assert "Detectable" in told and "Largest" in told  # of the tables that are folded on the screen
     assert page.run("return document.getElementById('samples').offsetHeight") == 0
     page.devtools("Emulation.setEmulatedMedia", {"media": ""})
 
@@ -183,7 +184,7 @@ def test_a_large_benchmark_stays_small_and_smooth(tmp_path: Path) -> None:
             "seed": 0,
             "question": record.key,
             "type": record.question_type,
-            "room": record.room,
+            "cluster": record.room,
             "score": float(rng.integers(0, 2)),
             "parsed": True,
             "truncated": False,
@@ -193,7 +194,7 @@ def test_a_large_benchmark_stays_small_and_smooth(tmp_path: Path) -> None:
         for record in records
     ]
     labels = {"base": "tiny (base)", "sft": "+ SFT", "dpo": "+ DPO", "grpo": "+ GRPO"}
-    results = Results(labels, pd.DataFrame(rows), records, "VSI-Bench", "official", ReportSection())
+    results = Results(labels, pd.DataFrame(rows), records, VSIBench(), "VSI-Bench", "official", ReportSection())
     page_file = write_page(tmp_path / "report", results, build_tables(results), benchmark=small)[0]
     assert 1_000_000 < page_file.stat().st_size < 25_000_000
     with browser(tmp_path) as page:

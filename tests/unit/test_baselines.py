@@ -5,7 +5,6 @@ from harness.vsibench.baselines import best_constant, categories, chance, consta
 from harness.vsibench.mra import mean_relative_accuracy
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS
-from harness.vsibench.scoring import score_answers
 from harness.vsibench.types import LETTERS
 from reports.benchmarks.vsibench import VSIBench
 
@@ -62,8 +61,8 @@ def lettered(key: int, kind: str, words: list[str], right: str, question: str = 
 
 
 def accuracy(records: list[Record], answers: dict[str, str]) -> float:
-    frame = score_answers(records, answers, ["official"])
-    return VSIBench().aggregate(frame)["overall"]
+    scored = VSIBench().question_scores(records, answers, "official")
+    return VSIBench().figures([one.type for one in scored], [one.score for one in scored]).overall
 
 
 @pytest.mark.parametrize("kind", list(QUESTIONS))

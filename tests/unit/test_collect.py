@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_kit import finish_cell, prepare_cells, small_study
+from study_kit import QUIET, finish_cell, prepare_cells, small_study
 
 from harness.config.study import StudyConfig
 from harness.errors import UserError
@@ -47,8 +47,8 @@ def test_answers_are_scored_and_the_last_checkpoint_is_reported(tmp_path: Path, 
     finish_all(tmp_path, cells)
     finish_cell(tmp_path, cells["sft-0"], WRONG, step=1)
     collected = collect(tmp_path)
-    assert len(collected.answers) == 4 * 9 and len(collected.reported) == 3 * 9
-    reported = collected.reported
+    reported = collected.headline.reported
+    assert len(collected.headline.answers) == 4 * 9 and len(reported) == 3 * 9
     assert set(reported.loc[reported["method"] == "sft", "step"]) == {2}
     assert (reported.loc[reported["method"] == "sft", "score"] == 1).all()
     base = reported[reported["method"] == "base"].set_index("question")["score"]
@@ -99,7 +99,7 @@ def test_missing_seeds_are_shown(tmp_path: Path, cells: dict[str, Cell]) -> None
     (cells["sft-1"].folder(tmp_path) / "compute.json").write_text(
         json.dumps(read_json(cells["sft-0"].folder(tmp_path) / "compute.json") | {"updates": 7000})
     )
-    paths = Comparison().write(tmp_path)
+    paths = Comparison().write(tmp_path, QUIET)
     text = (tmp_path / "report" / "scores.md").read_text()
     assert "seed 1 failed: the loss is nan at step 1" in text and "1 of 2" in text
     card = (tmp_path / "report" / "fairness.md").read_text()
@@ -112,7 +112,7 @@ def test_no_file_of_the_report_holds_a_nan(tmp_path: Path, cells: dict[str, Cell
     for base, method in ((WRONG, RIGHT), (RIGHT, RIGHT), (WRONG, WRONG)):
         for cell in cells.values():
             finish_cell(tmp_path, cell, base if cell.is_base else method, step=2)
-        paths = Comparison().write(tmp_path)
+        paths = Comparison().write(tmp_path, QUIET)
         found = [path for path in paths if path.suffix == ".json"]
         assert {path.name for path in found} >= {"scores.json", "pairs.json"}
         for path in found:
@@ -124,7 +124,7 @@ def test_the_report_is_a_function_of_the_answers(tmp_path: Path, cells: dict[str
     dated = ("index.html", "methods.md", "methods.tex")
 
     def written() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in Comparison().write(tmp_path) if path.name not in dated}
+        return {path.name: path.read_bytes() for path in Comparison().write(tmp_path, QUIET) if path.name not in dated}
 
     first = written()
     for cell in cells.values():
@@ -163,7 +163,7 @@ def test_two_turns_stand_beside_one_and_both_raw_answers_are_shown(tmp_path: Pat
     for cell in plan.cells:
         assert run_cell([str(tmp_path / "run"), cell.id]) == 0
     signal.signal(signal.SIGTERM, before)  # a cell takes it over
-    found = collect(tmp_path / "run").reported
+    found = collect(tmp_path / "run").headline.reported
     alone, two = (found[found["method"] == method].set_index("question") for method in methods)
     assert len(alone) == len(two) == plan.questions
     parts = two["answer"].str.split(SECOND_TURN, n=1, expand=True, regex=False)

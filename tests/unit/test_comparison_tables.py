@@ -17,6 +17,7 @@ from datasets_kit import whole_vsi_bench
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
 from reports import tables
+from reports.benchmarks.vsibench import VSIBench, figures_of
 from reports.statistics.contrast import Contrast
 from reports.tables import RunScore, ScoreRow, Table, published_footnote, published_rows
 
@@ -29,10 +30,12 @@ PAPER = {
 
 
 def run(values: list[float], shift: float = 0.0) -> RunScore:
-    return RunScore({t: v + shift for t, v in zip(TASKS, values, strict=True)}, unparsable=3.0, truncated=0.25)
+    tasks = {t: v + shift for t, v in zip(TASKS, values, strict=True)}
+    return RunScore(figures_of(tasks), unparsable=3.0, truncated=0.25)
 
 
 FOREIGN = {**whole_vsi_bench()[0], "dataset": "world"}
+NAMED: Any = {"benchmark": VSIBench(), "title": "VSI-Bench", "alpha": 0.05}
 LABELS = {"base": "base", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 
 
@@ -45,11 +48,11 @@ def contrast(a: str, b: str, task: str = "overall", **changes: Any) -> Contrast:
 
 
 def scores_table(rows: Sequence[ScoreRow], *contrasts: Contrast) -> Table:
-    return tables.scores_table(rows, contrasts, benchmark="VSI-Bench", scorer="official", alpha=0.05)
+    return tables.scores_table(rows, contrasts, tasks=VSIBench.tasks, scorer="official", **NAMED)
 
 
 def pairs_table(*contrasts: Contrast, labels: Mapping[str, str] = LABELS) -> Table:
-    return tables.pairs_table(contrasts, labels, benchmark="VSI-Bench", alpha=0.05)
+    return tables.pairs_table(contrasts, labels, **NAMED)
 
 
 def rows() -> list[ScoreRow]:
@@ -63,9 +66,9 @@ def rows() -> list[ScoreRow]:
 def test_means_reproduce_the_papers_table(name: str) -> None:
     values, average, numeric, choice = PAPER[name]
     score = run(values)
-    assert score.overall == pytest.approx(average, abs=0.06)
-    assert (score.numeric_mean, score.choice_mean) == pytest.approx((numeric, choice), abs=0.06)
-    assert score.without_counting == pytest.approx((8 * score.overall - values[0]) / 7)
+    assert score.value("overall") == pytest.approx(average, abs=0.06)
+    assert (score.value("numeric_mean"), score.value("choice_mean")) == pytest.approx((numeric, choice), abs=0.06)
+    assert score.value("without_counting") == pytest.approx((8 * score.value("overall") - values[0]) / 7)
 
 
 def test_best_is_bold_among_base_and_methods_only() -> None:
@@ -112,7 +115,7 @@ def test_three_seeds_are_said_to_compare_methods() -> None:
 
 
 def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
-    two = [RunScore({"object_counting": v}) for v in (50.0, 52.0)]
+    two = [RunScore(figures_of({"object_counting": v})) for v in (50.0, 52.0)]
     lost = ScoreRow("dpo", "+ DPO", "method", two, "vanilla", 3, note="seed 2 failed: non-finite loss")
     none = ScoreRow("sft", "+ SFT", "method", (), "vanilla", 3)
     missing = dict.fromkeys(("ci_low", "ci_high", "p_holm"), math.nan)
@@ -134,7 +137,7 @@ def test_pairs_are_shown_with_their_tests_and_tasks_apart_as_exploratory() -> No
     labels = {**LABELS, "sft": "SFT (lr 1e-5)"}
     text = pairs_table(*found, labels=labels).to_markdown()
     assert "GRPO − base" in text and "GRPO − SFT (lr 1e-5)" in text and "SFT (lr 1e-5) better" in text
-    tasks = tables.tasks_table(found, labels, benchmark="VSI-Bench", alpha=0.05)
+    tasks = tables.tasks_table(found, labels, title="VSI-Bench", tasks=VSIBench.tasks, alpha=0.05)
     text = " ".join(tasks.to_markdown().split())
     assert "+0.0‡" in text and "| +2.0 (6.2) |" in text and "| +0.1= |" in text and "exploratory" in text
     assert "equivalent within 1" in text
@@ -166,7 +169,7 @@ def test_published_rows_stand_apart_and_take_no_part() -> None:
     assert shown["p_holm"].isna().all() and shown["difference_to_base"].isna().all()
     assert not any(cell.bold for row in table.rows[4:] for cell in row.cells)
     best = next(row for row in table.rows if row.cells[0].values[0] == "grpo").cells[3]
-    assert best.bold  # our best stays bold next to higher published scores
+    assert best.bold  # our best stays so beside higher published scores
     assert table.caption == scores_table(rows(), contrast("base", "grpo")).caption
 
 
@@ -192,13 +195,13 @@ def test_published_rows_say_which_questions_they_are_about() -> None:
 
 def test_packaged_published_scores_are_those_checked_against_the_papers() -> None:
     golden = json.loads((Path(__file__).parents[1] / "golden" / "published_scores.json").read_text(encoding="utf-8"))
-    ours = {tuple([row.printed, *row.runs[0].tasks.values()]) for row in published_rows()}
+    ours = {tuple([row.printed, *row.runs[0].figures.tasks.values()]) for row in published_rows()}
     checked = {tuple(row["scores"]) for row in golden["rows"] if row["source"].startswith(("arXiv", "VSI-Bench"))}
     assert checked == ours - {(22.9, 18.4, 4.3, 31.5, 17.3, 28.3, 22.9, 26.2, 16.8)}  # the row of Table 1
 
 
 def test_a_constant_beats_every_published_model_on_counting() -> None:
-    counting = {row.label: row.runs[0].tasks["object_counting"] for row in published_rows()}
+    counting = {row.label: row.runs[0].figures.tasks["object_counting"] for row in published_rows()}
     constant = counting.pop("Frequency baseline")
     assert constant == 62.1 and max(counting.values()) < constant
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.vsibench.types import QUESTION_TYPES
+from reports.benchmarks.vsibench import VSIBench
+from reports.statistics import paired
 from reports.statistics.contrast import Contrast, checked, judge, verdict_words
-from reports.statistics.paired import compare_all, compare_pair
+
+compare_all = partial(paired.compare_all, benchmark=VSIBench())
+compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
 
 ROOMS = 40
 
@@ -21,7 +26,7 @@ def answers(shift: float, *, seeds: int = 1, noise: float = 0.05, rooms: int = R
     """Method b scores ``shift`` points above method a; ``noise`` is what varies by question."""
     rng = np.random.default_rng(1)
     kind, room = np.tile(QUESTION_TYPES, rooms), np.repeat(np.arange(rooms), 10)
-    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "room": room.astype(str), "model": "m"}
+    columns = {"question": np.arange(len(kind)).astype(str), "type": kind, "cluster": room.astype(str), "model": "m"}
     frames = []
     for method, plus in ((a, 0.0), ("b", shift / 100)):
         for seed in range(seeds):
@@ -120,7 +125,7 @@ def test_a_disagreement_in_verdict_is_told_in_words() -> None:
 def test_one_room_carrying_everything_is_noticed() -> None:
     """A single room with all of the difference: the t-test over rooms and the sign flips both see no pattern."""
     frame = answers(0.0, noise=0.001)
-    lucky = (frame["method"] == "b") & (frame["room"] == "7")
+    lucky = (frame["method"] == "b") & (frame["cluster"] == "7")
     frame.loc[lucky, "score"] = 1.0
     found = overall(frame, resamples=499)
     assert found.verdict == "undecided" and found.difference > 1

@@ -11,13 +11,12 @@ import pytest
 import torch
 from trainer_kit import Kit, Stop, make_kit
 
-from harness.api.benchmark import EvaluationJob
 from harness.config.study import EvaluationSection
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.errors import UserError
 from harness.io import read_json, sha256_file
-from harness.study.evaluation import answer_benchmark, read_samples
+from harness.study.evaluation import EvaluationJob, answer_benchmark, read_samples
 
 IDENTITY = {"weights": "w" * 64, "frames": "f" * 64}
 
@@ -140,9 +139,9 @@ def test_an_interrupted_evaluation_ends_in_the_same_bytes(
     answered: list[int] = []
     encode = type(job.encoder).encode
 
-    def count(self: Any, record: Any, *rest: Any) -> Any:
+    def count(self: Any, record: Any, *rest: Any, **more: Any) -> Any:
         answered.append(record.id)
-        return encode(self, record, *rest)
+        return encode(self, record, *rest, **more)
 
     monkeypatch.setattr(type(job.encoder), "encode", count)
     samples = answer_benchmark(job)

@@ -1,12 +1,14 @@
-"""The benchmark of images of one's own: its file, its rule, and its table beside VSI-Bench."""
+"""The benchmark of images of one's own: its file, its rule, and its table next to VSI-Bench's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy import stats
@@ -21,9 +23,10 @@ from harness.study import matrix
 from harness.study.cell import main
 from harness.study.compare import make_plan
 from harness.study.identity import question_digests
-from reports.benchmarks.additional import clustered_interval
 from reports.benchmarks.general import General, Question, normalised
 from reports.comparison import Comparison
+from reports.statistics.contrast import Contrast
+from reports.statistics.paired import compare_pair
 
 LINES: list[dict[str, Any]] = [
     {"id": 1, "image": "a.png", "question": "What animal is this?", "answer": ["cat", "kitten"], "category": "names"},
@@ -105,7 +108,7 @@ def test_the_digest_covers_questions_and_images(tmp_path: Path) -> None:
     path = write_questions(tmp_path, LINES)
 
     def digest() -> str:
-        return General(General.Config(file=path)).dataset().digest
+        return General(General.Config(file=path)).questions().digest
 
     first = digest()
     assert digest() == first
@@ -130,7 +133,7 @@ def test_the_digest_covers_questions_and_images(tmp_path: Path) -> None:
 def test_a_wrong_line_is_named(tmp_path: Path, line: Any, words: str) -> None:
     path = write_questions(tmp_path, [*LINES, line])
     with pytest.raises(UserError) as error:
-        General(General.Config(file=path)).dataset()
+        General(General.Config(file=path)).questions()
     assert words in str(error.value) and "questions.jsonl" in str(error.value)
 
 
@@ -155,27 +158,41 @@ def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path) -> None:
         load_study("tiny", changes={"evaluation.more.general": {"side": 3}})
 
 
-# ------------------------------------------------------------------ beside VSI-Bench
+# ------------------------------------------------------------------ as an additional benchmark
 
 
-def test_a_mean_over_clusters_of_one_has_the_interval_of_a_t_test() -> None:
+def test_a_difference_over_clusters_of_one_has_the_interval_of_a_t_test() -> None:
     values = np.array([0.0, 100.0, 100.0, 0.0, -100.0, 100.0])
-    expected = stats.t.interval(0.95, 5, values.mean(), values.std(ddof=1) / 6**0.5)
-    assert clustered_interval(values, np.arange(6)) == pytest.approx(expected)
-    wider = clustered_interval(np.repeat(values, 2), np.repeat(np.arange(6), 2))
-    assert wider[0] < 0 and wider == pytest.approx(expected, rel=0.1)  # twice the same answers tell nothing new
-    assert all(np.isnan(clustered_interval(values, np.zeros(6))))
-    assert all(np.isnan(clustered_interval(np.zeros(6), np.arange(6))))
+
+    def difference(times: int, clusters: Sequence[int], values: np.ndarray = values) -> Contrast:
+        """Base answers half right, the method as much more or less as the values say."""
+        score = {"base": np.full(len(values), 0.5), "sft": 0.5 + values / 200}
+        frames = [
+            pd.DataFrame({"question": [f"{n}/{i}" for i in range(6)], "cluster": [str(c) for c in clusters]}).assign(
+                method=method, model="m", seed=0, type="all", score=score[method]
+            )
+            for method in score
+            for n in range(times)
+        ]
+        return compare_pair(pd.concat(frames), "base", "sft", benchmark=General(), resamples=0)[0]
+
+    expected = stats.t.interval(0.95, 5, values.mean() / 2, values.std(ddof=1) / 2 / 6**0.5)
+    once, twice = difference(1, range(6)), difference(2, range(6))
+    assert (once.ci_low, once.ci_high) == pytest.approx(expected)
+    assert (twice.ci_low, twice.ci_high) == pytest.approx(expected, rel=0.1)  # twice the same answers tell nothing new
+    assert np.isnan(difference(1, [0] * 6).ci_low)
 
 
-def test_every_checkpoint_is_evaluated_and_shown_beside_and_not_mixed(tmp_path: Path) -> None:
+def test_every_checkpoint_is_evaluated_and_shown_and_not_mixed(tmp_path: Path) -> None:
     path = write_questions(tmp_path / "own", LINES)
     plain = small_study(tmp_path)
     run_dir = tmp_path / "run"
     _, cells = prepare_cells(plain, run_dir)
     for cell in cells.values():
         assert main([str(run_dir), cell.id]) == 0
-    before = {p.name: p.read_bytes() for p in Comparison().write(run_dir) if p.name.startswith(("scores", "pairs"))}
+    before = {
+        p.name: p.read_bytes() for p in Comparison().write(run_dir, QUIET) if p.name.startswith(("scores", "pairs"))
+    }
     answers = {p: p.stat().st_mtime_ns for p in run_dir.rglob("vsibench/*/samples.jsonl")}
 
     study = small_study(tmp_path, evaluation={"more": {"general": {"file": str(path), "max_pixels": 56 * 56}}})
@@ -190,24 +207,24 @@ def test_every_checkpoint_is_evaluated_and_shown_beside_and_not_mixed(tmp_path: 
     assert not [w for w in matrix.remaining_work(run_dir, plan.cells) if not w.complete]
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("vsibench/*/samples.jsonl")} == answers
 
-    written = {p.name: p for p in Comparison().write(run_dir)}
-    assert {name: written[name].read_bytes() for name in before} == before  # not mixed into any other score
+    paths = {p.name: p for p in Comparison().write(run_dir, QUIET)}
+    assert {name: paths[name].read_bytes() for name in before} == before  # not mixed into any other score
     trained = plan.cells[1].folder(run_dir) / "general"
     assert sorted(p.name for p in trained.iterdir()) == ["step-000001", "step-000002"]
     rows = [json.loads(line) for line in (trained / "step-000002" / "samples.jsonl").read_text().splitlines()]
     right = [Question(**line).score(row["answer"]) for line, row in zip(LINES, rows, strict=True)]
-    table = json.loads(written["beside-general.json"].read_text())
+    table = json.loads(paths["additional-general.json"].read_text())
     found = {row["method"]: row for row in table["rows"]}
-    assert found["sft"]["score"] == pytest.approx(25 * sum(right))
-    assert found["base"]["change"] is None and found["sft"]["change"] is not None
-    assert {"category_names", "category_numbers", "category_all"} <= set(found["sft"])
-    assert len(written["beside-general-checkpoints.csv"].read_text().splitlines()) == 1 + 1 + 2
-    page = written["index.html"].read_text()
-    assert "Beside VSI-Bench: general" in page and 'id="beside"' in page
+    assert found["sft"]["overall"] == pytest.approx(25 * sum(right))
+    assert found["base"]["difference_to_base"] is None and found["sft"]["difference_to_base"] is not None
+    assert {"names", "numbers", "all"} <= set(found["sft"]) and "p_holm" not in found["sft"]
+    assert len(paths["additional-general-checkpoints.csv"].read_text().splitlines()) == 1 + 1 + 2
+    page = paths["index.html"].read_text()
+    assert "Scores on general" in page and "Descriptive only" in page and 'id="additional"' in page
 
     manifest = trained / "step-000002" / "manifest.json"
     document = read_json(manifest)
     document["identity"]["frames"] = "others"
     write_json(manifest, document)
     with pytest.raises(UserError, match="answered the benchmark general differently"):
-        Comparison().write(run_dir)
+        Comparison().write(run_dir, QUIET)

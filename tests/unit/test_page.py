@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,14 +24,17 @@ from PIL import Image
 
 import reports.page.page
 from harness.vsibench.records import Record
+from reports.benchmarks.vsibench import VSIBench
 from reports.collect import Collected, collect
 from reports.page import methods_section, write_page
 from reports.page.browser import browser_data, contact_sheets, script_json, shown
 from reports.page.figures import Drawing, Palette, save_figure, task_bars
 from reports.results import build_tables, results_of
+from reports.statistics import paired
 from reports.statistics.contrast import from_frame
 from reports.statistics.curves import learning_curves, score_intervals, training_metrics
-from reports.statistics.paired import compare_pair
+
+compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
 
 ATTACK = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>\\input{x} $a_b$"
 CONTROL = "B\x00\x1b[31m\u202e\u2066end"
@@ -81,7 +85,7 @@ def write(run: Path) -> tuple[str, Structure, Collected]:
         run / "report",
         results,
         tables,
-        benchmark=collected.benchmark,
+        benchmark=collected.test,
         collected=collected,
         run_dir=run,
         methods=methods_section(collected, from_frame(tables.contrasts), run),
@@ -163,8 +167,9 @@ def test_every_answer_score_and_flag_is_in_the_browser(whole: tuple[Path, str, S
     assert [method["label"] for method in data["methods"]] == ["tiny (base)", "SFT", "GRPO"]
     assert [(run["method"], run["seed"]) for run in data["runs"]] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
     for run in data["runs"]:
-        mine = collected.reported["method"] == data["methods"][run["method"]]["name"]
-        rows = collected.reported[mine & (collected.reported["seed"] == run["seed"])].set_index("question")
+        reported = collected.headline.reported
+        mine = reported["method"] == data["methods"][run["method"]]["name"]
+        rows = reported[mine & (reported["seed"] == run["seed"])].set_index("question")
         for place, question in enumerate(data["questions"]):
             row = rows.loc[question[0]]
             assert data["texts"][run["texts"][place]] == shown(row["answer"], 4000)
@@ -203,7 +208,7 @@ def test_the_methods_section_is_plain_and_says_how_to_do_it_again(
     markdown, latex = ((run / "report" / f"methods.{suffix}").read_text() for suffix in ("md", "tex"))
     for text in (markdown, latex):
         assert "seeds 0, 1 and 2" in text and "2 of 3 for SFT" in text
-        assert collected.benchmark.digest[:16] in text and "torch 2.13.0" in text
+        assert collected.test.digest[:16] in text and "torch 2.13.0" in text
     assert "harness compare --methods sft,grpo --model tiny" in markdown
     assert r"the \textless{}b\textgreater{}loss" in latex and r"group\_size = 8" in latex
 
@@ -216,7 +221,7 @@ def test_the_methods_section_can_be_set(whole: tuple[Path, str, Structure, Colle
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0 and (tmp_path / "paper.pdf").exists(), found.stdout[-2000:]
-    assert "Overfull" not in found.stdout  # nothing runs into its heading or off the page
+    assert "Overfull" not in found.stdout  # nothing stands beside its heading or runs off the page
 
 
 @pytest.mark.usefixtures("quick")
@@ -283,7 +288,7 @@ def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
     scores = {method: frame for method in ("base", "sft", "a$b_c$")}
     for folder in ("first", "second"):
         labels = {method: f"<{method}>" for method in scores}
-        figure = task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, wide=False)
+        figure = task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, {}, wide=False)
         drawing = save_figure(figure, tmp_path / folder, "bars", "")
     for kind in ("svg", "pdf"):
         assert (tmp_path / "first" / f"bars.{kind}").read_bytes() == (tmp_path / "second" / f"bars.{kind}").read_bytes()
@@ -296,9 +301,9 @@ def test_score_intervals_are_those_of_a_comparison_with_zero(
     whole: tuple[Path, str, Structure, Collected],
 ) -> None:
     *_, collected = whole
-    mine = collected.reported.query("method == 'grpo' and seed == 0")
+    mine = collected.headline.reported.query("method == 'grpo' and seed == 0")
     zero = mine.assign(method="zero", score=0.0)
-    found = score_intervals(mine)
+    found = score_intervals(mine, VSIBench())
     for contrast in compare_pair(pd.concat([mine, zero]), "zero", "grpo"):
         expected = (contrast.difference, contrast.ci_low, contrast.ci_high)
         assert found.loc[contrast.task].to_list() == pytest.approx(expected, nan_ok=True)
@@ -332,12 +337,13 @@ def test_long_and_many_answers_fit_the_budget(small_dataset) -> None:
     rng = np.random.default_rng(0)
     words = "".join(chr(code) for code in rng.integers(0x4E00, 0x9FFF, 3000))
     rows = [
-        {"method": m, "seed": 0, "question": r.key, "score": 0.5, "parsed": True, "answer": f"{m} {r.key} {words}"}
+        {"method": m, "seed": 0, "question": r.key, "type": r.question_type, "score": 0.5, "parsed": True}
+        | {"answer": f"{m} {r.key} {words}"}
         for m in ("base", "sft", "dpo", "grpo")
         for r in records
     ]
     labels = {m: m for m in ("base", "sft", "dpo", "grpo")}
-    data = browser_data(records, pd.DataFrame(rows), labels)
+    data = browser_data(records, pd.DataFrame(rows), labels, VSIBench())
     assert data["limit"] < 4000 and len(script_json(data).encode()) < 9_000_000
     assert json.loads(script_json(data))["runs"][3]["scores"] == [0.5] * 2600
 

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
-from reports.benchmarks.vsibench import score_file
+from reports.benchmarks.vsibench import VSIBench
 from reports.results import build_tables
 from reports.samples import parse_sources, results_from
 
@@ -83,7 +83,7 @@ def test_every_form_of_lmms_evals_log_is_read(version: str, tmp_path: Path) -> N
     found = read_answers(lmms(tmp_path / "log.jsonl", version), BENCH.records)
     assert found["100"] == RawAnswer("99")  # what lmms-eval scored, without the reasoning
     assert [found[r.key].text for r in BENCH.records[1:]] == [r.ground_truth for r in BENCH.records[1:]]
-    official = score_file(tmp_path / "log.jsonl", BENCH, ["official"])["official"]
+    official = VSIBench().score_file(tmp_path / "log.jsonl", BENCH.records, ["official"])["official"]
     assert official["tasks"]["route_planning"] == 100 and official["tasks"]["object_counting"] == pytest.approx(500 / 6)
 
 
@@ -134,7 +134,7 @@ def test_sources_are_named_by_file_or_by_hand(tmp_path: Path, monkeypatch: pytes
 
 
 def results(texts: list[str], **options: Any):
-    return results_from(texts, BENCH, settings=ReportSection(), **options)
+    return results_from(texts, BENCH, VSIBench(), settings=ReportSection(), **options)
 
 
 def test_files_become_methods_with_seeds_and_a_base(tmp_path: Path) -> None:
@@ -192,6 +192,7 @@ def test_hostile_names_and_answers_stay_text(tmp_path: Path) -> None:
     tables = build_tables(found)
     assert tables.pairs is not None
     for table in (tables.scores, tables.pairs, tables.sensitivity):
+        assert table is not None
         assert "<b>" not in table.to_markdown() and "\\evil{}" not in table.to_latex()
     assert found.answers.set_index("question").loc["100", "answer"].iloc[0] == HOSTILE
 
@@ -246,7 +247,7 @@ def test_scorers_stand_side_by_side(tmp_path: Path) -> None:
     assert rows.loc["good", ["overall_official", "overall_lmms-eval", "overall_tolerant"]].tolist() == [100, 100, 100]
     assert rows.loc["worded", ["overall_official", "overall_lmms-eval", "overall_tolerant"]].tolist() == [0, 50, 100]
     assert rows.loc["worded", "gap"] == 100 and rows.loc["worded", "unparsable_official"] == 100
-    assert "worded" in tables.sensitivity.caption or "alike" in tables.sensitivity.caption
+    assert "All rules rank the methods in the same order" in tables.sensitivity.caption
 
 
 def test_tables_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:

@@ -1,26 +1,25 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from harness.api.benchmark import Figures, check_ids
 from harness.errors import UserError
 from harness.plugins import registry
 from harness.vsibench.records import Record
 from harness.vsibench.scoring import (
     overall_of_types,
     question_weights,
-    score_answers,
     task_means,
     task_scores,
     task_weights,
 )
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
-from reports.benchmarks.vsibench import VSIBench, score_file
+from reports.benchmarks.vsibench import VSIBench
 
 
 def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> Record:
@@ -28,13 +27,12 @@ def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> R
 
 
 def test_weights_make_the_overall_score() -> None:
-    bench = VSIBench()
     rng = np.random.default_rng(0)
     for kinds in (QUESTION_TYPES, QUESTION_TYPES[:4], QUESTION_TYPES[5:7], QUESTION_TYPES[3:6], QUESTION_TYPES[:1]):
         types = [str(kind) for kind in rng.choice(kinds, 200)]
         scores = rng.random(200)
-        weights = bench.weights(types)
-        overall = bench.aggregate(pd.DataFrame({"question_type": types, "score": scores}))["overall"]
+        weights = question_weights(types)
+        overall = VSIBench().figures(types, scores.tolist()).overall
         assert weights.shape == (200,) and weights.sum() == pytest.approx(1)
         assert 100 * weights @ scores == pytest.approx(overall)
 
@@ -55,7 +53,7 @@ def test_every_form_of_the_overall_score_agrees() -> None:
 
 def test_weights_of_the_full_benchmark() -> None:
     types = [*QUESTION_TYPES, "object_counting", "object_rel_direction_hard"]
-    weights = dict(zip(types, VSIBench().weights(types), strict=True))
+    weights = dict(zip(types, question_weights(types), strict=True))
     assert weights["object_counting"] == pytest.approx(1 / 16)
     assert weights["route_planning"] == pytest.approx(1 / 8)
     assert weights["object_rel_direction_easy"] == pytest.approx(1 / 24)
@@ -63,54 +61,52 @@ def test_weights_of_the_full_benchmark() -> None:
 
 
 def test_subset_is_the_mean_of_what_is_there() -> None:
-    frame = pd.DataFrame(
-        {
-            "question_type": ["object_rel_direction_easy", "object_rel_direction_hard", "route_planning"],
-            "score": [1.0, 0.0, 0.25],
-        }
-    )
-    figures = VSIBench().aggregate(frame)
-    assert figures["tasks"] == pytest.approx({"object_rel_direction": 50.0, "route_planning": 25.0})
-    assert figures["overall"] == figures["choice_mean"] == figures["overall_without_counting"] == 37.5
-    assert math.isnan(figures["numeric_mean"])
+    types = ["object_rel_direction_easy", "object_rel_direction_hard", "route_planning"]
+    figures = VSIBench().figures(types, [1.0, 0.0, 0.25])
+    assert figures.tasks == pytest.approx({"object_rel_direction": 50.0, "route_planning": 25.0})
+    assert figures.overall == figures.means["choice_mean"] == figures.means["without_counting"] == 37.5
+    assert math.isnan(figures.means["numeric_mean"])
 
 
 def test_order_of_rows_changes_nothing() -> None:
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"question_type": rng.choice(QUESTION_TYPES, 500), "score": rng.integers(0, 11, 500) / 10})
-    figures = VSIBench().aggregate(frame)
+
+    def figures(rows: pd.DataFrame) -> Figures:
+        return VSIBench().figures(rows["question_type"].tolist(), rows["score"].tolist())
+
     for seed in range(5):
-        assert VSIBench().aggregate(frame.sample(frac=1, random_state=seed)) == figures
+        assert figures(frame.sample(frac=1, random_state=seed)) == figures(frame)
 
 
 def test_unknown_types_and_empty_tables_are_refused() -> None:
     with pytest.raises(UserError, match="did you mean object_counting"):
-        VSIBench().weights(["object_countin"])
+        VSIBench().weights({"object_countin": 1})
     with pytest.raises(UserError, match="did you mean route_planning"):
-        VSIBench().aggregate(pd.DataFrame({"question_type": ["route_plan"], "score": [1.0]}))
+        VSIBench().figures(["route_plan"], [1.0])
     with pytest.raises(UserError, match="no scored questions"):
-        VSIBench().aggregate(pd.DataFrame({"question_type": [], "score": []}))
+        VSIBench().figures([], [])
 
 
 def test_found_by_name() -> None:
     assert isinstance(registry.create("benchmarks", "vsibench"), VSIBench)
 
 
-def test_answers_must_fit_the_benchmark() -> None:
+def test_answers_must_fit_the_benchmark(tmp_path: Path) -> None:
     records = [record(1), record("b")]
-    frame = score_answers(records, {"1": "4", "b": "3"}, ["official"])
-    assert frame["score"].tolist() == pytest.approx([1.0, 0.6])
+    scored = VSIBench().question_scores(records, {"1": "4", "b": "3"}, "official")
+    assert [one.score for one in scored] == pytest.approx([1.0, 0.6])
     with pytest.raises(UserError, match=r"2 answers are for ids .*: 2, x;"):
-        score_answers(records, {"1": "4", "x": "1", "2": "3"})
+        check_ids(records, {"1": "4", "x": "1", "2": "3"})
     with pytest.raises(UserError, match=r"1 ids occur more than once in the benchmark: 1"):
-        score_answers([record(1), record("1")], {"1": "4"})
+        check_ids([record(1), record("1")], {"1": "4"})
     with pytest.raises(UserError, match="did you mean tolerant"):
-        score_answers(records, {}, ["tolerent"])
+        VSIBench().scorer_named("tolerent")
 
 
 def test_no_answers_is_all_zero() -> None:
-    frame = score_answers([record(1), record(2)], {})
-    assert frame["score"].sum() == 0 and frame["missing"].all() and not frame["parsed"].any()
+    scored = VSIBench().question_scores([record(1), record(2)], {}, "official")
+    assert all(one.score == 0 and not one.parsed for one in scored)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +137,7 @@ def test_reading_answers(tmp_path: Path) -> None:
     lines = [{"id": 1, "answer": "a\u2028b"}, {"id": "x", "answer": 4, "more": [1]}]
     path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
     assert read_answers(path, []) == {"1": RawAnswer("a\u2028b"), "x": RawAnswer("4")}
-    assert score_file(path, SimpleNamespace(records=[record(1), record("x")]), ["official"])["official"] == {
+    assert VSIBench().score_file(path, [record(1), record("x")], ["official"])["official"] == {
         "overall": 50.0,
         "tasks": {"object_counting": 50.0},
         "n": 2,
