@@ -1,4 +1,4 @@
-"""What a sampler is: it answers prompts with completions, in training and in evaluation."""
+"""The contract of a sampler, which samples completions in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from harness.api.config import StrictConfig
+from harness.api.config import Plugin
 
 Policy = TypeVar("Policy")
-"""The model: :class:`harness.engine.policy.Policy`, which a sampler names as its first parameter."""
+"""Always :class:`harness.engine.policy.Policy`, which samplers name; this package may not import it."""
 
 Prompt = TypeVar("Prompt")
-"""An encoded prompt: :class:`harness.data.encode.EncodedPrompt`, a sampler's second parameter."""
+"""Always :class:`harness.data.encode.EncodedPrompt`, which samplers name."""
 
 
 class Sampled(NamedTuple):
     """One sampled completion.
 
     Attributes:
-        tokens: Token ids, with the end token if it was sampled. Never empty.
-        text: Decoded, without special tokens.
+        tokens: Token ids, including the end-of-turn token if it was sampled. Never empty.
+        text: Decoded text without special tokens.
         log_probs: Per-token log-probabilities under the sampling policy at the sampling temperature.
-        truncated: Whether the token limit ended it.
+        truncated: Whether it was cut off by the token limit.
     """
 
     tokens: tuple[int, ...]
@@ -31,28 +31,21 @@ class Sampled(NamedTuple):
     truncated: bool
 
 
-class Sampler(ABC, Generic[Policy, Prompt]):
+class Sampler(Plugin, ABC, Generic[Policy, Prompt]):
     """Samples completions from a policy; a study names it as ``rollout.sampler``.
 
     Args:
-        policy: The model to sample from. Training changes its weights in place, so it must be read anew in every call.
-        batch: The most completions to decode at once.
-        config: Validated options.
-
-    Attributes:
-        plugin_group: Where plugins of this kind are registered.
-        Config: Its options (``rollout.sampler_options``).
-        summary: One line for ``harness list``.
+        policy: The model. Training changes its weights in place, so do not keep copies between calls.
+        batch: The largest number of completions to decode at once.
+        config: Options, from ``rollout.sampler_options``.
     """
 
     plugin_group: ClassVar[str] = "samplers"
-    Config: ClassVar[type[StrictConfig]] = StrictConfig
-    summary: ClassVar[str] = ""
 
     def __init__(self, policy: Policy, batch: int, config: Any = None) -> None:
+        super().__init__(config)
         self.policy = policy
         self.batch = batch
-        self.config: Any = self.Config() if config is None else config
 
     @abstractmethod
     def sample(
@@ -65,13 +58,13 @@ class Sampler(ABC, Generic[Policy, Prompt]):
         seed: int,
         places: Sequence[int] | None = None,
     ) -> list[list[Sampled]]:
-        """Sample n completions of each prompt, in the order of the prompts.
+        """Sample n completions per prompt, in the order of the prompts.
 
         Args:
             prompts: Encoded prompts.
-            n: Completions of each prompt.
-            temperature: Divides the logits; 0 is greedy decoding, and then n is 1.
-            max_new_tokens: The most tokens of a completion.
-            seed: A prompt's random draws depend only on this and on its place.
-            places: The prompts' places; 0, 1, ... if None.
+            n: Completions per prompt.
+            temperature: Divides the logits; 0 means greedy decoding, with n = 1.
+            max_new_tokens: Token limit of a completion.
+            seed: A prompt's random numbers depend only on this and on its place.
+            places: The places of the prompts; by default 0, 1, ...
         """

@@ -34,8 +34,8 @@ def write_package(kind: str, name: str, folder: Path) -> Path:
     _check_name(kind, name, module)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"`{folder}`: the folder is not empty; choose another with --out")
-    summary = {"algorithm": "a method of my own", "reward": "a reward of my own", "benchmark": "a benchmark of my own"}
-    values = {"kind": kind, "name": name, "module": module, "cls": cls, "summary": summary[kind]}
+    summary = f"a {'method' if kind == 'algorithm' else kind} of my own"
+    values = {"kind": kind, "name": name, "module": module, "cls": cls, "summary": summary}
     files = {
         "pyproject.toml": "pyproject.toml",
         f"{module}.py": f"{kind}.py",
