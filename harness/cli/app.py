@@ -17,8 +17,8 @@ from harness.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-_FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Errors of the operating system that the user can fix: a full disk, a missing right."""
+_FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
+"""Errors of the operating system that the user can fix: a full disk, a missing right, a file in a folder's place."""
 
 
 class _Group(TyperGroup):

@@ -42,7 +42,8 @@ def flag(panel: str, help: str, *, sets: str = "") -> Any:
 
 def out_option(default: str) -> OptionInfo:
     """``--out``; the default is the folder that a command writes without it."""
-    return typer.Option("--out", metavar="DIR", help=f"Folder to write. \\[default: {default}]", rich_help_panel=RUN)
+    text = f"Folder to write. \\[default: {default}]"
+    return typer.Option("--out", metavar="DIR", help=text, file_okay=False, rich_help_panel=RUN)
 
 
 RunDirectory = Annotated[Path | None, out_option("runs/STUDY")]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.options import StudyOptions
-from harness.config.study import BASE, StudyConfig, change_study, load_study, preset_names
-from harness.config.variants import parse_variant
+from harness.config.study import StudyConfig, change_study, load_study, preset_names
+from harness.config.variants import parse_methods
 from harness.errors import UserError
 from harness.models.loading import locate
 from harness.plugins import registry
@@ -16,6 +16,9 @@ from harness.plugins import registry
 DEFAULT_MODEL = "tiny"
 LARGE_PRESET = "2b"
 """The preset study of a model that has none of its own."""
+
+_COMMA = r",(?![^{\[]*[}\]])"
+"""Between two methods; those inside a TOML table or list belong to a variant."""
 
 
 def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> StudyConfig:
@@ -42,45 +45,16 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     return study
 
 
-def run_directory(study: StudyConfig, out: Path | None, suffix: str = "") -> Path:
-    """Where a study's run goes: ``--out``, else a folder of the study's name.
-
-    Raises:
-        UserError: There is a file of that name.
-    """
-    return new_folder(out or Path("runs") / f"{study.name}{suffix}")
-
-
-def new_folder(folder: Path) -> Path:
-    """A folder to write.
-
-    Raises:
-        UserError: There is a file of that name.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"`--out {folder}`: this is a file; name a folder")
-    return folder
-
-
 def method_names(text: str) -> list[str]:
     """Methods and variants of methods, as ``--methods`` takes them: ``sft,grpo,grpo:beta=0``.
 
     Raises:
         UserError: A name is empty, malformed, repeated or the base model's.
     """
-    if "" in [part.strip() for part in text.split(",")]:
-        raise UserError(f"`--methods {text}`: write names separated by commas, for example --methods sft,dpo,grpo")
     try:
-        variants = [parse_variant(part) for part in text.split(",")]
+        return list(parse_methods(re.split(_COMMA, text)))
     except ValueError as error:
         raise UserError(f"`--methods {text}`: {error}") from error
-    names = [variant.name for variant in variants]
-    if BASE in [variant.method for variant in variants]:
-        raise UserError(f"`--methods {text}`: `{BASE}` is always part of the comparison; leave it out")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"`--methods {text}`: {', '.join(repeated)} is named twice; name each method once")
-    return names
 
 
 def _preset(model: str) -> tuple[str, dict[str, Any]]:

@@ -41,7 +41,12 @@ class SampleOptions:
 
 @command(app, READ, only=("split", "cache"))
 def score(
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS.jsonl", help='Lines {"id": ..., "answer": "..."}.')],
+    answers: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ANSWERS.jsonl", help='Lines {"id": ..., "answer": "..."}.', exists=True, dir_okay=False
+        ),
+    ],
     benchmark: Annotated[str, typer.Option("--benchmark", metavar="SOURCE", help=BENCHMARK, rich_help_panel=DATA)],
     options: StudyOptions,
     scorer: Annotated[
@@ -53,8 +58,6 @@ def score(
     """Score raw answers of any tool by the benchmark's rules, on a scale from 0 to 100."""
     from harness.plugins import registry
 
-    if not answers.is_file():
-        raise UserError(f"`{answers}`: no such file of answers")
     dataset = _read_benchmark(benchmark, options)
     rules = registry.load("benchmarks", "vsibench")()
     result: dict[str, Any] = rules.score_file(answers, dataset.records, *([scorer] if scorer else []))
@@ -69,7 +72,8 @@ def report(
     samples: SampleOptions,
     options: StudyOptions,
     run_dir: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_DIR]", help="A run directory, such as runs/tiny.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[RUN_DIR]", help="A run directory, such as runs/tiny.", exists=True, file_okay=False),
     ] = None,
     out: Annotated[Path | None, out_option("report")] = None,
 ) -> None:
@@ -91,8 +95,6 @@ def report(
     for name, value in {**vars(samples), "split": options.split, "cache": options.cache, "out": out}.items():
         if value is not None:
             raise UserError(f"`--{name}`: only with --samples; a run directory has its own")
-    if not run_dir.is_dir():
-        raise UserError(f"`{run_dir}`: no such run directory")
     from harness.study.compare import write_report
 
     write_report(run_dir, Console(), with_published=options.with_published)
@@ -100,7 +102,6 @@ def report(
 
 def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:
     """The report on answers made elsewhere."""
-    from harness.cli.resolve import new_folder
     from harness.config.study import ReportSection
     from harness.plugins import registry
     from harness.study.compare import tell_files
@@ -118,7 +119,7 @@ def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) ->
         console,
         samples.samples,
         _read_benchmark(samples.benchmark, options),
-        new_folder(out),
+        out,
         base=samples.base,
         scorer=scorer,
         settings=ReportSection(margin=margin, with_published=options.with_published),

@@ -22,6 +22,8 @@ from harness.cli.options import (
 )
 from harness.errors import UserError
 
+RUNS = Path("runs")
+
 app = typer.Typer()
 
 
@@ -37,11 +39,11 @@ def compare(options: StudyOptions, out: RunDirectory = None, dry_run: DryRun = F
     harness compare --methods sft,grpo,grpo:beta=0 --seeds 3 --out runs/beta
     harness compare --study my-study.toml --dry-run
     """
-    from harness.cli.resolve import resolve_study, run_directory
+    from harness.cli.resolve import resolve_study
     from harness.study.compare import compare as run
 
     study = resolve_study(options)
-    return run(study, run_directory(study, out), dry_run=dry_run, console=Console())
+    return run(study, out or RUNS / study.name, dry_run=dry_run, console=Console())
 
 
 @command(app, COMPUTE)
@@ -65,11 +67,11 @@ def plan(
     harness plan --study 2b --seeds 3
     harness plan --methods sft,grpo --seeds 5 --pilot runs/tiny
     """
-    from harness.cli.resolve import resolve_study, run_directory
+    from harness.cli.resolve import resolve_study
     from harness.study.plan import print_plan
 
     study = resolve_study(options)
-    print_plan(study, run_directory(study, out), pilot=pilot, console=Console())
+    print_plan(study, out or RUNS / study.name, pilot=pilot, console=Console())
 
 
 @command(app, COMPUTE, without=("methods", "seeds", "with_published"))
@@ -84,7 +86,7 @@ def train(
 
     harness train grpo --model tiny --seed 1
     """
-    from harness.cli.resolve import method_names, resolve_study, run_directory
+    from harness.cli.resolve import method_names, resolve_study
     from harness.config.variants import parse_variant
     from harness.errors import unknown_name
     from harness.plugins import registry
@@ -96,7 +98,7 @@ def train(
     if (asked := parse_variant(names[0]).method) not in (known := registry.names("algorithms")):
         raise unknown_name(f"harness train {names[0]}", asked, known)
     study = resolve_study(replace(options, methods=method, seeds=1))
-    return run(study, run_directory(study, out), console=Console())
+    return run(study, out or RUNS / study.name, console=Console())
 
 
 @command(app, COMPUTE)
@@ -114,16 +116,21 @@ def tune(
     harness tune --methods grpo,sft,dpo --trials 8
     harness compare --study runs/tiny-tune/tuned.toml --seeds 5
     """
-    from harness.cli.resolve import resolve_study, run_directory
+    from harness.cli.resolve import resolve_study
     from harness.study.tune import tune as run
 
     study = resolve_study(options)
-    return run(study, run_directory(study, out, "-tune"), dry_run=dry_run, console=Console())
+    return run(study, out or RUNS / f"{study.name}-tune", dry_run=dry_run, console=Console())
 
 
 @command(app, COMPUTE, without=("methods", "seeds", "data", "drop_leaking", "workers", "with_published"))
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A cell's checkpoint or a model folder.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help="A cell's checkpoint or a model folder.", exists=True, file_okay=False
+        ),
+    ],
     options: StudyOptions,
     out: Annotated[Path | None, out_option("evaluations/NAME")] = None,
 ) -> None:
@@ -135,13 +142,11 @@ def evaluate(
 
     harness evaluate runs/tiny/cells/sft-tiny-s0-1a2b3c4d/checkpoints/step-000060
     """
-    from harness.cli.resolve import new_folder, resolve_study
+    from harness.cli.resolve import resolve_study
     from harness.config.study import preset_names
     from harness.study.cell import evaluate_checkpoint
     from harness.study.matrix import CellDocument
 
-    if not checkpoint.is_dir():
-        raise UserError(f"`{checkpoint}`: no such checkpoint folder")
     place = checkpoint.resolve()
     config = place.parent.parent / "config.json"
     if not config.is_file() and options.study is None and options.model is None:
@@ -151,7 +156,7 @@ def evaluate(
         )
     study = resolve_study(options, own=CellDocument.read(config.parent).study if config.is_file() else None)
     cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
-    folder = new_folder(out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part))
+    folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)
     console = Console(highlight=False)
     for name, value in evaluate_checkpoint(checkpoint, study, folder).items():
         console.print(f"{name}: {value:.2f}")

@@ -25,14 +25,11 @@ from harness.config.sections import (
     TrainSection,
     TuneSection,
 )
-from harness.config.variants import SECTIONS, in_words, merge, parse_variant, put, toml_value
+from harness.config.variants import BASE, SECTIONS, in_words, merge, parse_methods, parse_variant, put, toml_value
 from harness.errors import UserError, unknown_name
 from harness.io import digest_of
 from harness.plugins import registry
 from harness.vsibench.prompts import MODES
-
-BASE = "base"
-"""The name under which the untrained model appears beside the methods."""
 
 
 class StudyConfig(StrictConfig):
@@ -67,13 +64,7 @@ class StudyConfig(StrictConfig):
     @field_validator("methods")
     @classmethod
     def _methods_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        variants = [parse_variant(method) for method in methods]
-        names = tuple(variant.name for variant in variants)
-        if not names or len(set(names)) != len(names):
-            raise ValueError("name at least one method, each once")
-        if BASE in {variant.method for variant in variants}:
-            raise ValueError(f"`{BASE}` is always part of the comparison; leave it out")
-        return names
+        return parse_methods(methods)
 
     def algorithm(self, method: str, *, asked: str | None = None) -> Any:
         """The method, or variant of one, with its hyper-parameters.

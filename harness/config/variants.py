@@ -15,12 +15,15 @@ A variant shares everything else, including seeds and budget, with the other met
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import UserError
 from harness.vsibench.prompts import TRAINING_MODES
+
+BASE = "base"
+"""The name of the untrained model among the methods."""
 
 SECTIONS: Mapping[str, tuple[str, ...] | None] = {
     "train": None,
@@ -73,8 +76,27 @@ def parse_variant(text: str) -> Variant:
                 raise ValueError(f"`{text}`: {name} is set twice")
             put(settings, name, setting)
     if not method:
-        raise ValueError(f"`{text}`: start with a method's name, for example grpo:beta=0")
+        raise ValueError(
+            f"`{text}`: the method's name is missing; write METHOD or METHOD:KEY=VALUE, separated by commas"
+        )
     return Variant(":".join([method, *changes]), method, tuple(changes), settings)
+
+
+def parse_methods(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of a study's methods and variants, without spaces.
+
+    Raises:
+        ValueError: There is none, or one is malformed, repeated or the base model's.
+    """
+    variants = [parse_variant(name) for name in names]
+    found = tuple(variant.name for variant in variants)
+    if BASE in {variant.method for variant in variants}:
+        raise ValueError(f"`{BASE}` is always part of the comparison; leave it out")
+    if repeated := sorted({name for name in found if found.count(name) > 1}):
+        raise ValueError(f"{', '.join(repeated)} is named twice; name each method once")
+    if not found:
+        raise ValueError("name at least one method")
+    return found
 
 
 def in_words(change: str) -> str:

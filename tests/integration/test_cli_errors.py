@@ -19,6 +19,7 @@ COMMANDS = ["compare", "train", "evaluate", "score", "report", "list", "check", 
     [
         (["compare", "--methods", "sft,gpro"], ["--methods gpro", "did you mean grpo?"]),
         (["compare", "--methods", "sft,,dpo"], ["--methods sft,,dpo", "separated by commas"]),
+        (["train", "sft,grpo"], ["train sft,grpo", "name one method"]),
         (["compare", "--methods", "sft,sft"], ["sft is named twice"]),
         (["compare", "--methods", "base"], ["--methods base", "leave it out"]),
         (["compare", "--model", "tinny"], ["--model tinny", "did you mean tiny?"]),
@@ -47,10 +48,10 @@ COMMANDS = ["compare", "train", "evaluate", "score", "report", "list", "check", 
         (["compare", "--benchmark-data", "no/such/folder"], ["no/such/folder", "no such folder or file"]),
         (["train", "gpro"], ["train gpro", "did you mean grpo?"]),
         (["train"], ["METHOD"]),
-        (["evaluate", "nothing"], ["nothing", "no such checkpoint"]),
-        (["score", "none.jsonl", "--benchmark", "world:test"], ["none.jsonl", "no such file"]),
-        (["score", "none.jsonl"], ["--benchmark"]),
-        (["report", "runs/none"], ["runs/none", "no such run directory"]),
+        (["evaluate", "nothing"], ["CHECKPOINT", "'nothing' does not exist"]),
+        (["score", "none.jsonl", "--benchmark", "world:test"], ["ANSWERS.jsonl", "'none.jsonl' does not exist"]),
+        (["score", "."], ["ANSWERS.jsonl", "is a directory"]),
+        (["report", "runs/none"], ["RUN_DIR", "'runs/none' does not exist"]),
         (["report", "."], ["not a run directory"]),
         (["check", "gpro"], ["check gpro", "did you mean grpo?"]),
         (["world", "rendr"], ["rendr"]),
@@ -71,6 +72,8 @@ def test_mistakes(harness: Cli, tmp_path: Path, arguments: list[str], words: lis
         (b'extends = "tinny"', ["tinny", "no such study file"]),
         (b'name = "x"\n', ["study.toml.budget"]),
         (b'extends = "tiny"\nmethods = ["sft", "gpro"]', ["methods: gpro", "did you mean grpo?"]),
+        (b'extends = "tiny"\nmethods = ["sft", "sft"]', ["study.toml.methods", "sft is named twice"]),
+        (b'extends = "tiny"\nmethods = []', ["study.toml.methods", "name at least one method"]),
         (b'extends = "tiny"\n[tarin]\nwarmup_steps = 1', ["tarin", "did you mean train?"]),
         (b'extends = "tiny"\n[method.gpro]\nbeta = 1', ["method.gpro", "did you mean grpo?"]),
     ],
@@ -80,11 +83,15 @@ def test_study_files(harness: Cli, tmp_path: Path, content: bytes, words: list[s
     mistake(harness("compare", "--study", "study.toml", "--dry-run"), *words)
 
 
-def test_a_folder_as_study_file_and_a_file_as_run_directory(harness: Cli, tmp_path: Path) -> None:
+def test_a_folder_as_study_file_and_a_file_as_run_directory(
+    harness: Cli, tmp_path: Path, train_and_test: list[str]
+) -> None:
     (tmp_path / "folder.toml").mkdir()
     mistake(harness("compare", "--study", "folder.toml"), "folder.toml", "cannot be read")
     (tmp_path / "taken").touch()
-    mistake(harness("compare", "--out", "taken"), "--out taken", "name a folder")
+    mistake(harness("compare", "--out", "taken"), "--out", "'taken' is a file")
+    (tmp_path / "runs").touch()
+    mistake(harness("train", "sft", *train_and_test), "runs")
 
 
 def test_a_checkpoint_of_no_run_needs_a_study(harness: Cli, tmp_path: Path) -> None:

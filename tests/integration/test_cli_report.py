@@ -122,7 +122,7 @@ def test_mistakes_with_samples_are_told(harness: Run, data: Path, run_dir: Path,
         ([str(run_dir), *bench], "only with --samples"),
         ([*both, *bench, "--base", "c"], "--base c"),
         ([*both, *bench, "--margin", "0"], "--margin 0"),
-        ([*both, *bench, "--out", "file"], "this is a file"),
+        ([*both, *bench, "--out", "file"], "is a file"),
         ([*both, *bench, "--scorer", "offical"], "did you mean official"),
     ):
         code, said = harness("report", *arguments)

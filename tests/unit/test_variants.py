@@ -47,7 +47,7 @@ def test_a_prompt_mode_stands_for_training_and_evaluation_in_it() -> None:
         ("grpo:", "write key=value or a prompt mode"),
         ("grpo:thnk", "grpo:think"),
         ("grpo:beta=", "key=value"),
-        (":beta=0", "start with a method's name"),
+        (":beta=0", "the method's name is missing"),
         ("grpo:beta=0:beta=1", "beta is set twice"),
         ("grpo:think:prompt.train=vanilla", "prompt.train is set twice"),
     ],
@@ -62,6 +62,8 @@ def test_what_is_not_a_variant_is_refused(text: str, words: str) -> None:
 def test_the_command_line_takes_them() -> None:
     one = resolve_study(StudyOptions(model="tiny", methods="sft, grpo,grpo:beta=0:group_size=4,grpo:think"))
     assert one.methods == ("sft", "grpo", "grpo:beta=0:group_size=4", "grpo:think")
+    table = "grpo:reward.weights={mra=1.0, choice=1.0}"
+    assert resolve_study(StudyOptions(methods=f"{table},sft")).methods == (table, "sft")
 
 
 @pytest.mark.parametrize(
