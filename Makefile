@@ -1,4 +1,4 @@
-# Two commands do all the set-up: `make compare` runs the main job, `make test` the tests.
+# `make compare` runs the main job and `make test` the tests; both set up the environment first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -16,8 +16,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The API reference, from docstrings alone. pdoc cannot look up the annotations of a generated __init__ and shows them as
-# they stand.
+# The API reference, from docstrings. pdoc shows annotations of generated __init__ methods as text.
 docs: $(VENV)/.installed
 	$(BIN)/python -W "ignore:Error parsing type annotation" -m pdoc --docformat google --output-directory docs/api harness algorithms rewards reports
 

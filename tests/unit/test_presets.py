@@ -68,7 +68,7 @@ def test_the_rows_of_table_2() -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_every_value_says_where_it_comes_from(name: str) -> None:
-    known = re.compile(r"# .*(paper|Table 2|ours|R1-V|no influence|VSI-Bench|published|as many|implied)")
+    known = re.compile(r"# .*(paper|Table 2|ours|R1-V|no effect|VSI-Bench|published|as many|implied)")
     lines = text(name).splitlines()
     silent = [line for line in lines if re.match(r"\s*[\"\w]", line) and not known.search(line)]
     silent = [line for line in silent if not line.startswith(("name = ", "methods = ", "]"))]
