@@ -1,4 +1,4 @@
-"""The reward of a question that is answered by an option or a word."""
+"""The reward for questions answered by an option or a word."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Choice(Reward):
     """1 for the right option letter (or that option's exact words), or the right free word; else 0.
 
     Does not apply to numeric questions. Source: arXiv 2504.00883, section 3.2, the accuracy reward
-    of non-numeric questions (character matching). The paper trains without options.
+    for non-numeric questions (character matching). The paper trains without options.
     """
 
     summary: ClassVar[str] = "lettered and free-word answers: 1 if right, else 0"

@@ -1,4 +1,4 @@
-"""The paper's reward of a numeric answer, made of a relative distance."""
+"""The paper's reward for numeric answers, based on a relative distance."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from harness.vsibench.mra import numeric_truth
 
 
 class DistanceConfig(StrictConfig):
-    """How the distance becomes a reward, which the paper does not say."""
+    """How the distance is mapped to a reward, which the paper does not state."""
 
     mapping: Literal["linear", "negative", "inverse"] = Field(
         "linear",
         description="Reward of a distance d: linear = max(0, 1 - d); negative = max(floor, -d); "
-        "inverse = 1 / (1 + d). The paper gives d only; linear is our choice, because like the other "
+        "inverse = 1 / (1 + d). The paper gives only d; linear is our choice, because like the other "
         "rewards it lies in [0, 1] and is 1 for a perfect answer.",
     )
     floor: float = Field(
-        -5.0, lt=0, description="Least reward of the negative mapping: d = 5 is an answer six times off. Ours."
+        -5.0,
+        lt=0,
+        description="Lowest reward of the negative mapping: d = 5 is an answer six times too large. Ours.",
     )
 
 
@@ -30,7 +32,7 @@ class Distance(Reward):
     """A reward that falls with ``d = |truth - predicted| / min(truth, predicted)``.
 
     Source of d: arXiv 2504.00883, section 3.2. An answer that is not a positive number, for which d
-    is not defined, gets the mapping's worst value. Does not apply to non-numeric questions.
+    is not defined, gets the mapping's lowest value. Does not apply to non-numeric questions.
     """
 
     Config = DistanceConfig

@@ -1,4 +1,4 @@
-"""The reward of keeping the form that a prompt mode asks for."""
+"""The reward for the format that a prompt mode asks for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Format(Reward):
     """1 if the completion is one filled reasoning block and then one filled answer block, else 0.
 
     The reasoning tag is that of the prompt mode, ``<think>`` or ``<observe>``. Each of the four tags
-    must occur exactly once and both blocks must hold more than white space, because models were seen
-    to win this reward by empty and by repeated tags (arXiv 2504.00883, section 3.3). Source of the 0/1
-    reward and of its absence in vanilla mode: the same paper, section 3.2.
+    must occur exactly once and both blocks must contain more than white space, because models have been seen
+    to collect this reward with empty or repeated tags (arXiv 2504.00883, section 3.3). Source of the 0/1
+    reward and of its absence in vanilla mode: section 3.2 of the same paper.
     """
 
     summary: ClassVar[str] = "think and observe modes: 1 if the tags are as asked, else 0"

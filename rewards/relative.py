@@ -1,4 +1,4 @@
-"""One minus the relative error: the reward that Video-R1 gives a numeric answer."""
+"""One minus the relative error: Video-R1's reward for numeric answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.vsibench.mra import numeric_truth
 class RelativeError(Reward):
     """``1 - min(1, |predicted - truth| / |truth|)``, the regression reward of Video-R1 (arXiv 2503.21776).
 
-    0 for an answer that is no number, and for a truth of 0 unless it is met. Does not apply to other questions.
+    0 for an answer without a number, and for a truth of 0 unless the answer is 0. Does not apply to other questions.
     """
 
     summary: ClassVar[str] = "numeric answers: one minus the relative error, as Video-R1 rewards them"

@@ -1,8 +1,7 @@
-"""Reading a model's answer: its final part, an option letter, a number, plain words.
+"""Parsing a model's answer: its final part, an option letter, a number, plain words.
 
-Shared by the rewards and by the tolerant scorer, so that what is rewarded in training and
-what is forgiven in the report are the same. The rules are forgiving about form (tags, bold
-type, number words, units), never about content.
+The rewards and the tolerant scorer share these rules, so that training rewards what the report accepts.
+They are lenient about form (tags, bold type, number words, units), never about content.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ NUMBER_WORDS: dict[str, int] = {
     "hundred": 100,
     "thousand": 1000,
 }
-"""English number words with their values; compounds are made of them."""
+"""English number words with their values; compound numbers are built from them."""
 
 TARGET_UNITS: dict[str, str] = {
     "object_abs_distance": "m",
@@ -66,9 +65,8 @@ _OPTION_LABEL = re.compile(rf"^\s*[{LETTERS}][.):]\s*")
 def final_answer(text: str) -> str:
     """The part of a completion that is its answer.
 
-    Inside the last ``<answer>`` tag if there is one (also when the text ends before the tag is
-    closed); else what follows the last ``</think>`` or ``</observe>``; else all. Reasoning that
-    was begun and never ended is not an answer.
+    The contents of the last ``<answer>`` tag, closed or not; else what follows the last ``</think>`` or
+    ``</observe>``; else the whole text. Reasoning that is never closed is not part of the answer.
     """
     opened = list(_ANSWER_TAG.finditer(text))
     if opened:
@@ -83,11 +81,11 @@ def parse_number(text: str, unit: str | None = None) -> float | None:
     Args:
         text: The whole completion.
         unit: The unit asked for: ``m``, ``cm``, ``mm``, ``ft``, ``inch``, or one of them with a 2
-            for an area. A number that carries another unit of the same kind is converted; without
+            for an area. A number given in another unit of the same kind is converted; without
             a target unit, units are ignored.
 
     Returns:
-        The number, or None when there is none. A range ("3-4", "2 to 3") gives its first end.
+        The number, or None when there is none. A range ("3-4", "2 to 3") gives its first number.
     """
     answer = _stated(final_answer(text)).replace("−", "-")
     digits, words = _DIGITS.search(answer), _WORDS.search(answer)
@@ -118,8 +116,8 @@ def parse_letter(text: str, options: Sequence[str]) -> str | None:
     """The option a completion chooses, as a letter, or None when it names none.
 
     Accepted, in this order: a letter alone or with a delimiter ("B", "(b)", "B. chair", "**B**"), the
-    exact words of one option, a letter as first word ("B chair"), the only capital option letter that
-    stands by itself ("I think it is B"). "The answer is" and "Answer:" are skipped first.
+    exact words of one option, a letter as the first word ("B chair"), the only option letter that stands
+    alone in upper case ("I think it is B"). "The answer is" and "Answer:" are skipped first.
     """
     letters = LETTERS[: len(options)]
     answer = _stated(_MARKUP.sub(" ", final_answer(text))).strip()
@@ -152,7 +150,7 @@ def option_words(option: str) -> str:
 
 
 def parse_answer(text: str, record: Record) -> float | str | None:
-    """What a completion answers to a record, or None when it cannot be read.
+    """The answer that a completion gives to a record, or None when none can be parsed.
 
     Returns:
         A number in the unit the question asks for, an option letter, or (for a question in free
@@ -166,24 +164,24 @@ def parse_answer(text: str, record: Record) -> float | str | None:
 
 
 def answered_number(text: str, record: Record) -> float:
-    """The number that a completion answers to a numeric record; NaN when there is none."""
+    """The number that a completion gives as its answer to a numeric record; NaN when there is none."""
     found = parse_answer(text, record)
     return found if isinstance(found, float) else math.nan
 
 
 def matches(parsed: float | str | None, record: Record) -> bool:
-    """Whether the parsed answer to a non-numeric record is the right one."""
+    """Whether the parsed answer to a non-numeric record is correct."""
     truth = record.ground_truth if record.options is not None else normalise(record.ground_truth)
     return parsed == truth
 
 
 def _stated(answer: str) -> str:
-    """What follows the last "answer is" or "answer:", if anything does."""
+    """What follows the last "answer is" or "answer:", or the whole answer."""
     return _CUE.split(answer)[-1].strip() or answer
 
 
 def _one_number(run: str) -> list[str]:
-    """The words of a run of number words that make one number: "twenty one" but not "five two"."""
+    """The leading words of a run of number words that form one number: "twenty one", but only "five" of "five two"."""
     words = [word for word in re.findall(r"[a-z]+", run.lower()) if word != "and"]
     for i in range(1, len(words)):
         before, here = NUMBER_WORDS[words[i - 1]], NUMBER_WORDS[words[i]]

@@ -1,7 +1,7 @@
-"""What can be scored without looking at the video: constants, a text-only prior, chance.
+"""Baselines that never see the video: constant answers, a text-only prior, and chance.
 
-A method is worth its training only above these. Both baselines are fitted on training records and
-answer any records in the benchmark's form; they are deterministic.
+Training is worthwhile only if it beats them. Both baselines are fitted on training records, answer any
+records in the benchmark's form, and are deterministic.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from harness.vsibench.records import Record
 from harness.vsibench.types import LETTERS
 
 _POOL_WEIGHT = 20.0
-"""How many records of the whole type stand beside those of one set of objects, against overfitting."""
+"""Weight, in records, of the whole type when fitting the constant of one set of objects, against overfitting."""
 
 _CANDIDATES = 8
-"""How many places of best overlap are scored in the search for a constant."""
+"""How many of the points with the largest overlap are scored in the search for a constant."""
 
 _PRIOR_STRENGTH = 8.0
-"""Pseudo-questions at chance level that every option feature starts with."""
+"""Pseudo-questions at chance level added to the counts of every option feature."""
 
 _CATEGORIES: dict[str, re.Pattern[str]] = {
     "object_counting": re.compile(r"How many (.+?)\(s\) are"),
@@ -81,14 +81,14 @@ def constant_answers(train: Sequence[Record], test: Sequence[Record]) -> dict[st
 
 
 def text_prior_answers(train: Sequence[Record], test: Sequence[Record]) -> dict[str, str]:
-    """The best answers from the words of the question alone.
+    """The best answers from the text of the question alone.
 
-    Numeric: a constant per set of named objects, drawn towards the type's constant where training
-    has few of them. Lettered: the option whose letter and words, also together with the objects
+    Numeric: a constant per set of named objects, shrunk towards the type's constant where training
+    has few of them. Lettered: the option whose letter and words, alone and combined with the objects
     named in the question, were right most often relative to chance in training.
 
     Returns:
-        Answer by record id; questions that :func:`constant_answers` leaves unanswered stay so.
+        Answer by record id; questions that :func:`constant_answers` leaves unanswered stay unanswered.
     """
     answers = constant_answers(train, test)
     constants = _object_constants(train)
@@ -111,7 +111,7 @@ def chance(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _object_constants(train: Sequence[Record]) -> dict[tuple[str, ...], str]:
-    """The best constant per type and set of named objects, drawn towards that of the type."""
+    """The best constant per type and set of named objects, shrunk towards that of the type."""
     constants = {}
     for records in _by_type([record for record in train if record.is_numeric]).values():
         groups: dict[tuple[str, ...], list[float]] = defaultdict(list)
@@ -125,10 +125,10 @@ def _object_constants(train: Sequence[Record]) -> dict[tuple[str, ...], str]:
 
 
 def best_constant(truths: Sequence[float], weights: Sequence[float] | None = None) -> str:
-    """The number of highest mean relative accuracy over truths (not negative), written short.
+    """The number with the highest mean relative accuracy over non-negative truths, in as few digits as possible.
 
     Each truth y and threshold t is met by the closed interval y (1 - (1 - t)) ... y (1 + (1 - t)), so
-    the best number lies where most intervals overlap; such a place begins at some interval's left end.
+    the best number lies where most intervals overlap, and such a stretch begins at an interval's left end.
 
     Args:
         truths: At least one number.
@@ -163,7 +163,7 @@ def _short_number(low: float, high: float) -> str:
 
 
 class _OptionPrior:
-    """How often, relative to chance, options with some feature were right in training."""
+    """How often options with a given feature were right in training, relative to chance."""
 
     def __init__(self, train: Sequence[Record]) -> None:
         self._right: Counter[tuple[str, ...]] = Counter()
@@ -213,7 +213,7 @@ def _option_texts(record: Record) -> list[str]:
 
 
 def _text(record: Record, words: str) -> str:
-    # An order is a list of names: its commas are what tells the names apart.
+    # An order is a comma-separated list of names, so its commas are kept.
     return words.lower() if record.task == "obj_appearance_order" else normalise(words)
 
 
@@ -222,7 +222,7 @@ def _truth(record: Record) -> str:
 
 
 def _candidates(record: Record) -> list[str]:
-    """The answers that the wording of a question without options leaves possible, if it lists them."""
+    """The possible answers that a question without options lists in its text; empty when it lists none."""
     named = categories(record)
     listed = [name.strip() for name in named[0].split(",")] if named else []
     if record.task == "object_rel_distance":

@@ -13,8 +13,8 @@ from harness.vsibench.records import Record
 MRA_THRESHOLDS: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
 """The ten confidence thresholds of MRA: .50, .55, ... .95.
 
-These are the doubles the official code (thinking-in-space) arrives at, so that every score equals
-its score. It makes .90 by a sum and gets the double below; with 0.9 itself an error of one tenth
+These are the doubles that the official code (thinking-in-space) computes, so that every score equals
+its score. It reaches .90 by a sum and gets the double above; with 0.9 itself an error of one tenth
 (9 for 10) would miss that threshold.
 """
 

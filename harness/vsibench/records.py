@@ -31,7 +31,7 @@ class Record(BaseModel):
 
     @property
     def key(self) -> str:
-        """The id as text, unique inside a file."""
+        """The id as text, unique within a file."""
         return str(self.id)
 
     @property
@@ -41,7 +41,7 @@ class Record(BaseModel):
 
     @property
     def task(self) -> str:
-        """The benchmark's task: the question type, but for the three levels of direction, which are one."""
+        """The benchmark's task: the question type, except that the three direction levels are one task."""
         return task_of(self.question_type)
 
     @property

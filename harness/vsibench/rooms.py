@@ -10,7 +10,7 @@ _KNOWN = ("scannetpp", "scannet", "arkitscenes")
 _SAME_VISIT = {"41159521": "41159525", "41159526": "41159525"}
 """ARKitScenes videos of the visit (381879) of a VSI-Bench video, by that video: one physical room.
 
-They are in ARKitScenes' Training fold (its metadata, ``visit_id``)."""
+They are in ARKitScenes' Training fold (``visit_id`` of its metadata)."""
 
 
 @lru_cache(maxsize=100_000)

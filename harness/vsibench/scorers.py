@@ -1,8 +1,8 @@
 """Named, versioned rules that turn a raw VSI-Bench answer into a score.
 
-Answers are stored as the model gave them, so the same answers can be scored by every rule. The
-rules differ in what they accept as an answer; what an accepted answer is worth (exact option, or
-mean relative accuracy) is the same in all.
+Answers are stored exactly as the model gave them, so every rule can score the same answers. The
+rules differ in what they accept as an answer; accepted answers are scored alike by all (exact
+option, or mean relative accuracy).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Parser = Callable[[str, Record], float | str | None]
 
 
 class ItemScore(NamedTuple):
-    """The score of one answer in [0, 1], and whether a rule could read an answer in it at all."""
+    """The score of one answer in [0, 1], and whether the rule could parse an answer at all."""
 
     score: float
     parsed: bool = True
@@ -36,7 +36,7 @@ class Scorer:
         name: As on the command line and in tables.
         version: The rule's own version and the code it follows; stored with every score.
         summary: One line for listings and captions.
-        parse: What the rule reads in an answer: a number, an option letter or words, or None.
+        parse: Extracts a number, an option letter or words from an answer, or None.
     """
 
     name: str
@@ -59,14 +59,14 @@ class Scorer:
 
 
 def _first_token(answer: str) -> str:
-    # A leading space leaves an empty token, and a line break does not end one: both as in the source.
+    # As in the source: a leading space gives an empty token, and a line break does not end one.
     return answer.split(" ")[0].rstrip(".").strip()
 
 
 def _token_choice(answer: str, record: Record) -> str | None:
     token = _first_token(answer)
     if record.options is None:
-        # Equality as in the source; words that `matches` normalises must not differ by it.
+        # Equality as in the source: ignoring case, without the normalisation that `matches` applies.
         right = token.lower() == record.ground_truth.lower()
         return normalise(token) if right else token.lower() or None
     letter = token.upper()
@@ -98,7 +98,7 @@ def _lmms_eval(answer: str, record: Record) -> float | str | None:
 
 
 def _first_word_run(text: str) -> tuple[int, list[str]]:
-    """Where the first number word stands, and it with all that follow until another word (not "and")."""
+    """Position of the first number word, and the run of number words that starts there ("and" may join them)."""
     start = -1
     words: list[str] = []
     for found in _LETTERS_RUN.finditer(text):
