@@ -1,4 +1,7 @@
-"""Videos out of zip archives: checked before anything is written, each file whole or absent, resumable."""
+"""Extracting videos from zip archives.
+
+Members are checked before anything is written, every file is complete or absent, and an interrupted extraction resumes.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,25 @@ from harness.errors import UserError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SPARE_BYTES = 2**28
-"""Disk space that must stay free beside what is extracted."""
+"""Disk space that must remain free after extraction."""
 
 
 def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path]:
-    """Extract the members whose file names are wanted; other members are left alone.
+    """Extract the members with the wanted file names and ignore the others.
 
-    A target that is there with the member's size is not written again: it was renamed into place only after its
-    checksum was right.
+    A target that exists with the member's size is skipped: files are renamed into place only after their checksum
+    was verified.
 
     Args:
         archive: A zip file.
-        targets: By file name (``scene0011_00.mp4``), where the member of that name goes.
+        targets: By file name (``scene0011_00.mp4``), the target path of the member.
 
     Yields:
-        Each target that is now there.
+        Each target once it exists.
 
     Raises:
-        UserError: The archive is truncated or damaged, a member would leave its folder, is a link, is encrypted or
-            occurs twice, or the disk is too full. Members are judged before any is extracted.
+        UserError: The archive is truncated or damaged, a member is a link, is encrypted, occurs twice or would be
+            written outside its folder, or the disk is too full. All members are checked before any is extracted.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -47,8 +50,8 @@ def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path
                 yield targets[name]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(
-            f"{archive}: not a whole zip archive ({archive.stat().st_size:,} bytes; {error}); the download was "
-            "probably cut. Fetch it again and run the same command: what is extracted is kept"
+            f"{archive}: not a complete zip archive ({archive.stat().st_size:,} bytes; {error}); the download was "
+            "probably interrupted. Download it again and rerun the command: extracted files are kept"
         ) from error
 
 
@@ -57,8 +60,8 @@ def _wanted(archive: Path, opened: zipfile.ZipFile, targets: Mapping[str, Path])
     for member in opened.infolist():
         if why := _hostile(member):
             raise UserError(
-                f"{archive}: its member {member.orig_filename!r} {why}; nothing is extracted. Fetch the archive from "
-                "its publisher"
+                f"{archive}: its member {member.orig_filename!r} {why}; nothing was extracted. Download the archive "
+                "from its publisher"
             )
         name = PurePosixPath(member.filename).name
         if member.is_dir() or name not in targets or member.filename.startswith("__MACOSX/"):
@@ -76,7 +79,7 @@ def _hostile(member: zipfile.ZipInfo) -> str:
     name = member.orig_filename
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in parts or "\0" in name:
-        return "leaves the folder it is extracted to"
+        return "would be written outside the folder"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "is a link"
     return ""
@@ -96,12 +99,12 @@ def _check_space(archive: Path, todo: Mapping[str, zipfile.ZipInfo], targets: Ma
     if need + _SPARE_BYTES > free:
         raise UserError(
             f"{archive}: its videos need {need / 2**30:.1f} GiB at {folder}, where {free / 2**30:.1f} GiB are free; "
-            "make room or name another folder with --out"
+            "free some space or choose another folder with --out"
         )
 
 
 def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """One member under a temporary name; zipfile checks its checksum at the end, then it is renamed."""
+    """Extract a member under a temporary name and rename it once zipfile has verified its checksum."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""Records whose video cannot be decoded whole, left out before anything is computed."""
+"""Leaving out records whose video cannot be decoded completely, before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
     """Leave out the records of videos that are damaged or shorter than ``frames``, each with a line in ``skipped``.
 
     Args:
-        dataset: Records whose videos are there.
-        frames: Frames that will be asked of each video.
-        verdicts: JSON file that remembers what was found, since decoding takes long; a video that changed since
-            (by size or time) is decoded again.
+        dataset: Records whose videos exist.
+        frames: Frames that will be sampled from each video.
+        verdicts: JSON file that caches the outcomes, since decoding is slow; a video whose size or modification
+            time changed is decoded again.
 
     Raises:
         UserError: No record is left.
@@ -56,11 +56,11 @@ def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(path: Path, has: int, wanted: int) -> str:
-    return f"{path}: the video has {has} frames and {wanted} are asked for" if has < wanted else ""
+    return f"{path}: the video has {has} frames and {wanted} are needed" if has < wanted else ""
 
 
 def _remembered(verdicts: Path) -> dict[str, Any]:
-    """What was found before; nothing if the file cannot be read, since it can be made again."""
+    """The cached outcomes; empty if the file cannot be read, since it can be rebuilt."""
     try:
         content = read_json(verdicts)
     except UserError:

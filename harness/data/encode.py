@@ -25,12 +25,12 @@ class EncodedPrompt:
     """One prompt, ready for the model.
 
     Attributes:
-        id: 16 hex digits over the words, the frames and :data:`~harness.vsibench.prompts.PROMPTS_VERSION`.
+        id: 16 hex digits hashed from the text, the frames and :data:`~harness.vsibench.prompts.PROMPTS_VERSION`.
         record: The question.
         mode: The prompt mode.
-        input_ids: (P,) int64, up to and with the generation prompt.
+        input_ids: (P,) int64, up to and including the generation prompt.
         mm_token_type_ids: (P,) int64, 2 on video tokens and 0 elsewhere.
-        video: The vision input; as many merged patches as there are video tokens.
+        video: The vision input; it has as many merged patches as there are video tokens.
         text_digest: SHA-256 of the whole chat text, with one placeholder for each block of video tokens.
     """
 
@@ -44,7 +44,7 @@ class EncodedPrompt:
 
 
 class VideoLoader(Protocol):
-    """Turns files into vision input: :class:`~harness.data.video.cache.FrameCache`, or one for still images."""
+    """Turns files into vision input: :class:`~harness.data.video.cache.FrameCache`, or the loader of still images."""
 
     settings: VideoSettings
 
@@ -59,11 +59,11 @@ class PromptEncoder:
     ) -> None:
         """Bind a tokenizer of transformers, the id of its video token, and the video loader.
 
-        With ``stamped``, every temporal patch is a vision block of its own behind the second at which it stands, as
-        Qwen3-VL reads videos.
+        With ``stamped``, every temporal patch is its own vision block, preceded by its time in seconds, as Qwen3-VL
+        expects.
 
         Raises:
-            ValueError: ``merge_size`` is not the one the frames are cut for, or the id is not a special token.
+            ValueError: ``merge_size`` differs from that of the frames, or the id is not a special token.
         """
         if merge_size != frames.settings.merge_size:
             raise ValueError(f"the model merges {merge_size} patches, the frames {frames.settings.merge_size}")
@@ -81,13 +81,13 @@ class PromptEncoder:
 
         Args:
             record: The question.
-            mode: The prompt mode, which decides the words.
-            video_path: What stands before the words.
-            words: Other words than the mode's.
+            mode: The prompt mode, which determines the text.
+            video_path: The video shown before the text.
+            words: A text to use instead of the mode's.
 
         Raises:
-            UserError: The video cannot be read, the mode is unknown, the record's words contain a
-                special token, or the chat template has no single place for the video.
+            UserError: The video cannot be read, the mode is unknown, the record's text contains a
+                special token, or the chat template does not place exactly one video.
         """
         words = prompt_text(record, mode) if words is None else words
         self._refuse_special_tokens(record, words)
@@ -95,9 +95,9 @@ class PromptEncoder:
         return self._encoded(record, mode, [said], self._frames.load(video_path))
 
     def second_turn(self, prompt: EncodedPrompt, answer: str) -> EncodedPrompt:
-        """The prompt that asks for the answer alone, after what the model wrote to the first one.
+        """The follow-up prompt that asks for the answer alone, after the model's response to the first prompt.
 
-        Special tokens that the model spelled out in letters are left out of its answer.
+        Special tokens that the model wrote out as text are removed from its response.
         """
         for token in self._special:
             answer = answer.replace(token, "")
@@ -112,7 +112,7 @@ class PromptEncoder:
     def _encoded(
         self, record: Record, mode: str, said: Sequence[Mapping[str, Any]], video: ProcessedVideo
     ) -> EncodedPrompt:
-        """A conversation in which the first turn shows the video."""
+        """Encode a conversation whose first turn shows the video."""
         chat = self._tokenizer.apply_chat_template(
             [{"role": "system", "content": SYSTEM}, *said], tokenize=False, add_generation_prompt=True
         )
@@ -130,7 +130,7 @@ class PromptEncoder:
         )
 
     def _with_time_stamps(self, chat: str, video: ProcessedVideo, record: Record) -> str:
-        """Put ``<1.5 seconds>`` and a vision block for each temporal patch in the place of the one block."""
+        """Replace the single vision block by ``<1.5 seconds>`` and a vision block for each temporal patch."""
         token = self._tokenizer.convert_ids_to_tokens(self._video_token_id)
         before, _, after = chat.partition(token)
         start = next((one for one in self._special if before.endswith(one)), "")
@@ -139,9 +139,9 @@ class PromptEncoder:
             raise self._wrong_template(chat.count(token), ", each between two special tokens")
         if len(video.patch_times) != int(video.grid_thw[0, 0]):
             raise UserError(
-                f"{record.dataset}/{record.scene_name}: Qwen3-VL's prompts name the second of every frame, and this "
-                "video does not say how many frames a second it has (a folder of stills does not); say it with -s "
-                "data.stills_rate=30, or use a Qwen2-VL model"
+                f"{record.dataset}/{record.scene_name}: Qwen3-VL's prompts state the time of every frame, and this "
+                "video has no frame rate (a folder of stills has none); set it with -s data.stills_rate=30, or use a "
+                "Qwen2-VL model"
             )
         blocks = "".join(f"<{seconds:.1f} seconds>{start}{token}{end}" for seconds in video.patch_times)
         return before.removesuffix(start) + blocks + after.removeprefix(end)
@@ -153,7 +153,7 @@ class PromptEncoder:
         tokens, rest = divmod(patches, self._merged * blocks)
         if tokens == 0 or rest or len(video.pixel_values) != patches:
             raise ValueError(
-                f"{len(video.pixel_values)} patches in a grid {video.grid_thw.tolist()} do not make whole tokens"
+                f"{len(video.pixel_values)} patches in a grid {video.grid_thw.tolist()} do not form whole tokens"
             )
         made = torch.tensor(ids, dtype=torch.long)
         places = made == self._video_token_id
@@ -163,7 +163,7 @@ class PromptEncoder:
 
     def _wrong_template(self, found: int, more: str = "") -> UserError:
         return UserError(
-            f"the tokenizer's chat template gives a prompt with one video {found} video tokens "
+            f"the tokenizer's chat template writes {found} video tokens for a prompt with one video "
             f"(id {self._video_token_id}) instead of 1{more}; use the chat template of a Qwen2-VL model"
         )
 
@@ -171,7 +171,7 @@ class PromptEncoder:
         found = sorted(token for token in self._special if token in words)
         if found:
             raise UserError(
-                f"record {record.key} ({record.dataset}/{record.scene_name}): its words contain "
+                f"record {record.key} ({record.dataset}/{record.scene_name}): its text contains "
                 f"{', '.join(map(repr, found))}, special tokens of the model; remove them from the data"
             )
 

@@ -11,22 +11,22 @@ from harness.errors import UserError
 
 SUFFIXES = (".jsonl", ".parquet")
 PRUNED_IDS = "pruned_ids.txt"
-"""VSI-Bench's list of the questions that Iterative Bias Pruning removed (arXiv 2511.04655), one id a line."""
+"""VSI-Bench's list of the questions that Iterative Bias Pruning removed (arXiv 2511.04655), one id per line."""
 
 BENCHMARK_SPLITS = ("full", "debiased", "pruned")
-"""VSI-Bench's configurations: all questions, those that pruning left, those that it removed."""
+"""VSI-Bench's configurations: all questions, those that pruning kept, those that it removed."""
 
 _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<count>\d{5})")
 _WHOLE = "test"
 
 
 class SplitFiles:
-    """The files of a split, and which of their records belong to it.
+    """The files of a split, and which of their records belong to the split.
 
     Attributes:
         files: In order.
-        ids: The ids that ``keep`` speaks of; None when every record belongs.
-        keep: Whether the records of ``ids`` are kept, or the others.
+        ids: The ids that ``keep`` refers to; None when every record belongs.
+        keep: Whether the records in ``ids`` are kept, or all others.
     """
 
     def __init__(self, files: list[Path], ids: frozenset[str] | None = None, keep: bool = False) -> None:
@@ -39,14 +39,14 @@ class SplitFiles:
 
 
 def find_split(root: Path, split: str) -> SplitFiles:
-    """The files of a split below ``root``.
+    """The files of a split in ``root``.
 
     ``{split}.jsonl``, ``{split}.parquet`` or ``{split}-00000-of-00001.parquet``; for VSI-Bench's configurations also
     ``test_{split}.parquet``, or the test split without (or with only) the ids of ``pruned_ids.txt``; for ``train``
     also VSI-100k's JSON files.
 
     Raises:
-        UserError: There is none, or a shard is missing.
+        UserError: There are no files, or a shard is missing.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such data set folder")
@@ -78,7 +78,7 @@ def pruned_ids(root: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not ids:
-        raise UserError(f"{path}: holds no ids; fetch it again")
+        raise UserError(f"{path}: contains no ids; download it again")
     return ids
 
 
@@ -88,7 +88,7 @@ def _files(root: Path, split: str) -> list[Path]:
             return [root / f"{split}{suffix}"]
     shards = [file for file in sorted(root.glob("*.parquet")) if _is_shard(file, split)]
     if shards and len(shards) != (count := int(shards[0].stem[-5:])):
-        raise UserError(f"{shards[0]}: {len(shards)} of {count} shards of split {split} are there; add the others")
+        raise UserError(f"{shards[0]}: {len(shards)} of {count} shards of split {split} exist; add the others")
     return shards
 
 
@@ -115,7 +115,7 @@ def splits_in(root: Path) -> list[str]:
 
 
 def offers(root: Path, split: str) -> bool:
-    """Whether a folder has a split; ``full`` is the test split's other name."""
+    """Whether a folder has a split; ``full`` is another name of the test split."""
     found = splits_in(root)
     return split in found or (split == "full" and _WHOLE in found)
 

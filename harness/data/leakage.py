@@ -1,4 +1,4 @@
-"""Training rooms that are in the benchmark: found, and refused or removed."""
+"""The leak check: training rooms that are also in the benchmark are refused or removed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from harness.vsibench.published import published_rooms
 from harness.vsibench.records import Record
 
 _ABOUT_VSI_100K = (
-    " (VSI-100k's \"1.5k scenes\" are about all of ScanNet's training and validation scans, so they very likely "
-    "include the 88 test rooms; its paper does not say that they were left out.)"
+    " (VSI-100k's \"1.5k scenes\" are nearly all of ScanNet's training and validation scans, so they very likely "
+    "include the 88 test rooms; its paper does not say that they were excluded.)"
 )
 
 
 def leaking_rooms(records: Iterable[Record]) -> dict[str, int]:
-    """Records per room that is one of the rooms of VSI-Bench's 288 videos, sorted by room."""
+    """Number of records for each room that VSI-Bench's 288 videos show, sorted by room."""
     return _count(records, published_rooms())
 
 
 def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
-    """The training data without a room of the benchmark at hand or of VSI-Bench.
+    """The training data, without any room of this benchmark or of VSI-Bench.
 
     Args:
         train: The training records.
         benchmark: The records the checkpoints are evaluated on.
-        drop: Remove such records, log how many of which rooms, and list them in ``skipped``.
+        drop: Remove leaking records, log their number and rooms, and list them in ``skipped``.
 
     Raises:
-        UserError: There are such records and ``drop`` is off, or nothing would be left.
+        UserError: There are leaking records and ``drop`` is off, or no record would be left.
     """
     forbidden = published_rooms() | {record.room for record in benchmark.records}
     leaking = _count(train.records, forbidden)
@@ -45,13 +45,13 @@ def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
     )
     if not drop:
         raise UserError(
-            f"{found}. Scores would be inflated: remove them, or let --drop-leaking (data.drop_leaking) leave them "
-            f"out.{_ABOUT_VSI_100K if any(room.startswith('scannet/') for room in leaking) else ''}"
+            f"{found}. They would inflate scores: remove them, or drop them with --drop-leaking "
+            f"(data.drop_leaking).{_ABOUT_VSI_100K if any(room.startswith('scannet/') for room in leaking) else ''}"
         )
     kept = tuple(record for record in train.records if record.room not in forbidden)
     if not kept:
         raise UserError(f"{found}. Nothing else is left to train on.")
-    logging.getLogger(__name__).warning("%s. They are dropped.", found)
+    logging.getLogger(__name__).warning("%s. They were dropped.", found)
     dropped = tuple(
         f"record {record.key}: room {record.room} is in the benchmark"
         for record in train.records

@@ -1,4 +1,4 @@
-"""Work on many videos in several processes."""
+"""Running a function over many videos in several processes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _JOBS_WORTH_A_PROCESS = 4
-"""A process takes as long to start as a few videos to decode."""
+"""Starting a process takes as long as decoding a few videos."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """The results of a function of the top level, in the order of its jobs; in this process where there are few."""
+    """Results of a module-level function in the order of its jobs; computed in this process when there are few jobs."""
     workers = min(workers, len(jobs) // _JOBS_WORTH_A_PROCESS)
     if workers < 2:
         yield from map(work, jobs)
@@ -37,5 +37,5 @@ def in_processes(work: Callable[[Job], Result], jobs: Sequence[Job], workers: in
 
 
 def _leave_interrupts() -> None:
-    """Ctrl-C is the parent's to handle."""
+    """Leave Ctrl-C to the parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

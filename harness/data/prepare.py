@@ -1,4 +1,4 @@
-"""What preparing any data set needs: linked videos, each one decoded once and hashed, and a manifest."""
+"""Steps shared by all data set preparations: linking videos, decoding and hashing each once, writing a manifest."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from harness.io import append_lines, read_json, sha256_file, whole_lines, write_
 from harness.vsibench.records import Record
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, and how many there are."""
+"""Called with the current activity, the number of items done, and their total."""
 
 Scene = tuple[str, str]
-"""A data set and one of its scenes."""
+"""A data set's name and the name of one of its scenes."""
 
 _CHECKED = ".videos.jsonl"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder that is ready for use.
+    """A data set folder that is ready for use.
 
     Attributes:
         root: The folder, in the common layout.
-        manifest: What is in it; also written to ``manifest.json``.
+        manifest: Its contents, as written to ``manifest.json``.
     """
 
     root: Path
@@ -46,12 +46,12 @@ def scenes_of(records: Sequence[Record]) -> list[Scene]:
 
 
 def scene_name(scene: Scene) -> str:
-    """A scene as messages and manifests name it."""
+    """The name of a scene in messages and manifests."""
     return "/".join(scene)
 
 
 def link_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> list[str]:
-    """Link every scene's video at ``source`` as ``out/DATASET/SCENE(.mp4)``; the names of scenes without one."""
+    """Link every scene's video at ``source`` as ``out/DATASET/SCENE(.mp4)``; return the names of scenes without one."""
     without = []
     for dataset, name in scenes:
         found = find_video(source, dataset, name)
@@ -68,16 +68,16 @@ def link_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> list[str]:
 
 
 def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Progress | None) -> dict[str, Any]:
-    """Decode every scene's video to its end and hash it, in several processes.
+    """Decode every scene's video completely and hash it, in several processes.
 
-    What was found is kept as it comes, so that an interrupted check goes on where it stopped; a video whose bytes
-    changed is decoded again.
+    Results are stored as they come in, so that an interrupted check resumes; a video whose bytes changed is decoded
+    again.
 
     Returns:
-        By scene: frames, height, width, bytes, sha256.
+        For each scene: frames, height, width, bytes, sha256.
 
     Raises:
-        UserError: Videos are missing or damaged; each is named with its fault.
+        UserError: Videos are missing or damaged; each is named with its problem.
     """
     videos = {scene_name(scene): find_video(root, *scene) for scene in scenes}
     if missing := [name for name, path in videos.items() if path is None]:
@@ -106,7 +106,7 @@ Job = tuple[str, Path, dict[str, Any] | None]
 
 
 def _check(job: Job) -> tuple[str, dict[str, Any] | str]:
-    """One video's facts, or its fault; decoded only if its content is not known to be whole."""
+    """Facts about one video, or its problem; decoded only if its content was not checked before."""
     name, path, known = job
     try:
         files = still_files(path) if path.is_dir() else [path]
@@ -119,7 +119,7 @@ def _check(job: Job) -> tuple[str, dict[str, Any] | str]:
 
 
 def _digest(path: Path, files: Sequence[Path]) -> str:
-    """Of a file its bytes; of a folder of stills, which may be many gigabytes, its first, middle and last frame's."""
+    """SHA-256 of a file; for a folder of stills, which may have many gigabytes, of the first, middle and last frame."""
     if not path.is_dir() or not files:
         return "" if path.is_dir() else sha256_file(path)
     return "+".join(sha256_file(files[at])[:16] for at in (0, len(files) // 2, -1))
@@ -128,14 +128,14 @@ def _digest(path: Path, files: Sequence[Path]) -> str:
 def write_manifest(
     out: Path, name: str, source: str, records: Sequence[Record], videos: Mapping[str, Any], **more: Any
 ) -> Prepared:
-    """Say in ``manifest.json`` what a prepared folder holds.
+    """Write the contents of a prepared folder to ``manifest.json``.
 
     Args:
         out: The folder.
-        name: Of the data set.
+        name: Name of the data set.
         source: Where it came from.
         records: All its questions.
-        videos: As :func:`check_videos` gives them.
+        videos: As returned by :func:`check_videos`.
         more: Further entries, such as ``notes``.
     """
     questions = Counter(record.question_type for record in records)
@@ -156,14 +156,14 @@ def write_manifest(
 
 
 def read_manifest(root: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared folder, or None when it was not prepared."""
+    """The manifest of a prepared folder, or None if it was not prepared."""
     path = root / MANIFEST
     manifest: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return manifest
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON lines in the schema."""
+    """Write records as JSON lines in VSI-Bench's schema."""
     lines = [json.dumps(record.model_dump(mode="json"), ensure_ascii=False) for record in records]
     write_text(path, "\n".join(lines) + "\n")
 

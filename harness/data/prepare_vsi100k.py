@@ -1,4 +1,4 @@
-"""VSI-100k and the user's ScanNet as one folder in the common layout."""
+"""Preparing VSI-100k with the user's copy of ScanNet as one folder in the common layout."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def prepare_vsi_100k(
 ) -> Prepared:
     """Turn the released JSON files into ``out/train.jsonl`` with links to the user's ScanNet videos.
 
-    Questions are written in the order of a hash of their ids, so that the first N are a fair part of all types.
+    Questions are sorted by a hash of their ids, so that the first N are a fair sample of all types.
 
     Args:
         source: The folder of JSON files.
         out: The folder to make.
-        scannet: ScanNet, as frame folders or one film a scene; without it no videos are linked.
-        fields: Our field names to the files', where they are not recognised.
+        scannet: ScanNet, as frame folders or one video file per scene; without it no videos are linked.
+        fields: Maps our field names to the files', where those are not recognised.
         skip_bad: Leave out bad questions and those of scenes without a video, and count them.
         workers: Processes that decode.
-        progress: Told how far it is.
+        progress: Called as work proceeds.
 
     Raises:
-        UserError: The layout is unknown, questions are bad, or scenes have no whole video.
+        UserError: The layout is unknown, questions are bad, or scenes have no intact video.
     """
     if not vsi100k.question_files(source):
         raise UserError(
-            f"{source}: no JSON file is named after a question type (object_counting.json, ...); fetch the data set: "
+            f"{source}: no JSON file is named after a question type (object_counting.json, ...); download it: "
             f"hf download {vsi100k.HUB_ID} --repo-type dataset --local-dir DIR"
         )
     data = read_dataset(source, "train", skip_bad=skip_bad, check_videos=False, fields=fields)
@@ -66,7 +66,7 @@ def prepare_vsi_100k(
         if without and not skip_bad:
             raise UserError(
                 f"{scannet}: no video of {len(without)} of {len(scenes_of(records))} scenes: {first_few(without)}. "
-                f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave their questions out"
+                f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave out their questions"
             )
         kept = [record for record in records if scene_name((record.dataset, record.scene_name)) not in without]
         skipped += [f"{len(records) - len(kept)} questions on {len(without)} scenes without a video"] if without else []
@@ -81,18 +81,18 @@ def prepare_vsi_100k(
 
 
 def _notes(records: Sequence[Record], skipped: Sequence[str]) -> list[str]:
-    """What a reader of the results should know of this data."""
+    """What a reader of the results should know about this data."""
     notes = list(vsi100k.NOTES)
     lacking = sorted(set(vsi100k.PUBLISHED) - {record.task for record in records})
     if lacking:
-        notes.append(f"of VSI-100k's six types, {', '.join(lacking)} are not in this copy")
+        notes.append(f"of VSI-100k's six types, {', '.join(lacking)} are missing from this copy")
     if leaking := leaking_rooms(records):
         notes.append(
             f"{sum(leaking.values())} of {len(records)} questions show {len(leaking)} of the 88 ScanNet rooms of "
             "VSI-Bench; they are refused in training unless --drop-leaking removes them"
         )
     if pairless := sum(not _can_be_corrupted(record) for record in records):
-        notes.append(f"of {pairless} questions no corrupted answer can be made, which DPO's corrupted pairs need")
+        notes.append(f"for {pairless} questions no corrupted answer can be made, which dpo:pairs=corrupted needs")
     if skipped:
         notes.append(f"{len(skipped)} entries were left out, the first: {skipped[0]}")
     return notes

@@ -1,4 +1,4 @@
-"""VSI-Bench as it is published: questions as JSON lines or parquet, 288 videos in three zip archives."""
+"""Preparing VSI-Bench as published: questions as JSON lines or parquet, 288 videos in three zip archives."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def prepare_vsibench(
     """Turn a copy of the hub's data set into a folder that is ready for use.
 
     Questions go to ``out/test.jsonl``, the ids of the pruned ones to ``out/pruned_ids.txt``; videos are taken from
-    ``DATASET.zip`` (extracted to ``out/DATASET/``) or from folders (linked). Every video is decoded to its end.
-    Run again after an interruption, it goes on where it stopped.
+    ``DATASET.zip`` (extracted to ``out/DATASET/``) or from folders (linked). Every video is decoded
+    completely. An interrupted preparation resumes where it stopped.
 
     Args:
-        source: The copy: ``test.jsonl`` or the parquet files; the zip archives or folders of videos.
-        out: The folder to make; it may be ``source``.
-        part: Accept other counts than VSI-Bench's: the copy is meant to be a part of it.
+        source: The copy: ``test.jsonl`` or the parquet files, and the zip archives or folders of videos.
+        out: The folder to create; may be ``source``.
+        part: Accept counts other than VSI-Bench's, for a copy that is meant to be a part of it.
         workers: Processes that decode.
-        progress: Told how far it is.
+        progress: Called as work proceeds.
 
     Raises:
-        UserError: Questions are bad or their counts wrong, videos are missing or damaged, an archive is not whole or
-            would write outside its folder.
+        UserError: Questions are bad or their counts are wrong, videos are missing or damaged, or an archive is
+            incomplete or would write outside its folder.
     """
     data = read_dataset(source, "test", check_videos=False)
     if not part:
@@ -71,10 +71,10 @@ def prepare_vsibench(
 
 
 def check_counts(records: Sequence[Record]) -> None:
-    """Refuse questions that are not the whole of VSI-Bench.
+    """Refuse questions that are not the complete VSI-Bench.
 
     Raises:
-        UserError: A type has another count, or the scenes are others.
+        UserError: The counts of types or the scenes differ.
     """
     found = Counter(record.question_type for record in records)
     published = published_counts().items()
@@ -87,38 +87,38 @@ def check_counts(records: Sequence[Record]) -> None:
         wrong += [f"{len(unknown)} scenes are unknown ({first_few(unknown)})"] if unknown else []
     if wrong:
         raise UserError(
-            f"this is not the whole VSI-Bench ({sum(published_counts().values()):,} questions on "
-            f"{len(published_scenes())} videos): {'; '.join(wrong)}. Fetch it again ({_FETCH}), or use --part if the "
-            "copy is meant to be a part of it; scores on a part cannot be set beside published ones"
+            f"this is not the complete VSI-Bench ({sum(published_counts().values()):,} questions on "
+            f"{len(published_scenes())} videos): {'; '.join(wrong)}. Download it again ({_FETCH}), or use --part if "
+            "the copy is meant to be a part of it; scores on a part cannot be compared with published ones"
         )
 
 
 def _pruned(source: Path, data: Dataset) -> list[str] | None:
-    """Ids of the questions that bias pruning removed; None where the copy does not say (the first publication).
+    """Ids of the questions that bias pruning removed; None if the copy does not list them (as the first release).
 
     Raises:
-        UserError: The copy contradicts itself.
+        UserError: The copy's files disagree.
     """
     keys = {record.key for record in data.records}
-    told: dict[str, set[str]] = {}
+    listings: dict[str, set[str]] = {}
     if (source / PRUNED_IDS).is_file():
-        told[PRUNED_IDS] = set(pruned_ids(source)) & keys
+        listings[PRUNED_IDS] = set(pruned_ids(source)) & keys
         if unknown := sorted(pruned_ids(source) - keys):
-            raise UserError(f"{source / PRUNED_IDS}: {len(unknown)} ids are of no question: {first_few(unknown)}")
+            raise UserError(f"{source / PRUNED_IDS}: {len(unknown)} ids belong to no question: {first_few(unknown)}")
     for split in ("debiased", "pruned"):
         path = source / f"test_{split}.parquet"
         if path.is_file():
             listed = {str(key) for key in pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist()}
-            told[path.name] = listed if split == "pruned" else keys - listed
-    if len({frozenset(ids) for ids in told.values()}) > 1:
-        sizes = ", ".join(f"{name} {len(ids)}" for name, ids in told.items())
-        raise UserError(f"{source}: its files disagree on the pruned questions ({sizes}); fetch them again")
+            listings[path.name] = listed if split == "pruned" else keys - listed
+    if len({frozenset(ids) for ids in listings.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(ids)}" for name, ids in listings.items())
+        raise UserError(f"{source}: its files disagree on the pruned questions ({sizes}); download them again")
     order = [record.key for record in data.records]
-    return [key for key in order if key in next(iter(told.values()))] if told else None
+    return [key for key in order if key in next(iter(listings.values()))] if listings else None
 
 
 def _bring_videos(source: Path, out: Path, scenes: Sequence[Scene], progress: Progress | None) -> None:
-    """Extract or link the videos that are not there yet.
+    """Extract or link the videos that are not in ``out`` yet.
 
     Raises:
         UserError: Scenes have no video anywhere.

@@ -22,10 +22,10 @@ from harness.vsibench.records import BadRecordError, Record
 from harness.vsibench.types import LETTERS, QUESTION_TYPES
 
 MANIFEST = "manifest.json"
-"""What ``harness data prepare`` found, beside the questions."""
+"""The file in which ``harness data prepare`` describes a folder."""
 
 Row = tuple[str, bytes | dict[str, Any] | BadRecordError]
-"""Where a record stands ("FILE, line 3") and its JSON text or its fields, or why it has none."""
+"""The place of a record ("FILE, line 3"), and its JSON text, its fields or why it cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Dataset:
         split: For example ``test``.
         records: In the order of the file.
         digest: SHA-256 over the canonical JSON of the records.
-        skipped: One line for each record that was left out: where it stands and why.
+        skipped: One line for each record that was left out: its place and the reason.
         videos: Another folder to find the videos in.
-        notes: What a reader of the results should know of the data, from the folder's manifest.
+        notes: What a reader of the results should know about the data, from the folder's manifest.
     """
 
     root: Path
@@ -56,14 +56,14 @@ class Dataset:
         return f"{self.root} ({self.split})"
 
     def distinct_videos(self) -> list[Path]:
-        """The videos of all records, each once, in the order in which they first come."""
+        """The videos of all records, each once, in the order of first use."""
         firsts: dict[tuple[str, str], Record] = {}
         for record in self.records:
             firsts.setdefault((record.dataset, record.scene_name), record)
         return [self.video_path(record) for record in firsts.values()]
 
     def video_path(self, record: Record) -> Path:
-        """A record's video, a file or a folder of frames; where it should be, when there is none."""
+        """A record's video, a file or a folder of frames; where it is expected if it does not exist."""
         folder = self.videos or self.root
         usual = folder / record.dataset / f"{record.scene_name}.mp4"
         return usual if usual.is_file() else find_video(folder, record.dataset, record.scene_name) or usual
@@ -87,14 +87,14 @@ def read_dataset(
     fields: Mapping[str, str] | None = None,
     videos: Path | None = None,
 ) -> Dataset:
-    """Read a split below ``root``; :func:`harness.data.layout.find_split` says from which files.
+    """Read a split; :func:`harness.data.layout.find_split` determines its files.
 
     Args:
         root: The data set's folder, or one of its ``.jsonl`` or ``.parquet`` files (which then names the split).
         split: Which split of a folder.
-        skip_bad: Leave bad records out, each with a line in ``skipped``, instead of refusing the data set.
+        skip_bad: Leave out bad records, each with a line in ``skipped``, instead of refusing the data set.
         check_videos: Whether a record whose video file is missing is bad.
-        fields: The record's field names to the file's, where they differ.
+        fields: Maps the record's field names to the file's, where they differ.
         videos: Another folder to find the videos in.
 
     Raises:
@@ -172,9 +172,9 @@ def _parsed(content: bytes | dict[str, Any] | BadRecordError, fields: Mapping[st
     try:
         row = json.loads(content) if isinstance(content, bytes) else content
     except (ValueError, RecursionError) as error:
-        raise BadRecordError(f"not a JSON record ({error}); mend the line") from error
+        raise BadRecordError(f"not a JSON record ({error}); fix the line") from error
     if not isinstance(row, dict):
-        raise BadRecordError(f"a JSON object is expected, not {type(row).__name__}; mend the line")
+        raise BadRecordError(f"a JSON object is expected, not {type(row).__name__}; fix the line")
     row |= {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
     if row.get("options") == []:
         row = {**row, "options": None}
@@ -195,7 +195,7 @@ def _parsed(content: bytes | dict[str, Any] | BadRecordError, fields: Mapping[st
 def _checked(record: Record) -> Record:
     for field, name in (("dataset", record.dataset), ("scene_name", record.scene_name)):
         if ".." in name or "/" in name or "\\" in name or not name.isprintable() or name == ".":
-            raise BadRecordError(f"{field} {name!r} leaves the data set's folder; use a plain name without .., / or \\")
+            raise BadRecordError(f"{field} {name!r} leads out of the data set's folder; use a name without .., / or \\")
     kind, truth, options = record.question_type, record.ground_truth, record.options
     if kind not in QUESTION_TYPES:
         raise BadRecordError(str(unknown_name(f"question_type: {kind}", kind, QUESTION_TYPES)))
@@ -204,7 +204,7 @@ def _checked(record: Record) -> Record:
             raise BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
         if not _is_positive(truth):
             raise BadRecordError(
-                f"ground_truth {truth!r} of {kind} is not a positive number; mend it (relative accuracy needs one)"
+                f"ground_truth {truth!r} of {kind} is not a positive number, which relative accuracy needs; fix it"
             )
     elif options is not None:
         _check_options(options, truth)
@@ -213,7 +213,7 @@ def _checked(record: Record) -> Record:
 
 def _check_options(options: tuple[str, ...], truth: str) -> None:
     if len(options) > len(LETTERS):
-        raise BadRecordError(f"{len(options)} options, at most {len(LETTERS)} can be lettered")
+        raise BadRecordError(f"{len(options)} options; at most {len(LETTERS)} are allowed")
     for letter, option in zip(LETTERS, options, strict=False):
         if not option.startswith(f"{letter}. "):
             raise BadRecordError(f"option {option!r} should begin with {letter + '. '!r}; letter the options in order")
@@ -233,7 +233,7 @@ def _is_positive(text: str) -> bool:
 
 
 def _require_video(data: Dataset, record: Record, present: dict[tuple[str, str], Path | None]) -> None:
-    """Refuse a record without a video; each scene is looked for once."""
+    """Refuse a record without a video; each scene is looked up once."""
     scene = record.dataset, record.scene_name
     if scene not in present:
         path = data.video_path(record)
@@ -241,7 +241,7 @@ def _require_video(data: Dataset, record: Record, present: dict[tuple[str, str],
     if missing := present[scene]:
         zipped, fix = data.root / f"{record.dataset}.zip", "put it there"
         if zipped.is_file():
-            fix = f"take it out of {zipped} with `harness data prepare vsibench --from {data.root} --out {data.root}`"
+            fix = f"extract it from {zipped} with `harness data prepare vsibench --from {data.root} --out {data.root}`"
         elif vsi100k.question_files(data.root) or _manifest(data.root).get("name") == vsi100k.HUB_ID:
             fix = vsi100k.GET_SCANNET
         raise BadRecordError(f"video {missing} is missing; {fix}")

@@ -1,4 +1,4 @@
-"""From the name of a data source to a folder and a split."""
+"""Resolving the name of a data source to a folder and a split."""
 
 from __future__ import annotations
 
@@ -25,33 +25,32 @@ _MADE_BY = {
     "vsi-bench": "`harness data prepare vsibench --from nyu-visionx/VSI-Bench`",
     "vsi-100k": "`harness data prepare vsi-100k --from OPPOer/VSI-100k --scannet DIR`",
 }
-"""Where the presets expect the paper's data sets, and what makes those folders."""
-
+"""Folders where the presets expect the paper's data sets, and the commands that create them."""
 
 Progress = Callable[[int, int], None]
-"""Called with scenes done and scenes in all."""
+"""Called with the number of scenes done and their total."""
 
 
 def resolve_source(
     name: str, cache: Path, *, workers: int = 2, progress: Progress | None = None, default: str = "test"
 ) -> tuple[Path, str]:
-    """Find a data source, building the embedded world when it is asked for.
+    """Find a data source; build the embedded world or prepare VSI-Bench on first use.
 
     Args:
         name: ``world:SPLIT`` or ``world:SPLIT@SCENES`` (``world:train_free`` is ``world:train`` with answers
             in words and no options); a data set's folder, optionally with ``#SPLIT``; a ``.jsonl`` or ``.parquet``
-            file; or ``hub:OWNER/NAME``, optionally with ``#SPLIT`` (``hub:`` may be left out of the two published
-            ones). VSI-Bench is prepared on first use.
+            file; or ``hub:OWNER/NAME``, optionally with ``#SPLIT`` (``hub:`` is optional for the two published
+            data sets).
         cache: Folder for generated and prepared data.
         workers: Processes that render the world.
-        progress: Told how far the rendering is.
-        default: The split of a folder that names none; a folder with a single split needs neither.
+        progress: Called as scenes are rendered or prepared.
+        default: The split to use when the name has none; not needed for a folder with a single split.
 
     Returns:
         The folder (or the file) and the split, as :func:`harness.data.reader.read_dataset` takes them.
 
     Raises:
-        UserError: The path does not exist, or the split is unknown or not decided.
+        UserError: The path does not exist, or the split is unknown or ambiguous.
     """
     if name.startswith(_WORLD):
         return _world(name, cache, workers, progress)
@@ -64,11 +63,11 @@ def resolve_source(
         path = Path(head) if head else path
     if not path.exists():
         made = _MADE_BY.get(path.name)
-        raise UserError(f"`{name}`: no such folder or file. {f'{made} makes it.' if made else _EXPECTED}")
+        raise UserError(f"`{name}`: no such folder or file. {f'{made} creates it.' if made else _EXPECTED}")
     path = path.resolve()
     if path.is_file():
         if path.suffix not in (".jsonl", ".parquet") or split:
-            raise UserError(f"`{name}`: a file must end in .jsonl or .parquet and names its own split. {_EXPECTED}")
+            raise UserError(f"`{name}`: a file must end in .jsonl or .parquet and cannot have a #SPLIT. {_EXPECTED}")
         return path, split_of(path)
     found = splits_in(path)
     if split and not offers(path, split):
@@ -77,18 +76,18 @@ def resolve_source(
         return path, split or default
     if len(found) != 1:
         raise UserError(
-            f"`{name}`: splits {', '.join(found)} are there; write {name}#{found[0]}, for example"
+            f"`{name}`: it has the splits {', '.join(found)}; choose one, for example {name}#{found[0]}"
             if found
-            else f"`{name}`: the folder holds no data set. {_EXPECTED}"
+            else f"`{name}`: the folder contains no data set. {_EXPECTED}"
         )
     return path, found[0]
 
 
 def is_ready(name: str, cache: Path) -> bool:
-    """Whether :func:`resolve_source` has nothing to build or fetch; writes nothing. Folders and files are ready.
+    """Whether :func:`resolve_source` would have nothing to build or download. Folders and files are always ready.
 
     Raises:
-        UserError: The name of a world source is wrong.
+        UserError: The name of a world source is invalid.
     """
     if repository := _hub_id(name):
         try:
@@ -105,7 +104,7 @@ def is_ready(name: str, cache: Path) -> bool:
 
 
 def _hub_id(name: str) -> str:
-    """The hub data set a source names; empty when it names none. A folder of that name comes first."""
+    """The hub data set that a source names, or an empty string. A local folder of that name takes precedence."""
     repository = name.partition("#")[0]
     if name.startswith(_HUB):
         return repository.removeprefix(_HUB)
@@ -138,7 +137,7 @@ def _world(name: str, cache: Path, workers: int, progress: Progress | None) -> t
 
 
 def _world_place(name: str, cache: Path) -> tuple[str, Path, int | None]:
-    """Split, folder and number of scenes (None: the split's own) of a world source."""
+    """Split, folder and number of scenes (None: all of the split) of a world source."""
     match = _WORLD_NAME.fullmatch(name.removeprefix(_WORLD))
     if match is None:
         raise UserError(f"`{name}`: write world:SPLIT or world:SPLIT@SCENES, for example world:test@50")

@@ -1,4 +1,4 @@
-"""A part of a benchmark that is the same on every machine: whole rooms, question types in proportion."""
+"""A benchmark subset that is the same on every machine: whole rooms, question types in proportion."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from harness.vsibench.records import Record
 
 
 def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
-    """At most ``limit`` questions: all those of some rooms, chosen so that types and data sets keep their shares.
+    """At most ``limit`` questions: whole rooms, chosen so that question types and data sets keep their shares.
 
-    Statistics cluster by room, so a room is taken whole or not at all. Rooms are taken one by one, each time the one
-    after which the counts of question types and of data sets are nearest to those of as many average rooms (least sum
-    of squared differences, each divided by its expectation; ties by the hash of the room's name), while one fits.
-    Nothing is drawn at random: the choice follows from the records alone.
+    Statistics cluster by room, so a room is included completely or not at all. Rooms are chosen greedily: each time the
+    room that brings the counts of question types and data sets closest to those of as many average rooms (smallest sum
+    of squared differences, each divided by its expectation; ties broken by the hash of the room's name), as long as
+    one fits. Nothing is drawn at random: the choice depends on the records alone.
 
     Args:
         dataset: The benchmark.
-        limit: Most questions; the data set itself is returned when it has no more.
+        limit: Maximum number of questions; a data set that has no more is returned unchanged.
 
     Raises:
-        UserError: The smallest room has more questions than that.
+        UserError: The smallest room has more questions than ``limit``.
     """
     if limit >= len(dataset.records):
         return dataset
@@ -33,7 +33,7 @@ def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
     smallest = min(sum(counts.values()) for counts in rooms.values()) // 2
     if limit < smallest:
         raise UserError(
-            f"`--limit {limit}` (data.benchmark_limit): rooms are taken whole, and the smallest of "
+            f"`--limit {limit}` (data.benchmark_limit): rooms are included whole, and the smallest of "
             f"{dataset.root} ({dataset.split}) has {smallest} questions"
         )
     whole: Counter[str] = Counter()
@@ -45,7 +45,7 @@ def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
 
 
 def _strata(records: tuple[Record, ...]) -> dict[str, Counter[str]]:
-    """By room, how many questions fall in each type and in each data set: every question counts in both."""
+    """Per room, the number of questions of each type and of each data set (every question counts in both)."""
     rooms: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         rooms[record.room].update((record.question_type, f"data set {record.dataset}"))

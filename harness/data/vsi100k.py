@@ -1,7 +1,7 @@
-"""VSI-100k as it was released: one JSON file for each question type, about ScanNet scenes, without videos.
+"""VSI-100k as released: one JSON file per question type, about ScanNet scenes, without videos.
 
-Neither the field names nor all the file names are documented (arXiv 2504.00883 and its repository), so both are
-recognised among likely ones; where that fails, the message shows what was seen and how it is mapped.
+Field names and some file names are undocumented (arXiv 2504.00883 and its repository), so likely ones are recognised;
+where that fails, the message shows what was found and how to map it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ PUBLISHED = {
 NOTES = (
     "VSI-100k measures the absolute distance between the centres of two objects, VSI-Bench between their closest "
     "points: its answers are larger",
-    "VSI-100k's answers are free words without options; VSI-Bench's choice questions ask for an option's letter",
-    "VSI-100k does not say whether it leaves out objects that occur once; VSI-Bench's counts begin at 2",
+    "VSI-100k's answers are free text without options; VSI-Bench's choice questions ask for an option's letter",
+    "VSI-100k may ask for counts of objects that occur once; VSI-Bench's counts start at 2",
     "VSI-100k has neither route planning nor appearance order",
 )
-"""Where its questions differ from the benchmark's; shown wherever the data set is."""
+"""Differences between its questions and the benchmark's; shown wherever the data set is used."""
 
 GET_SCANNET = (
     "VSI-100k ships no videos. Get ScanNet v2 (http://www.scan-net.org, its terms of use apply) and give its folder "
     "with --scannet DIR (data.videos in a study): the colour frames that its SensReader exports, "
-    "DIR/sceneXXXX_YY/color/0.jpg, 1.jpg, ..., or one film a scene, DIR/sceneXXXX_YY.mp4"
+    "DIR/sceneXXXX_YY/color/0.jpg, 1.jpg, ..., or one video per scene, DIR/sceneXXXX_YY.mp4"
 )
 
 _TYPES = {
@@ -80,16 +80,16 @@ _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant")
 
 
 def question_files(root: Path) -> list[Path]:
-    """The JSON files of a folder that are named after a question type, sorted; none when it is no VSI-100k."""
+    """The JSON files of a folder that are named after a question type, sorted; empty for other data sets."""
     return [path for path in sorted(root.glob("*.json")) if _type_of(path.stem)]
 
 
 def rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any] | BadRecordError]]:
-    """The records of one of its files in VSI-Bench's schema, each with its place.
+    """The records of one file in VSI-Bench's schema, each with its place.
 
     Args:
-        file: A JSON array, an object that holds one, an object of records by id, or JSON lines.
-        fields: Our field names to the file's, where they are not recognised.
+        file: A JSON array, an object that contains one, an object of records by id, or JSON lines.
+        fields: Maps our field names to the file's, where those are not recognised.
 
     Raises:
         UserError: The file is not JSON, or its layout is unknown; the message shows the keys and how to map them.
@@ -112,12 +112,12 @@ def _records(file: Path) -> list[dict[str, Any]]:
         except ValueError:
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read as JSON: {error}; fetch it again") from error
+        raise UserError(f"{file}: cannot be read as JSON: {error}; download it again") from error
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         content = lists[0] if len(lists) == 1 else [{"id": key, **_object(file, one)} for key, one in content.items()]
     if not isinstance(content, list) or not content:
-        raise UserError(f"{file}: holds no records; a JSON array of questions is expected")
+        raise UserError(f"{file}: contains no records; a JSON array of questions is expected")
     return [_object(file, record) for record in content]
 
 
@@ -128,15 +128,15 @@ def _object(file: Path, record: Any) -> dict[str, Any]:
 
 
 def _layout(file: Path, record: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, str]:
-    """Our field names to the file's, by its first record."""
+    """Maps our field names to the file's, judging by its first record."""
     names: dict[str, str] = {}
     for ours, aliases in (_FIELDS | _OPTIONAL).items():
-        told = fields.get(ours)
-        found = [told] if told in record else [] if told else [name for name in aliases if name in record]
+        given = fields.get(ours)
+        found = [given] if given in record else [] if given else [name for name in aliases if name in record]
         if found:
             names[ours] = str(found[0])
-        elif told or ours in _FIELDS:
-            why = f"`data.fields.{ours}` = {told!r} is not there" if told else f"none is known to be the {ours}"
+        elif given or ours in _FIELDS:
+            why = f"`data.fields.{ours}` = {given!r} is not one of them" if given else f"none is recognised as {ours}"
             raise UserError(
                 f"{file}: its records have the keys {', '.join(map(repr, record))}; {why}. Map it in the study file: "
                 f'[data.fields] {ours} = "KEY" (or --field {ours}=KEY with `harness data prepare`). '
@@ -152,8 +152,8 @@ def _row(record: dict[str, Any], names: Mapping[str, str], stem: str, number: in
     scene = _SCENE.search(str(record.get(names["scene_name"], "")))
     if scene is None:
         raise BadRecordError(
-            f"`{names['scene_name']}` = {record.get(names['scene_name'])!r} names no ScanNet scene (sceneXXXX_YY); "
-            "mend the record"
+            f"`{names['scene_name']}` = {record.get(names['scene_name'])!r} contains no ScanNet scene (sceneXXXX_YY); "
+            "fix the record"
         )
     return {
         "id": f"{stem}-{record.get(names.get('id', ''), number)}",
@@ -167,14 +167,14 @@ def _row(record: dict[str, Any], names: Mapping[str, str], stem: str, number: in
 
 
 def _said(record: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> str:
-    """A field's text; of a conversation, what one side says first."""
+    """A field's text; for a conversation, the first message of one side."""
     value = record.get(name)
     if isinstance(value, list):
         turns = [turn for turn in value if isinstance(turn, dict)]
         said = [turn.get("value", turn.get("content")) for turn in turns if turn.get("from", turn.get("role")) in roles]
         value = said[0] if said else None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRecordError(f"`{name}` = {value!r} is neither text nor a number; mend the record")
+        raise BadRecordError(f"`{name}` = {value!r} is neither text nor a number; fix the record")
     return _PLACEHOLDER.sub("", str(value)).strip()
 
 
@@ -185,7 +185,7 @@ def _type_of(name: str) -> str | None:
 
 
 def _level(answer: str, question: str) -> str:
-    """VSI-Bench's level of a direction question: left or right; also back; or four quadrants."""
+    """VSI-Bench's level of a direction question: easy (left or right), medium (or back), hard (four quadrants)."""
     words = f"{question} {answer}".lower()
     if _QUADRANT.search(words):
         return "object_rel_direction_hard"

@@ -124,7 +124,7 @@ def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: 
     scores = (run_dir / "report" / "scores.csv").read_text()
     assert all(name in scores for name in ("base", "sft", "dpo:pairs=corrupted", "grpo"))
     card = (run_dir / "report" / "fairness.md").read_text()
-    assert "centres of two objects" in card and "free words without options" in card
+    assert "centres of two objects" in card and "free text without options" in card
     train, benchmark = load_data(load_study("study.toml"))
     assert train is not None and train.notes and len(benchmark.records) == len(answered)
     evaluated = read_json(cells["base"] / "vsibench" / "step-000000" / "manifest.json")

@@ -37,12 +37,12 @@ def test_records_of_a_damaged_video_are_left_out_and_counted(data: Dataset, tmp_
     assert [record.id for record in found.records] == [0, 1, 2, 6, 7, 8]
     assert found.digest == records_digest(found.records) != data.digest
     assert [line.split(":")[0] for line in found.skipped] == ["record 3", "record 4", "record 5"]
-    assert all("test_000001.mp4" in line and "cannot be read whole" in line for line in found.skipped)
+    assert all("test_000001.mp4" in line and "cannot be read completely" in line for line in found.skipped)
 
 
 def test_a_video_that_is_too_short_is_left_out_where_more_frames_are_asked_for(data: Dataset, tmp_path: Path) -> None:
     verdicts = tmp_path / "videos.json"
-    with pytest.raises(UserError, match=r"no video can be used.*has 16 frames and 18 are asked for"):
+    with pytest.raises(UserError, match=r"no video can be used.*has 16 frames and 18 are needed"):
         without_broken_videos(data, 18, verdicts)
     assert without_broken_videos(data, 16, verdicts) is data
 

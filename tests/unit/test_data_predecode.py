@@ -59,7 +59,7 @@ def test_every_damaged_video_is_named_at_once(videos: list[Path], tmp_path: Path
     videos[7].write_bytes(videos[7].read_bytes()[:-400])
     with pytest.raises(UserError, match=r"2 of 9 videos cannot be used \(--skip-bad") as caught:
         predecode(FrameCache(tmp_path / "frames", SETTINGS), videos, 1)
-    assert "3.mp4" in str(caught.value) and "7.mp4: the video cannot be read whole" in str(caught.value)
+    assert "3.mp4" in str(caught.value) and "7.mp4: the video cannot be read completely" in str(caught.value)
 
 
 def test_little_work_is_left_to_the_cells(videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

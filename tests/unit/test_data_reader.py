@@ -108,12 +108,15 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "not finite": ({**NUMERIC, "ground_truth": "nan"}, "not a positive number"),
     "zero": ({**NUMERIC, "ground_truth": "0"}, "not a positive number"),
     "duplicate id": ({**LETTERED, "id": "1"}, "id 1 was used before, at .*test.jsonl, line 1"),
-    "climbing scene": ({**NUMERIC, "scene_name": "../../etc/passwd"}, "scene_name .* leaves the data set's folder"),
+    "climbing scene": (
+        {**NUMERIC, "scene_name": "../../etc/passwd"},
+        "scene_name .* leads out of the data set",
+    ),
     "dots": ({**NUMERIC, "scene_name": ".."}, "scene_name"),
     "absolute scene": ({**NUMERIC, "scene_name": "/etc/passwd"}, "scene_name"),
     "backslash": ({**NUMERIC, "scene_name": "a\\b"}, "scene_name"),
     "NUL": ({**NUMERIC, "scene_name": "a\0b"}, "scene_name"),
-    "climbing data set": ({**NUMERIC, "dataset": "../scannet"}, "dataset .* leaves"),
+    "climbing data set": ({**NUMERIC, "dataset": "../scannet"}, "dataset .* leads out"),
     "data set is the root": ({**NUMERIC, "dataset": "."}, "dataset"),
     "missing video": ({**NUMERIC, "scene_name": "scene0002_00"}, r"scene0002_00\.mp4 is missing"),
 }

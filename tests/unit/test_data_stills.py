@@ -47,7 +47,7 @@ def test_exactly_n_frames_are_kept_where_torch_would_give_one_more() -> None:
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     folder = stills(tmp_path / "color")
-    with pytest.raises(UserError, match=r"color: the video has 12 frames and 16 are asked for. Lower `frames`"):
+    with pytest.raises(UserError, match=r"color: the video has 12 frames and 16 are needed. Lower `frames`"):
         decode_frames(folder, 16)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "3.png")
     with pytest.raises(UserError, match="frames change size"):
@@ -58,7 +58,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for refused in (inspect_video, FrameCache(tmp_path / "cache", SETTINGS).load):
-        with pytest.raises(UserError, match="holds no colour frames"):
+        with pytest.raises(UserError, match="contains no colour frames"):
             refused(empty)
 
 

@@ -90,7 +90,7 @@ def test_a_video_cut_between_packets_is_refused(tmp_path: Path) -> None:
         packets = sorted((p.pos, p.size) for p in container.demux(video=0) if p.size)
     end = sum(packets[19])
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:end])
-    with pytest.raises(UserError, match="truncated: its header declares 32 frames, it holds 20"):
+    with pytest.raises(UserError, match="truncated: its header declares 32 frames, it contains 20"):
         decode_frames(tmp_path / "cut.mp4", 4)
 
 
@@ -126,7 +126,7 @@ def test_no_file_no_video_stream_too_few_frames(tmp_path: Path) -> None:
         container.mux(stream.encode())
     with pytest.raises(UserError, match="no video stream"):
         decode_frames(tmp_path / "sound.mp4", 4)
-    with pytest.raises(UserError, match="has 3 frames and 4 are asked for"):
+    with pytest.raises(UserError, match="has 3 frames and 4 are needed"):
         decode_frames(film(tmp_path / "short.mp4", 3), 4)
 
 

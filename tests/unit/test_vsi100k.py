@@ -100,7 +100,7 @@ def test_an_unknown_layout_shows_its_keys_and_is_mapped(copy: Path, tmp_path: Pa
     assert len(read_dataset(copy, "train", check_videos=False, fields=fields).records) == expected
     prepared = prepare_vsi_100k(copy, tmp_path / "out", fields=fields)
     assert prepared.manifest["total"]["questions"] == expected
-    with pytest.raises(UserError, match=r"`data\.fields\.ground_truth` = 'nowhere' is not there"):
+    with pytest.raises(UserError, match=r"`data\.fields\.ground_truth` = 'nowhere' is not one of them"):
         read_dataset(copy, "train", check_videos=False, fields=fields | {"ground_truth": "nowhere"})
 
 
@@ -160,7 +160,7 @@ def _other_rooms(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"scene": "living room"}, r"record 1: `scene` = 'living room' names no ScanNet scene"),
+        ({"scene": "living room"}, r"record 1: `scene` = 'living room' contains no ScanNet scene"),
         ({"answer": None}, r"record 1: `answer` = None is neither text nor a number"),
         ({"answer": "about two meters"}, r"record 1: ground_truth 'about two meters' .* is not a positive number"),
     ],
@@ -178,7 +178,7 @@ def test_files_that_are_no_vsi_100k_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"no JSON file is named after a question type .*hf download OPPOer/VSI-100k"):
         prepare_vsi_100k(tmp_path, tmp_path / "out")
-    for content, words in (("{", "cannot be read as JSON"), ("[]", "holds no records"), ("[1]", "JSON object")):
+    for content, words in (("{", "cannot be read as JSON"), ("[]", "contains no records"), ("[1]", "JSON object")):
         (tmp_path / "object_counting.json").write_text(content)
         with pytest.raises(UserError, match=words):
             prepare_vsi_100k(tmp_path, tmp_path / "out")

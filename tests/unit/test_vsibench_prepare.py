@@ -126,10 +126,10 @@ def _add(archive: Path, name: str, mode: int = 0) -> None:
 @pytest.mark.parametrize(
     ("name", "mode", "words"),
     [
-        ("../../evil.mp4", 0, "leaves the folder"),
-        ("/tmp/evil.mp4", 0, "leaves the folder"),
-        ("scannet\\..\\evil.mp4", 0, "leaves the folder"),
-        ("C:evil.mp4", 0, "leaves the folder"),
+        ("../../evil.mp4", 0, "would be written outside"),
+        ("/tmp/evil.mp4", 0, "would be written outside"),
+        ("scannet\\..\\evil.mp4", 0, "would be written outside"),
+        ("C:evil.mp4", 0, "would be written outside"),
         ("scannet/scene0030_01.mp4", stat.S_IFLNK | 0o777, "is a link"),
         ("other/scene0025_01.mp4", 0, "holds scene0025_01.mp4 twice"),
     ],
@@ -154,13 +154,13 @@ def test_other_members_are_left_alone(copy: Path, tmp_path: Path) -> None:
 def test_a_truncated_archive_is_named_and_what_was_extracted_is_kept(copy: Path, tmp_path: Path) -> None:
     whole = (copy / "scannet.zip").read_bytes()
     (copy / "scannet.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"scannet\.zip: not a whole zip archive \([\d,]+ bytes.*Fetch it again"):
+    with pytest.raises(UserError, match=r"scannet\.zip: not a complete zip archive \([\d,]+ bytes.*Download it again"):
         prepare(copy, tmp_path / "out")
     assert len(list((tmp_path / "out" / "arkitscenes").glob("*.mp4"))) == 2
     damaged = bytearray(whole)
     damaged[5000:5100] = bytes(100)
     (copy / "scannet.zip").write_bytes(damaged)
-    with pytest.raises(UserError, match=r"scannet\.zip: not a whole zip archive .*Bad CRC-32"):
+    with pytest.raises(UserError, match=r"scannet\.zip: not a complete zip archive .*Bad CRC-32"):
         prepare(copy, tmp_path / "out")
     (copy / "scannet.zip").write_bytes(whole)
     assert prepare(copy, tmp_path / "out")["total"]["videos"] == 6
@@ -174,7 +174,7 @@ def test_a_full_disk_is_told_before_anything_is_extracted(
 
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match=r"0\.0 GiB are free; make room or name another folder with --out"):
+    with pytest.raises(UserError, match=r"0\.0 GiB are free; free some space or choose another folder with --out"):
         prepare(copy, tmp_path / "out")
 
 
@@ -186,7 +186,7 @@ def test_a_scene_without_a_video_and_a_damaged_one_are_named(copy: Path, tmp_pat
     (copy / "scannetpp").mkdir()
     for name in ("09c1414f1b", "0d2ee665be"):
         (copy / "scannetpp" / f"{name}.mp4").write_bytes(film.read_bytes()[:-2000])
-    with pytest.raises(UserError, match=r"2 of 6 videos cannot be used:\n.*09c1414f1b\.mp4: .*cannot be read whole"):
+    with pytest.raises(UserError, match=r"2 of 6 videos cannot be used:\n.*09c1414f1b\.mp4: .*cannot be read"):
         prepare(copy, tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -196,12 +196,12 @@ def test_files_that_disagree_on_pruning_are_refused(copy: Path, tmp_path: Path) 
     with pytest.raises(UserError, match=r"disagree on the pruned questions \(pruned_ids\.txt 2, test_debiased"):
         prepare(copy, tmp_path / "out")
     (copy / "pruned_ids.txt").write_text("0\n99999\n")
-    with pytest.raises(UserError, match="1 ids are of no question: 99999"):
+    with pytest.raises(UserError, match="1 ids belong to no question: 99999"):
         prepare(copy, tmp_path / "out")
 
 
 def test_an_unprepared_copy_says_how_to_prepare_it(copy: Path) -> None:
-    with pytest.raises(UserError, match=r"is missing; take it out of .*arkitscenes\.zip with `harness data prepare"):
+    with pytest.raises(UserError, match=r"is missing; extract it from .*arkitscenes\.zip with `harness data prepare"):
         read_dataset(copy)
 
 

@@ -1,4 +1,4 @@
-"""Resized frames, cached by the content of the video file and the settings."""
+"""A cache of resized frames, keyed by the content of the video file and the settings."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ from harness.io import append_lines, sha256_file, whole_lines, write_bytes
 _CHECKSUM_BYTES = 64
 _MEMORY_BYTES = 256 << 20
 DISK_BYTES = 100 << 30
-"""Most bytes of frames on disk, unless told otherwise; ScanNet's 1,513 scans take 7 GB in the paper's presets."""
+"""Default limit of frames on disk, in bytes; ScanNet's 1,513 scans take 7 GB in the paper's presets."""
 
 _DIGESTS = "digests.jsonl"
 
 
 class FrameCache:
-    """Loads videos as vision input and decodes none twice.
+    """Loads videos as vision input and decodes each only once.
 
-    On disk and in memory stand the resized uint8 frames, a twelfth of the patches' size (which
-    are float32); patches are cut on load. An entry's name is the video's SHA-256 below the
-    settings' digest, so a changed file or setting can never meet an old entry. Of more than
-    ``disk_bytes``, of all settings together, those used longest ago are removed. Safe to use from
-    several threads and processes.
+    Disk and memory hold the resized uint8 frames, a twelfth of the size of the float32 patches, which
+    are cut on load. An entry is stored under the settings' digest and named by the video's SHA-256, so a
+    changed file or setting never matches an old entry. Above ``disk_bytes`` (over all settings) the least
+    recently used entries are removed. Safe to use from several threads and processes.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class FrameCache:
     ) -> None:
         """Use ``root`` as the cache's folder and at most ``memory_bytes`` of memory for recent frames.
 
-        Folders of stills have ``stills_rate`` frames a second; without it nothing is known of their time.
+        ``stills_rate`` is the frame rate of folders of stills; without it their frames have no times.
         """
         self.settings = settings
         self.root = Path(root)
@@ -69,11 +68,11 @@ class FrameCache:
 
     @property
     def entry_bytes(self) -> int:
-        """Most bytes that one video takes on disk."""
+        """Upper bound of the bytes that one video takes on disk."""
         return self.settings.frames * self.settings.max_pixels * 3
 
     def holds(self, path: Path) -> bool:
-        """Whether a video's frames are on disk, as far as that can be told without reading the video."""
+        """Whether a video's frames are on disk, as far as is known without reading the video."""
         known = self._digests.get(str(path))
         try:
             return known is not None and known[0] == self._stamp(path)[0] and self._entry(known[1]).is_file()
@@ -81,7 +80,7 @@ class FrameCache:
             return False
 
     def store(self, path: Path) -> None:
-        """Decode a video into the cache on disk, unless it is there.
+        """Decode a video into the cache on disk, unless it is there already.
 
         Raises:
             UserError: As :meth:`load`.
@@ -91,10 +90,10 @@ class FrameCache:
             self._write(digest, self._build(path))
 
     def load(self, path: Path) -> ProcessedVideo:
-        """A video as vision input. Questions in a row about one video share its tensors: do not write into them.
+        """A video as vision input. Consecutive questions about one video share its tensors: do not modify them.
 
         Raises:
-            UserError: The video is missing, damaged, too short or too narrow.
+            UserError: The video is missing, damaged, too short or too small.
         """
         digest = self.video_digest(path)
         latest = self._latest
@@ -115,9 +114,9 @@ class FrameCache:
         return video
 
     def video_digest(self, path: Path) -> str:
-        """SHA-256 of a file's bytes, remembered until the file changes.
+        """SHA-256 of a file's bytes, cached until the file changes.
 
-        Of a folder of stills: over the names of all of them and the bytes of those that are sampled.
+        For a folder of stills: of the names of all of them and the bytes of those that are sampled.
 
         Raises:
             UserError: The file is missing or unreadable.
@@ -137,18 +136,18 @@ class FrameCache:
         return digest
 
     def _stamp(self, path: Path) -> tuple[list[Any], list[Path], list[Path]]:
-        """What changes when a video does, a folder's stills, and the files that are read."""
+        """A stamp that changes with the video, a folder's stills, and the files that are read."""
         stills = still_files(path) if path.is_dir() else []
         read = [stills[at] for at in self._indices(len(stills))] if stills else [path]
         if not stills and path.is_dir():
-            raise UserError(f"{path}: the folder holds no colour frames")
+            raise UserError(f"{path}: the folder contains no colour frames")
         return [len(stills), *(_stamp(file) for file in read)], stills, read
 
     def _indices(self, total: int) -> list[int]:
         return frame_indices(total, self.settings.frames, self.settings.sampling)
 
     def _timed(self, video: ProcessedVideo, digest: str, path: Path) -> ProcessedVideo:
-        """The video with its times, as far as they are known."""
+        """The video with the times of its patches, if they are known."""
         if digest not in self._clocks:
             self._clocks[digest] = video_clock(path, self._stills_rate)
         clock, depth = self._clocks[digest], self.settings.temporal_patch_size
@@ -165,7 +164,7 @@ class FrameCache:
         if min(height, width) < (side := self.settings.patch_size):
             raise UserError(
                 f"{path}: its frames of {height}x{width} pixels are smaller than one patch ({side}x{side}), so there "
-                "is nothing to see; replace the video by one of a higher resolution"
+                "is nothing to see; replace the video with one of a higher resolution"
             )
         try:
             return resize_frames(frames, self.settings)
@@ -176,7 +175,7 @@ class FrameCache:
         return self._folder / f"{digest}.npy"
 
     def _read(self, digest: str) -> Tensor | None:
-        """The stored frames, or None when there are none or they are not what was stored."""
+        """The stored frames, or None when there are none or their checksum differs."""
         try:
             with self._entry(digest).open("rb") as file:
                 frames = torch.from_numpy(np.load(file, allow_pickle=False))
@@ -188,7 +187,7 @@ class FrameCache:
             return None
 
     def _write(self, digest: str, frames: Tensor) -> None:
-        """Store frames and, behind the array, their checksum; a cache that cannot be written only warns."""
+        """Store the frames followed by their checksum; a cache that cannot be written only causes a warning."""
         content = io.BytesIO()
         np.save(content, frames.numpy())
         content.write(frames_digest(frames, self.settings).encode())
@@ -205,10 +204,10 @@ class FrameCache:
                 )
 
     def _make_room(self) -> None:
-        """Remove the entries used longest ago until the others fit."""
+        """Remove the least recently used entries until the others fit."""
         entries = []
         for entry in self.root.glob("*/*.npy"):
-            with contextlib.suppress(FileNotFoundError):  # another process makes room too
+            with contextlib.suppress(FileNotFoundError):  # another process may remove entries too
                 status = entry.stat()
                 entries.append((status.st_mtime_ns, status.st_size, entry))
         held = sum(size for _, size, _ in entries)
@@ -228,13 +227,13 @@ class FrameCache:
 
 
 def _stamp(file: Path) -> list[int]:
-    """What changes when a file does."""
+    """A stamp that changes with the file."""
     status = file.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _known_digests(file: Path) -> dict[str, tuple[list[Any], str]]:
-    """Digests of videos by path, each with the stamp it holds for; the last line of a video counts."""
+    """Digests of videos by path, each with the stamp it is valid for; the last line of a video counts."""
     known: dict[str, tuple[list[Any], str]] = {}
     for line in whole_lines(file):
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line is computed again

@@ -1,7 +1,7 @@
-"""Frames of a video file, or of a folder of still frames; everything that is not whole is refused.
+"""Decoding frames of a video file or a folder of stills; anything incomplete is refused.
 
-Without torch, so that the processes that check many videos start at once; PyAV is imported by the first video, so that
-all that needs none (a benchmark on random pixels, a report) runs without it.
+Does not import torch, so that processes that check many videos start quickly; PyAV is imported with the first video, so
+that code without videos (a benchmark on random pixels, a report) runs without it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from PIL import Image
 from harness.errors import UserError
 
 Sampling = Literal["even", "ends"]
-"""Which frames are kept: ``even``, at a uniform distance from the first on, as Qwen2-VL's processor; or ``ends``, from
-the first to the last, as Qwen3-VL's and qwen-vl-utils."""
+"""Which frames are sampled: ``even``, evenly spaced from the first on, as in Qwen2-VL's processor; or ``ends``, from
+the first to the last, as in Qwen3-VL's and qwen-vl-utils."""
 
 _STILLS = (".jpg", ".jpeg", ".png")
 _NOT_COLOUR = re.compile(r"depth|label|instance|pose|intrinsic", re.IGNORECASE)
 
 
 class VideoClock(NamedTuple):
-    """What a video file says of time.
+    """Frame count and rate declared by a video file.
 
     Attributes:
-        frames: Its frames.
-        rate: Frames a second.
+        frames: Number of frames.
+        rate: Frames per second.
     """
 
     frames: int
@@ -39,10 +39,10 @@ class VideoClock(NamedTuple):
 
 
 class VideoFacts(NamedTuple):
-    """What a video was found to be.
+    """Frame count and size of a decoded video.
 
     Attributes:
-        frames: Frames that can be decoded; of a folder of stills, the files in it.
+        frames: Number of frames that can be decoded; for a folder of stills, the files in it.
         height: Pixels.
         width: Pixels.
     """
@@ -53,13 +53,13 @@ class VideoFacts(NamedTuple):
 
 
 def decode_frames(path: Path, n: int, sampling: Sampling = "even") -> NDArray[np.uint8]:
-    """Decode a video and keep n frames, the first one among them.
+    """Decode a video and keep n frames, including the first.
 
-    A video file is decoded to its end, so that damage behind the last sampled frame is noticed too. Of a folder of
+    A video file is decoded to its end, so that damage after the last sampled frame is noticed too. From a folder of
     stills only the n frames are read.
 
     Args:
-        path: A video file, or a folder of colour frames whose names' numbers order them.
+        path: A video file, or a folder of colour frames ordered by the numbers in their names.
         n: How many frames.
         sampling: Which ones.
 
@@ -73,7 +73,7 @@ def decode_frames(path: Path, n: int, sampling: Sampling = "even") -> NDArray[np
     total = len(stills) if path.is_dir() else _count_frames(path)
     if total < n:
         raise UserError(
-            f"{path}: the video has {total} frames and {n} are asked for. Lower `frames` or replace the video."
+            f"{path}: the video has {total} frames and {n} are needed. Lower `frames` or replace the video."
         )
     wanted = frame_indices(total, n, sampling)
     if stills:
@@ -95,7 +95,7 @@ def inspect_video(path: Path) -> VideoFacts:
     if path.is_dir():
         stills = still_files(path)
         if not stills:
-            raise UserError(f"{path}: the folder holds no colour frames ({', '.join(_STILLS)})")
+            raise UserError(f"{path}: the folder contains no colour frames ({', '.join(_STILLS)})")
         total, shapes = len(stills), {_read_still(stills[at]).shape[:2] for at in (0, len(stills) // 2, -1)}
     else:
         total = _count_frames(path)
@@ -106,7 +106,7 @@ def inspect_video(path: Path) -> VideoFacts:
 
 
 def video_clock(path: Path, stills_rate: float | None = None) -> VideoClock | None:
-    """Frames and rate of a video file; None where nobody wrote them down, as of a folder of stills without a rate.
+    """Frame count and rate of a video file; None if it declares none, and for a folder of stills without a rate.
 
     Raises:
         UserError: The file is missing, unreadable or not a video.
@@ -123,10 +123,10 @@ def video_clock(path: Path, stills_rate: float | None = None) -> VideoClock | No
 
 
 def frame_indices(total: int, n: int, sampling: Sampling = "even") -> list[int]:
-    """Which n of ``total`` frames are kept.
+    """Which n of ``total`` frames are sampled.
 
-    ``even`` is ``torch.arange(0, total, total / n).int()[:n]``; the cut matters: for some lengths (60 frames, n 26)
-    float rounding makes ``arange`` one too long. ``ends`` is ``numpy.linspace(0, total - 1, n).round()``.
+    ``even`` is ``torch.arange(0, total, total / n).int()[:n]``; the slice matters: for some lengths (60 frames, n 26)
+    float rounding makes ``arange`` one element too long. ``ends`` is ``numpy.linspace(0, total - 1, n).round()``.
     """
     if sampling == "ends":
         return [int(place) for place in np.linspace(0, total - 1, n).round()]
@@ -144,12 +144,12 @@ def _read_still(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: the frame cannot be read: {error}. Fetch or make it again.") from error
+        raise UserError(f"{path}: the frame cannot be read: {error}. Download or export it again.") from error
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An open container; whatever FFmpeg finds wrong with it is an OSError."""
+    """An open container; FFmpeg's errors become an OSError."""
     import av
     from av.error import FFmpegError
 
@@ -161,7 +161,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _decoded(path: Path, total: int) -> Iterator[Any]:
-    """Every frame of a file that declares ``total``; fewer, or a damaged one, is refused."""
+    """Every frame of a file that declares ``total`` frames; fewer or damaged frames are refused."""
     decoded = 0
     try:
         with _opened(path) as container:
@@ -179,11 +179,11 @@ def _decoded(path: Path, total: int) -> Iterator[Any]:
 
 
 def _count_frames(path: Path) -> int:
-    """Frames the container holds, without those its edit list hides; a cut file is refused."""
+    """Number of frames in the container, without those hidden by its edit list; a truncated file is refused."""
     if not path.is_file():
         raise UserError(f"{path}: no such video file")
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: the video file is empty. Fetch or make it again.")
+        raise UserError(f"{path}: the video file is empty. Download or export it again.")
     packets = hidden = 0
     try:
         with _opened(path) as container:
@@ -201,12 +201,12 @@ def _count_frames(path: Path) -> int:
     except OSError as error:
         raise _damaged(path, _why(error)) from error
     if packets < declared:
-        raise _damaged(path, f"it is truncated: its header declares {declared} frames, it holds {packets}")
+        raise _damaged(path, f"it is truncated: its header declares {declared} frames, it contains {packets}")
     return packets - hidden
 
 
 def _damaged(path: Path, problem: str) -> UserError:
-    return UserError(f"{path}: the video cannot be read whole: {problem}. Fetch or make it again.")
+    return UserError(f"{path}: the video cannot be read completely: {problem}. Download or export it again.")
 
 
 def _why(error: Exception) -> str:

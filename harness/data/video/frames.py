@@ -1,6 +1,6 @@
-"""Video files to Qwen2-VL's vision input, bit for bit as its own video processor, without torchvision.
+"""Turning frames into Qwen2-VL's vision input, bit for bit like its own video processor, without torchvision.
 
-Qwen2.5-VL's is the same; Qwen3-VL's differs in the settings that :func:`harness.models.families.video_defaults` names.
+Qwen2.5-VL's is the same; Qwen3-VL's differs in the settings given by :func:`harness.models.families.video_defaults`.
 The steps are those of ``Qwen2VLVideoProcessor`` of transformers 5.23 (decode by PyAV and uniform sampling, in
 :mod:`harness.data.video.decode`; ``smart_resize``, bicubic resize in uint8, fused rescale and normalisation, patches).
 """
@@ -30,20 +30,20 @@ _LONGEST_ASPECT = 200
 
 
 class VideoSettings(StrictConfig):
-    """How a video becomes patches. The pixel bounds have no default: libraries disagree about them."""
+    """How a video is cut into patches. The pixel bounds have no default: libraries disagree about them."""
 
     frames: int = Field(16, ge=1, description="frames sampled uniformly from each video")
     sampling: Sampling = Field("even", description="which frames: even (Qwen2-VL) or ends (Qwen3-VL)")
-    min_pixels: Positive = Field(description="least height x width of a resized frame")
-    max_pixels: Positive = Field(description="most height x width of a resized frame")
+    min_pixels: Positive = Field(description="lowest height x width of a resized frame")
+    max_pixels: Positive = Field(description="highest height x width of a resized frame")
     patch_size: Positive = Field(14, description="side of a patch in pixels (Qwen2-VL: 14)")
-    temporal_patch_size: Positive = Field(2, description="frames in a patch (Qwen2-VL: 2)")
+    temporal_patch_size: Positive = Field(2, description="frames per patch (Qwen2-VL: 2)")
     merge_size: Positive = Field(2, description="patches merged into a token, along each side (Qwen2-VL: 2)")
     image_mean: Channels = Field(
         (0.48145466, 0.4578275, 0.40821073), description="mean of each channel (CLIP's, as Qwen2-VL)"
     )
     image_std: Channels = Field(
-        (0.26862954, 0.26130258, 0.27577711), description="deviation of each channel (CLIP's, as Qwen2-VL)"
+        (0.26862954, 0.26130258, 0.27577711), description="standard deviation of each channel (CLIP's, as Qwen2-VL)"
     )
     cap_pixels_per_frame: bool = Field(
         False,
@@ -84,14 +84,14 @@ class VideoSettings(StrictConfig):
 
 @dataclass(frozen=True, eq=False)
 class ProcessedVideo:
-    """What the vision tower reads of one video.
+    """The vision tower's input for one video.
 
     Attributes:
         pixel_values: (patches, 3 * temporal_patch_size * patch_size^2) float32, ``pixel_values_videos``.
         grid_thw: (1, 3) int64, patches in time, height and width, ``video_grid_thw``.
-        digest: SHA-256 over the resized frames and the settings: equal exactly when the model sees the same.
-        seconds_per_patch: Time one temporal patch covers; Qwen2.5-VL's positions depend on it.
-        patch_times: Seconds at the middle of each temporal patch; Qwen3-VL's prompts name them.
+        digest: SHA-256 of the resized frames and the settings: equal exactly when the model's input is equal.
+        seconds_per_patch: Duration of one temporal patch; Qwen2.5-VL's positions depend on it.
+        patch_times: Time in seconds at the middle of each temporal patch; Qwen3-VL's prompts state it.
     """
 
     pixel_values: Tensor
@@ -102,7 +102,7 @@ class ProcessedVideo:
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Qwen2-VL's frame size: multiples of ``factor``, area within the bounds, aspect about kept.
+    """Qwen2-VL's frame size: multiples of ``factor``, area within the bounds, aspect ratio roughly preserved.
 
     Raises:
         UserError: One side is more than 200 times the other.
@@ -188,6 +188,6 @@ def process_frames(frames: NDArray[np.uint8], settings: VideoSettings) -> Proces
     """Turn (n, H, W, 3) uint8 RGB frames into the vision tower's input.
 
     Raises:
-        UserError: The frames are too narrow to be resized.
+        UserError: One side is more than 200 times the other.
     """
     return patchify(resize_frames(frames, settings), settings)

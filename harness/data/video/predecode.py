@@ -1,4 +1,4 @@
-"""Decoding a study's videos before its first cell, in several processes, into the cache of frames of all cells."""
+"""Decoding a study's videos into the shared frame cache before its first cell, in several processes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from harness.data.video.frames import VideoSettings
 from harness.errors import UserError, first_few
 
 MIN_UNDECODED_BYTES = 64 << 20
-"""Bytes of undecoded videos from which on it is worth starting processes; below, cells decode as they go."""
+"""Below this many bytes of undecoded videos, starting processes does not pay, and cells decode as they go."""
 
 _FOLDER_BYTES = 16 << 20
-"""What a folder of stills counts for."""
+"""Size assumed for a folder of stills."""
 
 
 class _Job(NamedTuple):
@@ -28,18 +28,18 @@ class _Job(NamedTuple):
 def predecode(
     frames: FrameCache, videos: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None = None
 ) -> int:
-    """Decode what the cache lacks of some videos; say how many that were.
+    """Decode the videos that are missing from the cache and return their number.
 
-    Nothing is done where little is missing, or where the cache is too small to hold them all at once.
+    Does nothing if little is missing, or if the cache is too small to hold all videos at once.
 
     Args:
         frames: The cache.
         videos: Files or folders of stills.
         workers: Processes.
-        progress: Told how many of how many are done.
+        progress: Called with the number done and the total.
 
     Raises:
-        UserError: Videos cannot be used; each is named with its fault.
+        UserError: Videos cannot be used; each is named with its problem.
     """
     paths = list(dict.fromkeys(videos))
     missing = [path for path in paths if not frames.holds(path)]
@@ -53,14 +53,14 @@ def predecode(
             progress(number, len(jobs))
     if faults:
         raise UserError(
-            f"{len(faults)} of {len(jobs)} videos cannot be used (--skip-bad leaves their questions out and counts "
+            f"{len(faults)} of {len(jobs)} videos cannot be used (--skip-bad leaves out their questions and counts "
             "them):\n" + first_few(faults, "\n")
         )
     return len(jobs)
 
 
 def _store(job: _Job) -> str:
-    """Decode one video into the cache; its fault, if it has one."""
+    """Decode one video into the cache; return its problem, or an empty string."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The same question about the same frames in random order: what an answer owes to their order (Video-R1)."""
+"""The same question with the frames in random order, to measure how an answer depends on their order (Video-R1)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CHANNELS = 3
 
 
 def shuffled_prompt(prompt: EncodedPrompt, temporal_patch_size: int, seed: int) -> EncodedPrompt:
-    """A prompt with its frames in another order; words, tokens and positions are the same.
+    """A prompt with its frames in another order and the same text, tokens and positions.
 
     Args:
-        prompt: The prompt as it is.
-        temporal_patch_size: Frames in one patch of the model's vision tower.
-        seed: Decides the order; a video of one frame stays as it is.
+        prompt: The original prompt.
+        temporal_patch_size: Frames per patch of the model's vision tower.
+        seed: Determines the order; a video of one frame is not changed.
     """
     video = prompt.video
     frames = int(video.grid_thw[0, 0]) * temporal_patch_size

@@ -1,10 +1,10 @@
-"""Still images for a model that is fed videos: an image is the one temporal patch of a video that stands still.
+"""Still images through the video path: an image is a video of one temporal patch.
 
-Qwen2-VL's own image processor repeats an image until it fills a temporal patch, and its successors' do the same. The
-patches, the grid ``(1, h, w)`` and the M-RoPE positions of an image are therefore those of a video of one such patch,
-and only the placeholder token has another number, in whose place the features stand before the first layer. (The
-seconds before Qwen3-VL's frames are words of the prompt; an image has none.) So images take the one path that videos
-take, and nothing is approximated: ``tests/golden/test_image_exact.py``.
+Qwen2-VL's own image processor repeats an image until it fills a temporal patch, and so do its successors'. The patches,
+the grid ``(1, h, w)`` and the M-RoPE positions of an image are therefore those of a video of one such patch; only the
+id of the placeholder token differs, and features replace its embedding before the first layer. (The times before
+Qwen3-VL's frames are text of the prompt; an image has none.) Nothing is approximated:
+``tests/golden/test_image_exact.py``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from harness.errors import UserError
 
 
 class StillImages:
-    """Loads images as vision input; stands where a video loader does.
+    """Loads images as vision input, in place of a video loader.
 
     Args:
-        own: The model's own patches and pixel scale, see :func:`harness.models.families.video_defaults`.
-        min_pixels: Least height x width of a resized image.
-        max_pixels: Most height x width of a resized image.
+        own: The model's patch sizes and pixel scale, see :func:`harness.models.families.video_defaults`.
+        min_pixels: Lowest height x width of a resized image.
+        max_pixels: Highest height x width of a resized image.
     """
 
     def __init__(self, own: Mapping[str, Any], min_pixels: int, max_pixels: int) -> None:
@@ -38,7 +38,7 @@ class StillImages:
         """An image as vision input.
 
         Raises:
-            UserError: It is missing, damaged, or far longer than wide.
+            UserError: The image is missing or damaged, or one side is more than 200 times the other.
         """
         try:
             with Image.open(path) as image:
