@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -32,9 +30,7 @@ class TRLTrainer(GuestTrainer[TrainingRun]):
 
     def versions(self) -> Mapping[str, str]:
         require_trl()
-        files = (Path(__file__).with_name(name) for name in ("trl_steps.py", "trl_video.py"))
-        repair = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-        return {"trl": version("trl"), "transformers": version("transformers"), "repair": repair}
+        return {"trl": version("trl"), "transformers": version("transformers")}
 
     def train(self, run: TrainingRun) -> None:
         from algorithms.guests import trl_steps

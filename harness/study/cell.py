@@ -11,18 +11,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import UserError
 from harness.io import write_json
 
 if TYPE_CHECKING:
+    from harness.api.types import Needs
     from harness.config.study import StudyConfig
     from harness.study.identity import EvaluationIdentity
     from harness.study.matrix import CellDocument
     from harness.study.setup import Setup
     from harness.study.status import State
     from harness.train.ranks import Ranks
+    from harness.train.run import TrainingRun
 
 EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
@@ -193,30 +195,46 @@ def train_cell(
     Args:
         setup: Model and data of the study as the method sees it.
         method: As the study names it.
-        cell_dir: Where checkpoints and metrics go; what it holds is continued.
+        cell_dir: Where checkpoints and metrics go; a run that it contains is resumed.
         seed: The repetition.
         base_digest: What identifies the base model's weights, for the checkpoints' manifests.
         ranks: The processes that train together.
+
+    Raises:
+        UserError: The method cannot be trained with these settings.
+        TrainingError: Training cannot continue; earlier checkpoints are kept.
     """
     from harness.api.guest import GuestTrainer
-    from harness.engine.sampler import make_sampler
-    from harness.study.setup import build_rewards
-    from harness.train.groups import GroupBuilder
     from harness.train.ranks import Ranks
-    from harness.train.run import TrainingRun
     from harness.train.trainer import Trainer
 
-    ranks = ranks or Ranks()
-    study = setup.study
+    ranks, study = ranks or Ranks(), setup.study
     algorithm = study.algorithm(method)
     guest = isinstance(algorithm, GuestTrainer)
     if guest and ranks.size > 1:
         raise UserError(f"`train.processes` = {ranks.size}: {method} brings its own trainer, which runs in one process")
     if algorithm.needs.rollouts and not study.reward.weights:
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
-    settings = study.train
     # A guest computes its reference log-probabilities itself.
     needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
+    about = {"cell": cell_dir.name, "method": method, "seed": seed, "base": base_digest}
+    run = _training_run(setup, needs, cell_dir, about | {"model": study.model.model_dump()}, ranks)
+    _report(cell_dir, "train", 0, 0, {})
+    if guest:
+        algorithm.train(run)
+        return run.checkpoints()
+    checkpoints = Trainer(run, algorithm).train()
+    ranks.leave()
+    return checkpoints
+
+
+def _training_run(setup: Setup, needs: Needs, cell_dir: Path, about: dict[str, Any], ranks: Ranks) -> TrainingRun:
+    from harness.engine.sampler import make_sampler
+    from harness.study.setup import build_rewards
+    from harness.train.groups import GroupBuilder
+    from harness.train.run import TrainingRun
+
+    study = setup.study
     groups = GroupBuilder(
         policy=setup.policy,
         reference=setup.policy.reference() if needs.reference else setup.policy,
@@ -225,36 +243,23 @@ def train_cell(
         needs=needs,
         rollout=study.rollout,
         mode=study.prompt.train,
-        seed=seed,
+        seed=about["seed"],
         # A whole group at least, whose prompt then runs once: a reference pass keeps no activations.
-        micro_batch=max(settings.micro_batch, needs.rollouts),
+        micro_batch=max(study.train.micro_batch, needs.rollouts),
     )
-    run = TrainingRun(
+    return TrainingRun(
         policy=setup.policy,
         groups=groups,
         prompts=setup.training_prompt,
         size=len(setup.training.records),
-        settings=settings,
+        settings=study.train,
         budget=study.budget,
-        seed=seed,
+        seed=about["seed"],
         folder=cell_dir,
-        about={
-            "cell": cell_dir.name,
-            "method": method,
-            "seed": seed,
-            "model": study.model.model_dump(),
-            "base": base_digest,
-        },
+        about=about,
         progress=lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
         ranks=ranks,
     )
-    _report(cell_dir, "train", 0, 0, {})
-    if guest:
-        algorithm.train(run)
-        return run.checkpoints()
-    checkpoints = Trainer(run, algorithm).train()
-    ranks.leave()
-    return checkpoints
 
 
 def _evaluate(

@@ -1,4 +1,4 @@
-"""The study from its data to its report: plan, compute what is missing, compare."""
+"""A study from its data to its report: plan it, compute the missing cells, report."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from harness.study.status import State, read_status
 from harness.study.time_estimate import Estimate, estimate, makespan
 
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
-"""Files of a report that the terminal names."""
+"""Files of a report whose paths are printed."""
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study consists of, once its data and model are found.
+    """A study's cells and data, with the model and data found.
 
     Attributes:
         cells: In the order of the table.
-        train_digest: Of the training records.
-        benchmark_digest: Of the benchmark's records.
+        train_digest: Digest of the training records.
+        benchmark_digest: Digest of the benchmark's records.
         questions: Number of the benchmark's records.
-        videos: Of all records, each once.
+        videos: The videos of all records, each once.
     """
 
     cells: list[Cell]
@@ -56,7 +56,7 @@ class Plan:
 
 
 def make_plan(study: StudyConfig, console: Console) -> Plan:
-    """Find the model, build or read the data, check for leaking rooms, and lay out the cells.
+    """Find the model, generate or read the data, check for leaking rooms and list the cells.
 
     Raises:
         UserError: The model or the data cannot be used.
@@ -79,20 +79,20 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
 
 
 def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
-    """Compute the cells of a study that are not complete, then report on all.
+    """Compute the incomplete cells of a study and report on all cells.
 
     Args:
         study: The resolved study.
-        run_dir: The run directory; cells it already holds are reused.
-        dry_run: Only print what is done and what would be computed; writes nothing.
-        console: Where the user looks.
+        run_dir: The run directory; its complete cells are reused.
+        dry_run: Only print which cells are complete and what would be computed; write nothing.
+        console: For messages.
 
     Returns:
         0 when all cells are done, 1 when some failed.
 
     Raises:
         UserError: Data or model cannot be used, or another process holds the run directory.
-        KeyboardInterrupt: Stopped by the user; what was computed is kept.
+        KeyboardInterrupt: Stopped by the user; all results so far are kept.
     """
     if dry_run:
         print_dry_run(study, run_dir, console)
@@ -112,7 +112,7 @@ def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Consol
 
 
 def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
-    """Compute the cells of a study's methods without the base model and without a report.
+    """Compute the cells of a study's methods, without the base model and the report.
 
     Returns, raises: As :func:`compare`.
     """
@@ -126,15 +126,15 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
 
 
 def write_report(run_dir: Path, console: Console, *, with_published: bool = False) -> None:
-    """Rebuild the comparison from the run directory, show it, and say where it is written.
+    """Rebuild the report from the run directory, print it and name its files.
 
     Args:
         run_dir: The run directory.
-        console: Where the user looks.
-        with_published: Show published rows beside ours, also where the study does not say so.
+        console: For the tables.
+        with_published: Show published results next to ours even if the study does not.
 
     Raises:
-        UserError: The folder is not a run directory, or there is nothing to compare yet.
+        UserError: The folder is not a run directory, or no cell is complete.
     """
     matrix.read_matrix(run_dir)
     report = registry.load("reports", "comparison")()
@@ -143,7 +143,7 @@ def write_report(run_dir: Path, console: Console, *, with_published: bool = Fals
 
 
 def tell_files(paths: Sequence[Path], console: Console) -> None:
-    """Name the files of a report that people open first, and where the others are."""
+    """Print the paths of the report's main files and the folder of the others."""
     first = [path for path in paths if path.name in OPENED_FIRST] or list(paths[:1])
     for path in first:
         console.print(str(path), soft_wrap=True, highlight=False)
@@ -152,10 +152,10 @@ def tell_files(paths: Sequence[Path], console: Console) -> None:
 
 
 def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
-    """Print the matrix, what is done, what would be computed and about how long it takes; write nothing."""
+    """Print the matrix, the status of each cell, the remaining work and its estimated time; write nothing."""
     absent = [s for s in (benchmark_source(study.data), study.data.train) if not is_ready(s, study.runtime.cache)]
     if absent:
-        # Without the data a cell has no identity, so nothing in the run directory can be its result.
+        # Without the data a cell has no identity, so no folder of the run directory can be its own.
         plan = None
         cells = matrix.cells_of(study, model_digest=model_digest(study.model.name))
         works = [CellWork(cell, read_status(Path()), cell.is_base, False) for cell in cells]
@@ -168,24 +168,24 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
     console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
     if not order:
-        console.print("All cells are done; the report would be rebuilt.")
+        console.print("All cells are complete; the report would be rebuilt.")
         return
     total = makespan(estimates.values(), study.runtime.workers)
     unknown = sorted({part for one in estimates.values() for part in one.unknown})
     if unknown:
         known = f"about {duration(total)} and " if total else ""
-        why = "no finished cell of the same kind to measure by"
+        why = "no finished cell of the same method and model"
         console.print(f"Time: {known}an unknown time for {' and '.join(unknown)} ({why})", highlight=False)
     else:
         console.print(
             f"Time: about {duration(total)} with {study.runtime.workers} at a time, "
-            "by the finished cells of the same kind",
+            "estimated from finished cells of the same method and model",
             highlight=False,
         )
 
 
 def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:
-    """Run the cells that are not complete; say whether all are done."""
+    """Run the incomplete cells; return whether all are complete."""
     works = matrix.remaining_work(run_dir, cells)
     todo = [work.cell for work in _in_launch_order(works) if not work.complete]
     if not todo:
@@ -205,7 +205,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
                 threads = study.runtime.threads
                 states |= run_cells(run_dir, wave, workers=workers, threads=threads, on_change=display.update)
     except KeyboardInterrupt:
-        console.print(Text("Interrupted. The same command goes on where it stopped.", style="yellow"))
+        console.print(Text("Interrupted. Run the same command to resume.", style="yellow"))
         raise
     incomplete = [cell for cell in todo if states[cell.id] is not State.DONE]
     for cell in incomplete:
@@ -219,7 +219,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
 
 
 def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> None:
-    """Decode what many cells would wait for, with a progress bar."""
+    """Decode the videos before the cells need them, with a progress bar."""
     frames = frame_cache(study, video_settings(study, model_config(study.model.name)))
     workers = study.runtime.decoders or usable_cores()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -265,7 +265,7 @@ def _plan_table(
 
 
 def _build(source: str, study: StudyConfig, console: Console) -> None:
-    """Build a generated source with a progress bar; any other is only looked up."""
+    """Generate a source that can be generated, with a progress bar; find any other."""
     if not is_ready(source, study.runtime.cache):
         console.print(f"Generating the data {source}", highlight=False)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -279,7 +279,7 @@ def _build(source: str, study: StudyConfig, console: Console) -> None:
 
 def _tell_skipped(skipped: Sequence[str], console: Console) -> None:
     if skipped:
-        console.print(Text(f"{len(skipped)} records are left out:", style="yellow"))
+        console.print(Text(f"{len(skipped)} records are skipped:", style="yellow"))
     for line in skipped[:_SHOWN]:
         console.print(Text(f"  {line}"), soft_wrap=True)
     if len(skipped) > _SHOWN:

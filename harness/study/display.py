@@ -1,4 +1,4 @@
-"""What the user watches: a live table of the cells, or one line a change where there is no terminal."""
+"""Progress of a study: a live table of its cells or, without a terminal, one line per change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Row:
 
 
 class MatrixDisplay:
-    """The cells of a study while they run. A context manager; feed it with :meth:`update`."""
+    """Shows the cells of a running study. A context manager; call :meth:`update` for each change."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class MatrixDisplay:
 
     @staticmethod
     def _visible(rows: list[_Row], room: int) -> list[_Row]:
-        """As many rows as the screen takes, those that matter most; in the order of the table."""
+        """The most important rows that fit on the screen, in the order of the table."""
         ranked = sorted(rows, key=lambda row: _SHOWN_FIRST.index(row.status.state))
         kept = {row.cell.id for row in ranked[: max(room, 4)]}
         return [row for row in rows if row.cell.id in kept]
@@ -152,7 +152,7 @@ def duration(seconds: float) -> str:
 
 
 def _progress(status: Status) -> tuple[float, float]:
-    """How much of the phase is done, and of how much; 0 in all when that is unknown."""
+    """How much of the phase is done and its total, 0 if unknown."""
     if status.phase == "evaluate":
         return status.numbers.get("done", 0.0), status.numbers.get("of", 0.0)
     return float(status.step), float(status.steps)
@@ -161,8 +161,8 @@ def _progress(status: Status) -> tuple[float, float]:
 def _seconds_left(status: Status, done: float, total: float, elapsed: float, gained: float) -> float | None:
     if status.state is not State.RUNNING:
         return None
-    if (told := status.numbers.get("seconds_left")) is not None:
-        return told
+    if (reported := status.numbers.get("seconds_left")) is not None:
+        return reported
     return (total - done) * elapsed / gained if total and gained > 0 else None
 
 

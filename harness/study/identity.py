@@ -1,6 +1,7 @@
-"""What a cell's weights and answers depend on: what has an equal identity is not computed again.
+"""Identities: all that a cell's weights or its answers depend on. A result with an equal identity is reused.
 
-Each identity has one definition. The plan compares it with what a cell's folder records, and the cell writes it.
+There is one definition of each: the plan compares it with the record in a cell's folder, and the cell's process writes
+it into the manifest of the answers.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from harness.train.reduction import reduce_loss
 from harness.vsibench.prompts import answer_text, prompts_digest
 
 TRAINING_RULES = (answer_text, corrupted_answer, shuffled_prompt, reduce_loss, set_learning_rate, seed_for)
-"""Rules of the engine that decide the weights of every method; the files that define them are part of an identity.
+"""Rules of the engine that decide the weights of every method; the code of their modules is part of the identity.
 
-The rest of the engine computes the same in whatever way, and is covered by the package's version.
+The rest of the engine is covered by the package's version: its changes are meant to keep the results.
 """
 
 
@@ -88,17 +89,18 @@ def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> d
     data, settings = study.data, study.evaluation
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     turns = ", the answer in a second turn" if settings.two_turns else ""
+    sampler, sampler_options = study.rollout.sampler, study.rollout.sampler_options
+    sampling = f"{sampler} sampler{f' {_json(sampler_options)}' if sampler_options else ''}"
     return {
         name: EvaluationIdentity(
             benchmark=digest,
-            options=json.dumps(settings.more.get(name, {}), sort_keys=True, default=str),
+            options=_json(settings.more.get(name, {})),
             prompts=f"{study.prompt.evaluation}/{prompts_digest()}",
             frames=digest_of([data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
-            decoding=f"greedy by {study.rollout.sampler} {json.dumps(study.rollout.sampler_options, sort_keys=True)}, "
-            f"{settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
+            decoding=f"greedy, {sampling}, {settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
             engine=f"transformers {version('transformers')}, torch {version('torch')}, {device.type}, "
             f"{choose_precision(study.model, device)}, {study.model.engine} prefix",
-            sources=source_digest(registry.load("benchmarks", name), registry.load("samplers", study.rollout.sampler)),
+            sources=source_digest(registry.load("benchmarks", name), registry.load("samplers", sampler)),
         )
         for name, digest in questions.items()
     }
@@ -130,3 +132,7 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
             "engine": source_digest(*TRAINING_RULES),
         },
     }
+
+
+def _json(options: Mapping[str, Any]) -> str:
+    return json.dumps(options, sort_keys=True, default=str)

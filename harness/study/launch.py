@@ -1,4 +1,4 @@
-"""Running cells as processes: a few at a time, each on its own, none able to stop its neighbours."""
+"""Running cells as separate processes, several at a time; a failed cell does not affect the others."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ def run_cells(
 ) -> dict[str, State]:
     """Run cells in the given order, each as a process whose output goes to its ``log.txt``.
 
-    A cell that fails, or is killed before it can say why, is recorded as ``failed`` with a
-    reason, and the others go on. Where there are several GPUs, each cell gets the one with the fewest cells.
+    A cell that fails, or is killed before it can record why, is recorded as ``failed`` with a reason, and the others
+    continue. With several GPUs, each cell gets the one with the fewest cells.
 
     Args:
         run_dir: The run directory, with the cells' folders prepared.
         cells: In the order in which they start.
-        workers: Processes at the same time.
-        on_change: Called, in this thread, whenever a cell's status changed.
-        threads: CPU threads of a cell; 0 leaves torch's own choice.
-        command: Gives the command line of a cell.
-        poll: Seconds between looks at the processes.
-        grace: Seconds that cells get to stop after an interruption.
+        workers: Number of processes at the same time.
+        on_change: Called in this thread whenever the status of a cell changes.
+        threads: CPU threads per cell; 0: torch's default.
+        command: Returns the command line of a cell.
+        poll: Seconds between two checks of the processes.
+        grace: Seconds until cells are killed after an interruption.
 
     Returns:
         The final state of each cell by its id.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, when all cells have stopped and are recorded.
+        KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP, once all cells have stopped and are recorded.
     """
     waiting = list(cells)
     running: list[_Running] = []
@@ -98,7 +98,7 @@ def run_cells(
 
 
 def _gpu_for(cell: Cell, gpus: list[str], running: list[_Running]) -> str | None:
-    """The GPU with the fewest cells; None leaves a cell all of them: the only one, or those its processes share."""
+    """The GPU with the fewest cells; None: the cell sees all, the only one or those that its processes share."""
     if len(gpus) < 2 or cell.identity.get("train", {}).get("processes", 1) > 1:
         return None
     taken = [item.gpu for item in running]
@@ -112,7 +112,7 @@ def _start(
     folder = cell.folder(run_dir)
     before = recorded_status(folder).model_copy(update={"state": State.RUNNING, "reason": ""})
     try:
-        # Written before the start: afterwards the file is the cell's own.
+        # Before the start: from then on the cell writes the file.
         status = write_status(folder, before)
         with (folder / LOG_FILE).open("ab") as log:
             process = subprocess.Popen(
@@ -142,7 +142,7 @@ def _watch(item: _Running, on_change: OnChange) -> None:
 
 
 def _finish(item: _Running, on_change: OnChange, *, stopped: bool = False) -> Status:
-    """Take the word of a process that ended, or find one for it."""
+    """Read how a process ended, or record it if the process did not."""
     status = recorded_status(item.folder)
     code = item.process.returncode
     if status.state not in (State.DONE, State.FAILED, State.INTERRUPTED, State.SKIPPED):
@@ -158,7 +158,7 @@ def _finish(item: _Running, on_change: OnChange, *, stopped: bool = False) -> St
 
 
 def _add_timing(item: _Running) -> None:
-    """Keep the wall time of each phase, over all attempts: what `--dry-run` estimates from."""
+    """Record the wall time of each phase over all attempts, for later estimates."""
     path = item.folder / TIMING_FILE
     with suppress(OSError, UserError):
         total = read_json(path) if path.exists() else {}
@@ -182,14 +182,14 @@ def _how_it_ended(code: int) -> str:
 
 def _record(folder: Path, status: Status, state: State, reason: str) -> Status:
     status = status.model_copy(update={"state": state, "reason": reason})
-    # On a full disk the state is still reported, and the stale file reads as `interrupted` later.
+    # On a full disk the state is still returned; the stale file reads as `interrupted` later.
     with suppress(OSError):
         return write_status(folder, status)
     return status
 
 
 def _stop(running: list[_Running], grace: float, on_change: OnChange) -> None:
-    """Ask the cells to stop, wait, then kill; a second Ctrl-C kills at once. Each is recorded."""
+    """Ask the cells to stop, wait, then kill them (at once after a second Ctrl-C); record each."""
     for item in running:
         with suppress(ProcessLookupError):
             item.process.terminate()
@@ -198,7 +198,7 @@ def _stop(running: list[_Running], grace: float, on_change: OnChange) -> None:
         while time.monotonic() < deadline and any(item.process.poll() is None for item in running):
             time.sleep(0.05)
     for item in running:
-        # The whole session: a cell may have started processes of its own.
+        # The whole session, since a cell may have started further processes.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(item.process.pid, signal.SIGKILL)
         item.process.wait()

@@ -173,7 +173,7 @@ def seeds_of(study: StudyConfig) -> range:
 
 
 def launch_order(cells: Iterable[Cell]) -> list[Cell]:
-    """The costly cells first, so that no slow one is left alone at the end: rollouts, training, base."""
+    """The slow cells first, so that none runs alone at the end: methods that sample, other methods, base."""
 
     def cost_class(cell: Cell) -> int:
         return 2 if cell.is_base else 0 if cell.rollouts else 1
@@ -211,7 +211,7 @@ def write_cell(run_dir: Path, study: StudyConfig, cell: Cell) -> None:
 def write_matrix(
     run_dir: Path, study: StudyConfig, cells: Iterable[Cell], *, train_digest: str, benchmark_digest: str
 ) -> None:
-    """Write ``study.toml``, ``study.json`` and ``matrix.json``, from which the report is rebuilt."""
+    """Write ``study.toml``, ``study.json`` and ``matrix.json``, which the report is built from."""
     document = study.model_dump(mode="json")
     write_text(run_dir / "study.toml", toml_text(document))
     write_json(run_dir / "study.json", document)
@@ -221,7 +221,7 @@ def write_matrix(
 
 
 def read_matrix(run_dir: Path) -> dict[str, Any]:
-    """The matrix as :func:`write_matrix` wrote it.
+    """Read ``matrix.json``.
 
     Raises:
         UserError: The folder is not a run directory.

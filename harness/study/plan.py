@@ -1,4 +1,4 @@
-"""Before any training: what a study could find, and the time and disk it takes."""
+"""``harness plan``: what a study could find, and the time and disk space it takes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from harness.study.time_estimate import estimate, finished, makespan
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time and disk of some cells, as far as cells of the same kind were measured on this machine.
+    """Estimated wall time and disk space of cells, from finished cells on this machine.
 
     Attributes:
         seconds: Wall time of the known parts, with the study's number of workers.
         size: Bytes of the known cells.
-        unmeasured: Methods of which no finished cell tells the time and the disk.
+        unmeasured: Methods without a finished cell to estimate from.
     """
 
     seconds: float
@@ -41,8 +41,8 @@ class Cost:
 
     def __str__(self) -> str:
         if not self.seconds and not self.size:
-            return "an unknown time: no finished cell of the same kind on this machine to measure by"
-        missing = f", without {', '.join(self.unmeasured)}, which were not measured" if self.unmeasured else ""
+            return "an unknown time: there is no finished cell of the same method and model on this machine"
+        missing = f", without {', '.join(self.unmeasured)} (no finished cell)" if self.unmeasured else ""
         return f"about {duration(self.seconds)} and {_bytes(self.size)} of disk{missing}"
 
 
@@ -51,10 +51,9 @@ def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console
 
     Args:
         study: The resolved study.
-        run_dir: Where it would go; finished cells there and in its neighbours are measured.
-        pilot: A finished run directory whose spread of scores is taken instead of the defaults; it and its neighbours
-            are measured then.
-        console: Where the user looks.
+        run_dir: Its run directory; times are estimated from finished cells there and in its siblings.
+        pilot: A finished run directory that provides the spread of scores, instead of the defaults, and the times.
+        console: For the output.
 
     Raises:
         UserError: The pilot cannot be used.
@@ -66,12 +65,12 @@ def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console
     console.print()
     console.print(Text(_work(study, cells, questions)), soft_wrap=True)
     console.print(Text(_storage(study, cells)), soft_wrap=True)
-    for what, some in (("The whole study takes", cells), ("One more seed a method takes", one_more)):
+    for what, some in (("The whole study takes", cells), ("One more seed per method takes", one_more)):
         console.print(Text(f"{what} {_cost(some, study, pilot or run_dir, questions)}."), soft_wrap=True)
 
 
 def _work(study: StudyConfig, cells: Sequence[Cell], questions: int) -> str:
-    """What is to be computed, in units that hold on any machine."""
+    """The work to be done, in units that do not depend on the machine."""
     budget, runs = study.budget, [cell for cell in cells if not cell.is_base]
     unit = {"examples": "examples", "steps": "optimiser steps", "seconds": "device seconds"}[budget.kind]
     sampling = {cell.method: cell.rollouts for cell in runs if cell.rollouts}
@@ -79,19 +78,19 @@ def _work(study: StudyConfig, cells: Sequence[Cell], questions: int) -> str:
     checkpoints = sum(study.for_method(cell.method).train.checkpoints for cell in runs)
     return (
         f"Work: {len(runs)} training runs of {budget.amount:g} {unit} each"
-        + (f", with answers sampled to every example ({sampled})" if sampled else "")
+        + (f", with completions sampled for every example ({sampled})" if sampled else "")
         + f"; {questions:,} questions answered by {checkpoints} checkpoints and the base model, "
         f"{questions * (checkpoints + 1):,} answers."
     )
 
 
 def _storage(study: StudyConfig, cells: Sequence[Cell]) -> str:
-    """What the checkpoints fill: every checkpoint's trained weights, and the optimiser's state of each run's last."""
+    """The disk space of all checkpoints: trained weights, and for each run's last the optimiser's state."""
     try:
         sizes = count_parameters(model_sizes(study.model.name), study.model)
     except UserError as error:
         return f"Disk: unknown, because {str(error).splitlines()[0]}"
-    # As the trainer saves them: fp32, the whole model or only what is trained beside a frozen one.
+    # As the trainer saves them: fp32, the whole model with full tuning, else the trained weights.
     each = 4.0 * (sizes.total if study.model.tuning == "full" else sizes.trained)
     total = 0.0
     for cell in cells:
@@ -107,7 +106,7 @@ def _bytes(size: float) -> str:
 
 
 def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
-    """The benchmark's records; None, with the reason told, when they are not here yet."""
+    """The benchmark's records; if they are not available, print the reason and return None."""
     source = benchmark_source(study.data)
     try:
         if is_ready(source, study.runtime.cache):
@@ -120,7 +119,7 @@ def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
 
 
 def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: int) -> Cost:
-    """What these cells take, all of their work still to be done."""
+    """The cost of these cells from scratch."""
     works = [CellWork(cell, Status(), cell.is_base, False) for cell in matrix.launch_order(cells)]
     times = [estimate(work, study, run_dir, questions) for work in works]
     sizes = {work.cell.id: _size(work, run_dir) for work in works}
@@ -133,7 +132,7 @@ def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: i
 
 
 def _size(work: CellWork, run_dir: Path) -> float | None:
-    """Bytes that finished cells of this kind fill, the median; None when there are none."""
+    """Median bytes of finished cells of the same method and model; None without any."""
     sizes = [
         sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in finished(work, run_dir)
     ]

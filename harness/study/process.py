@@ -1,4 +1,4 @@
-"""A cell as a process of its own: how it is started, and how it ends with the process that started it."""
+"""The process of a cell: its command, its environment, and its end with the process that started it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What torch.distributed and accelerate read from the environment: which process this is of how many."""
+"""Read by torch.distributed and accelerate: the rank of this process and the number of processes."""
 
 PARENT_VARIABLE = "HARNESS_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 
 
 def command_line() -> str:
-    """What was typed to start this process, as one line."""
+    """The command line that started this process."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def cell_command(run_dir: Path, cell_id: str) -> list[str]:
-    """The command line that computes one cell; exit code 0 done, 1 failed, 130 interrupted."""
+    """The command line that computes one cell; it exits with 0 (done), 1 (failed) or 130 (interrupted)."""
     return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id]
 
 
 def visible_gpus(inherited: Mapping[str, str] = os.environ) -> list[str]:
-    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; none where there are none."""
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
     named = inherited.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip()]
@@ -44,9 +44,9 @@ def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ, gp
     """The environment of a cell.
 
     Args:
-        threads: CPU threads; 0 leaves the choice to torch.
-        inherited: The launcher's environment, kept otherwise (``HF_HUB_OFFLINE``).
-        gpu: The only one that the cell sees; None leaves it those of the launcher.
+        threads: CPU threads; 0: torch's default.
+        inherited: The launcher's environment, of which the rest is kept (``HF_HUB_OFFLINE``).
+        gpu: The only GPU that the cell sees; None: all that the launcher sees.
     """
     environment = {name: value for name, value in inherited.items() if name not in RANK_VARIABLES}
     environment |= {
@@ -62,11 +62,11 @@ def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ, gp
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when the launcher that started it dies; elsewhere do nothing.
+    """Have Linux kill this process when the launcher that started it dies; elsewhere do nothing.
 
-    A cell calls it first thing. SIGKILL, because a cell loses nothing by it and an orphan that
-    lingers would hold the cell against the next run. Linux ties it to the *thread* that
-    started the process, so cells are started from the launcher's main thread.
+    A cell calls it first. The signal is SIGKILL: a cell loses nothing by it, whereas an orphan would keep the cell
+    locked. Linux ties it to the *thread* that started the process, so cells are started from the launcher's main
+    thread.
     """
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or sys.platform != "linux":
@@ -77,10 +77,10 @@ def die_with_parent() -> None:
 
 
 def start_ranks(run_dir: Path, cell_id: str, size: int, failed: Callable[[int], None]) -> None:
-    """Start the other processes that train a cell together with this one, which becomes the first of them.
+    """Start the further processes that train a cell together with this one, which becomes rank 0.
 
-    They end with this process; if one ends before it with an error, ``failed`` is called with its exit code, in a
-    thread of its own, since this process may be waiting for the one that is gone.
+    They end with this process. If one fails, ``failed`` is called with its exit code in a separate thread, since this
+    process may be waiting for the failed one.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -39,7 +39,7 @@ class Setup:
         study: The resolved study.
         policy: The model as loaded, before any training.
         encoder: Turns records into prompts.
-        train: Training records, or None for an evaluation alone.
+        train: Training records; None for an evaluation only.
         benchmark: Evaluation records.
     """
 
@@ -79,7 +79,7 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
 
 
 def benchmark_source(data: DataSection) -> str:
-    """The benchmark's source with its split, unless it names one itself."""
+    """The source of the benchmark with ``data.split``, unless the source names a split itself."""
     named = data.split is None or "#" in data.benchmark or data.benchmark.startswith("world:")
     return data.benchmark if named else f"{data.benchmark}#{data.split}"
 
@@ -99,14 +99,14 @@ def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Data
 
 
 def video_settings(study: StudyConfig, config: Any) -> VideoSettings:
-    """The study's frames and pixels with what is the model's own, by its configuration."""
+    """The study's frames and pixels, and the model's own settings."""
     data = study.data
     own = video_defaults(config)
     return VideoSettings(frames=data.frames, min_pixels=data.min_pixels, max_pixels=data.max_pixels, **own)
 
 
 def frame_cache(study: StudyConfig, settings: VideoSettings) -> FrameCache:
-    """The cache of frames that all cells of a study share."""
+    """The cache of decoded frames, shared by all cells of a study."""
     return FrameCache(
         study.runtime.cache / "frames",
         settings,

@@ -1,4 +1,4 @@
-"""What a cell is doing: one small file that the cell writes and everybody else reads."""
+"""The status of a cell: a small file that the cell writes and others read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATUS_FILE = "status.json"
 
 
 class State(StrEnum):
-    """The closed set of what a cell can be."""
+    """All states of a cell."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -29,18 +29,18 @@ class State(StrEnum):
 
 
 class Status(BaseModel):
-    """A cell's state, and how far it is.
+    """A cell's state and progress.
 
     Attributes:
-        state: One of the closed set.
-        reason: Why it failed, was interrupted or was skipped; empty otherwise.
-        phase: What it works on, or worked on last.
+        state: Its state.
+        reason: Why it failed, was interrupted or was skipped; otherwise empty.
+        phase: The present or last phase.
         step: Optimiser steps done.
-        steps: Optimiser steps in all; 0 if unknown (a budget in seconds).
-        numbers: For display: ``loss``, ``reward``, ``examples_per_second``, ``done`` and ``of``
-            (questions of the evaluation), ``seconds_left``, ``overall`` (the headline score when done).
+        steps: Total optimiser steps; 0 if unknown (a budget in seconds).
+        numbers: For display: ``loss``, ``reward``, ``examples_per_second``, ``done`` and ``of`` (questions of the
+            evaluation), ``seconds_left``, ``overall`` (the headline score).
         pid: The process that wrote it.
-        updated: When it was written, in Unix time.
+        updated: Unix time of writing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,9 +56,7 @@ class Status(BaseModel):
 
 
 def write_status(cell_dir: Path, status: Status) -> Status:
-    """Write a cell's status atomically, stamped with this process and the time.
-
-    Numbers that are not finite are left out, since JSON has none.
+    """Write a cell's status atomically with this process's id and the time, without numbers that are not finite.
 
     Returns:
         The status as written.
@@ -70,32 +68,28 @@ def write_status(cell_dir: Path, status: Status) -> Status:
 
 
 def read_status(cell_dir: Path) -> Status:
-    """A cell's status; ``pending`` when it has none yet.
-
-    ``running`` is believed only while the process that wrote it lives; otherwise the
-    cell reads as ``interrupted``.
-    """
+    """A cell's status; ``pending`` without a file, ``interrupted`` if it says ``running`` but its process is gone."""
     status = recorded_status(cell_dir)
     if status.state is State.RUNNING and not _is_alive(status):
         return status.model_copy(
-            update={"state": State.INTERRUPTED, "reason": f"process {status.pid} ended without a word"}
+            update={"state": State.INTERRUPTED, "reason": f"process {status.pid} ended without recording a result"}
         )
     return status
 
 
 def recorded_status(cell_dir: Path) -> Status:
-    """A cell's status as it was last written, whether or not its process lives."""
+    """A cell's status as last written, whether or not its process is alive."""
     path = cell_dir / STATUS_FILE
     if not path.exists():
         return Status()
     try:
         return Status.model_validate(read_json(path))
     except (UserError, ValidationError) as error:
-        return Status(state=State.INTERRUPTED, reason=f"{path} is not a status: {error}")
+        return Status(state=State.INTERRUPTED, reason=f"`{path}`: not a valid status: {error}")
 
 
 def _is_alive(status: Status) -> bool:
-    """Whether the writer lives; a process that began after the writing has only taken over its number."""
+    """Whether the writer is alive; a process that began after the writing only has the same id."""
     try:
         process = psutil.Process(status.pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.updated + 1.0

@@ -1,4 +1,4 @@
-"""How long cells will take, from the cells of the same kind that ran on this machine before."""
+"""Estimated wall time of cells, from finished cells of the same method and model on this machine."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from harness.study.status import State, read_status
 
 @dataclass(frozen=True)
 class Estimate:
-    """Wall time of one cell's missing work, as far as it is known.
+    """Estimated wall time of one cell's remaining work.
 
     Attributes:
-        seconds: The sum of the known parts.
-        unknown: Parts without a measurement: ``training``, ``evaluation``.
+        seconds: Sum of the known parts.
+        unknown: Parts that could not be estimated: ``training``, ``evaluation``.
     """
 
     seconds: float
@@ -38,11 +38,11 @@ class _Measured:
 
 
 def estimate(work: CellWork, study: StudyConfig, run_dir: Path, questions: int | None) -> Estimate:
-    """Estimate what is missing of a cell that is not complete.
+    """Estimate the time of a cell's remaining work.
 
-    Training time is taken to be proportional to the budget, evaluation time to questions times
-    checkpoints; the median over finished cells of the same method and model in this run
-    directory and its neighbours. Numbers from other settings are rough.
+    Training time is assumed proportional to the budget, evaluation time to questions times checkpoints. The factors
+    are medians over finished cells of the same method and model in this run directory and its siblings; cells with
+    other settings make the estimate rough.
     """
     measured = [_measure(folder, study.budget.kind) for folder in finished(work, run_dir)]
     seconds, unknown = median(m.start for m in measured) if measured else 0.0, []
@@ -65,7 +65,7 @@ def estimate(work: CellWork, study: StudyConfig, run_dir: Path, questions: int |
 
 
 def makespan(estimates: Iterable[Estimate], workers: int) -> float:
-    """Wall seconds of cells that start in this order, each on the first free worker."""
+    """Wall seconds of cells that start in this order, each when a worker is free."""
     free = [0.0] * workers
     for one in estimates:
         heapq.heapreplace(free, free[0] + one.seconds)
@@ -73,7 +73,7 @@ def makespan(estimates: Iterable[Estimate], workers: int) -> float:
 
 
 def finished(work: CellWork, run_dir: Path) -> Sequence[Path]:
-    """Folders of finished cells of the same method and model, in this run directory and its neighbours."""
+    """Folders of finished cells of the same method and model, in this run directory and its siblings."""
     pattern = f"*/{CELLS}/{work.cell.algorithm}-{work.cell.model}-s*/{TIMING_FILE}"
     folders = [path.parent for path in sorted(run_dir.absolute().parent.glob(pattern))]
     return [folder for folder in folders if read_status(folder).state is State.DONE]

@@ -1,7 +1,7 @@
-"""Fair tuning: the same number of random draws for every method, chosen on a development split, never the benchmark.
+"""Fair tuning: the same number of random trials for every method, scored on a development split, never the benchmark.
 
-Each trial is a variant of its method in an ordinary study, so that tuning runs on the same matrix: resumable, with
-failures isolated, and with every trial's answers kept.
+Each trial is a variant of its method in an ordinary study, so tuning can be resumed, isolates failures and keeps every
+trial's answers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ TUNED_FILE = "tuned.toml"
 
 
 def draw(space: TuneRange, seed: int, key: str, trial: int) -> float:
-    """One value of a hyper-parameter, to two significant digits.
+    """Draw one value of a hyper-parameter, to two significant digits.
 
-    The draw depends on the hyper-parameter's name and the trial alone: another range beside it, or another method,
-    does not move it.
+    It depends on the hyper-parameter's name and the trial only, so other ranges and methods do not affect it.
     """
     share = np.random.default_rng(seed_for(seed, "tune", key, trial)).random()
     if space.scale == "log":
@@ -44,16 +43,14 @@ def draw(space: TuneRange, seed: int, key: str, trial: int) -> float:
 
 
 def trials_of(study: StudyConfig, method: str) -> list[str]:
-    """The variants of one method that are tried: the study's own settings are not among them unless drawn.
+    """The variants of a method to try; the study's own settings are not among them unless drawn.
 
     Raises:
         UserError: No range is declared for the method.
     """
     ranges = {**study.tune.ranges.get("all", {}), **study.tune.ranges.get(parse_variant(method).method, {})}
     if not ranges:
-        raise UserError(
-            f"`tune.ranges`: nothing to draw for {method}; declare [tune.ranges.all] or [tune.ranges.{method}]"
-        )
+        raise UserError(f"`tune.ranges`: no range for {method}; declare [tune.ranges.all] or [tune.ranges.{method}]")
     return [
         ":".join([method, *(f"{key}={draw(space, study.first_seed, key, trial):g}" for key, space in ranges.items())])
         for trial in range(study.tune.trials)
@@ -61,15 +58,13 @@ def trials_of(study: StudyConfig, method: str) -> list[str]:
 
 
 def tuning_study(study: StudyConfig) -> StudyConfig:
-    """The study whose methods are the trials, with the short budget, on the development split.
+    """The study of all trials, with the smaller budget, on the development split.
 
     Raises:
         UserError: The development split is the benchmark.
     """
     if study.tune.development == study.data.benchmark:
-        raise UserError(
-            f"`tune.development` = {study.tune.development} is the benchmark; choose on records that it does not hold"
-        )
+        raise UserError(f"`tune.development` = {study.tune.development} is the benchmark; choose by other records")
     document = study.model_dump(mode="json")
     document["name"] = f"{study.name}-tune"
     document["methods"] = [trial for method in study.methods for trial in trials_of(study, method)]
@@ -82,13 +77,13 @@ def tuning_study(study: StudyConfig) -> StudyConfig:
 
 
 def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
-    """Run every method's trials, choose each method's best, and write a study file with the winners.
+    """Run every method's trials, choose each method's best and write a study file with the winners.
 
     Returns:
-        The exit code of the trials' comparison; with failed trials the choice is among those that are done.
+        The exit code of the trials' comparison; failed trials are not chosen.
 
     Raises:
-        UserError: As :func:`harness.study.compare.compare`; or no trial of a method is done.
+        UserError: As :func:`harness.study.compare.compare`; or no trial of a method is complete.
     """
     trial_study = tuning_study(study)
     code = compare(trial_study, run_dir, dry_run=dry_run, console=console)
@@ -105,7 +100,7 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
 
 
 def tuned_file(study: StudyConfig, winners: Mapping[str, str], rows: Sequence[tuple[str, str, float | None]]) -> str:
-    """The study with each method's winning settings, how much tuning they had, and the trials' table, as TOML."""
+    """The study with each method's best settings, the number of trials and their table, as TOML."""
     document = study.model_dump(mode="json")
     for method, winner in winners.items():
         name = parse_variant(method).method
@@ -119,13 +114,13 @@ def tuned_file(study: StudyConfig, winners: Mapping[str, str], rows: Sequence[tu
         for method, trial, score in rows
     )
     return (
-        f"# Chosen by `harness tune`: {study.tune.trials} trials a method on {study.tune.development}, "
-        f"{study.tune.budget_share:g} of the budget each.\n{table}\n{text}"
+        f"# Chosen by `harness tune`: {study.tune.trials} trials per method on {study.tune.development}, "
+        f"each with {study.tune.budget_share:g} of the budget.\n{table}\n{text}"
     )
 
 
 def _scores(path: Path) -> dict[str, float]:
-    """Overall score of each trial's last checkpoint."""
+    """The overall score of each trial's last checkpoint."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
     return {row["method"]: float(row["overall"]) for row in rows}
@@ -134,7 +129,7 @@ def _scores(path: Path) -> dict[str, float]:
 def _best(method: str, rows: list[tuple[str, str, float | None]]) -> str:
     done = [(score, trial) for of, trial, score in rows if of == method and score is not None]
     if not done:
-        raise UserError(f"no trial of {method} is done, so there is nothing to choose; see the cells' reasons above")
+        raise UserError(f"no trial of {method} is complete, so none can be chosen; see the reasons above")
     return max(done, key=lambda pair: pair[0])[1]
 
 

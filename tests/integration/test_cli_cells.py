@@ -172,7 +172,7 @@ def test_compare_says_that_it_can_go_on_after_an_interruption(
     changes = {"data.train": train_and_test[1], "data.benchmark": train_and_test[3]}
     with pytest.raises(KeyboardInterrupt):
         comparing.compare(load_study("tiny", changes=changes), tmp_path, dry_run=False, console=Console(file=out))
-    assert "goes on where it stopped" in out.getvalue()
+    assert "Run the same command to resume" in out.getvalue()
 
 
 def test_a_report_without_anything_done_is_an_error_not_a_crash(tmp_path: Path) -> None:
