@@ -91,14 +91,7 @@ def tally(found: Sequence[Verdict]) -> str:
 
 @dataclass(frozen=True)
 class _Words:
-    """The sentences on one contrast.
-
-    Attributes:
-        c: The contrast.
-        a: What to call A.
-        b: What to call B.
-        level: Of the interval, such as 95%.
-    """
+    """The sentences on a contrast, given the names of its sides and the level of its interval."""
 
     c: Contrast
     a: str
@@ -123,7 +116,7 @@ class _Words:
     def both(self) -> str:
         if self.checkpoints and self.c.a != BASE:
             return f"the {self.b} and {self.a} checkpoints"
-        return " and ".join(side for side, _ in self._sides())
+        return " and ".join(self._sides())
 
     def sentence(self) -> str:
         """The verdict; the first letter may be small."""
@@ -175,24 +168,22 @@ class _Words:
 
     def _better(self) -> str:
         c = self.c
-        sides, low, high = self._sides(), c.ci_low, c.ci_high
+        (first, second), low, high = self._sides(), c.ci_low, c.ci_high
         if c.verdict == "worse":
-            sides, low, high = sides[::-1], -high, -low
-        (first, verb), (second, _) = sides
+            first, second, low, high = second, first, -high, -low
         by, statistics = points(abs(c.difference)), self._statistics(low, high)
         if not self.checkpoints:
             return f"{first} is better than {second} by {by} ({statistics})."
         mean = " on average" if c.seeds_a > 1 or c.seeds_b > 1 else ""
-        return f"{first} {verb} {by} higher than {second}{mean} ({statistics})."
+        return f"{first} scored {by} higher than {second}{mean} ({statistics})."
 
-    def _sides(self) -> list[tuple[str, str]]:
-        """B and A, each as a subject with its verb."""
-        return [self._side(self.c.b, self.b, self.c.seeds_b), self._side(self.c.a, self.a, self.c.seeds_a)]
+    def _sides(self) -> tuple[str, str]:
+        return self._side(self.c.b, self.b, self.c.seeds_b), self._side(self.c.a, self.a, self.c.seeds_a)
 
-    def _side(self, method: str, name: str, seeds: int) -> tuple[str, str]:
+    def _side(self, method: str, name: str, seeds: int) -> str:
         if method == BASE or not self.checkpoints:
-            return name, "scores"
-        return (f"the {name} checkpoint", "scores") if seeds == 1 else (f"the {name} checkpoints", "score")
+            return name
+        return f"the {name} checkpoint{'' if seeds == 1 else 's'}"
 
     def _difference(self) -> str:
         return f"{self.b} minus {self.a} is {number(self.c.difference, '+')} points"

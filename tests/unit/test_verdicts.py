@@ -87,14 +87,14 @@ def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellR
             ONE_SEED,
             "better",
             "grpo",
-            "The GRPO checkpoint scores 3.2 points higher than the SFT checkpoint (95% CI 1.1 to 5.4, corrected "
+            "The GRPO checkpoint scored 3.2 points higher than the SFT checkpoint (95% CI 1.1 to 5.4, corrected "
             "p = 0.012).",
         ),
         (
             replace(ONE_SEED, a="base", seeds_b=2),
             "better",
             "grpo",
-            "The GRPO checkpoints score 3.2 points higher than tiny (base) on average (95% CI 1.1 to 5.4, corrected "
+            "The GRPO checkpoints scored 3.2 points higher than tiny (base) on average (95% CI 1.1 to 5.4, corrected "
             "p = 0.012).",
         ),
         (
