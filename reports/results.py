@@ -17,13 +17,14 @@ from reports.collect import CellResult, Collected, Evaluated, methods_of
 from reports.statistics.contrast import from_frame, to_frame
 from reports.statistics.paired import compare_all, default_pairs
 from reports.tables import (
-    RunScore,
     ScoreRow,
     Table,
     Verdict,
+    missing_seeds,
     pairs_table,
     published_footnote,
     published_rows,
+    run_score,
     scored_by_all,
     scores_table,
     sensitivity_table,
@@ -215,7 +216,6 @@ def _rows(results: Results) -> list[ScoreRow]:
 
 def _method_row(results: Results, method: str) -> ScoreRow:
     mine = results.answers[results.answers["method"] == method]
-    missing = [cell for cell in results.cells if cell.method == method and cell.state != "done"]
     return ScoreRow(
         method,
         results.labels[method],
@@ -223,17 +223,15 @@ def _method_row(results: Results, method: str) -> ScoreRow:
         [_run_score(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
         results.modes.get(method, ""),
         results.planned.get(method, 1),
-        "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'not run yet'}" for cell in missing),
+        missing_seeds(results.cells, method),
     )
 
 
-def _run_score(answers: pd.DataFrame, benchmark: Benchmark) -> RunScore:
-    figures = benchmark.figures(answers["type"].tolist(), answers["score"].tolist())
-    return RunScore(
-        figures,
-        100 * (1 - float(answers["parsed"].mean())),
-        100 * float(answers["truncated"].astype(bool).mean()) if "truncated" in answers else float("nan"),
-    )
+def _run_score(answers: pd.DataFrame, benchmark: Benchmark) -> dict[str, float]:
+    shares = {"unparsable": 100 * (1 - float(answers["parsed"].mean()))}
+    if "truncated" in answers:
+        shares["truncated"] = 100 * float(answers["truncated"].astype(bool).mean())
+    return run_score(benchmark.figures(answers["type"].tolist(), answers["score"].tolist()), **shares)
 
 
 def _baseline_rows(results: Results) -> list[ScoreRow]:

@@ -7,7 +7,6 @@ differ by more than most methods do. Numbers are as printed; known inconsistenci
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ from harness.vsibench.published import published_counts, published_rooms
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
 from reports.benchmarks.vsibench import figures_of
-from reports.tables.scores import RunScore, ScoreRow
+from reports.tables.scores import ScoreRow, run_score
 
 _ROUNDING = 0.11
 """Points by which the average of eight rounded scores may differ from the average as printed, itself rounded."""
@@ -28,11 +27,7 @@ def published_rows() -> list[ScoreRow]:
     text = resources.files("reports.tables").joinpath("published_results.json").read_text(encoding="utf-8")
     content = json.loads(text)
     columns: Sequence[str] = content["columns"]
-    rows = []
-    for entry in content["rows"]:
-        scores = dict(zip(columns, entry["scores"], strict=True))
-        rows.append(_row(entry, {task: scores[task] for task in TASKS}, scores["avg"]))
-    return rows
+    return [_row(entry, dict(zip(columns, entry["scores"], strict=True))) for entry in content["rows"]]
 
 
 def published_footnote(records: Sequence[Record]) -> str:
@@ -56,19 +51,18 @@ def published_footnote(records: Sequence[Record]) -> str:
     )
 
 
-def _row(entry: dict[str, str], tasks: dict[str, float], printed: float) -> ScoreRow:
-    mean = math.fsum(tasks.values()) / len(tasks)
+def _row(entry: dict[str, str], scores: dict[str, float]) -> ScoreRow:
+    figures, printed = figures_of({task: scores[task] for task in TASKS}), scores["avg"]
     notes = [entry["source"]]
-    if abs(mean - printed) > _ROUNDING:
-        notes.append(f"the printed average, {printed}, is not the mean of the eight tasks, {mean:.1f}")
+    if abs(figures.overall - printed) > _ROUNDING:
+        notes.append(f"the printed average, {printed}, is not the mean of the eight tasks, {figures.overall:.1f}")
     notes += [entry["note"]] if "note" in entry else []
     name = "-".join(str(entry[key]) for key in ("model", "method", "train_mode", "eval_mode"))
     return ScoreRow(
         f"published: {entry['name']} ({name})",
         entry["name"],
         "published",
-        (RunScore(figures_of(tasks)),),
+        (run_score(figures._replace(overall=printed)),),
         MODES[entry["eval_mode"]].letter if entry["eval_mode"] in MODES else entry["eval_mode"],
         note="; ".join(notes),
-        printed=printed,
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from harness.api.benchmark import Benchmark, Figures, Task
@@ -26,25 +27,15 @@ PUBLISHED = "Published elsewhere, never tested against ours"
 _SHARES = {"unparsable": "Unparsable\n%", "truncated": "Truncated\n%"}
 
 
-@dataclass(frozen=True)
-class RunScore:
-    """The score of one run (one checkpoint), in points.
+def run_score(figures: Figures, **shares: float) -> dict[str, float]:
+    """The score of one run (one checkpoint) by column: overall, tasks and means in points.
 
-    Attributes:
-        figures: The overall score, the tasks and further means.
-        unparsable: Percentage of answers that the scorer could not parse.
-        truncated: Percentage of answers cut off at the token limit.
+    Args:
+        figures: The points.
+        shares: In percent, ``unparsable`` of answers that the scorer could not parse, and ``truncated`` of answers cut
+            off at the token limit.
     """
-
-    figures: Figures
-    unparsable: float = math.nan
-    truncated: float = math.nan
-
-    def value(self, column: str) -> float:
-        """The overall score, or that of a task or mean; NaN where it has no questions."""
-        if column == OVERALL:
-            return self.figures.overall
-        return {**self.figures.tasks, **self.figures.means}.get(column, math.nan)
+    return {OVERALL: figures.overall, **figures.tasks, **figures.means, **shares}
 
 
 @dataclass(frozen=True)
@@ -55,21 +46,19 @@ class ScoreRow:
         name: The method's name, as in the contrasts; a baseline's own name.
         label: What the table shows, for example ``+ GRPO``.
         kind: Baselines and published rows are set apart and take no part in bold or tests.
-        runs: One score per finished seed; one for the base model and for baselines.
+        runs: A :func:`run_score` per finished seed; one for the base model and for baselines.
         mode: Letter of the evaluation prompt.
         seeds_planned: Seeds the study asked for.
         note: A remark below the table, for example why a seed is missing.
-        printed: The published average, which need not be the mean of the tasks.
     """
 
     name: str
     label: str
     kind: Kind
-    runs: Sequence[RunScore] = field(default_factory=tuple)
+    runs: Sequence[Mapping[str, float]] = ()
     mode: str = ""
     seeds_planned: int = 1
     note: str = ""
-    printed: float | None = None
 
     @property
     def group(self) -> str:
@@ -106,29 +95,31 @@ def scores_table(
     """
     found = overall(contrasts)
     against_base = {c.b: c for c in found if c.a == BASE}
-    ordered = sorted(rows, key=lambda row: ("", BASELINES, PUBLISHED).index(row.group))
-    aids = _reading_aids(benchmark)
-    columns = (
-        Column("Method", ("method",), align="left"),
-        Column("Eval\nmode", ("eval_mode",), align="left"),
-        Column("Seeds", ("seeds_done", "seeds_planned")),
-        Column("Avg", (OVERALL, "overall_sd")),
-        *(Column(task.head, (task.name, f"{task.name}_sd")) for task in tasks),
-        Column(f"Difference from base\n[{level(alpha)} CI]", ("difference_to_base", "ci_low", "ci_high")),
-        Column("Holm\np", ("p_holm",)),
-        *(Column(head, (name,), "{:.1f}", part=aids) for name, head in (*benchmark.means.items(), *_SHARES.items())),
-    )
-    names = [task.name for task in tasks]
-    best = _best(ordered, (OVERALL, *names, *benchmark.means))
-    body = tuple(
-        Row(
-            _score_cells(row, against_base.get(row.name), best, names, list(benchmark.means)),
-            row.group,
-            light=row.kind == "published",
-        )
-        for row in ordered
-    )
     compared = list(against_base.values())
+    ordered = sorted(rows, key=lambda row: ("", BASELINES, PUBLISHED).index(row.group))
+    heads = {OVERALL: "Avg", **{task.name: task.head for task in tasks}}
+    best = _best(ordered, [*heads, *benchmark.means])
+    breakdown = _breakdown(benchmark)
+
+    def difference(row: ScoreRow) -> Cell:
+        return difference_cell(against_base[row.name]) if row.name in against_base else Cell((None, None, None))
+
+    def p_holm(row: ScoreRow) -> Cell:
+        p = against_base[row.name].p_holm if row.name in against_base else None
+        return Cell((p,), p if p is None else p_text(p))
+
+    columns: list[tuple[Column, Callable[[ScoreRow], Cell]]] = [
+        (Column("Method", ("method",), align="left"), lambda row: Cell((row.name,), row.label)),
+        (Column("Eval\nmode", ("eval_mode",), align="left"), lambda row: Cell((row.mode or None,))),
+        (Column("Seeds", ("seeds_done", "seeds_planned")), _seeds_cell),
+        *((Column(head, (name, f"{name}_sd")), partial(_score_cell, name, best)) for name, head in heads.items()),
+        (Column(f"Difference from base\n[{level(alpha)} CI]", ("difference_to_base", "ci_low", "ci_high")), difference),
+        (Column("Holm\np", ("p_holm",)), p_holm),
+        *(
+            (Column(head, (name,), "{:.1f}", part=breakdown), partial(_mean_cell, name, best))
+            for name, head in (*benchmark.means.items(), *_SHARES.items())
+        ),
+    ]
     repeated = any(len(row.runs) > 1 for row in ordered)
     caption = sentences(
         f"Scores from 0 to 100 by the scorer “{scorer}”; Avg is {benchmark.average}.",
@@ -138,23 +129,20 @@ def scores_table(
         if tested
         else _description(compared, benchmark),
     )
-    whole = Table(
-        title=f"Scores on {title}",
-        columns=columns,
-        rows=body,
-        caption=caption,
-        footnotes=(*claim_footnotes(compared), *footnotes),
-    )
-    return whole.without_empty("eval_mode", "difference_to_base", "p_holm")
+    return Table(
+        f"Scores on {title}",
+        tuple(column for column, _ in columns),
+        tuple(Row(tuple(cell(row) for _, cell in columns), row.group, row.kind == "published") for row in ordered),
+        caption,
+        (*claim_footnotes(compared), *footnotes),
+    ).without_empty("eval_mode", "difference_to_base", "p_holm")
 
 
-def _reading_aids(benchmark: Benchmark) -> Part:
+def _breakdown(benchmark: Benchmark) -> Part:
     """What a reader needs to judge an average."""
     means = f"{benchmark.means_caption}; shares" if benchmark.means_caption else "Shares"
-    return Part(
-        "reading aids",
-        f"{means} of answers that the scorer could not parse and that were cut off at the token limit.",
-    )
+    caption = f"{means} of answers that the scorer could not parse and that were cut off at the token limit."
+    return Part("score breakdown", caption)
 
 
 def _description(compared: Sequence[Contrast], benchmark: Benchmark) -> str:
@@ -168,39 +156,32 @@ def _description(compared: Sequence[Contrast], benchmark: Benchmark) -> str:
     )
 
 
-def _score_cells(
-    row: ScoreRow, contrast: Contrast | None, best: Mapping[str, float], tasks: Sequence[str], means: Sequence[str]
-) -> tuple[Cell, ...]:
-    ranked = not row.group
+def _seeds_cell(row: ScoreRow) -> Cell:
+    if row.kind != "method":
+        return Cell((None, None), note="" if row.kind == "published" else row.note)
     done, planned = len(row.runs), row.seeds_planned
-    if row.kind == "method":
-        seeds = Cell((done, planned), str(done) if done == planned else f"{done} of {planned}", note=row.note)
-    else:
-        seeds = Cell((None, None), note=row.note if row.kind != "published" else "")
-    average = _score_cell(_values(row, OVERALL), best.get(OVERALL) if ranked else None)
-    mean_of = {name: _mean(_values(row, name)) for name in means}
-    return (
-        Cell((row.name,), row.label),
-        Cell((row.mode or None,)),
-        seeds,
-        average if row.kind != "published" else replace(average, note=row.note),
-        *(_score_cell(_values(row, task), best.get(task) if ranked else None) for task in tasks),
-        Cell((None, None, None)) if contrast is None else difference_cell(contrast),
-        Cell((None,)) if contrast is None else Cell((contrast.p_holm,), p_text(contrast.p_holm)),
-        *(Cell((mean,), bold=ranked and _shown(mean) == best.get(name)) for name, mean in mean_of.items()),
-        Cell((_mean([run.unparsable for run in row.runs]),)),
-        Cell((_mean([run.truncated for run in row.runs]),)),
-    )
+    return Cell((done, planned), str(done) if done == planned else f"{done} of {planned}", note=row.note)
 
 
-def _score_cell(values: list[float], best: float | None) -> Cell:
+def _score_cell(column: str, best: Mapping[str, float], row: ScoreRow) -> Cell:
     """Mean over seeds, with the standard deviation over seeds when there are two or more."""
+    values = _values(row, column)
     mean = _mean(values)
-    deviation = statistics.stdev(values) if len(values) > 1 and not math.isnan(mean) else None
     if math.isnan(mean):
         return Cell((None, None))
+    deviation = statistics.stdev(values) if len(values) > 1 else None
     text = f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
-    return Cell((mean, deviation), text, bold=_shown(mean) == best)
+    note = row.note if column == OVERALL and row.kind == "published" else ""
+    return Cell((mean, deviation), text, bold=_is_best(row, mean, best.get(column)), note=note)
+
+
+def _mean_cell(column: str, best: Mapping[str, float], row: ScoreRow) -> Cell:
+    mean = _mean(_values(row, column))
+    return Cell((mean,), bold=_is_best(row, mean, best.get(column)))
+
+
+def _is_best(row: ScoreRow, mean: float, best: float | None) -> bool:
+    return not row.group and _shown(mean) == best
 
 
 def _best(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, float]:
@@ -217,9 +198,7 @@ def _best(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, float]:
 
 def _values(row: ScoreRow, column: str) -> list[float]:
     """The column's value in each run."""
-    if column == OVERALL and row.printed is not None:
-        return [row.printed]
-    return [run.value(column) for run in row.runs]
+    return [run.get(column, math.nan) for run in row.runs]
 
 
 def _shown(value: float) -> float:

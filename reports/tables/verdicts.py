@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +47,7 @@ class Verdict:
 
 def verdicts(
     contrasts: Sequence[Contrast],
-    cells: Iterable[CellResult],
+    cells: Sequence[CellResult],
     labels: Mapping[str, str],
     *,
     alpha: float,
@@ -62,12 +62,12 @@ def verdicts(
         alpha: Level of the tests.
         answers: What was compared (method, seed, parsed), for runs that the scorer could not parse.
     """
-    cells = list(cells)
     unparsable = _unparsable_notes(answers, labels)
     found = []
     for c in sorted(overall(contrasts), key=lambda c: c.a == BASE):
         words = _Words(c, labels[c.a], labels[c.b], level(alpha))
-        notes = [*words.claim(), *_missing_seeds(c, cells, labels), *words.remarks()]
+        unfinished = [note for method in (c.b, c.a) for note in _unfinished(cells, method, labels[method])]
+        notes = [*words.claim(), *unfinished, *words.remarks()]
         notes += [unparsable[method] for method in (c.b, c.a) if method in unparsable]
         winner, loser = {"better": (c.b, c.a), "worse": (c.a, c.b)}.get(c.verdict, ("", ""))
         sentence = words.sentence()
@@ -197,15 +197,18 @@ class _Words:
         return f"{self.level} CI {number(low)} to {number(high)}, corrected {p}"
 
 
-def _missing_seeds(c: Contrast, cells: Sequence[CellResult], labels: Mapping[str, str]) -> list[str]:
-    notes = []
-    for method in (c.b, c.a):
-        mine = [cell for cell in cells if cell.method == method]
-        missing = [cell for cell in mine if cell.state != "done"]
-        if missing:
-            why = "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'no reason given'}" for cell in missing)
-            notes.append(f"Only {len(mine) - len(missing)} of {len(mine)} {labels[method]} seeds finished ({why}).")
-    return notes
+def missing_seeds(cells: Sequence[CellResult], method: str) -> str:
+    """Which of a method's seeds did not finish, and why; empty if all did."""
+    missing = [cell for cell in cells if cell.method == method and cell.state != "done"]
+    return "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'not run yet'}" for cell in missing)
+
+
+def _unfinished(cells: Sequence[CellResult], method: str, label: str) -> list[str]:
+    states = [cell.state for cell in cells if cell.method == method]
+    if set(states) <= {"done"}:
+        return []
+    done = f"Only {states.count('done')} of {len(states)} {label} seeds finished"
+    return [f"{done} ({missing_seeds(cells, method)})."]
 
 
 def _unparsable_notes(answers: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, str]:

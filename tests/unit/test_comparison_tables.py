@@ -19,7 +19,7 @@ from harness.vsibench.types import TASKS
 from reports import tables
 from reports.benchmarks.vsibench import VSIBench, figures_of
 from reports.statistics.contrast import Contrast
-from reports.tables import RunScore, ScoreRow, Table, published_footnote, published_rows
+from reports.tables import ScoreRow, Table, published_footnote, published_rows, run_score
 
 # Table 2 of arXiv 2504.00883 (2B, vanilla): the eight tasks; average; numeric and choice means by hand.
 PAPER = {
@@ -29,9 +29,9 @@ PAPER = {
 }
 
 
-def run(values: list[float], shift: float = 0.0) -> RunScore:
+def run(values: list[float], shift: float = 0.0) -> dict[str, float]:
     tasks = {t: v + shift for t, v in zip(TASKS, values, strict=True)}
-    return RunScore(figures_of(tasks), unparsable=3.0, truncated=0.25)
+    return run_score(figures_of(tasks), unparsable=3.0, truncated=0.25)
 
 
 FOREIGN = {**whole_vsi_bench()[0], "dataset": "world"}
@@ -66,9 +66,9 @@ def rows() -> list[ScoreRow]:
 def test_means_reproduce_the_papers_table(name: str) -> None:
     values, average, numeric, choice = PAPER[name]
     score = run(values)
-    assert score.value("overall") == pytest.approx(average, abs=0.06)
-    assert (score.value("numeric_mean"), score.value("choice_mean")) == pytest.approx((numeric, choice), abs=0.06)
-    assert score.value("without_counting") == pytest.approx((8 * score.value("overall") - values[0]) / 7)
+    assert score["overall"] == pytest.approx(average, abs=0.06)
+    assert (score["numeric_mean"], score["choice_mean"]) == pytest.approx((numeric, choice), abs=0.06)
+    assert score["without_counting"] == pytest.approx((8 * score["overall"] - values[0]) / 7)
 
 
 def test_best_is_bold_among_base_and_methods_only() -> None:
@@ -115,7 +115,7 @@ def test_three_seeds_are_said_to_compare_methods() -> None:
 
 
 def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
-    two = [RunScore(figures_of({"object_counting": v})) for v in (50.0, 52.0)]
+    two = [run_score(figures_of({"object_counting": v})) for v in (50.0, 52.0)]
     lost = ScoreRow("dpo", "+ DPO", "method", two, "vanilla", 3, note="seed 2 failed: non-finite loss")
     none = ScoreRow("sft", "+ SFT", "method", (), "vanilla", 3)
     missing = dict.fromkeys(("ci_low", "ci_high", "p_holm"), math.nan)
@@ -195,13 +195,13 @@ def test_published_rows_say_which_questions_they_are_about() -> None:
 
 def test_packaged_published_scores_are_those_checked_against_the_papers() -> None:
     golden = json.loads((Path(__file__).parents[1] / "golden" / "published_scores.json").read_text(encoding="utf-8"))
-    ours = {tuple([row.printed, *row.runs[0].figures.tasks.values()]) for row in published_rows()}
+    ours = {tuple(row.runs[0][name] for name in ("overall", *TASKS)) for row in published_rows()}
     checked = {tuple(row["scores"]) for row in golden["rows"] if row["source"].startswith(("arXiv", "VSI-Bench"))}
     assert checked == ours - {(22.9, 18.4, 4.3, 31.5, 17.3, 28.3, 22.9, 26.2, 16.8)}  # the row of Table 1
 
 
 def test_a_constant_beats_every_published_model_on_counting() -> None:
-    counting = {row.label: row.runs[0].figures.tasks["object_counting"] for row in published_rows()}
+    counting = {row.label: row.runs[0]["object_counting"] for row in published_rows()}
     constant = counting.pop("Frequency baseline")
     assert constant == 62.1 and max(counting.values()) < constant
 
