@@ -21,10 +21,8 @@ from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
 from reports.results import Tables, additional_table, build_tables, results_of
 from reports.samples import parse_sources, results_from
-from reports.statistics.contrast import from_frame
-from reports.statistics.paired import default_pairs
-from reports.statistics.power import advice, default_spread, layout_of, power_table, spread_from, vsi_bench_layout
-from reports.tables import Table, csv_text, latex_document
+from reports.statistics import default_pairs, default_spread, from_frame, layout_of, spread_from, vsi_bench_layout
+from reports.tables import Table, advice, csv_text, latex_document, power_table
 from reports.text import escape_markdown
 
 

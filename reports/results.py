@@ -12,10 +12,9 @@ from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
-from reports.benchmarks.vsibench import VSIBench
+from reports.benchmarks import VSIBench
 from reports.collect import CellResult, Collected, Evaluated, methods_of
-from reports.statistics.contrast import from_frame, to_frame
-from reports.statistics.paired import compare_all, default_pairs
+from reports.statistics import compare_all, default_pairs, from_frame, to_frame
 from reports.tables import (
     ScoreRow,
     Table,

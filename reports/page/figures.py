@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
 from harness.io import write_bytes
-from reports.statistics.contrast import OVERALL, Contrast
+from reports.statistics import OVERALL, Contrast
 from reports.tables import difference_text
 
 WIDTH, WIDE = 3.5, 7.2

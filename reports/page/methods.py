@@ -18,7 +18,7 @@ from reports.collect import CellResult, Collected
 from reports.page.fairness import settings_of_methods
 from reports.results import Results
 from reports.samples import Source
-from reports.statistics.contrast import OVERALL, SEEDS_FOR_METHODS, Contrast, level
+from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, level
 from reports.text import Block, Document, count, heading, lines, listed, paragraph, text_table
 
 DIGITS = 16

@@ -36,8 +36,7 @@ from reports.page.figures import (
     training_curve,
 )
 from reports.results import Results, Tables
-from reports.statistics.contrast import OVERALL, from_frame, level
-from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
+from reports.statistics import LEVEL, OVERALL, from_frame, learning_curves, level, score_intervals, training_metrics
 from reports.tables import BASELINES, Verdict, tally
 from reports.text import Document, clean, count, listed
 

@@ -1,0 +1,49 @@
+"""Paired comparisons, intervals, curves and power. Other rooms import from here."""
+
+from reports.statistics.contrast import (
+    OVERALL,
+    SEEDS_FOR_METHODS,
+    Contrast,
+    disagreements,
+    from_frame,
+    level,
+    to_frame,
+    verdict_words,
+)
+from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
+from reports.statistics.paired import compare_all, default_pairs
+from reports.statistics.power import (
+    Layout,
+    Spread,
+    default_spread,
+    detectable,
+    layout_of,
+    smallest_detectable,
+    spread_from,
+    vsi_bench_layout,
+)
+
+__all__ = [
+    "LEVEL",
+    "OVERALL",
+    "SEEDS_FOR_METHODS",
+    "Contrast",
+    "Layout",
+    "Spread",
+    "compare_all",
+    "default_pairs",
+    "default_spread",
+    "detectable",
+    "disagreements",
+    "from_frame",
+    "layout_of",
+    "learning_curves",
+    "level",
+    "score_intervals",
+    "smallest_detectable",
+    "spread_from",
+    "to_frame",
+    "training_metrics",
+    "verdict_words",
+    "vsi_bench_layout",
+]

@@ -20,11 +20,10 @@ from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.errors import UserError
 from harness.vsibench.published import published_counts, published_rooms
-from reports.benchmarks.vsibench import VSIBench
+from reports.benchmarks import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
 from reports.statistics.inference import combine, minimum_detectable_effect
 from reports.statistics.paired import OVERALL, compare_pair, default_pairs, run_scores
-from reports.tables import Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)
@@ -193,60 +192,6 @@ def detectable(spread: Spread, layout: Layout, k: int, runs: float | None, alpha
     return minimum_detectable_effect(math.sqrt(variance), df, alpha / tests)
 
 
-def power_table(spread: Spread, layout: Layout, seeds: Sequence[int], alpha: float, tests: int) -> Table:
-    """Detectable effects by claim and number of seeds.
-
-    Args:
-        spread: How far scores vary.
-        layout: The benchmark planned.
-        seeds: Numbers of seeds to show.
-        alpha: Two-sided level.
-        tests: Confirmatory pairs, for the worst case of Holm's correction.
-    """
-    columns = (
-        Column("Claim", ("claim", "run_sd"), align="left"),
-        *(Column(f"{k} seed{'s' * (k > 1)}", (f"k{k}", f"k{k}_holm"), "{:.1f} [{:.1f}]") for k in seeds),
-    )
-    rows = []
-    for runs in (None, *spread.runs):
-        said = "these checkpoints" if runs is None else f"the methods, runs vary by {runs:.1f}"
-        values = [tuple(detectable(spread, layout, k, runs, alpha, n) for n in (1, tests)) for k in seeds]
-        rows.append(Row((Cell(("checkpoints" if runs is None else "methods", runs), said), *map(Cell, values))))
-    return Table(
-        title=f"Differences in overall score that are found with 80% power on {layout.name}",
-        columns=columns,
-        rows=tuple(rows),
-        caption=f"Points, two methods with so many runs each, two-sided level {alpha:g}; in brackets the worst case of "
-        f"Holm's correction over {tests} pairs. Against the base model less is needed: it does not vary. Fewer than "
-        f"{SEEDS_FOR_METHODS} seeds allow no claim about methods. {layout.questions:,} questions in {layout.rooms:,} "
-        f"rooms. From {spread.source}.",
-    )
-
-
-def advice(spread: Spread, layout: Layout, planned: int, alpha: float, tests: int) -> list[str]:
-    """The same in sentences: what the plan finds, what one more seed buys, what no number of seeds will."""
-    middle = spread.runs[len(spread.runs) // 2] if len(spread.runs) > 2 else spread.runs[0]
-    floor = minimum_detectable_effect(math.sqrt(spread.room_variance(10**6, layout)), layout.rooms - 1, alpha)
-    now, more = (detectable(spread, layout, k, middle, alpha, tests) for k in (planned, planned + 1))
-    checkpoints = detectable(spread, layout, planned, None, alpha, tests)
-    vary = f"if training runs vary by {middle:.1f} points"
-    sentences = [
-        f"With {_seeds(planned)} a method, checkpoints that differ by {checkpoints:.1f} points are told apart in four "
-        f"of five such studies, the hardest of {tests} pairs."
-    ]
-    if math.isnan(now):
-        least = detectable(spread, layout, SEEDS_FOR_METHODS, middle, alpha, tests)
-        sentences.append(
-            f"Fewer than {SEEDS_FOR_METHODS} seeds allow no claim about methods; with {SEEDS_FOR_METHODS} a method, "
-            f"methods must differ by {least:.1f} points, {vary}."
-        )
-    else:
-        sentences.append(
-            f"Methods must differ by {now:.1f} points, {vary}. One more seed a method lowers that to {more:.1f}."
-        )
-    sentences.append(f"However many seeds, these rooms do not resolve less than about {floor:.1f} points.")
-    return sentences
-
-
-def _seeds(k: int) -> str:
-    return f"{k} seed" + "s" * (k > 1)
+def smallest_detectable(spread: Spread, layout: Layout, alpha: float) -> float:
+    """The difference in points that any number of runs would find with 80% power: what the rooms alone allow."""
+    return minimum_detectable_effect(math.sqrt(spread.room_variance(10**6, layout)), layout.rooms - 1, alpha)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE
-from reports.statistics.contrast import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
+from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
 from reports.tables.table import MISSING, Cell, Column, Row, Table
 from reports.text import count, sentences
 

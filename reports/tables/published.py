@@ -15,7 +15,7 @@ from harness.vsibench.prompts import MODES
 from harness.vsibench.published import published_counts, published_rooms
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
-from reports.benchmarks.vsibench import figures_of
+from reports.benchmarks import figures_of
 from reports.tables.scores import ScoreRow, run_score
 
 _ROUNDING = 0.11

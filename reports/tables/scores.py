@@ -14,7 +14,7 @@ from typing import Literal
 
 from harness.api.benchmark import Benchmark, Figures, Task
 from harness.config.study import BASE
-from reports.statistics.contrast import OVERALL, Contrast, level
+from reports.statistics import OVERALL, Contrast, level
 from reports.tables.pairs import claim_footnotes, difference_cell, overall, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
 from reports.text import count, sentences

@@ -10,7 +10,7 @@ import pandas as pd
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.vsibench.records import Record
-from reports.statistics.contrast import OVERALL
+from reports.statistics import OVERALL
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import sentences
 

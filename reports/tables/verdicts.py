@@ -12,7 +12,7 @@ import pandas as pd
 
 from harness.config.study import BASE
 from reports.collect import CellResult
-from reports.statistics.contrast import SEEDS_FOR_METHODS, Contrast, level
+from reports.statistics import SEEDS_FOR_METHODS, Contrast, level
 from reports.tables.pairs import overall, p_text
 from reports.text import listed
 

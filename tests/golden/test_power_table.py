@@ -12,14 +12,13 @@ from harness.errors import UserError
 from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics.power import (
-    advice,
     default_spread,
     detectable,
     layout_of,
-    power_table,
     spread_from,
     vsi_bench_layout,
 )
+from reports.tables import advice, power_table
 
 SIMULATED = {
     (None, 1): (1.8, 2.1),
@@ -71,10 +70,10 @@ def test_fewer_than_three_seeds_allow_no_claim_about_methods() -> None:
     said = " ".join(advice(spread, layout, 1, 0.05, 3))
     assert "Fewer than 3 seeds allow no claim about methods" in said and "3.9 points" in said
     said = " ".join(advice(spread, layout, 3, 0.05, 1))
-    assert "differ by 3.1 points" in said and "One more seed a method lowers that to 2.6" in said
-    assert "less than about 1.3 points" in said
+    assert "differ by 3.1 points" in said and "One more seed per method lowers that to 2.6" in said
+    assert "below about 1.3 points" in said
     table = power_table(spread, layout, [1, 3], 0.05, 3).to_markdown()
-    assert "3.1 [3.9]" in table and "runs vary by 1.5" in table and "5,130 questions in 288 rooms" in table
+    assert "3.1 [3.9]" in table and "run SD 1.5" in table and "5,130 questions about 288 rooms" in table
 
 
 def test_fewer_questions_need_larger_differences() -> None:
