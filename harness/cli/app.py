@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from harness.cli import data, doctor, plugins, pretrain, results, rooms, studies
+from harness.cli import data, doctor, plugins, results, studies, world
 from harness.cli.options import SETUP
 from harness.errors import UserError
 
@@ -55,9 +55,7 @@ def _top(
 for family in (studies, results, doctor, plugins):
     app.add_typer(family.app)
 app.add_typer(data.app, name="data", rich_help_panel=SETUP)
-rooms.app.command()(pretrain.pretrain)
-rooms.app.command()(pretrain.score)
-app.add_typer(rooms.app, name="world", rich_help_panel=SETUP)
+app.add_typer(world.app, name="world", rich_help_panel=SETUP)
 
 
 def main() -> None:

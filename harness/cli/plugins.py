@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from harness.api.types import Needs
     from harness.config.variants import Variant
 
-CONFIGURABLE = ("algorithms", "rewards", "benchmarks")
+CONFIGURABLE = ("algorithms", "rewards", "benchmarks", "samplers")
 """Groups of classes with hyper-parameters, in the order in which a name is looked up."""
 
 app = typer.Typer()
@@ -69,20 +69,19 @@ def list_(options: StudyOptions) -> None:
 
 @command(app, SETUP, only=("plugin",))
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, reward or benchmark; or grpo:beta=0.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A method, reward, benchmark, sampler; or grpo:beta=0.")],
     options: StudyOptions,
 ) -> None:
     """Show a method's equation, needs and hyper-parameters, with their meaning and source."""
-    from harness.api.types import Needs
     from harness.plugins import registry
 
     variant, group = _named(name, "show")
-    made = registry.create(group, variant.method, dict(variant.settings))
-    cls, needs = type(made), getattr(made, "needs", None)
+    cls, config = registry.configure(group, variant.method, dict(variant.settings))
+    needs = cls(config).needs if group == "algorithms" else None
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
     console.print(Text(f"{group}, {registry.place_of(registry.find(group, variant.method))}", style="dim"))
-    if isinstance(needs, Needs):
+    if needs is not None:
         console.print(f"Needs: {describe_needs(needs)}. Cost: {cost_class(needs)}.")
     if getattr(cls, "counterpart", ""):
         remarks = "; ".join(cls.remarks)
@@ -99,7 +98,7 @@ def show(
         table.add_column(heading, overflow="fold", no_wrap=heading == "Hyper-parameter")
     schemas = cls.Config.model_json_schema()["properties"]
     for key, field in fields.items():
-        value = Text(str(getattr(made.config, key)), style="bold" if key in variant.settings else "")
+        value = Text(str(getattr(config, key)), style="bold" if key in variant.settings else "")
         table.add_row(key, value, _allowed(schemas[key]), Text(field.description or ""))
     console.print(table, soft_wrap=False)
     if group == "algorithms":
@@ -125,8 +124,8 @@ def check(
     harness check my_method --plugin my_method.py
     """
     variant, group = _named(name, "check")
-    if group == "benchmarks":
-        raise UserError(f"`harness check {name}`: this is a benchmark; only methods and rewards have checks")
+    if group not in ("algorithms", "rewards"):
+        raise UserError(f"`harness check {name}`: this is one of the {group}; only methods and rewards have checks")
     console = Console(highlight=False, soft_wrap=True)
     results: list[CheckResult] = []
     for stage in _stages(name, variant, group, pure, options.cache or Path("cache")):

@@ -16,6 +16,7 @@ from harness.cli.app import app
 from harness.cli.options import StudyOptions, TrainOptions, TuneOptions
 from harness.cli.resolve import resolve_study
 from harness.config.study import StudyConfig, load_study
+from harness.plugins import registry
 
 NOT_TAKEN = {
     "train": {"methods", "seeds", "with_published"},  # METHOD and --seed name the cell; it has no report
@@ -43,19 +44,20 @@ def test_commands_on_studies_take_every_option_of_a_study(name: str) -> None:
 
 
 def test_an_option_means_the_same_in_every_command() -> None:
-    """Same value, type, heading and help; only the default and what repeats may differ by command."""
+    """Same value, type, heading and help; only the default, the bounds and what repeats may differ by command."""
     meanings: dict[str, dict[tuple[Any, ...], list[str]]] = {}
     for name, command in COMMANDS.items():
-        if name.startswith("world"):
-            continue
         for option in command.params:
             if option.param_type_name == "option":
+                # The world's splits, seeds and processes are its own.
+                flag = option.opts[0] if option.opts[0] in ("--out", "--json") else f"{name[:5]} {option.opts[0]}"
+                flag = flag if flag.startswith("world") else option.opts[0]
                 help_ = re.sub(r"\s*\\\[default: .*\]$", "", option.help or "")
                 kind = option.type_descriptor.annotation
                 kind = (*get_args(kind), kind)[0]
-                meaning = (tuple(option.opts), option.metavar, kind, option.min, option.rich_help_panel, help_)
-                meanings.setdefault(option.opts[0], {}).setdefault(meaning, []).append(name)
-    assert len(meanings) > 30
+                meaning = (tuple(option.opts), option.metavar, kind, option.rich_help_panel, help_)
+                meanings.setdefault(flag, {}).setdefault(meaning, []).append(name)
+    assert len(meanings) > 40
     assert {option: found for option, found in meanings.items() if len(found) > 1} == {}
 
 
@@ -150,3 +152,13 @@ def test_doctor_looks_at_the_studys_own_data(harness: Cli, tmp_path: Path, train
     assert ended.code == 0, ended
     assert "".join(f"here: {train_and_test[3]}".split()) in "".join(ended.out.split()) and "2b: " not in ended.out
     assert "x 2 cells at a time" in ended.out and "grpo:" not in ended.out
+
+
+def test_list_has_every_plugin_group_and_show_every_kind(harness: Cli) -> None:
+    ended = harness("list")
+    assert ended.code == 0, ended
+    for group in registry.GROUPS:
+        assert f"\n{group} " in ended.out and all(f"\n  {name} " in ended.out for name in registry.names(group))
+    for group in ("algorithms", "rewards", "benchmarks", "samplers"):
+        ended = harness("show", registry.names(group)[0])
+        assert ended.code == 0 and f"{group}, " in ended.out, ended
