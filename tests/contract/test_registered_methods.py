@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 from algorithms.dapo import DAPO
@@ -52,3 +55,11 @@ def test_registered_methods_keep_the_contract(check: Check) -> None:
 def test_all_methods_of_the_package_are_checked() -> None:
     names = {method.__name__ for method in defaults()}
     assert {"SFT", "DPO", "GRPO", "RLOO", "DAPO", "KTO", "ReinforcePP", "RFT"} <= names
+
+
+def test_all_that_the_package_declares_can_be_imported() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for group in (project["scripts"], *project["entry-points"].values()):
+        for name, value in group.items():
+            assert EntryPoint(name, value, "").load() is not None, name
+    assert set(project["entry-points"]) == {f"harness.{group}" for group in registry.GROUPS}
