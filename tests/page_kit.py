@@ -45,7 +45,7 @@ def fabricate_run(
         train: Training source.
         benchmark: Benchmark source.
         cache: For generated data.
-        methods: Methods beside base.
+        methods: Methods besides base.
         seeds: Repetitions.
         checkpoints: Evaluated checkpoints of each cell, at most three.
         failed: Reason by (method, seed) of cells that have no answers.

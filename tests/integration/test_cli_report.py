@@ -110,7 +110,7 @@ def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, t
     assert code == 0 and json.loads(said)["official"]["overall"] == 100
 
 
-def test_mistakes_with_samples_are_told(harness: Run, data: Path, run_dir: Path, tmp_path: Path) -> None:
+def test_mistakes_with_samples_are_reported(harness: Run, data: Path, run_dir: Path, tmp_path: Path) -> None:
     first, second = answers(tmp_path / "a.jsonl", 0.5), answers(tmp_path / "b.jsonl", 0.5)
     both = ["--samples", str(first), "--samples", str(second)]
     bench = ["--benchmark", str(data)]

@@ -149,8 +149,8 @@ def test_on_paper_every_table_is_open_and_the_browser_is_not_there(page: Browser
     assert page.run("return document.querySelectorAll('details[open]').length") == 0  # closed again
     page.run("dispatchEvent(new Event('beforeprint'))")
     page.devtools("Emulation.setEmulatedMedia", {"media": "print"})
-    told = page.run("return document.body.innerText")
-    assert "Detectable" in told and "Largest" in told  # of the tables that are folded on the screen
+    text = page.run("return document.body.innerText")
+    assert "Detectable" in text and "Largest" in text  # in tables that are folded on screen
     assert page.run("return document.getElementById('samples').offsetHeight") == 0
     page.devtools("Emulation.setEmulatedMedia", {"media": ""})
 

@@ -169,7 +169,7 @@ def test_published_rows_stand_apart_and_take_no_part() -> None:
     assert shown["p_holm"].isna().all() and shown["difference_to_base"].isna().all()
     assert not any(cell.bold for row in table.rows[4:] for cell in row.cells)
     best = next(row for row in table.rows if row.cells[0].values[0] == "grpo").cells[3]
-    assert best.bold  # our best stays so beside higher published scores
+    assert best.bold  # our best stays bold next to higher published scores
     assert table.caption == scores_table(rows(), contrast("base", "grpo")).caption
 
 

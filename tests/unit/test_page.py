@@ -221,7 +221,7 @@ def test_the_methods_section_can_be_set(whole: tuple[Path, str, Structure, Colle
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0 and (tmp_path / "paper.pdf").exists(), found.stdout[-2000:]
-    assert "Overfull" not in found.stdout  # nothing stands beside its heading or runs off the page
+    assert "Overfull" not in found.stdout  # nothing runs into its heading or off the page
 
 
 @pytest.mark.usefixtures("quick")

@@ -14,7 +14,16 @@ import pytest
 from rich.console import Console
 
 from reports.tables.table import Cell, Column, Part, Row, Table, latex_document
-from reports.text import clean, escape_latex, escape_markdown
+from reports.text import (
+    Document,
+    clean,
+    escape_latex,
+    escape_markdown,
+    heading,
+    lines,
+    paragraph,
+    text_table,
+)
 
 NASTY = "50% & $5_a #1 {x} ~ ^ \\ | \"q\" `c` <script>alert(1)</script> [a](b) *b*\x1b[31m\x00\n'--' Zürich 漢 −1"
 
@@ -174,3 +183,24 @@ def test_latex_compiles_with_hostile_text(tmp_path: Path) -> None:
     log = done.stdout.decode(errors="replace")
     assert done.returncode == 0, log[-2000:]
     assert "Missing character" not in log and "3 pages" in log and "Float too large" not in log
+
+
+def document() -> Document:
+    listing = lines("list", [NASTY, "second"])
+    grid = text_table((NASTY, "n"), ("[*", NASTY), align="lr")
+    return Document(NASTY, [heading(NASTY), paragraph("One.", "", NASTY), listing, lines("code", [NASTY]), grid])
+
+
+def test_a_document_has_every_kind_of_block_in_markdown() -> None:
+    text = document().to_markdown()
+    assert text.startswith("# 50% &amp; ") and "\n## 50% &amp; " in text and "\n\nOne. 50% &amp; " in text
+    assert "\n- second\n" in text and "\n    50% & $5" in text and "-:|\n| [\\*" in text
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_a_document_compiles_with_hostile_text(tmp_path: Path) -> None:
+    head = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,tabularx}\\begin{document}\n"
+    (tmp_path / "text.tex").write_text(f"{head}{document().to_latex()}\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "text.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]

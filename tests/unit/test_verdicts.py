@@ -1,4 +1,4 @@
-"""The sentence that each kind of finding is told in."""
+"""The sentence for each kind of verdict."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def verdicts(
     return tables.verdicts(contrasts, cells or [], LABELS, alpha=alpha, answers=answers)
 
 
-def told(contrast: Contrast, cells: list[CellResult] | None = None) -> Verdict:
+def verdict_of(contrast: Contrast, cells: list[CellResult] | None = None) -> Verdict:
     (verdict,) = verdicts([contrast], cells)
     return verdict
 
@@ -135,13 +135,13 @@ def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellR
     ],
 )
 def test_each_finding_is_one_sentence(contrast: Contrast, kind: str, winner: str, sentence: str) -> None:
-    verdict = told(contrast)
+    verdict = verdict_of(contrast)
     assert (verdict.kind, verdict.winner, verdict.sentence) == (kind, winner, sentence)
     assert verdict.loser == ({"sft": "grpo", "grpo": contrast.a}[winner] if winner else "")
 
 
-def test_undecided_is_never_told_as_no_difference_and_names_what_could_have_been_found() -> None:
-    notes = told(replace(FOUND, verdict="undecided", p_holm=0.3)).notes
+def test_undecided_is_not_no_difference_and_names_the_power() -> None:
+    notes = verdict_of(replace(FOUND, verdict="undecided", p_holm=0.3)).notes
     assert notes[0].startswith("Undecided does not mean “no difference”") and "below 2.9 points" in notes[0]
 
 
@@ -150,15 +150,19 @@ def test_the_interval_has_the_level_that_was_tested_at() -> None:
     assert "99% CI 1.1 to 5.4" in verdict.sentence
 
 
-def test_share_of_run_pairs_is_told_for_the_side_ahead() -> None:
-    assert "GRPO scored higher than SFT in 83% of the 9 pairs of runs." in told(FOUND).notes
-    assert "SFT scored higher than GRPO in 100% of the 9 pairs of runs." in told(replace(FOUND, p_b_beats_a=0.0)).notes
+def test_the_share_of_run_pairs_is_given_for_the_side_ahead() -> None:
+    assert "GRPO scored higher than SFT in 83% of the 9 pairs of runs." in verdict_of(FOUND).notes
     assert (
-        "GRPO and SFT each scored higher in half of the 9 pairs of runs." in told(replace(FOUND, p_b_beats_a=0.5)).notes
+        "SFT scored higher than GRPO in 100% of the 9 pairs of runs."
+        in verdict_of(replace(FOUND, p_b_beats_a=0.0)).notes
+    )
+    assert (
+        "GRPO and SFT each scored higher in half of the 9 pairs of runs."
+        in verdict_of(replace(FOUND, p_b_beats_a=0.5)).notes
     )
 
 
-def test_missing_seeds_are_told_with_their_reasons() -> None:
+def test_missing_seeds_are_named_with_their_reasons() -> None:
     cells = [
         cell("grpo", 0),
         cell("grpo", 1, "failed", "the loss is nan"),
@@ -166,18 +170,18 @@ def test_missing_seeds_are_told_with_their_reasons() -> None:
         cell("sft", 1),
         cell("dpo", 0),
     ]
-    assert told(ONE_SEED, cells).notes == (
+    assert verdict_of(ONE_SEED, cells).notes == (
         "This compares checkpoints, not methods: a claim about methods needs at least 3 finished seeds per method, and "
         "there is 1.",
         "Only 1 of 2 GRPO seeds finished (seed 1 failed: the loss is nan).",
     )
-    assert "and there are 2 and 1." in told(replace(ONE_SEED, seeds_b=2)).notes[0]
-    assert "and there are 2." in told(replace(ONE_SEED, a="base", seeds_b=2)).notes[0]
-    assert not any("This compares" in note for note in told(FOUND).notes)
+    assert "and there are 2 and 1." in verdict_of(replace(ONE_SEED, seeds_b=2)).notes[0]
+    assert "and there are 2." in verdict_of(replace(ONE_SEED, a="base", seeds_b=2)).notes[0]
+    assert not any("This compares" in note for note in verdict_of(FOUND).notes)
 
 
-def test_a_disagreeing_cross_check_is_told() -> None:
-    notes = told(replace(FOUND, note="cross-check: the permutation of rooms (p = 0.080) disagrees")).notes
+def test_a_disagreeing_cross_check_is_noted() -> None:
+    notes = verdict_of(replace(FOUND, note="cross-check: the permutation of rooms (p = 0.080) disagrees")).notes
     assert "Cross-check: the permutation of rooms (p = 0.080) disagrees." in notes
 
 
@@ -226,7 +230,7 @@ def test_pairs_are_counted_by_how_they_ended() -> None:
     assert tally(found) == "4 pairs: 1 decided, 2 undecided, 1 not tested."
 
 
-def test_runs_that_the_scorer_could_not_read_are_named_beside_the_verdict() -> None:
+def test_runs_that_the_scorer_could_not_parse_are_named_with_the_verdict() -> None:
     runs = {("sft", 0): 0, ("sft", 1): 4, ("grpo", 0): 2, ("grpo", 1): 39, ("grpo", 2): 5}
     rows = [(method, seed, i >= lost) for (method, seed), lost in runs.items() for i in range(100)]
     answered = pd.DataFrame(rows, columns=["method", "seed", "parsed"])

@@ -74,7 +74,7 @@
     if (flags & TRUNCATED) remarks.push("cut off");
     if (runsOf[run.method].length > 1) element.title = `seed ${run.seed}`;
     const long = text.length > 80; // the score of a long answer comes first, so that it stays in view
-    const note = make("small", long ? "above" : "beside", remarks.join(" · "));
+    const note = make("small", long ? "above" : "after", remarks.join(" · "));
     element.append(...(long ? [note, text] : [text === "" ? "(empty)" : text, note]));
     return element;
   }
