@@ -9,7 +9,7 @@ so the order of the questions cannot change the last digit of a table.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -113,27 +113,6 @@ def task_weights(types: Sequence[str]) -> tuple[list[str], NDArray[np.float64]]:
     member = np.array([[task_of(kind) == task for kind in types] for task in tasks], dtype=float)
     per_task = member / member.sum(axis=1, keepdims=True)
     return tasks, np.vstack([per_task.mean(axis=0), per_task])
-
-
-def question_weights(question_types: Sequence[str]) -> NDArray[np.float64]:
-    """Per-question weights w, so that ``sum(w * scores)`` is the overall score.
-
-    With all tasks present: 1 / (8 n) for a question of a type with n questions, 1 / (24 n) for one of
-    a direction level.
-
-    Args:
-        question_types: Raw type of each of the n questions.
-
-    Returns:
-        Shape (n,), summing to 1.
-
-    Raises:
-        UserError: An unknown question type.
-    """
-    counts = Counter(question_types)
-    _, weights = task_weights(list(counts))
-    share = {kind: weight / n for (kind, n), weight in zip(counts.items(), weights[0], strict=True)}
-    return np.array([share[kind] for kind in question_types], dtype=float)
 
 
 def _check_types(types: Iterable[str]) -> None:

@@ -12,7 +12,6 @@ from harness.plugins import registry
 from harness.vsibench.records import Record
 from harness.vsibench.scoring import (
     overall_of_types,
-    question_weights,
     task_means,
     task_scores,
     task_weights,
@@ -31,10 +30,12 @@ def test_weights_make_the_overall_score() -> None:
     for kinds in (QUESTION_TYPES, QUESTION_TYPES[:4], QUESTION_TYPES[5:7], QUESTION_TYPES[3:6], QUESTION_TYPES[:1]):
         types = [str(kind) for kind in rng.choice(kinds, 200)]
         scores = rng.random(200)
-        weights = question_weights(types)
-        overall = VSIBench().figures(types, scores.tolist()).overall
-        assert weights.shape == (200,) and weights.sum() == pytest.approx(1)
-        assert 100 * weights @ scores == pytest.approx(overall)
+        by_type = pd.Series(scores).groupby(types).mean()
+        tasks, weights = task_weights(list(by_type.index))
+        figures = VSIBench().figures(types, scores.tolist())
+        assert weights.sum(axis=1) == pytest.approx(1)
+        assert 100 * weights @ by_type.to_numpy() == pytest.approx([figures.overall, *figures.tasks.values()])
+        assert tasks == list(figures.tasks)
 
 
 def test_every_form_of_the_overall_score_agrees() -> None:
@@ -48,16 +49,14 @@ def test_every_form_of_the_overall_score_agrees() -> None:
         assert task_scores(kinds, list(by_type.values())) == pytest.approx(
             {task: 100 * value for task, value in task_means(by_type).items()}
         )
-        assert question_weights(kinds) == pytest.approx(weights[0])
 
 
 def test_weights_of_the_full_benchmark() -> None:
-    types = [*QUESTION_TYPES, "object_counting", "object_rel_direction_hard"]
-    weights = dict(zip(types, question_weights(types), strict=True))
-    assert weights["object_counting"] == pytest.approx(1 / 16)
-    assert weights["route_planning"] == pytest.approx(1 / 8)
-    assert weights["object_rel_direction_easy"] == pytest.approx(1 / 24)
-    assert weights["object_rel_direction_hard"] == pytest.approx(1 / 48)
+    tasks, weights = task_weights(QUESTION_TYPES)
+    overall = dict(zip(QUESTION_TYPES, weights[0], strict=True))
+    assert len(tasks) == 8 and weights.shape == (9, 10)
+    assert overall["object_counting"] == overall["route_planning"] == pytest.approx(1 / 8)
+    assert overall["object_rel_direction_easy"] == overall["object_rel_direction_hard"] == pytest.approx(1 / 24)
 
 
 def test_subset_is_the_mean_of_what_is_there() -> None:
