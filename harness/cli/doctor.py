@@ -83,11 +83,11 @@ def doctor(options: StudyOptions) -> int:
     console = Console()
     console.print(table)
     if study is not None:
-        from harness.memory.estimate import show
+        from harness.memory.estimate import print_estimates
 
         console.print()
         try:
-            good &= show(study, console)
+            good &= print_estimates(study, console)
         except UserError as error:
             console.print(Text(f"The memory cannot be estimated: {error}", style="bold red"), soft_wrap=True)
             good = False

@@ -1,4 +1,4 @@
-"""Will a study fit into this machine's memory? The account, and the settings that would make it fit."""
+"""Whether a study fits into this machine's memory, and the settings with which it would."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from harness.memory.trace import MANY_VIDEOS, Load, policy_outline
 from harness.models.loading import choose_precision, model_sizes
 
 VIDEO_SIZE = (480, 640)
-"""Height and width of VSI-Bench's videos, taken where the training videos are not known yet."""
+"""Height and width of VSI-Bench's videos, assumed where the training videos are not known yet."""
 
 TEXT_TOKENS = 128
-"""Room for a prompt's words beside its video; VSI-Bench's longest questions take about as many."""
+"""Tokens of a prompt's words, about what VSI-Bench's longest questions take."""
 
 WRITTEN_TOKENS = 16
-"""Room for an answer that the data set gives."""
+"""Tokens of an answer that the data set gives."""
 
 SMALL = 50_000_000
-"""Models with fewer parameters are not worth a look at the start of a run."""
+"""Models with fewer parameters are not estimated at the start of a run."""
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryLimit:
     """The memory that a study may use.
 
     Attributes:
-        device: Where, in words.
+        device: Its device, for people.
         bytes: How much there is for the cells of the study.
         cells: Cells that share it.
-        cuda: Whether it is an NVIDIA GPU's.
+        cuda: Whether it is that of an NVIDIA GPU.
     """
 
     device: str
@@ -52,37 +52,37 @@ class Room:
         return account.peak * self.cells <= self.bytes
 
 
-def this_machine(study: StudyConfig) -> Room:
-    """The first GPU's memory, else what is free of the machine's."""
+def this_machine(study: StudyConfig) -> MemoryLimit:
+    """All memory of the first GPU, else what is free of the machine's."""
     if torch.cuda.is_available():
         _, total = torch.cuda.mem_get_info(0)
-        return Room(f"cuda:0 ({torch.cuda.get_device_name(0)})", total, study.runtime.workers, True)
+        return MemoryLimit(f"cuda:0 ({torch.cuda.get_device_name(0)})", total, study.runtime.workers, True)
     import psutil
 
-    return Room("this machine (CPU)", psutil.virtual_memory().available, study.runtime.workers, False)
+    return MemoryLimit("this machine (CPU)", psutil.virtual_memory().available, study.runtime.workers, False)
 
 
 def account_for(
     study: StudyConfig,
     method: str,
-    room: Room,
+    limit: MemoryLimit,
     *,
     size: tuple[int, int] = VIDEO_SIZE,
     videos: int = MANY_VIDEOS,
     config: Any = None,
 ) -> Footprint:
-    """The memory that one method of a study takes.
+    """Estimate the memory that one method of a study takes.
 
     Args:
         study: The resolved study.
         method: One of its methods.
-        room: Where it runs.
+        limit: The memory there is.
         size: Height and width of the videos.
-        videos: How many different ones there are.
-        config: The model's configuration, when it is at hand.
+        videos: How many different videos there are.
+        config: The model's configuration, if it is already loaded.
 
     Raises:
-        UserError: The model cannot be had.
+        UserError: The model cannot be found.
     """
     config = config or model_sizes(study.model.name)
     own, algorithm = study.for_method(method), study.algorithm(method)
@@ -90,10 +90,10 @@ def account_for(
     patches = _patches(study, config.vision_config, size)
     rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, study.rollout.batch
     if rollouts and not isinstance(algorithm, Algorithm):
-        # A guest's loop repeats a prompt for each of its answers, and samples those of a step at once.
+        # A guest's loop repeats a prompt for each of its completions, and samples a step's all at once.
         prompts *= rollouts
         rollouts, sampled = 1, prompts
-    device = torch.device("cuda" if room.cuda else "cpu")
+    device = torch.device("cuda" if limit.cuda else "cpu")
     precision = choose_precision(study.model, device)
     reused = isinstance(algorithm, Algorithm) and can_reuse(
         policy_outline(config, study.model, precision, device), algorithm.needs, train.updates_per_batch
@@ -101,7 +101,7 @@ def account_for(
     load = Load(
         prompt=patches // config.vision_config.spatial_merge_size**2 + TEXT_TOKENS,
         patches=patches,
-        answers=trained_answers(algorithm),
+        completions=trained_completions(algorithm),
         length=own.rollout.max_new_tokens if rollouts else WRITTEN_TOKENS,
         micro_batch=train.micro_batch,
         step=prompts,
@@ -113,7 +113,7 @@ def account_for(
     )
     reference = algorithm.needs.reference
     return footprint(
-        config, study.model, precision, load, reference=reference, optimizer=train.optimizer, cuda=room.cuda
+        config, study.model, precision, load, reference=reference, optimizer=train.optimizer, cuda=limit.cuda
     )
 
 
@@ -126,10 +126,10 @@ def _patches(study: StudyConfig, vision: Any, size: tuple[int, int]) -> int:
     return data.frames // vision.temporal_patch_size * (height // side) * (width // side)
 
 
-def trained_answers(algorithm: Method) -> int:
-    """How many completions of one prompt a method trains on: what it makes of a group whose rewards all differ.
+def trained_completions(algorithm: Method) -> int:
+    """How many completions of one prompt a method trains on, found by giving it a group whose rewards all differ.
 
-    Of a guest 1: its loop knows of no shared prompts.
+    1 for a guest, whose loop does not share prompts.
     """
     if not isinstance(algorithm, Algorithm):
         return 1
@@ -145,35 +145,35 @@ def trained_answers(algorithm: Method) -> int:
     gold = [one(1, "gold")] if needs.gold else []
     try:
         return max(1, len(algorithm.experience([Group("p", (*sampled, *shuffled, *gold, *corrupted))])))
-    except Exception:  # a plugin may want more of a group than this; then the whole group counts
+    except Exception:  # a plugin may need more of a group than this; then the whole group counts
         return max(1, len(sampled) + len(gold) + len(corrupted))
 
 
-def fitting_settings(study: StudyConfig, method: str, room: Room, **known: Any) -> tuple[list[str], Footprint]:
-    """Settings, in ``-s`` form, after which a method fits, the least costly first, and the account with them.
+def fitting_settings(study: StudyConfig, method: str, limit: MemoryLimit, **known: Any) -> tuple[list[str], Footprint]:
+    """Settings in ``-s`` form with which a method fits, the least costly first, and the estimate with them.
 
-    When nothing more can be saved, the account still does not fit.
+    If nothing more can be saved, the estimate still does not fit.
     """
-    account = account_for(study, method, room, **known)
+    account = account_for(study, method, limit, **known)
     changes: dict[str, Any] = {}
-    while not room.holds(account):
-        step = _next_saving(study, method, account, room)
+    while not limit.holds(account):
+        step = _next_saving(study, method, account, limit)
         if step is None:
             break
         changes |= step
         study = _changed(study, method, step)
-        account = account_for(study, method, room, **known)
+        account = account_for(study, method, limit, **known)
     return [f"-s {key}={str(value).lower()}" for key, value in changes.items()], account
 
 
-def _next_saving(study: StudyConfig, method: str, account: Footprint, room: Room) -> dict[str, Any] | None:
-    """One change that saves memory where it is short."""
+def _next_saving(study: StudyConfig, method: str, account: Footprint, limit: MemoryLimit) -> dict[str, Any] | None:
+    """One change that saves memory where most is needed."""
     model, train = study.model, study.for_method(method).train
     phases = account.phases
     largest = max(phases, key=lambda name: phases[name])
-    if room.cells > 1 and study.runtime.workers > 1:
+    if limit.cells > 1 and study.runtime.workers > 1:
         return {"runtime.workers": 1}
-    if account.always * room.cells > 0.8 * room.bytes or largest == "video":
+    if account.always * limit.cells > 0.8 * limit.bytes or largest == "video":
         if model.tuning == "full":
             return {"model.tuning": "lora"}
         if model.quantisation == "none":
@@ -194,7 +194,7 @@ def _next_saving(study: StudyConfig, method: str, account: Footprint, room: Room
 
 
 def _changed(study: StudyConfig, method: str, changes: dict[str, Any]) -> StudyConfig:
-    """The study with dotted keys set, for the method too where it has its own."""
+    """The study with dotted keys set, for the method too where it overrides them."""
     for key, value in changes.items():
         section, name = key.split(".")
         part = getattr(study, section).model_copy(update={name: value})
@@ -206,60 +206,62 @@ def _changed(study: StudyConfig, method: str, changes: dict[str, Any]) -> StudyC
     return study
 
 
-# ---------------------------------------------------------------------- for the reader
+# ---------------------------------------------------------------------- printed
 
 
 def size_text(count: float) -> str:
-    """Bytes as people read them."""
+    """Bytes for people."""
     return f"{count / 2**30:.1f} GiB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def tell(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> None:
-    """One line at the start of a run: what it takes and what there is; more when it does not fit.
+def print_summary(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> None:
+    """Print one line at the start of a run, needed and available memory; more if it does not fit.
 
-    Nothing is refused: memory that runs out later halves the micro-batch.
+    Nothing is refused: if memory runs out later, the micro-batch is halved.
     """
-    config, room = model_sizes(study.model.name), this_machine(study)
+    config, limit = model_sizes(study.model.name), this_machine(study)
     if _about(config) < SMALL:
         return
-    accounts = {method: account_for(study, method, room, size=size, config=config) for method in study.methods}
+    accounts = {method: account_for(study, method, limit, size=size, config=config) for method in study.methods}
     method = max(accounts, key=lambda name: accounts[name].peak)
-    need = f"about {size_text(accounts[method].peak)}" + (f" for each of {room.cells} cells" if room.cells > 1 else "")
-    line = f"Memory: {need} ({method}) of {size_text(room.bytes)} on {room.device}"
-    if room.holds(accounts[method]):
+    need = f"about {size_text(accounts[method].peak)}" + (
+        f" for each of {limit.cells} cells" if limit.cells > 1 else ""
+    )
+    line = f"Memory: {need} ({method}) of {size_text(limit.bytes)} on {limit.device}"
+    if limit.holds(accounts[method]):
         console.print(line, highlight=False, soft_wrap=True)
         return
-    settings, least = fitting_settings(study, method, room, size=size, config=config)
-    found = "It would fit with" if room.holds(least) else f"Even these leave {size_text(least.peak)}:"
+    settings, least = fitting_settings(study, method, limit, size=size, config=config)
+    found = "It would fit with" if limit.holds(least) else f"It would still take {size_text(least.peak)} with"
     console.print(Text(f"{line}: too little. {found} {' '.join(settings)}", style="yellow"), soft_wrap=True)
-    console.print(f"The arithmetic: harness doctor --model {study.model.name}", highlight=False, soft_wrap=True)
+    console.print(f"The calculation: harness doctor --model {study.model.name}", highlight=False, soft_wrap=True)
 
 
 def _about(config: Any) -> int:
-    """A model's parameters, roughly, by its sizes."""
+    """A rough count of a model's parameters."""
     text = config.text_config
     width, inner = text.hidden_size, text.intermediate_size
     return int(text.vocab_size * width + text.num_hidden_layers * width * (4 * width + 3 * inner))
 
 
-def show(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> bool:
-    """The whole arithmetic of every method of a study; say whether all fit."""
-    config, room = model_sizes(study.model.name), this_machine(study)
+def print_estimates(study: StudyConfig, console: Console, *, size: tuple[int, int] = VIDEO_SIZE) -> bool:
+    """Print the whole calculation for every method of a study; return whether all fit."""
+    config, limit = model_sizes(study.model.name), this_machine(study)
     fits = True
     for method in study.methods:
-        account = account_for(study, method, room, size=size, config=config)
+        account = account_for(study, method, limit, size=size, config=config)
         title = (
             f"{method}: {account.parameters:,} parameters, {account.trained:,} trained, videos of {size[0]}x{size[1]}"
         )
         console.print(_table(account, title))
-        whole = f"at most {size_text(account.peak)}" + (f" x {room.cells} cells at a time" if room.cells > 1 else "")
-        if room.holds(account):
-            console.print(Text(f"  {whole} of {size_text(room.bytes)} on {room.device}: fits\n", style="green"))
+        whole = f"at most {size_text(account.peak)}" + (f" x {limit.cells} cells at a time" if limit.cells > 1 else "")
+        if limit.holds(account):
+            console.print(Text(f"  {whole} of {size_text(limit.bytes)} on {limit.device}: fits\n", style="green"))
             continue
         fits = False
-        settings, least = fitting_settings(study, method, room, size=size, config=config)
-        console.print(Text(f"  {whole} of {size_text(room.bytes)} on {room.device}: too little", style="bold red"))
-        verdict = "fits with" if room.holds(least) else "does not fit even with"
+        settings, least = fitting_settings(study, method, limit, size=size, config=config)
+        console.print(Text(f"  {whole} of {size_text(limit.bytes)} on {limit.device}: too little", style="bold red"))
+        verdict = "fits with" if limit.holds(least) else "does not fit even with"
         console.print(Text(f"  {verdict} {' '.join(settings)}: {size_text(least.peak)}\n"), soft_wrap=True)
     return fits
 

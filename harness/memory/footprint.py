@@ -1,6 +1,6 @@
-"""How much memory a method takes, before any of it is taken: counted weights, traced activations, keys and values.
+"""Estimating the memory that a method takes: counted weights, traced activations, KV caches.
 
-Activations are not guessed: :mod:`harness.memory.trace` runs the engine's own code on tensors without content.
+Activations are not guessed: :mod:`harness.memory.trace` runs the engine itself on tensors without content.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ from harness.memory.trace import Load, on_meta, peak_of
 from harness.models.loading import LORA_TARGETS, weights_dtype
 
 _PARAMETER_BYTES = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
-"""Of a quantised weight. 4 bits: one constant of a byte for 64 weights, itself scaled by a float for 256 of them."""
+"""Bytes of a quantised weight. 4 bits: a constant of one byte for 64 weights, and a float for 256 such constants."""
 
 _DECODE_BYTES = 36
-"""For each row and vocabulary entry while a token is chosen: logits, log-softmax and a copy in fp32, three in fp64."""
+"""Per row and vocabulary entry while a token is sampled: logits, log-softmax and a copy in fp32, three in fp64."""
 
 _FROZEN_TOWER = {"fp32": 62, "bf16": 52}
 _TRAINED_TOWER = {"fp32": 98, "bf16": 62}
-"""Bytes for each patch and unit of width that the vision tower holds: at its peak without gradient; and kept for the
-backward pass, of every layer. Measured on Qwen2-VL's tower at two widths and two depths; they grow with neither."""
+"""Bytes that the vision tower takes per patch and unit of width: at its peak without gradient; and,
+kept for the backward pass, per layer. Measured on Qwen2-VL's tower at two widths and two depths; they
+grow with neither."""
 
 _PROGRAM_BYTES = 0.6 * 2**30
-"""What the program takes for itself, about: on a GPU CUDA and its libraries, else Python, PyTorch and transformers."""
+"""About what the program itself takes: CUDA and its libraries on a GPU, else Python, PyTorch and transformers."""
 
 _ON_CPU = (
-    "Python, PyTorch and transformers, about; glibc may keep freed memory for as much again as tensors take, which "
-    "MALLOC_MMAP_THRESHOLD_=65536 in the environment prevents"
+    "about what Python, PyTorch and transformers take; glibc may keep as much freed memory again as tensors take, "
+    "which MALLOC_MMAP_THRESHOLD_=65536 in the environment prevents"
 )
-"""Measured: 450 MB of tensors at the peak were 920 MB of a process without that setting and 450 MB with it."""
+"""Measured: a process with 450 MB of tensors at the peak took 920 MB without that setting and 450 MB with it."""
 
 
 class Part(NamedTuple):
-    """One line of the account.
+    """One item of the estimate.
 
     Attributes:
         name: What takes the memory.
-        arithmetic: How its size comes about.
+        arithmetic: How its size is calculated.
         bytes: Its size.
-        phase: ``always``, or the phase that alone needs it; the phases follow each other.
+        phase: ``always``, or the one phase that needs it; phases do not overlap.
     """
 
     name: str
@@ -56,12 +57,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Footprint:
-    """The whole account.
+    """The whole estimate.
 
     Attributes:
-        parts: Its lines.
-        parameters: Of the model, without adapters.
-        trained: Of those that are trained, adapters included.
+        parts: Its items.
+        parameters: Parameters of the model, without adapters.
+        trained: Parameters that are trained, adapters included.
     """
 
     parts: tuple[Part, ...]
@@ -80,7 +81,7 @@ class Footprint:
 
     @property
     def peak(self) -> float:
-        """Bytes at the most costly moment."""
+        """Bytes in the phase that takes most."""
         return self.always + max(self.phases.values(), default=0.0)
 
 
@@ -94,13 +95,13 @@ def footprint(
     optimizer: str = "adamw",
     cuda: bool = False,
 ) -> Footprint:
-    """Account for training one method.
+    """Estimate the memory of training one method.
 
     Args:
         config: The model's configuration.
         section: How it is trained.
         precision: ``fp32`` or ``bf16``, resolved.
-        load: What stands in memory at once.
+        load: What is in memory at once.
         reference: Whether the method needs reference log-probabilities.
         optimizer: ``adamw`` or ``adamw_8bit``.
         cuda: Whether it runs on an NVIDIA GPU.
@@ -113,7 +114,7 @@ def footprint(
         one = tokens * width * bytes_each
         kept = f"{tokens:,} x {width:,} x {bytes_each} bytes a video, at most {CACHE_BYTES >> 20} MiB"
         parts.append(Part("video features", kept, min(CACHE_BYTES, load.videos * one)))
-    parts.append(Part("the program", "CUDA and its libraries, about" if cuda else _ON_CPU, _PROGRAM_BYTES))
+    parts.append(Part("the program", "about what CUDA and its libraries take" if cuda else _ON_CPU, _PROGRAM_BYTES))
     if not cuda:
         values = _patch_values(config.vision_config)
         how = f"{load.step} videos of a step x {load.patches:,} patches x {values:,} values x 4 bytes"
@@ -133,7 +134,7 @@ class Sizes(NamedTuple):
 
     Attributes:
         total: Of the model as published.
-        linear: Of the language model's linear layers, which quantisation shrinks.
+        linear: Of the language model's linear layers, the ones that quantisation shrinks.
         vision: Of the vision tower.
         adapters: Of LoRA.
         trained: All that are trained.
@@ -199,7 +200,7 @@ def _training_state(sizes: Sizes, optimizer: str) -> list[Part]:
 
 
 def _captured(config: Any, sizes: Sizes, section: ModelSection, precision: str, load: Load) -> list[Part]:
-    """What captured decoding steps keep between calls: see :mod:`harness.engine.cuda_graphs`."""
+    """What captured decode steps keep between calls, see :mod:`harness.engine.cuda_graphs`."""
     if not load.sampled or not load.rollouts:
         return []
     parts = []
@@ -209,24 +210,24 @@ def _captured(config: Any, sizes: Sizes, section: ModelSection, precision: str, 
         parts.append(Part("weights for decoding", how, (sizes.linear + output) * 2.0))
     rows, token = min(load.sampled, load.step * load.rollouts), _token_bytes(config, precision)
     held = max(1, rows // load.rollouts) * load.prompt + rows * (load.length + 1)
-    parts.append(Part("a captured decoding step", f"{held:,} tokens x {token:,} bytes", held * token))
+    parts.append(Part("a captured decode step", f"{held:,} tokens x {token:,} bytes", held * token))
     return parts
 
 
 def _token_bytes(config: Any, precision: str) -> int:
-    """Keys and values of a token."""
+    """Bytes of a token's keys and values."""
     text = config.text_config
     heads = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return int(2 * text.num_hidden_layers * text.num_key_value_heads * heads * (2 if precision == "bf16" else 4))
 
 
 def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> list[Part]:
-    """What the phases of a step need on top; they follow each other."""
+    """What each phase of a step needs in addition; phases do not overlap."""
     text, vision = config.text_config, config.vision_config
     layers = text.num_hidden_layers
-    rows, one = load.prompts, min(load.answers, load.micro_batch)
+    rows, one = load.prompts, min(load.completions, load.micro_batch)
     what = "recomputing update" if load.reused and recomputes(text, load.reused * load.prompt) else "update"
-    update = peak_of(config, section, precision, replace(load, answers=one), what)
+    update = peak_of(config, section, precision, replace(load, completions=one), what)
     tokens = f"{rows} x ({load.prompt:,} + {one} x {load.length}) tokens"
     parts = [
         Part("activations", f"{tokens} x {layers} layers, logits: traced", update, "update"),
@@ -241,9 +242,9 @@ def _phases(config: Any, section: ModelSection, precision: str, load: Load) -> l
     amount = load.patches * wide * held
     parts.append(Part("vision tower", f"{load.patches:,} patches x {wide:,} wide x {held} bytes {how}", amount, phase))
     token = _token_bytes(config, precision)
-    for phase, number, answers in (("sampling", load.sampled, load.rollouts), ("evaluation", load.evaluated, 1)):
-        if number and answers:
-            parts += _sampling(config, section, precision, load, phase, number, min(answers, number), token)
+    for phase, number, each in (("sampling", load.sampled, load.rollouts), ("evaluation", load.evaluated, 1)):
+        if number and each:
+            parts += _sampling(config, section, precision, load, phase, number, min(each, number), token)
     return parts
 
 
@@ -260,22 +261,22 @@ def _reused(config: Any, load: Load) -> list[Part]:
 
 
 def _sampling(
-    config: Any, section: ModelSection, precision: str, load: Load, phase: str, number: int, answers: int, token: int
+    config: Any, section: ModelSection, precision: str, load: Load, phase: str, number: int, each: int, token: int
 ) -> list[Part]:
-    """Prefill and decoding of ``number`` rows, ``answers`` of each prompt."""
-    prompts = max(1, number // answers)
+    """Prefill and decoding of ``number`` rows, ``each`` of every prompt."""
+    prompts = max(1, number // each)
     if phase == "sampling":
         prompts = min(prompts, load.step)
-    rows = prompts * answers
+    rows = prompts * each
     held = (prompts * load.prompt + rows * (load.length + 1)) * token
     vocabulary = config.text_config.vocab_size
     alone = section.model_copy(update={"gradient_checkpointing": False})
-    few = replace(load, micro_batch=prompts, step=prompts, answers=1, length=1, rollouts=0)
+    few = replace(load, micro_batch=prompts, step=prompts, completions=1, length=1, rollouts=0)
     prefill = peak_of(config, alone, precision, few, "prefill")
     decode = rows * vocabulary * _DECODE_BYTES
     kept = f"({prompts} x {load.prompt:,} + {rows} x {load.length + 1}) tokens x {token:,} bytes"
     rest = max(decode, prefill - prompts * load.prompt * token)
     return [
-        Part(f"keys and values in {phase}", kept, held, phase),
+        Part(f"KV cache in {phase}", kept, held, phase),
         Part(f"work of {phase}", f"prefill of {prompts} prompts, or {rows} x {vocabulary:,} logits", rest, phase),
     ]

@@ -1,7 +1,7 @@
-"""Memory that the engine's code takes, found by running it on tensors that have shapes and no content.
+"""Memory that the engine takes, found by running it on tensors with shapes and no content.
 
-PyTorch's FakeTensor lets the very code that trains run for a language model of two and of three layers at its true
-width; what one more layer adds, times the layers that are missing, gives the whole.
+The code that trains runs under PyTorch's FakeTensor for a language model of two and of three layers at its true width;
+what the third layer adds, times the layers that are missing, extrapolates to the whole model.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from harness.models.loading import recompute_activations, weights_dtype, with_lo
 from harness.models.prompt_state import PromptState
 
 MANY_VIDEOS = 10**6
-"""More than a run keeps features of."""
+"""More than a run caches features of."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What stands in memory at once.
+    """What is in memory at once.
 
     Attributes:
         prompt: Tokens of a prompt, those of its video included.
         patches: Of one video, before they are merged into tokens.
-        answers: Completions of a prompt that are trained on.
-        length: Most tokens of a completion.
+        completions: Completions of a prompt that are trained on.
+        length: The most tokens of a completion.
         micro_batch: Completions in one forward and backward pass.
         step: Prompts in one optimiser step.
-        rollouts: Completions sampled of a prompt.
+        rollouts: Completions sampled for each prompt.
         sampled: Completions sampled at once; 0 for a method that samples none.
-        evaluated: Questions answered at once in an evaluation.
-        videos: Distinct videos in all, whose features a frozen tower keeps as far as there is room.
+        evaluated: Questions of one batch in an evaluation.
+        videos: Distinct videos in all; the features of a frozen tower are cached up to a limit.
         reused: Prompts whose prefill serves the update too (:mod:`harness.engine.activation_reuse`).
     """
 
     prompt: int
     patches: int
-    answers: int
+    completions: int
     length: int
     micro_batch: int
     step: int
@@ -62,11 +62,11 @@ class Load:
     @property
     def prompts(self) -> int:
         """Distinct prompts of a micro-batch."""
-        return min(self.step, max(1, self.micro_batch // self.answers))
+        return min(self.step, max(1, self.micro_batch // self.completions))
 
 
 def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what: str) -> float:
-    """Peak bytes of a phase, extrapolated from two and three layers; never below what fewer layers take."""
+    """Peak bytes of a phase, extrapolated from two and three layers; never below those of two."""
     layers = config.text_config.num_hidden_layers
     key = _Traced(
         config.to_json_string(),
@@ -92,11 +92,11 @@ class _Traced(NamedTuple):
 
 
 _TRACED: dict[_Traced, list[int]] = {}
-"""Traces of this process, since looking for settings that fit asks for the same ones again."""
+"""Traces of this process; the search for settings that fit asks for the same ones again."""
 
 
 def trace(config: Any, section: ModelSection, precision: str, load: Load, what: str, layers: int) -> int:
-    """Peak bytes that the engine allocates in one phase of a model with so many layers, without its weights.
+    """Peak bytes that the engine allocates in one phase, with so many layers, weights not counted.
 
     Args:
         config: The model's configuration, at its true width.
@@ -122,7 +122,7 @@ def trace(config: Any, section: ModelSection, precision: str, load: Load, what: 
         with LiveBytes() as live:
             {"update": _update, "recomputing update": _recomputing_update, "prefill": _prefill}[what](policy, fake)
     inputs = sum(value.nbytes for value in rows._asdict().values() if isinstance(value, Tensor))
-    return live.peak + inputs + rows.embeddings.nbytes  # the prompts' own states stand beside the packed rows
+    return live.peak + inputs + rows.embeddings.nbytes  # the packed rows, and the prompts' own states
 
 
 def _update(policy: Policy, rows: PackedRows) -> None:
@@ -146,11 +146,14 @@ def _prefill(policy: Policy, rows: PackedRows) -> None:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages that are made inside and still live.
+    """Counts the bytes of storages that are allocated inside and still alive.
+
+    Torch's own meters do not serve: ``torch.cuda.max_memory_allocated`` knows only GPUs, and MemTracker of
+    ``torch.distributed._tools`` is private and counts the weights and inputs that were there before.
 
     Attributes:
-        now: Bytes that live.
-        peak: The most there were.
+        now: Bytes alive.
+        peak: The most there were at once.
     """
 
     def __init__(self) -> None:
@@ -172,7 +175,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _give(self, storage: Any) -> None:
-        """Note what was made outside, until it is gone and its address may serve another."""
+        """Remember a storage made outside, until it is freed and its address may be used again."""
         if (key := storage._cdata) not in self._mine and key not in self._given:
             self._given.add(key)
             weakref.finalize(storage, self._given.discard, key)
@@ -192,7 +195,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def _rows(config: Any, load: Load, dtype: torch.dtype, *, with_completions: bool) -> PackedRows:
-    """Packed rows of the load's shapes, every prompt with a video of its own."""
+    """Packed rows of the load's shapes, each prompt with its own video."""
     width = config.text_config.hidden_size
     visual = torch.zeros(load.prompt, dtype=torch.bool)
     visual[: min(load.prompt - 1, load.patches // config.vision_config.spatial_merge_size**2)] = True
@@ -210,7 +213,7 @@ def _rows(config: Any, load: Load, dtype: torch.dtype, *, with_completions: bool
     }
     answer = [0] * load.length
     completions = {
-        key: [(place * load.answers + number, answer) for number in range(load.answers)]
+        key: [(place * load.completions + number, answer) for number in range(load.completions)]
         for place, key in enumerate(states)
         if with_completions
     }
@@ -230,7 +233,7 @@ def policy_outline(config: Any, section: ModelSection, precision: str, device: t
 
 
 def on_meta(config: Any, dtype: torch.dtype) -> Any:
-    """A model with shapes and no weights."""
+    """A model with shapes but no weights."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
@@ -251,7 +254,7 @@ def _with_layers(config: Any, layers: int) -> Any:
 
 
 def _without_content(model: nn.Module, *, gradients: bool) -> None:
-    """Put tensors without content in the place of a model's, on the CPU as far as kernels are chosen."""
+    """Replace a model's tensors by tensors without content, which take a CPU's kernels."""
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:

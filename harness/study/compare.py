@@ -191,7 +191,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     if not todo:
         console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
-    memory.tell(study, console)
+    memory.print_summary(study, console)
     _decode(study, plan.videos, console)
     for cell in todo:
         matrix.write_cell(run_dir, study, cell)

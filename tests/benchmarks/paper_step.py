@@ -47,7 +47,7 @@ from harness.data.video.frames import process_frames
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.io import read_json
-from harness.memory.estimate import TEXT_TOKENS, VIDEO_SIZE, Room, account_for
+from harness.memory.estimate import TEXT_TOKENS, VIDEO_SIZE, MemoryLimit, account_for
 from harness.memory.trace import LiveBytes
 from harness.models.loading import load_model
 from harness.study import cell, setup
@@ -145,7 +145,7 @@ def measure(
     cuda = device.type == "cuda"
     config = AutoConfig.from_pretrained(study.model.name)
     settings, count = study.for_method(method).train, int(study.budget.amount)
-    room, questions = Room("", 0, 1, cuda), range(count * settings.prompts_per_step)
+    room, questions = MemoryLimit("", 0, 1, cuda), range(count * settings.prompts_per_step)
     account = account_for(study, method, room, config=config, videos=len(questions))
     phases = {name: size for name, size in account.phases.items() if name != "evaluation"}
     program = sum(part.bytes for part in account.parts if part.name == "the program")

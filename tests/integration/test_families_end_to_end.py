@@ -18,7 +18,7 @@ from transformers.video_utils import VideoMetadata
 from harness.api.reward import WeightedRewards
 from harness.config.study import StudyConfig
 from harness.data.video.decode import frame_indices, inspect_video
-from harness.memory.estimate import Room, account_for
+from harness.memory.estimate import MemoryLimit, account_for
 from harness.study.cell import main as run_cell
 from harness.study.setup import prepare
 
@@ -92,7 +92,7 @@ def test_each_method_takes_a_step_and_every_model_is_evaluated(
 
 
 def test_its_memory_is_accounted_for(study: StudyConfig) -> None:
-    account = account_for(study, "grpo", Room("here", 2**40, 1, False))
+    account = account_for(study, "grpo", MemoryLimit("here", 2**40, 1, False))
     assert account.trained > 0 and account.phases["update"] > 0
 
 

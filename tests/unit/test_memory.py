@@ -21,7 +21,7 @@ from harness.data.video.frames import VideoSettings
 from harness.engine.activation_reuse import can_reuse
 from harness.memory import estimate as memory
 from harness.memory import footprint as module
-from harness.memory.estimate import Room, account_for, fitting_settings, trained_answers
+from harness.memory.estimate import MemoryLimit, account_for, fitting_settings, trained_completions
 from harness.memory.footprint import count_parameters, footprint
 from harness.memory.trace import LiveBytes, Load, trace
 from harness.models.loading import model_sizes
@@ -59,7 +59,7 @@ def test_a_dry_run_at_true_width_agrees_with_an_independent_count(
     account = footprint(published(size), ModelSection(), "bf16", load, cuda=True)
     parts = {part.name: part for part in account.parts}
     assert parts["activations"].bytes / 1e9 == pytest.approx(gigabytes, rel=0.15)
-    assert parts["keys and values in sampling"].bytes == (2000 + answers * 129) * token
+    assert parts["KV cache in sampling"].bytes == (2000 + answers * 129) * token
     assert parts["weights"].bytes == account.parameters * 2
     assert account.peak == account.always + max(account.phases.values())
 
@@ -172,12 +172,12 @@ def test_the_estimate_is_within_a_fifth_of_what_a_gpu_measured(tuning: Any, meas
 @pytest.mark.parametrize(("method", "answers"), [("sft", 1), ("dpo", 2), ("grpo", 8)])
 def test_what_a_method_trains_on_is_found_by_asking_it(method: str, answers: int) -> None:
     options = {"group_size": 8} if method == "grpo" else None
-    assert trained_answers(registry.create("algorithms", method, options)) == answers
+    assert trained_completions(registry.create("algorithms", method, options)) == answers
 
 
 def test_every_method_can_be_asked() -> None:
     for method in registry.names("algorithms"):
-        assert trained_answers(registry.create("algorithms", method)) >= 1
+        assert trained_completions(registry.create("algorithms", method)) >= 1
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_settings_that_make_it_fit_are_found_and_true(study: Any) -> None:
-    whole = account_for(study, "grpo", Room("a card", 80e9, 1, True))
-    room = Room("a small card", whole.peak * 0.8, 1, True)
+    whole = account_for(study, "grpo", MemoryLimit("a card", 80e9, 1, True))
+    room = MemoryLimit("a small card", whole.peak * 0.8, 1, True)
     settings, least = fitting_settings(study, "grpo", room)
     assert not room.holds(whole) and room.holds(least)
     assert settings
@@ -204,7 +204,7 @@ def test_settings_that_make_it_fit_are_found_and_true(study: Any) -> None:
         "data.max_pixels=3136",
         "data.min_pixels=784",
     )
-    watch = Room("a watch", 2**30, 1, True)
+    watch = MemoryLimit("a watch", 2**30, 1, True)
     settings, least = fitting_settings(load_study("2b", methods=["grpo"], overrides=least_of_all), "grpo", watch)
     assert settings == [] and not watch.holds(least)
 
@@ -212,14 +212,17 @@ def test_settings_that_make_it_fit_are_found_and_true(study: Any) -> None:
 def test_a_run_begins_by_telling_what_it_takes(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for room, words in (
         (
-            Room("cuda:0 (a card)", 80e9, 1, True),
+            MemoryLimit("cuda:0 (a card)", 80e9, 1, True),
             r"Memory: about \d+\.\d GiB \(grpo\) of 74\.5 GiB on cuda:0 \(a card\)$",
         ),
-        (Room("cuda:0 (old)", 11e9, 1, True), r"too little\. It would fit with -s .*\nThe arithmetic: harness doctor"),
+        (
+            MemoryLimit("cuda:0 (old)", 11e9, 1, True),
+            r"too little\. It would fit with -s .*\nThe calculation: harness doctor",
+        ),
     ):
         monkeypatch.setattr(memory, "this_machine", lambda study, room=room: room)
         console = Console(record=True, width=400)
-        memory.tell(study, console)
+        memory.print_summary(study, console)
         import re
 
         assert re.search(words, console.export_text().strip()), words
@@ -227,14 +230,14 @@ def test_a_run_begins_by_telling_what_it_takes(study: Any, monkeypatch: pytest.M
         memory, "model_sizes", lambda name: AutoConfig.from_pretrained(registry.load("models", "tiny").location)
     )
     console = Console(record=True)
-    memory.tell(study, console)
+    memory.print_summary(study, console)
     assert console.export_text() == "", "the embedded model is not worth a line"
 
 
-def test_the_whole_arithmetic_is_shown(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "this_machine", lambda study: Room("a card", 80e9, 1, True))
+def test_the_whole_calculation_is_shown(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "this_machine", lambda study: MemoryLimit("a card", 80e9, 1, True))
     console = Console(record=True, width=200)
-    assert memory.show(study, console)
+    assert memory.print_estimates(study, console)
     text = console.export_text()
-    for words in ("2,208,985,600 parameters x 2 bytes", "18,464,768 x 8 bytes", "keys and values", ": fits", "peak"):
+    for words in ("2,208,985,600 parameters x 2 bytes", "18,464,768 x 8 bytes", "KV cache", ": fits", "peak"):
         assert words in text

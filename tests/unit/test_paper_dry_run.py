@@ -14,7 +14,7 @@ from harness.config.study import load_study
 from harness.engine.policy import Policy
 from harness.memory import estimate as memory
 from harness.memory import trace
-from harness.memory.estimate import Room, account_for
+from harness.memory.estimate import MemoryLimit, account_for
 from harness.models.loading import model_sizes, with_lora
 from harness.train.optimizer import build_optimizer
 from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
@@ -91,7 +91,7 @@ def test_a_whole_step_at_true_size(
     moments = [one for state in optimizer.state.values() for one in state.values() if one.ndim]
     assert sum(one.nbytes for one in moments) == 8 * ADAPTERS
     monkeypatch.setattr(memory, "choose_precision", lambda section, device: "bf16")
-    account = account_for(STUDY, method, Room("a card", 80e9, 1, True))
+    account = account_for(STUDY, method, MemoryLimit("a card", 80e9, 1, True))
     estimate = next(one.bytes for one in account.parts if one.name == "activations")
     taken = live.peak + sum(one.nbytes for one in given.values()) + rows.embeddings.nbytes
     assert taken == pytest.approx(estimate, rel=0.05), "28 layers against what two and three layers foretell"
