@@ -1,4 +1,4 @@
-"""A model's chat template: its own, or a refusal."""
+"""A model must have its own chat template."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.models.loading import locate
 
 
 def require_chat_template(tokenizer: Any, name: str) -> None:
-    """See to it that a tokenizer has its model's own chat template; some keep it in ``chat_template.json`` alone.
+    """Give a tokenizer its model's own chat template, which some keep only in ``chat_template.json``.
 
     Raises:
-        UserError: There is none: words that the model was not trained on are never put in its place.
+        UserError: There is none. No other is substituted, since the model was not trained on it.
     """
     from transformers.utils import cached_file
 
@@ -23,6 +23,6 @@ def require_chat_template(tokenizer: Any, name: str) -> None:
         tokenizer.chat_template = read_json(Path(file)).get("chat_template") if file else None
     if not tokenizer.chat_template:
         raise UserError(
-            f"`--model {name}`: its tokenizer has no chat template, and none is made up. Put the chat_template.jinja "
-            "of the Instruct model that it comes from beside its tokenizer_config.json"
+            f"`--model {name}`: its tokenizer has no chat template, and no other is substituted. Put the "
+            "chat_template.jinja of the Instruct model that it comes from next to its tokenizer_config.json"
         )

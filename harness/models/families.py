@@ -1,4 +1,4 @@
-"""What differs between Qwen2-VL, Qwen2.5-VL and Qwen3-VL; everything else treats them alike."""
+"""All that differs between Qwen2-VL, Qwen2.5-VL and Qwen3-VL."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 FAMILIES = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """The families that are tested, by transformers' ``model_type``.
 
-A further one needs ``model.visual``, ``model.language_model`` and ``lm_head`` in those places, a case in each function
-below where it differs, and to pass the tests of the engine against plain transformers.
+A new one needs ``model.visual``, ``model.language_model`` and ``lm_head`` under these names and a case in each function
+below where it differs, and must pass the tests of the engine against plain transformers.
 """
 
 SUPPORTED = tuple(FAMILIES)
@@ -47,7 +47,7 @@ def video_defaults(config: Any) -> dict[str, Any]:
 
 
 def has_time_stamps(config: Any) -> bool:
-    """Whether a prompt names the second of every temporal patch."""
+    """Whether prompts state the time of every temporal patch."""
     return bool(config.model_type == "qwen3_vl")
 
 
@@ -57,13 +57,13 @@ def vision_is_trained(model: Any) -> bool:
 
 
 PATCHES_AT_ONCE = 2048
-"""Patches that a CPU takes through the tower at once, or one frame's: about what its caches hold."""
+"""Patches that a CPU runs through the tower at once (at least one frame's), about what its caches hold."""
 
 
 def encode_video(model: Any, video: ProcessedVideo, device: torch.device) -> Tensor:
     """(1 + levels, tokens, hidden): what replaces the video tokens' embeddings, then Qwen3-VL's deepstack features.
 
-    In all these towers a patch attends within its frame, so that a CPU can take a few frames at a time.
+    In all these towers a patch attends only within its frame, so a CPU can process a few frames at a time.
     DeepStack (arXiv 2406.04334) adds features of inner vision layers after each of the first language layers.
     """
     frames, *size = video.grid_thw[0].tolist()
@@ -87,20 +87,20 @@ def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) ->
     """(3, P) M-RoPE positions by the model's own rule.
 
     Raises:
-        UserError: The prompt lacks what the rule asks for: Qwen2.5-VL's how long a temporal patch lasts, Qwen3-VL's
+        UserError: The prompt lacks what the rule needs: for Qwen2.5-VL the seconds of a temporal patch, for Qwen3-VL
             one block of video tokens for each temporal patch.
     """
     family, seconds = model.config.model_type, prompt.video.seconds_per_patch
     if family == "qwen2_5_vl" and seconds is None:
         raise UserError(
             f"record {prompt.record.key}: Qwen2.5-VL's positions depend on how many seconds a temporal patch covers, "
-            "and a video without a duration (a folder of stills) does not say; say how many a second there are with "
+            "which is unknown for a video without a duration (a folder of stills); give the stills' frame rate with "
             "-s data.stills_rate=30, or use a Qwen2-VL model"
         )
     if family == "qwen3_vl" and _video_blocks(prompt) != int(prompt.video.grid_thw[0, 0]):
         raise UserError(
-            f"record {prompt.record.key}: Qwen3-VL expects every temporal patch as a vision block of its own behind "
-            "a time stamp; encode the prompt with stamped=True"
+            f"record {prompt.record.key}: Qwen3-VL expects every temporal patch as its own vision block after a time "
+            "stamp; encode the prompt with stamped=True"
         )
     positions, _ = model.model.get_rope_index(
         prompt.input_ids[None].to(device),
@@ -117,11 +117,11 @@ def _video_blocks(prompt: EncodedPrompt) -> int:
 
 
 def vision_inputs(states: Sequence[PromptState], starts: Sequence[int], width: int) -> dict[str, Any]:
-    """What Qwen3-VL's language model takes besides embeddings: deepstack features and where they go.
+    """What Qwen3-VL's language model takes in addition to embeddings: deepstack features and where they go.
 
     Args:
         states: The prompt of each of B rows.
-        starts: The column where it starts.
+        starts: The column where each prompt starts.
         width: Columns of a row.
     """
     if not any(len(state.deepstack) for state in states):

@@ -36,7 +36,7 @@ class LoadedModel(NamedTuple):
 
 
 def locate(name: str) -> str:
-    """The folder or hub id a model name stands for.
+    """The folder or hub id that a model name stands for.
 
     Raises:
         UserError: The name is neither registered, nor a model folder, nor a hub id.
@@ -65,7 +65,7 @@ def model_config(name: str) -> Any:
     """The configuration of a model, without its weights.
 
     Raises:
-        UserError: It cannot be had, or is not of a supported family.
+        UserError: It cannot be found, or is not of a supported family.
     """
     from transformers import AutoConfig
 
@@ -84,7 +84,7 @@ def model_config(name: str) -> Any:
 
 
 def model_sizes(name: str) -> Any:
-    """The configuration of a model for counting alone: that of 2b and 7b is packaged, so that they need not be had.
+    """The configuration of a model for counting; those of 2b and 7b are packaged, so that no download is needed.
 
     Raises:
         UserError: As :func:`model_config`.
@@ -105,10 +105,10 @@ def _not_loadable(name: str, location: str, error: Exception) -> UserError:
 
 
 def model_digest(name: str) -> str:
-    """What identifies the weights: SHA-256 over their files' own, which are equal on the hub and in a local copy.
+    """Identifies the weights: SHA-256 over their files' own, which are equal on the hub and in a local copy.
 
     Raises:
-        UserError: The model cannot be had, is not of a supported family, or has no safetensors.
+        UserError: The model cannot be found, is not of a supported family, or has no safetensors.
     """
     model_config(name)
     location = Path(locate(name))
@@ -130,13 +130,13 @@ def choose_precision(section: ModelSection, device: torch.device) -> str:
 def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> LoadedModel:
     """Load a model by name for training or evaluation.
 
-    With full fine-tuning the weights are fp32 (autocast does the rest); with LoRA the frozen
-    weights take the computing precision, and what is trained stays fp32.
+    With full fine-tuning the weights are fp32 and computation is under autocast; with LoRA the frozen weights have
+    the precision of the computation, and what is trained stays fp32.
 
     Args:
         section: Which model, and how it is trained.
         device: Where it goes.
-        seed: Of the adapters' first weights.
+        seed: Of the adapters' initial weights.
 
     Raises:
         UserError: The model cannot be found or read; the message says which and how to get it.
@@ -168,7 +168,7 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     if section.freeze_vision:
         model.model.visual.requires_grad_(False)
         if precision == "bf16":
-            model.model.visual.to(torch.bfloat16)  # its weights stay as they are, so they need no fp32
+            model.model.visual.to(torch.bfloat16)  # frozen, so its weights need no fp32
     if section.tuning == "lora":
         torch.manual_seed(seed_for(seed, "adapters"))
         model = with_lora(model, section)
@@ -179,14 +179,14 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
 
 
 def weights_dtype(section: ModelSection, precision: str) -> torch.dtype:
-    """Of the weights that are not quantised: bf16 only where they stay as they are."""
+    """Of the weights that are not quantised: bf16 only where they are frozen."""
     return torch.bfloat16 if precision == "bf16" and section.tuning == "lora" else torch.float32
 
 
 def vision_attention(device: torch.device, precision: str) -> str:
-    """FlashAttention for the vision tower where it is installed and can run, else SDPA.
+    """FlashAttention for the vision tower where it is installed and supported, else SDPA.
 
-    The language model always takes the engine's own attention, which calls SDPA (flash kernels on a GPU).
+    The language model always uses the engine's own attention, which calls SDPA (flash kernels on a GPU).
     """
     from transformers.utils import is_flash_attn_2_available
 
@@ -201,8 +201,8 @@ def recompute_activations(model: Any, reentrant: bool = False) -> None:
 
 
 def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
-    """The model with adapters on the language model's linear layers; their weights are drawn by torch's generator."""
-    # On a CPU bitsandbytes, which peft imports, warns that a kernel for 4-bit inference is not there; none is needed.
+    """The model with LoRA adapters on the language model's linear layers, initialised by torch's global generator."""
+    # On a CPU bitsandbytes, which peft imports, warns that a kernel for 4-bit inference is missing; none is needed.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import LoraConfig, get_peft_model
 
@@ -216,6 +216,6 @@ def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
     vision_trained = not section.freeze_vision
     wrapped = get_peft_model(model, config)
     if vision_trained:
-        # In fp32 like the adapters: bf16 weights would round the updates of a small learning rate away.
+        # In fp32 like the adapters: in bf16 the updates of a small learning rate would be rounded away.
         wrapped.get_base_model().model.visual.float().requires_grad_(True)
     return wrapped

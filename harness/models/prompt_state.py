@@ -13,7 +13,7 @@ class PromptState(NamedTuple):
 
     Attributes:
         ids: (P,) token ids, on the CPU.
-        visual: (P,) bool, where video tokens stand, on the CPU.
+        visual: (P,) bool, the video tokens, on the CPU.
         video: The video's digest.
         embeddings: (P, hidden) token embeddings with the video's features in place.
         deepstack: (levels, video tokens, hidden) features for the first language layers; most models have none.

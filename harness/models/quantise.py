@@ -9,12 +9,12 @@ from torch import nn
 
 from harness.errors import UserError
 
-KEPT = ["model.visual", "lm_head"]
-"""Parts that stay as they are. The prefix must be whole: ``visual`` alone would keep nothing."""
+NOT_QUANTISED = ["model.visual", "lm_head"]
+"""Parts that are not quantised, by their full prefix: ``visual`` alone would match nothing."""
 
 
 def quantisation_config(kind: str, compute: torch.dtype) -> Any:
-    """What ``from_pretrained`` takes, or None for ``none``.
+    """The configuration for ``from_pretrained``, or None for ``none``.
 
     4 bits are NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314).
 
@@ -30,13 +30,13 @@ def quantisation_config(kind: str, compute: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTISED)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=KEPT,
+        llm_int8_skip_modules=NOT_QUANTISED,
     )
 
 

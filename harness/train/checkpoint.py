@@ -63,7 +63,7 @@ def save_checkpoint(
         root: The cell's ``checkpoints`` folder.
         step: The trainer's step.
         model: The (possibly PEFT-wrapped) model.
-        tokenizer: Saved beside the weights.
+        tokenizer: Saved next to the weights.
         optimizer: Its state goes into ``trainer/``.
         state: JSON-serialisable trainer state (meter, cursor).
         about: What the manifest says about the cell.
@@ -83,7 +83,7 @@ def save_checkpoint(
         _sync_folder(temporary)
         temporary.rename(final)
     except BaseException:
-        # A full disk is the likely reason: give the space back.
+        # The disk is probably full: free the space.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync(root)
@@ -92,9 +92,9 @@ def save_checkpoint(
 
 
 def drop_older_states(last: Path) -> None:
-    """Remove the optimiser states beside those of the last checkpoint: only it can be continued.
+    """Remove the optimiser states of all but the last checkpoint, the only one that training can resume from.
 
-    A state is renamed before it is removed, so that a kill leaves it whole or gone, never in parts.
+    A state is renamed before it is removed, so that a kill leaves it whole or gone, never partial.
     """
     for older in last.parent.glob("step-*"):
         if older != last and (older / STATE).exists():
@@ -109,11 +109,11 @@ def _remove(folders: Iterable[Path]) -> None:
 
 
 def _save_weights(model: Any, folder: Path) -> bool:
-    """Write the trained weights; say whether they are an adapter."""
+    """Write the trained weights; return whether they are an adapter."""
     if not hasattr(model, "peft_config"):
         model.save_pretrained(folder)
         return False
-    # Embeddings are never trained beside adapters; by default PEFT would ask the hub whether they were.
+    # Embeddings are never trained with adapters; by default PEFT would ask the hub whether they were.
     model.save_pretrained(folder, save_embedding_layers=False)
     vision = model.get_base_model().model.visual
     if any(parameter.requires_grad for parameter in vision.parameters()):
@@ -122,10 +122,10 @@ def _save_weights(model: Any, folder: Path) -> bool:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Open a checkpoint and check every weight file against its digest.
+    """Read a checkpoint's manifest and check every file against its digest.
 
     Raises:
-        UserError: It has no manifest, lacks a file, or a file is not what was written.
+        UserError: It has no manifest, a file is missing, or a file's digest differs.
     """
     manifest = read_json(folder / MANIFEST)
     for name, expected in manifest["files"].items():
@@ -152,7 +152,7 @@ def list_checkpoints(root: Path) -> list[Path]:
 
 
 def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into a model of the same shape and tuning.
+    """Load a checkpoint's weights into a model of the same shape and tuning.
 
     Raises:
         UserError: The checkpoint was made with another tuning, or does not fit the model.

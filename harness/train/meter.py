@@ -1,4 +1,4 @@
-"""The budget meter: counts everything a method consumes, evaluation excepted."""
+"""The budget meter: counts everything a method consumes, except evaluation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Consumption:
         tokens_trained: Completion tokens in the loss.
         forward_passes: Calls of the language model or the vision tower.
         updates: Optimiser steps that changed weights.
-        peak_memory: Bytes; resident on a CPU, allocated on a GPU.
+        peak_memory: Bytes: resident on a CPU, allocated on a GPU.
     """
 
     steps: int = 0
@@ -42,11 +42,11 @@ class Consumption:
 
 
 class BudgetMeter:
-    """Adds up consumption and says when the budget is spent.
+    """Counts consumption and tells when the budget is spent.
 
     Args:
         budget: Kind and amount.
-        consumed: Where an interrupted run stopped.
+        consumed: What an interrupted run had consumed.
         device: Whose clock and memory count.
     """
 
@@ -57,7 +57,7 @@ class BudgetMeter:
 
     @property
     def progress(self) -> float:
-        """Share of the budget consumed, from 0 up."""
+        """Share of the budget consumed; 1 and more when it is spent."""
         return float(getattr(self.consumed, self._budget.kind)) / self._budget.amount
 
     @property
@@ -72,7 +72,7 @@ class BudgetMeter:
         return max(0, math.ceil(self._budget.amount) - self.consumed.examples)
 
     def expected_steps(self, prompts_per_step: int) -> int:
-        """Steps the budget allows, or 0 when that cannot be known beforehand."""
+        """Steps that the budget allows, or 0 if that cannot be known beforehand."""
         if self._budget.kind == "seconds":
             return 0
         each = prompts_per_step if self._budget.kind == "examples" else 1
@@ -98,7 +98,7 @@ class BudgetMeter:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: most ever allocated on a GPU, or most ever resident in this process."""
+    """Bytes: the most allocated so far on a GPU, or the most resident so far in this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

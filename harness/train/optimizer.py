@@ -1,4 +1,4 @@
-"""The optimiser and its schedule: warm-up, then constant, so that a checkpoint at any budget is comparable."""
+"""The optimiser and its schedule: warm-up, then constant, so that checkpoints at any budget are comparable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, settings: TrainSection) -> torch.optim.Opt
         "weight_decay": settings.weight_decay,
     }
     if settings.optimizer == "adamw":
-        # One pass over a parameter's numbers, on a GPU one kernel for all; elsewhere torch's default.
+        # Fused: one pass over a parameter's numbers, one kernel for all of them on a GPU.
         fused = True if {parameter.device.type for parameter in parameters} <= {"cpu", "cuda"} else None
         return torch.optim.AdamW(parameters, fused=fused, **options)
     try:

@@ -1,7 +1,7 @@
-"""Data parallel training: processes that take their share of each step's prompts and add up their gradients.
+"""Data-parallel training: each process takes a share of a step's prompts, and gradients are summed.
 
-A rank samples, scores and trains on its own prompts; groups go to all ranks, so that a method sees the whole step,
-and denominators are those of the whole step, so that the sum of the gradients is what one process would have computed.
+A rank samples, scores and trains on its own prompts. Groups go to all ranks, so that a method sees the whole step, and
+denominators are those of the whole step, so that the sum of the gradients is what one process would have computed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Ranks:
 
     @staticmethod
     def join() -> Ranks:
-        """Meet the other processes that the environment names; alone if it names none.
+        """Join the process group that the environment describes; one rank if it describes none.
 
         Raises:
             UserError: There are fewer GPUs than processes.
@@ -48,7 +48,7 @@ class Ranks:
         if gpus:
             torch.cuda.set_device(rank)
         if not dist.is_initialized():
-            # Groups travel as objects, by gloo; gradients on GPUs by nccl.
+            # Groups are sent as objects by gloo, gradients on GPUs by nccl.
             dist.init_process_group("cuda:nccl,cpu:gloo" if gpus else "gloo")
         return Ranks(rank, size)
 
@@ -61,7 +61,7 @@ class Ranks:
         return list(items[self.rank :: self.size])
 
     def gather(self, mine: list[T]) -> list[T]:
-        """The items of all ranks, in the order from which :meth:`share` took them."""
+        """The items of all ranks, in their order before :meth:`share`."""
         if self.size == 1:
             return mine
         shares: list[list[T]] = [[] for _ in range(self.size)]
@@ -78,16 +78,16 @@ class Ranks:
         return {name: sum(share.get(name, 0.0) for share in shares) for name in names}
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the sum of the ranks' gradients in the place of each."""
+        """Replace each gradient by its sum over the ranks."""
         if self.size == 1:
             return
         for parameter in parameters:
-            if parameter.grad is None:  # no sample of this rank reached it
+            if parameter.grad is None:  # none of this rank's samples reached it
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
 
     def leave(self) -> None:
-        """Part from the others, when all have come so far."""
+        """Leave the process group, once all ranks have got here."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How samples become batches and unreduced losses become one number, the same way for every method.
+"""From samples to batches, and from unreduced losses to one number, the same for every method.
 
 A loss is divided by a count that is known before the first micro-batch, so that splitting the samples of a
 step into micro-batches cannot change its gradient. The trainer and the conformance suite use these functions.
@@ -37,7 +37,7 @@ def denominator(samples: Sequence[Sample], needs: Needs) -> float:
 
 
 def reduce_loss(loss: Tensor, batch: Batch, needs: Needs, denominator: float) -> Tensor:
-    """Sum the unreduced loss of one micro-batch over what is real, and divide.
+    """Sum the unreduced loss of a micro-batch over everything but padding, and divide.
 
     Args:
         loss: What the method returned: (n, L), (n,) or (units,) as ``needs.reduce`` says.
@@ -65,13 +65,13 @@ def reduce_loss(loss: Tensor, batch: Batch, needs: Needs, denominator: float) ->
 
 
 def make_batch(samples: Sequence[Sample], policy: Tensor, mask: Tensor, needs: Needs) -> Batch:
-    """Put samples and their log-probabilities under the policy together.
+    """Make the batch of some samples and their log-probabilities under the policy.
 
     Args:
         samples: n samples.
         policy: (n, L) log-probabilities of the completions' tokens, right-padded.
         mask: (n, L), 1.0 on the completions' tokens and 0.0 on padding.
-        needs: Says whether reference and sampling log-probabilities come along.
+        needs: Says whether reference and sampling log-probabilities are included.
 
     Returns:
         A batch on the policy's device and in its precision; all but ``policy`` is constant.
@@ -79,7 +79,7 @@ def make_batch(samples: Sequence[Sample], policy: Tensor, mask: Tensor, needs: N
     Raises:
         ValueError: Shapes or mask do not fit the completions (prompt tokens in the mask, for example).
         UserError: A sample lacks log-probabilities that the method asked for, has a weight or an extra
-            that is not finite, or has other extras than its neighbours.
+            that is not finite, or has other extras than the rest.
     """
     lengths = [len(sample.completion.tokens) for sample in samples]
     if policy.shape != mask.shape or policy.dim() != 2 or len(policy) != len(samples):

@@ -19,7 +19,7 @@ class Metrics:
 
     Args:
         path: The JSONL file.
-        resume_step: Lines after this step are dropped: the run that wrote them was interrupted and repeats them.
+        resume_step: Lines after this step are dropped; the run that wrote them was interrupted and repeats them.
         report_to: Tracker names, as in transformers' ``report_to``.
         model: Handed to trackers.
 
@@ -45,7 +45,7 @@ class Metrics:
 
 
 class _Trackers:
-    """transformers' own reporting callbacks, driven from our loop."""
+    """transformers' own reporting callbacks, called from our loop."""
 
     def __init__(self, names: Sequence[str], folder: Path, model: nn.Module) -> None:
         from transformers import TrainerControl, TrainerState, TrainingArguments

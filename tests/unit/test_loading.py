@@ -56,7 +56,9 @@ def test_other_families_are_refused_with_the_list_of_what_is_supported(tmp_path:
 
 def test_a_chat_template_is_the_models_own_or_there_is_none(tmp_path: Path) -> None:
     name, tokenizer = str(folder(tmp_path, "qwen2_vl")), tiny_tokenizer()
-    with pytest.raises(UserError, match=r"no chat template, and none is made up\. Put the chat_template\.jinja"):
+    with pytest.raises(
+        UserError, match=r"no chat template, and no other is substituted\. Put the chat_template\.jinja"
+    ):
         require_chat_template(tokenizer, name)
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     require_chat_template(tokenizer, name)
