@@ -59,11 +59,14 @@ def method_names(text: str) -> list[str]:
 
 def _preset(model: str) -> tuple[str, dict[str, Any]]:
     """The preset study of a model, and the study's name where the preset is not the model's own."""
-    preset = registry.load("models", model).study if model in registry.names("models") else LARGE_PRESET
+    known, presets = registry.names("models"), preset_names()
+    if model in presets and model not in known:
+        raise UserError(f"`--model {model}`: this is a preset study; write --study {model}")
+    preset = registry.load("models", model).study if model in known else LARGE_PRESET
     if preset == model:
         return preset, {}
     name = re.sub(r"[^\w.+-]+", "_", Path(locate(model)).name)
-    return preset if preset in preset_names() else LARGE_PRESET, {"name": name}
+    return preset if preset in presets else LARGE_PRESET, {"name": name}
 
 
 def _benchmarks(text: str | None) -> dict[str, Any]:

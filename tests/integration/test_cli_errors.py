@@ -23,6 +23,8 @@ COMMANDS = ["compare", "train", "evaluate", "score", "report", "list", "check", 
         (["compare", "--methods", "sft,sft"], ["sft is named twice"]),
         (["compare", "--methods", "base"], ["--methods base", "leave it out"]),
         (["compare", "--model", "tinny"], ["--model tinny", "did you mean tiny?"]),
+        (["compare", "--model", "paper-2b"], ["--model paper-2b", "write --study paper-2b"]),
+        (["compare", "--engine", "fast"], ["model.engine", "fast", "'naive'"]),
         (["compare", "-s", "model.name=tinny"], ["tinny", "did you mean tiny?"]),
         (["compare", "--model", "./nothing/here"], ["./nothing/here"]),
         (
@@ -145,7 +147,7 @@ def test_help_needs_nothing_heavy() -> None:
         "import harness.cli.app\n"
         "try: harness.cli.app.main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'transformers', 'pandas', 'pydantic'} & set(sys.modules)))\n"
+        "print(sorted({'torch', 'transformers', 'pandas', 'pydantic', 'numpy'} & set(sys.modules)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "compare" in result.stdout
