@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api.config import StrictConfig
+from harness.api.config import Plugin
 from harness.errors import UserError, first_few, unknown_name
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import ItemScore
@@ -113,13 +113,10 @@ class Questions:
         return self.media[record.key]
 
 
-class Benchmark(ABC):
+class Benchmark(Plugin, ABC):
     """A benchmark plugin. Only :meth:`score` must be written; all else has a default.
 
     Attributes:
-        plugin_group: Where plugins of this kind are registered.
-        Config: Its options.
-        summary: One line for ``harness list``.
         scorers: Scoring rules by name, the default first.
         tasks: Tasks in the order of tables; without any, every question type is a task.
         means: Heads of the columns of further means, by name; :meth:`figures` computes them.
@@ -129,17 +126,12 @@ class Benchmark(ABC):
     """
 
     plugin_group: ClassVar[str] = "benchmarks"
-    Config: ClassVar[type[StrictConfig]] = StrictConfig
-    summary: ClassVar[str] = ""
     scorers: ClassVar[Mapping[str, ScoringRule]] = {"default": ScoringRule("the benchmark's own rule")}
     tasks: ClassVar[tuple[Task, ...]] = ()
     means: ClassVar[Mapping[str, str]] = {}
     average: ClassVar[str] = "the plain mean over the questions"
     means_caption: ClassVar[str] = ""
     cluster: ClassVar[str] = "cluster"
-
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
 
     # ------------------------------------------------------------------ what is asked, and how
 
