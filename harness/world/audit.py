@@ -1,7 +1,7 @@
 """How far one gets without watching: chance, best constant and a text-only prior for every question type.
 
 The text-only prior sees everything but the video: template, categories, options and their letters. Constant and prior
-are those that a report shows beside its methods (:mod:`harness.vsibench.baselines`).
+are the baselines of the reports (:mod:`harness.vsibench.baselines`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def audit(
     Args:
         train_scenes: Scenes to fit on.
         test_scenes: Scenes to score on.
-        seed: Which scenes of the pre-training split: others for another seed.
-        progress: Told how many scenes are generated.
+        seed: Selects the scenes of the pre-training split; different seeds share none.
+        progress: Called with the number of scenes generated and their total.
 
     Returns:
         One row per raw question type with chance, constant and text_prior (0 to 100), the standard error of the text
@@ -69,7 +69,7 @@ def _scores(asked: Sequence[Record], answers: Mapping[str, str]) -> Floats:
 
 
 def _chance(known: Sequence[Record], asked: Sequence[Record]) -> Floats:
-    """The expected score of a random option, or that of another question's number."""
+    """The expected score of a random option, or the score of the number that answers another question."""
     if not asked[0].is_numeric:
         return np.array([1 / len(record.options or "-") for record in asked])
     others = np.resize([numeric_truth(record) for record in known], len(asked))
