@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
 
 import pandas as pd
 
@@ -14,7 +13,7 @@ from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.benchmarks import VSIBench
 from reports.collect import CellResult, Collected, Evaluated, methods_of
-from reports.statistics import compare_all, default_pairs, from_frame, to_frame
+from reports.statistics import Contrast, compare_all, default_pairs, from_frame, to_frame
 from reports.tables import (
     ScoreRow,
     Table,
@@ -160,9 +159,8 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
     found, called = from_frame(contrasts), results.short_labels
-    named = _Named(benchmark=benchmark, title=results.title, alpha=settings.alpha)
     tables = Tables(
-        scores_table(rows, found, tasks=results.tasks, scorer=results.scorer, footnotes=footnotes, **named),
+        _scores_table(results, rows, found, footnotes=footnotes),
         contrasts,
         [],
     )
@@ -177,7 +175,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
     return replace(
         tables,
         verdicts=verdicts(found, results.cells, called, alpha=settings.alpha, answers=results.answers),
-        pairs=pairs_table(found, called, **named),
+        pairs=pairs_table(found, called, title=results.title, alpha=settings.alpha),
         tasks=tasks_table(found, called, title=results.title, tasks=results.tasks, alpha=settings.alpha)
         if results.tasks
         else None,
@@ -189,24 +187,32 @@ def additional_table(results: Results) -> Table:
     pairs = [(a, b) for a, b in default_pairs(list(results.labels)) if a == BASE and {a, b} <= set(results.present)]
     contrasts = to_frame([])
     if pairs:
-        contrasts = compare_all(results.answers, pairs, benchmark=results.benchmark, resamples=0)
+        contrasts = compare_all(
+            results.answers, pairs, benchmark=results.benchmark, alpha=results.report.alpha, resamples=0
+        )
         contrasts = contrasts.assign(verdict="undecided", p_holm=float("nan"), note="")
+    return _scores_table(results, _rows(results), from_frame(contrasts), tested=False)
+
+
+def _scores_table(
+    results: Results,
+    rows: Sequence[ScoreRow],
+    contrasts: Sequence[Contrast],
+    *,
+    footnotes: Sequence[str] = (),
+    tested: bool = True,
+) -> Table:
     return scores_table(
-        _rows(results),
-        from_frame(contrasts),
-        tasks=results.tasks,
-        scorer=results.scorer,
+        rows,
+        contrasts,
         benchmark=results.benchmark,
         title=results.title,
-        alpha=0.05,
-        tested=False,
+        tasks=results.tasks,
+        scorer=results.scorer,
+        alpha=results.report.alpha,
+        footnotes=footnotes,
+        tested=tested,
     )
-
-
-class _Named(TypedDict):
-    benchmark: Benchmark
-    title: str
-    alpha: float
 
 
 def _rows(results: Results) -> list[ScoreRow]:

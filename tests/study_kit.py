@@ -60,10 +60,17 @@ def prepare_cells(study: StudyConfig, run_dir: Path) -> tuple[Plan, dict[str, Ce
 
 
 def finish_cell(
-    run_dir: Path, cell: Cell, answers: dict[str, str], *, step: int = 0, prompt: str = "p", **identity: str
+    run_dir: Path,
+    cell: Cell,
+    answers: dict[str, str],
+    *,
+    step: int = 0,
+    prompt: str = "p",
+    benchmark: str = "vsibench",
+    **identity: str,
 ) -> Path:
     """Give a cell the answers of one checkpoint, as if it had computed them."""
-    folder = cell.folder(run_dir) / "vsibench" / f"step-{step:06d}"
+    folder = cell.folder(run_dir) / benchmark / f"step-{step:06d}"
     lines = [
         {"id": int(key), "answer": answer, "truncated": False, "tokens": 2, "prompt": f"{prompt}{key}"}
         for key, answer in answers.items()

@@ -173,12 +173,12 @@ class EvaluationSection(StrictConfig):
     benchmark: str = Field("vsibench", description="A registered benchmark.")
     more: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="Additional benchmarks and their options; each has a table of its own.",
+        description="Additional benchmarks and their options; each has its own table in the report.",
     )
     scorer: str | None = Field(
         None, description="The scorer behind every table; unset: the first that the headline benchmark declares."
     )
-    max_new_tokens: int = Field(16, ge=1, description="Token limit; 16 is VSI-Bench's own.")
+    max_new_tokens: int = Field(16, ge=1, description="Token limit of an answer (16: VSI-Bench).")
     two_turns: bool = Field(
         False,
         description="Ask for the answer alone in a second turn, as VSI-Bench does after a chain of thought (cot); "

@@ -12,7 +12,7 @@ import pandas as pd
 from reports.statistics.inference import holm
 
 OVERALL = "overall"
-"""The task name of the macro score: the plain mean of the tasks."""
+"""The task name of the headline score."""
 
 SEEDS_FOR_METHODS = 3
 """Fewest seeds a side that allow a claim about methods instead of checkpoints."""
@@ -32,9 +32,9 @@ class Contrast:
     Attributes:
         a: The method subtracted.
         b: The method it is subtracted from.
-        task: One of the eight tasks, or ``overall`` for their mean.
-        claim: ``checkpoints``: these trained models, on rooms like these. ``methods``: the methods,
-            trained again and asked about new rooms.
+        task: A task of the benchmark, or ``overall`` for the headline score.
+        claim: ``checkpoints``: these trained models, on clusters like these. ``methods``: the methods,
+            trained again and asked about new clusters.
         difference: Mean of B minus mean of A, over seeds and questions.
         standard_error: Its standard error; NaN when it cannot be estimated (``note`` says why).
         df: Degrees of freedom of the t distribution.
@@ -44,7 +44,7 @@ class Contrast:
         p_holm: ``p`` after Holm's correction inside the family.
         family: ``confirmatory`` for overall, ``exploratory`` for the tasks.
         n_questions: Questions that enter this contrast.
-        n_rooms: Rooms (clusters) that enter it.
+        n_rooms: Clusters, such as rooms, that enter it.
         seeds_a: Runs of A.
         seeds_b: Runs of B.
         verdict: ``better`` or ``worse`` (B than A) where ``p_holm`` is below alpha; else ``equivalent`` where
@@ -58,12 +58,13 @@ class Contrast:
         p_b_beats_a: Share of run pairs in which B scores higher (a tie counts half); NaN with one run each.
         run_pairs: Number of those pairs.
         seed_correlation: Correlation of A's and B's runs of the same seed; the test takes it as zero.
-        p_rooms: ``p`` with rooms as the only chance, which the next three check; ``overall`` only.
-        p_permutation: The same by swapping the methods within rooms.
-        ci_boot_low: Interval for the same by the BCa bootstrap of rooms.
+        p_rooms: ``p`` with clusters as the only source of chance, which the next three check; ``overall`` only.
+        p_permutation: The same by swapping the methods within clusters.
+        ci_boot_low: Interval for the same by the BCa bootstrap of clusters.
         ci_boot_high: Upper end.
         resamples: Draws of each check; 0 where none was made.
         resampling_seed: Seed of the draws.
+        cluster: What questions of one cluster share, in one word.
     """
 
     a: str
@@ -98,6 +99,7 @@ class Contrast:
     ci_boot_high: float = math.nan
     resamples: int = 0
     resampling_seed: int = 0
+    cluster: str = "room"
 
 
 def judge(contrasts: Sequence[Contrast], alpha: float) -> list[Contrast]:
@@ -136,24 +138,24 @@ def _joined(*notes: str) -> str:
 
 
 def checked(c: Contrast, alpha: float) -> Contrast:
-    """The contrast, its note naming every cross-check over rooms that decides otherwise than the t-test over rooms."""
+    """The contrast, its note naming every cross-check over clusters that decides otherwise than the t-test."""
     against = disagreements(c, alpha)
     if not against:
         return c
     checks = " and ".join(against)
-    found = f"cross-check: {checks} and the t-test over rooms (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
+    found = f"cross-check: {checks} and the t-test over {c.cluster}s (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
     return replace(c, note=_joined(c.note, found))
 
 
 def disagreements(c: Contrast, alpha: float) -> list[str]:
-    """The cross-checks over rooms that decide otherwise than the t-test over rooms, with their results."""
+    """The cross-checks over clusters that decide otherwise than the t-test over clusters, with their results."""
     rejects = c.p_rooms < alpha
     against = []
     if not math.isnan(c.p_permutation) and (c.p_permutation < alpha) != rejects:
-        against.append(f"the permutation of rooms (p = {c.p_permutation:.3f})")
+        against.append(f"the permutation of {c.cluster}s (p = {c.p_permutation:.3f})")
     if not math.isnan(c.ci_boot_low) and (c.ci_boot_low > 0 or c.ci_boot_high < 0) != rejects:
         against.append(
-            f"the bootstrap of rooms ({level(alpha)} interval {c.ci_boot_low:z.2f} to {c.ci_boot_high:z.2f})"
+            f"the bootstrap of {c.cluster}s ({level(alpha)} interval {c.ci_boot_low:z.2f} to {c.ci_boot_high:z.2f})"
         )
     return against
 

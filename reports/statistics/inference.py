@@ -40,22 +40,25 @@ class Inference:
     note: str = ""
 
 
-def infer(difference: float, parts: Sequence[Part], n_rooms: int, *, alpha: float, margin: float) -> Inference:
+def infer(
+    difference: float, parts: Sequence[Part], n_clusters: int, *, alpha: float, margin: float, cluster: str
+) -> Inference:
     """Test one difference against zero and against the margin.
 
     Args:
         difference: The estimate, in points.
-        parts: Its independent variance components, rooms first.
-        n_rooms: Rooms behind it.
+        parts: Its independent variance components, clusters first.
+        n_clusters: Number of clusters, such as rooms, behind it.
         alpha: Two-sided level.
         margin: The difference from which on two methods are not equivalent, in points.
+        cluster: What a cluster is, in one word.
     """
     total, df = combine(parts)
     if total == 0:
-        # All rooms agree exactly: t has no scale, the sign-flip test over rooms still has a p-value.
-        p = 1.0 if difference == 0 else 2.0 ** (1 - n_rooms)
-        note = "" if difference == 0 else "same difference in every room: p from the sign test over rooms"
-        return Inference(0.0, float(n_rooms - 1), difference, difference, p, note=note)
+        # All clusters agree exactly: t has no scale, but the sign-flip test over clusters still gives a p-value.
+        p = 1.0 if difference == 0 else 2.0 ** (1 - n_clusters)
+        note = "" if difference == 0 else f"same difference in every {cluster}: p from the sign test over {cluster}s"
+        return Inference(0.0, float(n_clusters - 1), difference, difference, p, note=note)
     error = math.sqrt(total)
     half = float(stats.t.ppf(1 - alpha / 2, df)) * error
     return Inference(

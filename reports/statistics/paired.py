@@ -26,7 +26,7 @@ from harness.errors import UserError
 from reports.statistics.answers import Answers, by_model, select
 from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge, to_frame
 from reports.statistics.inference import Inference, Part, infer, probability_better
-from reports.statistics.resampling import RESAMPLES, SEED, Array, bootstrap_interval, permutation_p, room_sums
+from reports.statistics.resampling import RESAMPLES, SEED, Array, bootstrap_interval, cluster_sums, permutation_p
 
 
 def compare_pair(
@@ -42,10 +42,10 @@ def compare_pair(
     """Compare two methods on the overall score and on every task present.
 
     One ordinary least squares of the per-question differences (each side first averaged over its
-    seeds) on indicators of the question types gives all contrasts and their room-clustered
+    seeds) on indicators of the question types gives all contrasts and their clustered
     covariance. With at least three seeds on both sides (``base`` may have one: it is not trained) the
     variance between runs is added and the degrees of freedom are Welch-Satterthwaite's. ``overall`` is
-    checked by a permutation and a bootstrap of the rooms.
+    checked by a permutation test and a bootstrap over clusters.
 
     Args:
         frame: Answers of one model, with columns :data:`reports.statistics.answers.COLUMNS`, in any order.
@@ -110,25 +110,6 @@ def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     return against_base + list(itertools.combinations(trained, 2))
 
 
-def run_scores(frame: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
-    """Score of every run: rows (model, method, seed), columns the tasks present and ``overall``, in points.
-
-    Raises:
-        UserError: As :func:`compare_pair`.
-    """
-    rows: dict[tuple[str, str, int], dict[str, float]] = {}
-    for answers in by_model(frame):
-        for method in answers.scores.columns.unique("method"):
-            wide, questions = select(answers, method, method)
-            onehot, tasks, weights = _design(questions, benchmark)[1:]
-            values = weights @ _type_means(onehot, _points(wide, method))
-            for seed, column in zip(wide[method].columns, values.T, strict=True):
-                rows[answers.model, method, int(seed)] = dict(zip((OVERALL, *tasks), column.tolist(), strict=True))
-    scores = pd.DataFrame.from_dict(rows, orient="index")
-    scores.index = pd.MultiIndex.from_tuples(list(rows), names=["model", "method", "seed"])
-    return scores[[*(task.name for task in benchmark.tasks_of(frame["type"])), OVERALL]]
-
-
 def _contrasts(
     answers: Answers, a: str, b: str, benchmark: Benchmark, alpha: float, margin: float, resamples: int
 ) -> list[Contrast]:
@@ -137,26 +118,28 @@ def _contrasts(
     types, onehot, tasks, weights = _design(questions, benchmark)
     runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
     per_run = {side: weights @ _type_means(onehot, runs[side]) for side in (a, b)}
-    rooms = pd.factorize(questions["cluster"], sort=True)[0]
+    clusters = pd.factorize(questions["cluster"], sort=True)[0]
     per_question = _round(runs[b].mean(1) - runs[a].mean(1))
-    difference, room_variance = _clustered(per_question, onehot, weights, rooms)
+    difference, variance = _clustered(per_question, onehot, weights, clusters)
     claim = _claim(runs)
     same_seeds = list(wide[a].columns) == list(wide[b].columns)
-    rooms_of_type = [len(np.unique(rooms[onehot[:, j]])) for j in range(len(types))]
+    clusters_of_type = [len(np.unique(clusters[onehot[:, j]])) for j in range(len(types))]
     found = []
     for i, task in enumerate((OVERALL, *tasks)):
         used: NDArray[np.bool_] = np.asarray(onehot[:, weights[i] > 0].any(axis=1))
-        n_rooms = len(np.unique(rooms[used]))
-        lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and rooms_of_type[j] < 2]
-        parts: list[Part] = [(float(room_variance[i]), n_rooms - 1)]
+        n_clusters = len(np.unique(clusters[used]))
+        lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and clusters_of_type[j] < 2]
+        parts: list[Part] = [(float(variance[i]), n_clusters - 1)]
         if claim == "methods":
             parts += [_run_variance(per_run[side][i]) for side in (a, b) if per_run[side].shape[1] > 1]
-        if lonely or math.isnan(room_variance[i]):
+        if lonely or math.isnan(variance[i]):
             drawn = Inference(
                 note=f"no test: questions of one {benchmark.cluster} only ({', '.join(lonely) or 'all questions'})"
             )
         else:
-            drawn = infer(float(difference[i]), parts, n_rooms, alpha=alpha, margin=margin)
+            drawn = infer(
+                float(difference[i]), parts, n_clusters, alpha=alpha, margin=margin, cluster=benchmark.cluster
+            )
         contrast = Contrast(
             a=a,
             b=b,
@@ -166,18 +149,19 @@ def _contrasts(
             p_holm=math.nan,
             family="confirmatory" if task == OVERALL else "exploratory",
             n_questions=int(used.sum()),
-            n_rooms=n_rooms,
+            n_rooms=n_clusters,
             seeds_a=runs[a].shape[1],
             seeds_b=runs[b].shape[1],
             model=answers.model,
             seeds=min([runs[side].shape[1] for side in (a, b) if side != BASE], default=1),
             margin=margin,
+            cluster=benchmark.cluster,
             **asdict(drawn),
             **_run_pairs(per_run[a][i], per_run[b][i], same_seeds),
         )
         found.append(_alike(contrast, per_question, used))
     if resamples and not math.isnan(found[0].p):
-        found[0] = _cross_checked(found[0], per_question, onehot, weights[0], rooms, room_variance[0], alpha, resamples)
+        found[0] = _cross_checked(found[0], per_question, onehot, weights[0], clusters, variance[0], alpha, resamples)
     return found
 
 
@@ -219,42 +203,41 @@ def _cross_checked(
     per_question: Array,
     onehot: NDArray[np.bool_],
     weights: Array,
-    rooms: NDArray[np.intp],
-    room_variance: float,
+    clusters: NDArray[np.intp],
+    variance: float,
     alpha: float,
     resamples: int,
 ) -> Contrast:
-    """Add the two checks of the t-test over rooms, and a note where they decide otherwise."""
-    rooms_only = infer(
-        contrast.difference, [(room_variance, contrast.n_rooms - 1)], contrast.n_rooms, alpha=alpha, margin=1.0
-    )
-    sums = room_sums(per_question, onehot, weights, rooms)
-    low, high = bootstrap_interval(sums, alpha, resamples) if room_variance else (math.nan, math.nan)
-    told = replace(
+    """Add the two checks of the t-test over clusters, and a note where they decide otherwise."""
+    n, cluster = contrast.n_rooms, contrast.cluster
+    clusters_only = infer(contrast.difference, [(variance, n - 1)], n, alpha=alpha, margin=1.0, cluster=cluster)
+    sums = cluster_sums(per_question, onehot, weights, clusters)
+    low, high = bootstrap_interval(sums, alpha, resamples) if variance else (math.nan, math.nan)
+    found = replace(
         contrast,
-        p_rooms=rooms_only.p,
+        p_rooms=clusters_only.p,
         p_permutation=permutation_p(sums, resamples),
         ci_boot_low=low,
         ci_boot_high=high,
         resamples=resamples,
         resampling_seed=SEED,
     )
-    return checked(told, alpha)
+    return checked(found, alpha)
 
 
 def _clustered(
-    difference: Array, onehot: NDArray[np.bool_], weights: Array, rooms: NDArray[np.intp]
+    difference: Array, onehot: NDArray[np.bool_], weights: Array, clusters: NDArray[np.intp]
 ) -> tuple[Array, Array]:
-    """Contrasts (c,) of per-question differences (n,) and their room-clustered variances (c,).
+    """Contrasts (c,) of per-question differences (n,) and their clustered variances (c,).
 
     Values within 1e-10 points of zero are rounding residue and returned as exact zeros.
     """
     model = sm.OLS(difference, onehot.astype(float))
-    if rooms.max() < 1 or len(difference) <= onehot.shape[1]:
+    if clusters.max() < 1 or len(difference) <= onehot.shape[1]:
         effect: Array = weights @ model.fit().params
         return _round(effect), np.full(len(weights), math.nan)
     # Design matrices, not a formula: patsy looks names such as C up in the caller's frame.
-    fit = model.fit(cov_type="cluster", cov_kwds={"groups": rooms}, use_t=True)
+    fit = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
     with np.errstate(invalid="ignore"):
         test = fit.t_test(weights)
     error = _round(np.nan_to_num(np.ravel(test.sd)))  # the square root of a variance of -1e-34 is NaN

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,23 +23,25 @@ from harness.vsibench.published import published_counts, published_rooms
 from reports.benchmarks import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
 from reports.statistics.inference import combine, minimum_detectable_effect
-from reports.statistics.paired import OVERALL, compare_pair, default_pairs, run_scores
+from reports.statistics.paired import compare_pair, default_pairs
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Questions and rooms of a benchmark.
+    """Questions and clusters of a benchmark.
 
     Attributes:
         name: What it is.
         questions: Number of questions.
-        rooms: Number of rooms.
+        rooms: Number of clusters.
+        cluster: What questions of one cluster share, in one word.
         effective: Kish's effective number of questions under the score's weights, 1 / sum of squared weights.
     """
 
     name: str
     questions: int
     rooms: int
+    cluster: str
     effective: float
 
 
@@ -48,14 +50,14 @@ def layout_of(name: str, benchmark: Benchmark, types: Sequence[str], rooms: Sequ
     counts = Counter(types)
     overall = benchmark.weights(counts)[1][0]
     squares = sum(weight**2 / n for weight, n in zip(overall, counts.values(), strict=True))
-    return Layout(name, len(types), len(set(rooms)), 1 / float(squares))
+    return Layout(name, len(types), len(set(rooms)), benchmark.cluster, 1 / float(squares))
 
 
 def vsi_bench_layout() -> Layout:
     """The layout of the full VSI-Bench."""
     types = [kind for kind, n in published_counts().items() for _ in range(n)]
     found = layout_of("the full VSI-Bench", VSIBench(), types, [])
-    return Layout(found.name, found.questions, len(published_rooms()), found.effective)
+    return replace(found, rooms=len(published_rooms()))
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def spread_from(answers: pd.DataFrame, benchmark: Benchmark, name: str) -> Sprea
         raise UserError(f"`--pilot {name}`: it has answers of one method only; a difference needs two")
     parts = np.array([_room_parts(answers, benchmark, a, b) for a, b in pairs])
     if np.isnan(parts).any():
-        raise UserError(f"`--pilot {name}`: its questions are of too few rooms to estimate an error")
+        raise UserError(f"`--pilot {name}`: its questions are of too few {benchmark.cluster}s to estimate an error")
     by_question = answers.drop_duplicates("question")
     layout = layout_of(name, benchmark, by_question["type"].tolist(), by_question["cluster"].tolist())
     default = default_spread()
@@ -160,9 +162,11 @@ def _room_variance(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) 
 
 def _run_spread(answers: pd.DataFrame, benchmark: Benchmark) -> tuple[tuple[float, ...], str]:
     """Standard deviation between runs of a method, pooled, and the upper end of its 95% interval."""
-    scores = run_scores(answers, benchmark)[OVERALL].groupby(["model", "method"])
-    df = int((scores.count() - 1).sum())
-    squares = float((scores.var(ddof=1).fillna(0) * (scores.count() - 1)).sum())
+    runs = answers.groupby(["model", "method", "seed"])[["type", "score"]]
+    scores = runs.apply(lambda run: benchmark.figures(run["type"].tolist(), run["score"].tolist()).overall)
+    by_method = scores.groupby(["model", "method"])
+    df = int((by_method.count() - 1).sum())
+    squares = float((by_method.var(ddof=1).fillna(0) * (by_method.count() - 1)).sum())
     if df < 1 or squares == 0:
         return (), "one run a method, so that the spread of training runs is assumed"
     found, high = math.sqrt(squares / df), math.sqrt(squares / stats.chi2.ppf(0.025, df))

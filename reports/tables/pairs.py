@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness.api.benchmark import Benchmark, Task
+from harness.api.benchmark import Task
 from harness.config.study import BASE
 from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
 from reports.tables.table import MISSING, Cell, Column, Row, Table
@@ -24,16 +24,13 @@ EQUIVALENT_MARK = "="
 COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
 
 
-def pairs_table(
-    contrasts: Sequence[Contrast], labels: Mapping[str, str], *, benchmark: Benchmark, title: str, alpha: float
-) -> Table:
+def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, title: str, alpha: float) -> Table:
     """Every pair's overall difference with its test and verdict.
 
     Args:
         contrasts: Of one model.
         labels: Display name of each method.
-        benchmark: What was answered.
-        title: Its name for the title.
+        title: The benchmark's name for the title.
         alpha: Level of the tests.
 
     Raises:
@@ -56,7 +53,7 @@ def pairs_table(
     caption = sentences(
         "Differences are B minus A in points; intervals are not corrected for multiple comparisons.",
         f"Equivalence margin, declared in advance: {found[0].margin:g}." if found else "",
-        test_caption(found, alpha, benchmark.cluster),
+        test_caption(found, alpha),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
         "would find with 80% power, before correction.",
         "“B beats A in runs”: share of the pairs of one run each." if any(c.run_pairs for c in found) else "",
@@ -64,7 +61,7 @@ def pairs_table(
         "to be 0."
         if any(not math.isnan(c.seed_correlation) for c in found)
         else "",
-        _checks_caption(found, alpha, benchmark.cluster),
+        _checks_caption(found, alpha),
     )
     rows = [_pair_row(c, labels, *(cell(c) for _, cell in columns)) for c in found]
     return Table(
@@ -113,19 +110,18 @@ def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return [c for c in contrasts if c.task == OVERALL]
 
 
-def test_caption(found: Sequence[Contrast], alpha: float, cluster: str, pairs: int | None = None) -> str:
+def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = None) -> str:
     """What was tested, how and on what: test, clusters, correction, questions and seeds.
 
     Args:
         found: The contrasts shown.
         alpha: Their level.
-        cluster: What questions share, in one word.
         pairs: Size of their family, where not all of it is shown.
     """
     if not found:
         return ""
     claims = {c.claim for c in found}
-    error = f"standard errors clustered by {cluster}"
+    error = f"standard errors clustered by {found[0].cluster}"
     if "methods" in claims:
         error += " plus the variance between training runs (Welch-Satterthwaite degrees of freedom)"
     if len(claims) > 1:
@@ -135,7 +131,7 @@ def test_caption(found: Sequence[Contrast], alpha: float, cluster: str, pairs: i
         f"Differences are paired by question: least squares on question types, {error}, two-sided t-tests,",
         f"p Holm-corrected over {count(pairs or len(found), 'declared pair')};",
         f"{_range([c.n_questions for c in found], 'question')} in",
-        f"{_range([c.n_rooms for c in found], cluster)} (clusters), {_range(seeds, 'seed')} per method.",
+        f"{_range([c.n_rooms for c in found], found[0].cluster)} (clusters), {_range(seeds, 'seed')} per method.",
     ]
     marks = [f"{mark} p < {alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims]
     return sentences(*parts, f"{'; '.join(marks)}.", _equivalence_caption(found))
@@ -204,14 +200,15 @@ def _equivalence_caption(found: Iterable[Contrast]) -> str:
     return "" if margin is None else f"{EQUIVALENT_MARK} equivalent within {margin:g} ({tests})."
 
 
-def _checks_caption(found: Sequence[Contrast], alpha: float, cluster: str) -> str:
+def _checks_caption(found: Sequence[Contrast], alpha: float) -> str:
     checked = [c for c in found if c.resamples]
     if not checked:
         return ""
     disagree = sum(bool(disagreements(c, alpha)) for c in checked)
     outcome = f"which disagree in {count(disagree, 'pair')}, as noted" if disagree else "which agree in every pair"
+    over = f"over {checked[0].cluster}s"
     return (
-        f"The t-test over {cluster}s was checked by a permutation test and a BCa bootstrap over {cluster}s "
+        f"The t-test {over} was checked by a permutation test and a BCa bootstrap {over} "
         f"({max(c.resamples for c in checked):,} draws each, seed {checked[0].resampling_seed}), {outcome}."
     )
 

@@ -36,7 +36,7 @@ def power_table(spread: Spread, layout: Layout, seeds: Sequence[int], alpha: flo
         caption=f"Points, for two methods with that many runs each, two-sided level {alpha:g}; in brackets the worst "
         f"case of Holm's correction over {count(tests, 'pair')}. Differences from the base model need less, because "
         f"it does not vary. Fewer than {SEEDS_FOR_METHODS} seeds allow no claim about methods. "
-        f"{count(layout.questions, 'question')} about {count(layout.rooms, 'room')}. Source: {spread.source}.",
+        f"{count(layout.questions, 'question')} about {count(layout.rooms, layout.cluster)}. Source: {spread.source}.",
     )
 
 
@@ -59,4 +59,4 @@ def advice(spread: Spread, layout: Layout, planned: int, alpha: float, tests: in
     else:
         yield f"Methods must differ by {now:.1f} points, {vary}. One more seed per method lowers that to {more:.1f}."
     floor = smallest_detectable(spread, layout, alpha)
-    yield f"With any number of seeds, these rooms cannot resolve differences below about {floor:.1f} points."
+    yield f"With any number of seeds, these {layout.cluster}s cannot resolve differences below {floor:.1f} points."

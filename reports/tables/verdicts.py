@@ -127,11 +127,11 @@ class _Words:
                 reason = self.c.note.removeprefix("no test: ") or "its uncertainty cannot be estimated"
                 return f"The difference between {self.both} could not be tested ({reason}): {self._difference()}."
             case "equivalent" if self.identical:
-                return f"{self.both} are equivalent: their scores are exactly the same in every room."
+                return f"{self.both} are equivalent: their scores are exactly the same in every {self.c.cluster}."
             case "equivalent":
                 return f"{self.both} are equivalent within {points(self.c.margin, 'g')}: {self._measured()}."
             case "undecided" if self.identical:
-                return f"{self.both} have exactly the same score in every room."
+                return f"{self.both} have exactly the same score in every {self.c.cluster}."
             case "undecided":
                 return f"Undecided between {self.both}: {self._measured()}."
 

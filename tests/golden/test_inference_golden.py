@@ -17,7 +17,7 @@ from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
 from reports.statistics.inference import combine, equivalence_p, minimum_detectable_effect, probability_better
-from reports.statistics.resampling import bootstrap_interval, permutation_p, room_sums
+from reports.statistics.resampling import bootstrap_interval, cluster_sums, permutation_p
 
 compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
 
@@ -80,7 +80,7 @@ def test_the_permutation_is_exact_when_it_can_be() -> None:
     totals = np.array([1.0, 2.0, 0.5, -0.25, 3.0])
     flips = [abs(np.dot(signs, totals)) for signs in itertools.product((1, -1), repeat=5)]
     expected = np.mean([flip >= abs(totals.sum()) - 1e-12 for flip in flips])
-    sums = room_sums(5 * totals, np.ones((5, 1), bool), np.ones(1), np.arange(5))
+    sums = cluster_sums(5 * totals, np.ones((5, 1), bool), np.ones(1), np.arange(5))
     assert sums.totals == pytest.approx(totals)
     assert permutation_p(sums) == pytest.approx(expected)
 
@@ -92,7 +92,7 @@ def test_rooms_add_up_to_the_difference_and_the_bootstrap_to_scipys_own() -> Non
     onehot = kinds[:, None] == np.arange(types)
     difference = rng.normal(2, 30, n) + 10 * rng.normal(size=40)[rooms]
     weights = np.array([0.5, 0.25, 0.25])
-    sums = room_sums(difference, onehot, weights, rooms)
+    sums = cluster_sums(difference, onehot, weights, rooms)
     macro = weights @ [difference[kinds == k].mean() for k in range(types)]
     assert sums.totals.sum() == pytest.approx(macro)
     assert sums.score_of(np.arange(40)[None]) == pytest.approx(macro)

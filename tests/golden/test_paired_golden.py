@@ -21,7 +21,6 @@ from reports.statistics.paired import default_pairs
 
 compare_all = partial(paired.compare_all, benchmark=VSIBench())
 compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
-run_scores = partial(paired.run_scores, benchmark=VSIBench())
 
 DIRECTIONS = [t for t in QUESTION_TYPES if task_of(t) == "object_rel_direction"]
 
@@ -125,19 +124,18 @@ def test_method_claim_adds_the_variance_of_runs_with_welch_satterthwaite() -> No
 def test_base_is_fixed_so_only_the_method_needs_seeds() -> None:
     frame = answers({"base": 1, "sft": 3, "dpo": 2})
     against_sft, against_dpo = compare_pair(frame, "base", "sft")[0], compare_pair(frame, "base", "dpo")[0]
-    run = run_scores(frame).loc[("tiny", "sft"), "overall"]
+    raw = frame[frame["method"] == "sft"].groupby(["seed", "type"])["score"].mean().reset_index()
+    raw["task"] = raw["type"].map(task_of)
+    run = 100 * raw.groupby(["seed", "task"])["score"].mean().groupby("seed").mean()
     expected = sandwich(differences(frame, "base", "sft")) ** 2 + run.var() / 3
     assert (against_sft.claim, against_dpo.claim) == ("methods", "checkpoints")
     assert against_sft.standard_error == pytest.approx(math.sqrt(expected), rel=1e-9)
 
 
-def test_run_scores_average_the_direction_levels_without_weights() -> None:
-    rows = [("object_rel_direction_easy", s) for s in (1, 1, 1, 1)]
-    rows += [("object_rel_direction_hard", 0), ("object_counting", 0.5), ("object_counting", 0.7)]
-    frame = pd.DataFrame(rows, columns=["type", "score"]).assign(method="base", model="tiny", seed=0, cluster="r")
-    frame["question"] = [str(i) for i in range(len(frame))]
-    scores = run_scores(frame).loc[("tiny", "base", 0)]
-    assert scores.to_dict() == pytest.approx({"object_counting": 60, "object_rel_direction": 50, "overall": 55})
+def test_runs_average_the_direction_levels_with_equal_weight() -> None:
+    types = ["object_rel_direction_easy"] * 4 + ["object_rel_direction_hard", "object_counting", "object_counting"]
+    overall, tasks, _ = VSIBench().figures(types, [1, 1, 1, 1, 0, 0.5, 0.7])
+    assert tasks == pytest.approx({"object_counting": 60, "object_rel_direction": 50}) and overall == pytest.approx(55)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -35,7 +35,7 @@ def run(values: list[float], shift: float = 0.0) -> dict[str, float]:
 
 
 FOREIGN = {**whole_vsi_bench()[0], "dataset": "world"}
-NAMED: Any = {"benchmark": VSIBench(), "title": "VSI-Bench", "alpha": 0.05}
+NAMED: Any = {"title": "VSI-Bench", "alpha": 0.05}
 LABELS = {"base": "base", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 
 
@@ -48,7 +48,7 @@ def contrast(a: str, b: str, task: str = "overall", **changes: Any) -> Contrast:
 
 
 def scores_table(rows: Sequence[ScoreRow], *contrasts: Contrast) -> Table:
-    return tables.scores_table(rows, contrasts, tasks=VSIBench.tasks, scorer="official", **NAMED)
+    return tables.scores_table(rows, contrasts, benchmark=VSIBench(), tasks=VSIBench.tasks, scorer="official", **NAMED)
 
 
 def pairs_table(*contrasts: Contrast, labels: Mapping[str, str] = LABELS) -> Table:
@@ -137,7 +137,7 @@ def test_pairs_are_shown_with_their_tests_and_tasks_apart_as_exploratory() -> No
     labels = {**LABELS, "sft": "SFT (lr 1e-5)"}
     text = pairs_table(*found, labels=labels).to_markdown()
     assert "GRPO − base" in text and "GRPO − SFT (lr 1e-5)" in text and "SFT (lr 1e-5) better" in text
-    tasks = tables.tasks_table(found, labels, title="VSI-Bench", tasks=VSIBench.tasks, alpha=0.05)
+    tasks = tables.tasks_table(found, labels, tasks=VSIBench.tasks, **NAMED)
     text = " ".join(tasks.to_markdown().split())
     assert "+0.0‡" in text and "| +2.0 (6.2) |" in text and "| +0.1= |" in text and "exploratory" in text
     assert "equivalent within 1" in text
