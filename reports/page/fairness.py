@@ -10,7 +10,7 @@ from harness.config.study import StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
 from reports.collect import Collected
 from reports.tables import MISSING
-from reports.text import Block, Document, heading, lines, paragraph, text_table
+from reports.text import Block, Document, count, heading, lines, paragraph, text_table
 
 CONSUMED = {
     "updates": "Optimiser steps",
@@ -73,7 +73,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Model", f"{study.model.name}, {study.model.tuning} tuning, vision tower {tower}"
     yield "Training records", f"{study.data.train}: {len(train.records)}, digest {train.digest[:12]}"
     yield "Benchmark", f"{study.data.benchmark}: {len(benchmark.records)} questions, digest {benchmark.digest[:12]}"
-    yield "Further benchmarks", ", ".join(study.evaluation.more) or "none"
+    yield "Additional benchmarks", ", ".join(study.evaluation.more) or "none"
     yield (
         "Frames",
         f"{study.data.frames} of {study.data.min_pixels:,} to {study.data.max_pixels:,} pixels, digest "
@@ -89,7 +89,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Reported checkpoint", "the last, declared in advance"
     yield "Learning-rate schedule", "warm-up, then constant"
     yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
-    yield "Equivalence margin", f"{study.report.margin:g} points, declared in advance"
+    yield "Equivalence margin", f"{count(study.report.margin, 'point')}, declared in advance"
     yield "Level of the tests", f"{study.report.alpha:g}"
     yield "CPU threads per cell", str(environment.get("threads", "unknown"))
 

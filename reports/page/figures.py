@@ -218,7 +218,7 @@ def task_bars(
     """Score of every method by task with intervals, and the baselines that need no video.
 
     Args:
-        scores: By method, as :func:`reports.statistics.curves.score_intervals` returns them.
+        scores: By method, as :func:`reports.statistics.score_intervals` returns them.
         baselines: Score by task (``overall`` too), by name of the baseline.
         palette: Colours of the methods.
         labels: Display names of the methods.
@@ -280,10 +280,7 @@ def learning_curve(
         axes.plot(mean[x], mean["score"], f"-{marker}", color=colour, linewidth=1.8, markersize=4, label=labels[method])
     _base_line(axes, bands, labels)
     axes.set_xlim(left=0)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel("score in points")
-    add_legend(figure)
-    return figure
+    return _labelled(figure, xlabel, "score in points")
 
 
 @mpl.rc_context(_STYLE)
@@ -300,10 +297,7 @@ def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, lab
     _base_line(axes, bands, labels)
     axes.margins(y=0.12)
     axes.set_xlim(0, 1.12 * max(1e-9, *finals["seconds"].fillna(0)))
-    axes.set_xlabel("device seconds of training, without evaluation")
-    axes.set_ylabel("score in points")
-    add_legend(figure)
-    return figure
+    return _labelled(figure, "device seconds of training, without evaluation", "score in points")
 
 
 @mpl.rc_context(_STYLE)
@@ -325,15 +319,19 @@ def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Ma
     if key in ("kl", "zero_variance", "truncated"):
         top = 1.08 * float(found[key].max()) or 1.0
         axes.set_ylim(-0.02 * top, top)
-    axes.set_xlabel("examples" if x == "examples" else "optimiser steps")
-    axes.set_ylabel(TRAINING[key][0])
-    add_legend(figure)
-    return figure
+    return _labelled(figure, "examples" if x == "examples" else "optimiser steps", TRAINING[key][0])
 
 
 def logged(metrics: pd.DataFrame) -> Iterator[str]:
     """The metrics to draw: those that some method logged."""
     return (key for key in TRAINING if key in metrics and metrics[key].notna().any())
+
+
+def _labelled(figure: Figure, xlabel: str, ylabel: str) -> Figure:
+    figure.axes[0].set_xlabel(xlabel)
+    figure.axes[0].set_ylabel(ylabel)
+    add_legend(figure)
+    return figure
 
 
 def _base_line(axes: Axes, bands: pd.DataFrame, labels: Mapping[str, str]) -> None:

@@ -75,9 +75,8 @@ def samples_section(
         paragraph(
             "The answers were generated elsewhere and read from the files listed below; how they were generated is "
             "outside this report.",
-            f"Every file answers the same {_questions(results.answers, results.benchmark)} "
-            f"({benchmark.root}, split {benchmark.split}, "
-            f"SHA-256 {benchmark.digest[:DIGITS]}).",
+            f"Every file answers the same {_questions(results.answers, results.benchmark)} ({benchmark.root}, split "
+            f"{benchmark.split}, SHA-256 {benchmark.digest[:DIGITS]}).",
             _scoring(results.scorer, results.benchmark),
         ),
         heading("Statistics"),
@@ -177,8 +176,7 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
     draws = max(c.resamples for c in overall)
     checks = (
         f"As checks, a permutation test that swaps the methods within {cluster}s and a BCa bootstrap over {cluster}s "
-        "were run, "
-        f"with {draws:,} draws each and random seed {max(c.resampling_seed for c in overall)}."
+        f"were run, with {draws:,} draws each and random seed {max(c.resampling_seed for c in overall)}."
     )
     yield paragraph(
         "The p-values of the overall score are corrected by Holm's procedure over the "

@@ -134,9 +134,8 @@ def _draw(
     answers, titles = results.answers, {task.name: task.title for task in results.tasks}
     scores = {m: score_intervals(answers[answers["method"] == m], results.benchmark) for m in results.present}
     caption = (
-        f"Score by task with the {level(1 - LEVEL)} confidence interval of each score over "
-        f"{results.benchmark.cluster}s; for differences "
-        "between methods see above. Horizontal lines: baselines that need no video."
+        f"Score by task with its {level(1 - LEVEL)} confidence interval over {results.benchmark.cluster}s; differences "
+        "between methods are shown above. Horizontal lines: baselines that need no video."
     )
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
         bars = task_bars(scores, _baselines(tables, titles), palette, labels, titles, wide=wide)

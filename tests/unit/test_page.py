@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,7 +29,7 @@ from reports.benchmarks.vsibench import VSIBench
 from reports.collect import Collected, collect
 from reports.page import methods_section, write_page
 from reports.page.browser import browser_data, contact_sheets, script_json, shown
-from reports.page.figures import Drawing, Palette, save_figure, task_bars
+from reports.page.figures import Drawing, Palette, add_legend, new_axes, save_figure, task_bars
 from reports.results import build_tables, results_of
 from reports.statistics import paired
 from reports.statistics.contrast import from_frame
@@ -295,6 +296,19 @@ def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
     assert (
         "&lt;a$b_c$&gt;" in drawing.svg and "var(--m1)" in drawing.svg and "#" not in drawing.svg.replace("url(#", "")
     )
+
+
+@pytest.mark.parametrize("methods", [1, 12])
+def test_a_long_legend_leaves_the_axes_their_room(tmp_path: Path, methods: int) -> None:
+    figure, axes = new_axes(2.0)
+    for number in range(methods):
+        axes.plot([0, 1], [0, number], label=f"GRPO (train.learning_rate=0.0000{number}), a variant of it")
+    add_legend(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns when the axes collapse
+        save_figure(figure, tmp_path, "curves", "Curves.")
+    figure.draw_without_rendering()
+    assert axes.get_position().height * figure.get_figheight() > 1.2
 
 
 def test_score_intervals_are_those_of_a_comparison_with_zero(
