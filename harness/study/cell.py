@@ -137,7 +137,7 @@ def _check_evaluation(cell: CellDocument, setup: Setup) -> None:
     """Refuse to answer anything but what was planned: the recorded identity is what says that answers are complete."""
     from harness.study.identity import evaluation_identities, question_digests
 
-    found = evaluation_identities(cell.study, question_digests(cell.study, setup.benchmark.digest))
+    found = evaluation_identities(cell.study, question_digests(cell.study, setup.benchmark))
     if found != cell.evaluation:
         raise UserError(
             f"{cell.cell}: benchmark, code or installed versions have changed since the study was planned; run the "
@@ -178,7 +178,7 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
         restore_weights(setup.policy.model, opened)
         digest = opened.digest
     numbers: dict[str, float] = {}
-    for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark.digest)).items():
+    for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark)).items():
         folder = out if name == study.evaluation.benchmark else out / name
         overall = _run_benchmark(setup, folder, name, identity.of(digest))
         numbers["overall" if name == study.evaluation.benchmark else name] = overall

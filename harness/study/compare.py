@@ -68,7 +68,7 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     assert train is not None
     for skipped in (train.skipped, benchmark.skipped):
         _tell_skipped(skipped, console)
-    questions = question_digests(study, benchmark.digest)
+    questions = question_digests(study, benchmark)
     return Plan(
         matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions),
         train.digest,

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from harness.api.algorithm import Method
+from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
 from harness.api.guest import GuestTrainer
 from harness.config.study import StudyConfig
 from harness.config.variants import parse_variant
 from harness.data.corruption import corrupted_answer
+from harness.data.reader import Dataset
 from harness.data.video.shuffled import shuffled_prompt
 from harness.io import digest_of
 from harness.models.loading import choose_precision
@@ -40,17 +42,15 @@ class EvaluationIdentity(StrictConfig):
     """What the answers to one benchmark depend on, apart from the weights. The scorer does not: answers are raw.
 
     Attributes:
-        benchmark: Digest of the questions.
-        options: The benchmark's options, as JSON.
+        benchmark: Digest of the questions, as :func:`question_digests` gives it.
         prompts: The prompt mode and the digest of all wordings.
         frames: Digest of how frames are chosen and resized.
         decoding: Sampler and its options, token limit, batch size and number of turns.
         engine: Versions, device, precision and attention to the prompt.
-        sources: Digest of the code of the benchmark and the sampler.
+        sources: Digest of the sampler's code.
     """
 
     benchmark: str
-    options: str
     prompts: str
     frames: str
     decoding: str
@@ -62,20 +62,25 @@ class EvaluationIdentity(StrictConfig):
         return {"weights": weights, **self.model_dump()}
 
 
-def question_digests(study: StudyConfig, benchmark_digest: str) -> dict[str, str]:
-    """The digest of each benchmark's questions by its name, the headline first.
+def question_digests(study: StudyConfig, dataset: Dataset) -> dict[str, str]:
+    """A digest of all that each benchmark asks, by its name, the headline first.
+
+    It covers the benchmark's questions, its own words for them and the size of its images; not its code, so that a
+    changed scorer does not make answers obsolete.
 
     Args:
         study: The resolved study.
-        benchmark_digest: Of the records of ``data.benchmark``.
+        dataset: The records of ``data.benchmark``.
 
     Raises:
         UserError: The questions of an additional benchmark cannot be read.
     """
-    found = {study.evaluation.benchmark: benchmark_digest}
-    for name, options in study.evaluation.more.items():
-        questions = registry.create("benchmarks", name, options).questions()
-        found[name] = benchmark_digest if questions is None else questions.digest
+    found = {}
+    for name, options in {study.evaluation.benchmark: {}, **study.evaluation.more}.items():
+        benchmark: Benchmark = registry.create("benchmarks", name, options)
+        questions = benchmark.questions() or dataset
+        own = [benchmark.pixels(), *map(benchmark.words, questions.records)]
+        found[name] = digest_of([questions.digest, own]) if any(own) else questions.digest
     return found
 
 
@@ -90,17 +95,16 @@ def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> d
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     turns = ", the answer in a second turn" if settings.two_turns else ""
     sampler, sampler_options = study.rollout.sampler, study.rollout.sampler_options
-    sampling = f"{sampler} sampler{f' {_json(sampler_options)}' if sampler_options else ''}"
+    sampling = f"{sampler} sampler{f' {json.dumps(sampler_options, sort_keys=True)}' if sampler_options else ''}"
     return {
         name: EvaluationIdentity(
             benchmark=digest,
-            options=_json(settings.more.get(name, {})),
             prompts=f"{study.prompt.evaluation}/{prompts_digest()}",
             frames=digest_of([data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
             decoding=f"greedy, {sampling}, {settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
             engine=f"transformers {version('transformers')}, torch {version('torch')}, {device.type}, "
             f"{choose_precision(study.model, device)}, {study.model.engine} prefix",
-            sources=source_digest(registry.load("benchmarks", name), registry.load("samplers", sampler)),
+            sources=source_digest(registry.load("samplers", sampler)),
         )
         for name, digest in questions.items()
     }
@@ -132,7 +136,3 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
             "engine": source_digest(*TRAINING_RULES),
         },
     }
-
-
-def _json(options: Mapping[str, Any]) -> str:
-    return json.dumps(options, sort_keys=True, default=str)

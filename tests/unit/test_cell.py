@@ -29,6 +29,7 @@ from harness.study.matrix import Cell, remaining_work
 from harness.study.status import State, Status, read_status, recorded_status, write_status
 from harness.train import run as run_module
 from harness.train.checkpoint import list_checkpoints
+from harness.vsibench import prompts
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def test_a_cell_leaves_all_that_a_table_needs(data: Path, tmp_path: Path) -> Non
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == steps
     manifests = [read_json(folder / "vsibench" / step / "manifest.json") for step in steps]
     saved = [read_json(folder / "checkpoints" / step / "manifest.json") for step in steps]
-    assert [one["identity"]["weights"] for one in manifests] == [one["digest"] for one in saved]
+    planned = cells["sft-0"].evaluation["vsibench"]
+    assert [one["identity"] for one in manifests] == [planned.of(one["digest"]) for one in saved]
     base = cells["base-0"].folder(tmp_path) / "vsibench" / "step-000000"
     assert read_json(base / "manifest.json")["identity"]["weights"] == cells["base-0"].identity["model"]["digest"]
     assert len(read_samples(base)) == len(read_samples(folder / "vsibench" / steps[-1])) == 9
@@ -140,6 +142,19 @@ def test_the_second_process_on_a_cell_is_told_and_does_no_harm(data: Path, tmp_p
         code, status = run(tmp_path, cells["sft-0"])
     assert code == 1 and status == running
     assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_a_cell_answers_what_was_planned_or_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers to other prompts would be taken for those that the plan asks for."""
+    _, cells = prepare_cells(small_study(data), tmp_path)
+    monkeypatch.setattr(prompts, "SYSTEM", "Answer in rhymes.")
+    code, status = run(tmp_path, cells["base-0"])
+    assert code == 1 and "have changed since the study was planned" in status.reason
+    assert not (cells["base-0"].folder(tmp_path) / "vsibench").exists()
+    _, again = prepare_cells(small_study(data), tmp_path)
+    assert run(tmp_path, again["base-0"])[0] == 0 and again["base-0"].id == cells["base-0"].id
 
 
 def test_a_full_disk_fails_the_cell_with_the_reason(

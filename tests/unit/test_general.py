@@ -17,6 +17,7 @@ from study_kit import QUIET, prepare_cells, small_study
 from harness.cli.options import StudyOptions
 from harness.cli.resolve import resolve_study
 from harness.config.study import load_study
+from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study import matrix
@@ -24,6 +25,7 @@ from harness.study.cell import main
 from harness.study.compare import make_plan
 from harness.study.identity import question_digests
 from reports.benchmarks.general import General, Question, normalised
+from reports.benchmarks.vsibench import VSIBench
 from reports.comparison import Comparison
 from reports.statistics.contrast import Contrast
 from reports.statistics.paired import compare_pair
@@ -137,7 +139,24 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: Any, words: str) -> None:
     assert words in str(error.value) and "questions.jsonl" in str(error.value)
 
 
-def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path) -> None:
+def test_what_is_asked_includes_a_benchmarks_words_and_image_sizes(
+    small_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not its scorer: the raw answers stay what they are."""
+    study = load_study("tiny", methods=["sft"])
+    digests = [question_digests(study, small_dataset)]
+    assert digests == [{"vsibench": small_dataset.digest}]
+    monkeypatch.setattr(VSIBench, "score", None)
+    assert question_digests(study, small_dataset) == digests[0]
+    for own in ("Is it {}", "Now, is it {}"):
+        monkeypatch.setattr(VSIBench, "words", lambda self, record, own=own: own.format(record.question))
+        digests.append(question_digests(study, small_dataset))
+    monkeypatch.setattr(VSIBench, "pixels", lambda self: (28 * 28, 56 * 56))
+    digests.append(question_digests(study, small_dataset))
+    assert len({one["vsibench"] for one in digests}) == 4
+
+
+def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path, small_dataset: Dataset) -> None:
     for text, words in (
         ("general", "has questions of its own"),
         ("vsibench,genral=x.jsonl", "did you mean general"),
@@ -150,10 +169,10 @@ def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path) -> None:
             resolve_study(StudyOptions(benchmarks=text))
     study = resolve_study(StudyOptions(benchmarks="vsibench, general"))
     with pytest.raises(UserError, match="which questions"):
-        question_digests(study, "digest")
+        question_digests(study, small_dataset)
     missing = resolve_study(StudyOptions(benchmarks=f"vsibench,general={tmp_path}/none.jsonl"))
     with pytest.raises(UserError, match=r"none\.jsonl`: the questions of the benchmark general cannot be read"):
-        question_digests(missing, "digest")
+        question_digests(missing, small_dataset)
     with pytest.raises(UserError, match=r"general\.side`: no such key"):
         load_study("tiny", changes={"evaluation.more.general": {"side": 3}})
 
