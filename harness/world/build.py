@@ -249,9 +249,7 @@ class _Job:
         if workers == 1:
             yield from map(self.make, range(self.scenes))
             return
-        # Spawned, because a fork of a process with running torch threads can hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+        with process_pool(workers) as pool:
             yield from pool.map(self.make, range(self.scenes), chunksize=4)
 
     def _discard_stale(self) -> None:
@@ -279,6 +277,11 @@ class _Made:
     questions: list[Raw]
     sha256: str
     bytes: int
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that end with this one; spawned, because a fork of a process with running torch threads can hang."""
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 
 def _start_worker() -> None:

@@ -18,8 +18,8 @@ from harness.vsibench.scorers import SCORERS
 from harness.vsibench.scoring import overall_of_types
 from harness.vsibench.types import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
-from harness.world.pretrain.dense import vision_targets
-from harness.world.pretrain.geometry_ceiling import FloorPlan, answer, floor_plan
+from harness.world.floor_plan import FloorPlan, answer
+from harness.world.pretrain.dense import floor_plan, vision_targets
 from harness.world.pretrain.measure import measure
 from harness.world.pretrain.network import load_tokenizer
 from harness.world.pretrain.shards import make_example

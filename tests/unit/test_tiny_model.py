@@ -120,7 +120,7 @@ def test_texts_packed_after_one_video_read_as_each_alone(model, tokenizer, scene
     examples = [make_example(scene, tokenizer, per_type=1)] * 2
     batch = make_batch(clips, examples, mix, trainer.curriculum, np.random.default_rng(1))
     with torch.no_grad():
-        reading = trainer.read(trainer.see(batch.frames), batch)
+        read_logits, labels, read_streams = trainer.read(trainer.see(batch.frames), batch)
     before = tokenizer.encode(BEFORE_TEXT)
     video = [i for i, token in enumerate(before) if token == model.config.video_token_id]
     assert len(video) == TOKENS
@@ -143,10 +143,11 @@ def test_texts_packed_after_one_video_read_as_each_alone(model, tokenizer, scene
             if number == 0:
                 streams["stop"] += list(read["stop"][video])
                 streams["summary"].append(read["summary"][len(before) - 1])
-    assert torch.allclose(reading.logits, torch.stack(logits), atol=1e-4)
+    assert torch.allclose(read_logits, torch.stack(logits), atol=1e-4)
+    assert labels.tolist() == [text.ids[i] for texts in batch.texts for text in texts for i in text.supervised]
     for name, rows in streams.items():
-        assert torch.allclose(reading.streams[name], torch.stack(rows), atol=1e-4), name
-        assert len(reading.truths[name]) == len(rows)
+        assert torch.allclose(read_streams[name], torch.stack(rows), atol=1e-4), name
+        assert len(batch.truths[name]) == len(rows)
 
 
 def test_probe_targets_agree_with_the_scene(tokenizer, scene) -> None:

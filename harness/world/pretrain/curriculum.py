@@ -24,7 +24,7 @@ from harness.world.catalogue import CATEGORIES
 from harness.world.pretrain.dense import vision_targets
 from harness.world.pretrain.network import load_tokenizer
 from harness.world.pretrain.probes import Target, gap, relations_of, states_of
-from harness.world.pretrain.shards import CELLS, END, TURN, Example, Pool
+from harness.world.pretrain.shards import CELLS, END, TURN, Example, read_shard
 from harness.world.questions import DIRECTIONS, TURNS
 
 
@@ -222,17 +222,23 @@ class Batches(Dataset[Batch]):
 
     def __init__(self, shards: Sequence[Path], seed: int, plan: Sequence[tuple[Mix | None, int]]) -> None:
         self.shards, self.seed, self.plan = shards, seed, plan
-        self._opened: tuple[Pool, Curriculum] | None = None
+        self._opened: tuple[list[tuple[NDArray[np.uint8], list[Example]]], Curriculum] | None = None
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         if self._opened is None:
             if get_worker_info() is not None:  # the training process has a number of threads of its own
                 torch.set_num_threads(1)
-            self._opened = Pool(self.shards), Curriculum()
-        pool, curriculum = self._opened
+            self._opened = [read_shard(path) for path in self.shards], Curriculum()
+        shards, curriculum = self._opened
         mix, scenes = self.plan[index[0]]
         rng = np.random.default_rng([self.seed, *index])
-        return make_batch(*pool.draw(rng, scenes), mix, curriculum, rng)
+        drawn = []
+        for _ in range(scenes):
+            frames, examples = shards[rng.integers(len(shards))]
+            scene = rng.integers(len(examples))
+            drawn.append((frames[scene], examples[scene]))
+        clips, scenes_drawn = zip(*drawn, strict=True)
+        return make_batch(np.stack(clips), scenes_drawn, mix, curriculum, rng)
 
     def ordered(self, indices: Sequence[tuple[int, int]], workers: int) -> DataLoader[Batch]:
         """The batches of these (stage, step) in order, made ahead by ``workers`` processes (0: when asked for)."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 
+from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
+from harness.world.floor_plan import FloorPlan, Found
+from harness.world.geometry import Floats
 from harness.world.pretrain.network import HIDDEN
 from harness.world.pretrain.shards import CELLS, TOKENS, Example
 
@@ -19,6 +24,10 @@ GEOMETRY = ("x", "y", "log_distance", "log_size")
 ROOM = ("width", "depth", "area", "cos", "sin")
 MIN_PIXELS = 12
 """A token whose most visible object covers fewer pixels has no position or size to learn."""
+_SHARPNESS = 2.0
+"""Power of a token's confidence in its weight: tokens that are sure of their category decide where it is."""
+_FAINT = 0.1
+"""Tokens less sure than this share of the surest one are ignored."""
 
 
 class VisionHeads(nn.Module):
@@ -99,6 +108,37 @@ def vision_scores(read: dict[str, Tensor], target: dict[str, Tensor]) -> dict[st
         },
         **{f"r2_{name}": r2(read["room"][..., k], target["room"][..., k]) for k, name in enumerate(ROOM)},
     }
+
+
+def floor_plan(read: Mapping[str, Tensor]) -> FloorPlan:
+    """Put one video's read-outs together, for answers by geometry alone.
+
+    Where these are good and the model's are not, the language stage loses; where they are not, the tower does.
+
+    Args:
+        read: kind (TOKENS, KINDS + 1) logits; geometry, share and room as in :func:`vision_targets`.
+    """
+    kind = read["kind"].double().softmax(-1).numpy()[:, :KINDS]
+    geometry, share, room = (read[name].double().numpy() for name in ("geometry", "share", "room"))
+    shown = kind.reshape(STOPS, -1, KINDS).mean(1)
+    found = {}
+    for k, name in enumerate(CATEGORIES):
+        main = kind[:, k] * (kind.argmax(1) == k)
+        places, longest = _pieces(main if main.any() else kind[:, k], geometry, count := float(share[:, k].sum()))
+        found[name] = Found(count, places, longest, shown[:, k])
+    return FloorPlan(found, 25 * math.exp(float(np.median(room[:, 2]))))
+
+
+def _pieces(weight: Floats, geometry: Floats, count: float) -> tuple[Floats, Floats]:
+    """(pieces, 2) places and (pieces,) longest sides in metres: as many clusters of tokens as there are pieces."""
+    tokens = np.flatnonzero(weight > _FAINT * weight.max())
+    weight, where = weight[tokens] ** _SHARPNESS, 2 * geometry[tokens, :2]
+    groups = np.zeros(len(tokens))
+    if round(count) > 1 and len(tokens) > 1:
+        groups = fcluster(linkage(where, "average"), round(count), "maxclust")
+    share = np.stack([weight * (groups == g) for g in np.unique(groups)])
+    share /= share.sum(1, keepdims=True)
+    return share @ where, np.exp(share @ geometry[tokens, 3] / 2)
 
 
 def r2(guess: Tensor, truth: Tensor) -> float:

@@ -80,10 +80,10 @@ def evaluate_texts(
     """Teacher-forced (nats per token, accuracy per token) by kind of text, and R2 of the probes."""
     batch = make_batch(frames, examples, mix, trainer.curriculum, np.random.default_rng(0))
     with trainer.policy.autocast():
-        reading = trainer.read(trainer.see(batch.frames), batch)
-    nats = F.cross_entropy(reading.logits, reading.labels, reduction="none").cpu().numpy()
-    right = (reading.logits.argmax(-1) == reading.labels).cpu().numpy()
+        logits, labels, streams = trainer.read(trainer.see(batch.frames), batch)
+    nats = F.cross_entropy(logits, labels, reduction="none").cpu().numpy()
+    right = (logits.argmax(-1) == labels).cpu().numpy()
     of = np.array([text.kind for scene in batch.texts for text in scene for _ in text.supervised])
     kinds = sorted(set(of.tolist()))
     table = {kind: (float(nats[of == kind].mean()), float(right[of == kind].mean())) for kind in kinds}
-    return table, trainer.probes.r2(reading.streams, reading.truths)
+    return table, trainer.probes.r2(streams, batch.truths)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from pickle import UnpicklingError
 
-import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 from harness.config.sections import ModelSection
 from harness.data.encode import PromptEncoder
@@ -22,7 +21,9 @@ from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS
 from harness.world.audit import blind_scores
 from harness.world.build import SPLITS, build_split
-from harness.world.pretrain.geometry_ceiling import answer, floor_plan
+from harness.world.floor_plan import answer
+from harness.world.geometry import Floats
+from harness.world.pretrain.dense import floor_plan
 from harness.world.pretrain.shards import SETTINGS
 from harness.world.pretrain.stages import RECIPE
 from harness.world.pretrain.trainer import Trainer
@@ -53,7 +54,7 @@ def measure(
 
     Returns:
         A row per question type with chance, constant, text_prior, n, base, low and high (95% interval,
-        bootstrap over scenes) and, with ``tower``, ceiling (see ``geometry_ceiling``); and the share of
+        bootstrap over scenes) and, with ``tower``, ceiling (see ``dense.floor_plan``); and the share of
         answers that could not be parsed.
 
     Raises:
@@ -68,7 +69,7 @@ def measure(
     means = rows.groupby("question_type")
     table = blind_scores(fit, [record for records in asked for record in records])
     table["base"] = means["base"].mean()
-    table[["low", "high"]] = _bootstrap(rows)
+    table[["low", "high"]] = means[["scene", "base"]].apply(_interval)
     if trainer is not None:
         table["ceiling"] = means["ceiling"].mean()
     return table, 1 - float(rows["parsed"].mean())
@@ -99,15 +100,9 @@ def _scored(asked: list[list[Raw]], model: LoadedModel, root: Path, tower: Train
 
 
 def _load_tower(path: Path, model: LoadedModel) -> Trainer:
-    """The tower and its read-outs as they were when the vision stage ended.
+    """The model's tower and its read-outs as they were when the vision stage ended.
 
-    Args:
-        path: ``after-vision.pt`` of the run that made the model.
-        model: The model whose ceiling is asked for.
-
-    Raises:
-        UserError: No such checkpoint, one of a later stage (its word embeddings, which are part of the read-outs,
-            have moved on), or one with another tower than the model's.
+    A later checkpoint will not do: the word embeddings, which are part of the read-outs, have moved on.
     """
     trainer = Trainer(seed=0)
     try:
@@ -126,13 +121,12 @@ def _load_tower(path: Path, model: LoadedModel) -> Trainer:
     return trainer
 
 
-def _bootstrap(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
-    """95% percentile interval of each type's mean, resampling scenes."""
-    rng = np.random.default_rng(0)
-    bounds = {}
-    for kind, part in rows.groupby("question_type"):
-        by_scene = part.groupby("scene")["base"].agg(["sum", "count"]).to_numpy(float)
-        index: NDArray[np.int64] = rng.integers(len(by_scene), size=(draws, len(by_scene)))
-        total, count = by_scene[index].sum(1).T
-        bounds[str(kind)] = np.quantile(total / count, (0.025, 0.975))
-    return pd.DataFrame(bounds, index=["low", "high"]).T
+def _interval(scores: pd.DataFrame) -> pd.Series:
+    """95% percentile interval of a type's mean, resampling scenes."""
+    by_scene = scores.groupby("scene")["base"].agg(["sum", "count"]).to_numpy(float)
+
+    def mean(total: Floats, count: Floats, axis: int) -> Floats:
+        return total.sum(axis) / count.sum(axis)
+
+    found = bootstrap(by_scene.T, mean, paired=True, method="percentile", n_resamples=2_000, rng=0)
+    return pd.Series(found.confidence_interval, index=["low", "high"])

@@ -66,8 +66,10 @@ class Probes(nn.ModuleDict):
             truths: (n, numbers) what it should read there.
         """
         losses = {}
-        for name, truth in truths.items():
-            guess, known = self._read(name, streams), ~truth.isnan()
+        for name, values in truths.items():
+            guess = self._read(name, streams)
+            truth = values.to(guess.device)
+            known = ~truth.isnan()
             if name == "letter":
                 losses[name] = F.cross_entropy(guess, truth[:, 0].long())
             elif name == "right":
@@ -82,8 +84,8 @@ class Probes(nn.ModuleDict):
         scores = {}
         for name in truths.keys() & _COLUMNS:
             columns = _COLUMNS[name]
-            guesses, truth = (part.chunk(len(columns), 1) for part in (self._read(name, streams), truths[name]))
-            for column, guess, value in zip(columns, guesses, truth, strict=True):
+            parts = (part.cpu().chunk(len(columns), 1) for part in (self._read(name, streams), truths[name]))
+            for column, guess, value in zip(columns, *parts, strict=True):
                 known = ~value.isnan()
                 scores[column] = r2(guess[known], value[known])
         return scores

@@ -157,30 +157,11 @@ def write_shard(
     temporary.replace(path.with_suffix(".npy"))
 
 
-class Pool:
-    """Some shards, opened; scenes are drawn uniformly.
-
-    Args:
-        paths: Their .npy files; a folder may hold others, of a longer run.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.frames: list[NDArray[np.uint8]] = []
-        self.examples: list[list[Example]] = []
-        for path in paths:
-            with path.with_suffix(".pkl").open("rb") as file:
-                self.examples.append(pickle.load(file))
-            self.frames.append(np.load(path, mmap_mode="r"))
-
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.uint8], list[Example]]:
-        """Frames (count, 2 * STOPS, S, S, 3) and examples of `count` random scenes."""
-        frames, examples = [], []
-        for _ in range(count):
-            shard = int(rng.integers(len(self.examples)))
-            index = int(rng.integers(len(self.examples[shard])))
-            frames.append(self.frames[shard][index])
-            examples.append(self.examples[shard][index])
-        return np.stack(frames), examples
+def read_shard(path: Path) -> tuple[NDArray[np.uint8], list[Example]]:
+    """Frames (scenes, 2 * STOPS, S, S, 3), mapped from the .npy at ``path``, and the scenes' examples."""
+    with path.with_suffix(".pkl").open("rb") as file:
+        examples: list[Example] = pickle.load(file)
+    return np.load(path, mmap_mode="r"), examples
 
 
 def shards_digest(paths: Sequence[Path]) -> str:

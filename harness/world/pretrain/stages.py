@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ import transformers
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.io import append_lines, read_json, write_json
+from harness.io import append_lines, read_json, whole_lines, write_json
 from harness.vsibench.scoring import overall_of_types
-from harness.world.build import SPLITS
+from harness.world.build import SPLITS, process_pool
 from harness.world.pretrain.curriculum import Batches, Mix
 from harness.world.pretrain.evaluate import evaluate_dense, evaluate_forms, evaluate_texts
 from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, load_tokenizer, save_model
-from harness.world.pretrain.shards import Pool, shards_digest, write_shard
+from harness.world.pretrain.shards import read_shard, shards_digest, write_shard
 from harness.world.pretrain.trainer import Stage, Trainer
 from harness.world.scenes import WORLD_VERSION
 
@@ -34,9 +32,8 @@ SHARD = 250
 SEEDS_PER_SHARD = 500
 HELD_OUT = 200
 """Held-out scenes of the curves, from the last seeds of the pre-training split."""
-CHECKPOINT_SECONDS = 120.0
 LOG_STEPS, CURVE_STEPS, SKILL_STEPS = 50, 250, 10
-"""Steps from one line of losses, one held-out measurement, one look whether a stage is skilled enough, to the next."""
+"""Steps from one line of losses and checkpoint, one held-out measurement, one test of a stage's skill, to the next."""
 
 
 def _stage(entry: dict[str, Any]) -> Stage:
@@ -121,10 +118,7 @@ def render_shards(run: Run, report: Report) -> None:
     """Render the shards that are not there yet, the held-out one first."""
     run.shard(-1).parent.mkdir(parents=True, exist_ok=True)
     missing = [k for k in range(-1, run.shards) if not run.shard(k).exists()]
-    if not missing:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(run.workers, len(missing)), mp_context=context) as pool:
+    with process_pool(run.workers) as pool:
         for done, _ in enumerate(pool.map(_render, [run] * len(missing), missing), 1):
             report({"stage": "render", "step": done, "of": len(missing), "losses": {}})
 
@@ -153,34 +147,32 @@ def pretrain(run: Run, report: Report) -> bool:
     write_json(identity, wanted)
     started = time.monotonic()
     render_shards(run, report)
-    return _Loop(run, Trainer(run.seed, run.device), report, started).run()
+    return _Loop(run, report, started).run()
 
 
 class _Loop:
     """The stages of a run, from where its last call stopped."""
 
-    def __init__(self, run: Run, trainer: Trainer, report: Report, started: float) -> None:
-        self.settings, self.trainer, self.report = run, trainer, report
-        self.stages = run.stages()
+    def __init__(self, run: Run, report: Report, started: float) -> None:
+        self.settings, self.report, self.started = run, report, started
+        self.stages, self.trainer = run.stages(), Trainer(run.seed, run.device)
         self.checkpoint, self.curves = run.work / "checkpoint.pt", run.work / "curves.jsonl"
-        self.started, self.saved = started, time.monotonic()
-        earlier = self.curves.read_text().splitlines() if self.curves.exists() else []
+        earlier = whole_lines(self.curves)
         self.before = json.loads(earlier[-1])["seconds"] if earlier else 0.0
         self.shards = [run.shard(k) for k in range(run.shards)]
-        held_out = Pool([run.shard(-1)])
-        self.frames, self.examples = np.asarray(held_out.frames[0]), held_out.examples[0]
+        self.frames, self.examples = read_shard(run.shard(-1))
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
 
     def run(self) -> bool:
         """Go on to the end of the recipe; False if the time is up before."""
-        trainer, stages, run = self.trainer, self.stages, self.settings
+        trainer, stages = self.trainer, self.stages
         if self.checkpoint.exists():
             trainer.load(self.checkpoint)
         if trainer.stage > len(stages):  # an earlier call went on to the ceiling
             trainer.load(self._kept(stages[-1]))
         if trainer.stage == len(stages):  # complete already: another folder may be wanted
             self._write()
-        data = Batches(self.shards, run.seed, [(stage.mix, stage.scenes) for stage in stages])
+        data = Batches(self.shards, self.settings.seed, [(stage.mix, stage.scenes) for stage in stages])
         while trainer.stage < len(stages):
             if not self._train(data, stages[trainer.stage]):
                 trainer.save(self.checkpoint)
@@ -190,32 +182,29 @@ class _Loop:
 
     def _train(self, data: Batches, stage: Stage) -> bool:
         """Train to the end of a stage; False if the time is up before."""
-        trainer, minutes = self.trainer, self.settings.minutes
-        workers = self.settings.workers if self.settings.workers > 2 else 0
-        for batch in data.ordered([(trainer.stage, step) for step in range(trainer.step, stage.steps)], workers):
+        trainer, run = self.trainer, self.settings
+        left = [(trainer.stage, step) for step in range(trainer.step, stage.steps)]
+        for batch in data.ordered(left, run.workers if run.workers > 2 else 0):
             for name, value in trainer.train_step(batch, stage).items():
                 self.sums[name].append(value)
             if self._measure(stage):
                 return True
-            now = time.monotonic()
-            if minutes is not None and now - self.started > 60 * minutes:
+            if run.minutes is not None and time.monotonic() - self.started > 60 * run.minutes:
                 return False
-            if now - self.saved > CHECKPOINT_SECONDS:
-                trainer.save(self.checkpoint)
-                self.saved = now
         return True
 
     def _measure(self, stage: Stage) -> bool:
-        """Log the losses and held-out scores that are due; whether the stage is over.
+        """Write the losses and held-out scores that are due, and a checkpoint; whether the stage is over.
 
         Raises:
             RuntimeError: A loss is not finite.
         """
-        step = self.trainer.step
+        step, over = self.trainer.step, self.trainer.step == stage.steps
         point: dict[str, Any] = {}
-        over = step == stage.steps
         if stage.until is not None and (step % SKILL_STEPS == 0 or over):
-            point["skill"] = self._skill()
+            answers = evaluate_forms(self.trainer, self.frames, self.examples, ("official",))
+            types = {key.removesuffix("/official"): score for key, (score, _) in answers.items()}
+            point["skill"] = overall_of_types(types)
             over = over or point["skill"] >= stage.until
         if step % CURVE_STEPS == 0 or over:
             point.update(self._held_out(stage))
@@ -225,15 +214,12 @@ class _Loop:
         self.sums.clear()
         if not np.isfinite(list(losses.values())).all():
             raise RuntimeError(f"stage {stage.name}, step {step}: the loss is not finite")
-        where = {"stage": stage.name, "step": step, "of": stage.steps, "seconds": round(self._seconds(), 1)}
-        append_lines(self.curves, [json.dumps({**where, "losses": losses, **point})])
-        self.report({**where, "losses": losses, **point})
+        seconds = round(self._seconds(), 1)
+        line = {"stage": stage.name, "step": step, "of": stage.steps, "seconds": seconds, "losses": losses, **point}
+        append_lines(self.curves, [json.dumps(line)])
+        self.report(line)
+        self.trainer.save(self.checkpoint)
         return over
-
-    def _skill(self) -> float:
-        """Mean of the eight tasks over the official questions of all held-out scenes, one of a type and scene."""
-        answers = evaluate_forms(self.trainer, self.frames, self.examples, ("official",))
-        return overall_of_types({key.removesuffix("/official"): score for key, (score, _) in answers.items()})
 
     def _held_out(self, stage: Stage) -> dict[str, Any]:
         frames, examples = self.frames[:80], self.examples[:80]
@@ -266,18 +252,16 @@ class _Loop:
         """Write the model folder with its recipe."""
         run, trainer = self.settings, self.trainer
         out = run.out if trainer.stage <= len(RECIPE) else run.out.with_name(f"{run.out.name}-ceiling")
-        held_out, last = shard_seeds(-1), shard_seeds(run.shards - 1)
+        ended = zip(self.stages[: trainer.stage], trainer.ended, strict=True)
+        held_out = shard_seeds(-1)
         recipe = {
             "command": f"harness world pretrain --seed {run.seed} --shards {run.shards}",
             "world_version": WORLD_VERSION,
             "seed": run.seed,
-            "stages": [
-                {**asdict(stage), "ended_at_step": step}
-                for stage, step in zip(self.stages, trainer.ended, strict=False)
-            ],
+            "stages": [{**asdict(stage), "ended_at_step": step} for stage, step in ended],
             "data": {
                 "split": "pretrain",
-                "seeds": [shard_seeds(0).start, last.stop - 1],
+                "seeds": [shard_seeds(0).start, shard_seeds(run.shards - 1).stop - 1],
                 "scenes": run.shards * run.shard_scenes,
                 "held_out_seeds": [held_out.start, held_out.stop - 1],
                 "sha256": shards_digest(self.shards),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,22 +62,6 @@ class Stage:
     rate: float = 3e-3
     decay: float = 0.0
     until: float | None = None
-
-
-class Reading(NamedTuple):
-    """What the language model made of a batch's texts.
-
-    Attributes:
-        logits: (m, vocabulary) predictions of the supervised tokens.
-        labels: (m,) these tokens.
-        streams: (k, hidden) what each probe reads.
-        truths: (k, numbers) what it should read there.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    streams: dict[str, Tensor]
-    truths: dict[str, Tensor]
 
 
 class Trainer:
@@ -135,9 +119,9 @@ class Trainer:
                 target = {name: values.to(self.device) for name, values in batch.vision.items()}
                 losses.update(vision_losses(self.heads(video, self.category_embeddings()), target))
             if batch.texts:
-                reading = self.read(video, batch)
-                losses["text"] = F.cross_entropy(reading.logits, reading.labels)
-                losses.update(self.probes.losses(reading.streams, reading.truths))
+                logits, labels, streams = self.read(video, batch)
+                losses["text"] = F.cross_entropy(logits, labels)
+                losses.update(self.probes.losses(streams, batch.truths))
         for optimiser in (self.muon, self.adam):
             optimiser.zero_grad(set_to_none=True)
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
@@ -180,8 +164,12 @@ class Trainer:
         features = encode_video(self.model, ProcessedVideo(patches, grid, digest=""), self.device)
         return features[0].view(len(frames), TOKENS, -1)
 
-    def read(self, video: Tensor, batch: Batch) -> Reading:
-        """Run a batch's texts after the (n, TOKENS, hidden) video tokens of their scenes."""
+    def read(self, video: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Run a batch's texts after the (n, TOKENS, hidden) video tokens of their scenes.
+
+        Returns:
+            (m, vocabulary) logits of the supervised tokens, these (m,) tokens, and (k, hidden) what each probe reads.
+        """
         blank, embeddings = self._blank, self.policy.embed(self._blank.ids.to(self.device))
         slots = blank.visual.to(self.device)[:, None]
         shown = [embeddings.masked_scatter(slots, tokens.to(embeddings.dtype)) for tokens in video]
@@ -205,8 +193,7 @@ class Trainer:
                 streams[name] = suffix.flatten(0, 1)[rows.source[batch.places[name].to(self.device) + 1]]
         supervised = batch.supervised.to(self.device)
         logits = self.model.lm_head(hidden[rows.source[supervised]]).float()
-        truths = {name: truth.to(self.device) for name, truth in batch.truths.items()}
-        return Reading(logits, rows.labels[supervised], streams, truths)
+        return logits, rows.labels[supervised], streams
 
     @torch.no_grad()
     def settle_video(self, frames: Tensor) -> None:

@@ -1,8 +1,5 @@
-"""The ceiling by geometry: questions answered from what the vision tower's dense read-outs say, without language.
+"""Answers by plane geometry from a floor plan of one video: the other way round from ``questions``, without language.
 
-The read-outs (see ``dense``) say of every video token what it shows, where that is, how large it is and how
-large the room is. Here they become one floor plan per video, and plane geometry answers the question. Where this
-ceiling is high and the model is low, the language stage loses; where the ceiling itself is low, the tower does.
 Answers use a question's text and options only, and what holds for every question of the world: the catalogue's
 proportions, and that only categories of several pieces are counted.
 """
@@ -16,95 +13,56 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from torch import Tensor
 
 from harness.vsibench.types import LETTERS
-from harness.world.camera import STOPS
-from harness.world.catalogue import CATALOGUE, CATEGORIES, categories_named
+from harness.world.catalogue import CATALOGUE, categories_named
 from harness.world.geometry import Floats, footprint, quad_distance, signed_angle
-from harness.world.pretrain.dense import KINDS
 from harness.world.questions import BARELY_SEEN_SHARE, DIRECTION_RULES, MIN_DISTANCE, Raw, turn_name
 from harness.world.renderer import SEEN_SHARE
 
-_SHARPNESS = 2.0
-"""Power of a token's confidence in its weight: tokens that are sure of their category decide where it is."""
-_FAINT = 0.1
-"""Tokens less sure than this share of the surest one are ignored."""
 _APPEARS = math.sqrt(SEEN_SHARE * BARELY_SEEN_SHARE)
 """Share of a frame from which a category counts as seen: between the two bounds of the question's rule."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the read-outs say of one category.
+    """What is known of one category.
 
     Attributes:
         count: Pieces, not rounded.
         places: (pieces, 2) metres east and north of the middle of the walk.
         longest: (pieces,) longest sides in metres.
-        shown: (STOPS,) share of each stop's frame that shows the category.
-        outlines: (pieces, 2, 4, 2) footprints, with the width to the east and with the depth, since no yaw is read.
+        shown: (stops,) share of each stop's frame that shows the category.
     """
 
     count: float
     places: Floats
     longest: Floats
     shown: Floats
-    outlines: Floats
 
 
 @dataclass(frozen=True)
 class FloorPlan:
-    """One video's read-outs, put together: the categories and the room's area in square metres."""
+    """The categories and the room's area in square metres, as one video shows them."""
 
     found: Mapping[str, Found]
     area: float
 
     def distance(self, a: str, b: str) -> float:
         """Smallest distance of two categories' boxes in metres, the mean over the ways that they may be turned."""
-        ours, theirs = self.found[a].outlines, self.found[b].outlines
-        gaps = quad_distance(ours[:, None, :, None], theirs[None, :, None, :])
+        gaps = quad_distance(self._outlines(a)[:, None, :, None], self._outlines(b)[None, :, None, :])
         return float(gaps.mean((2, 3)).min())
 
     def place(self, name: str) -> Floats:
         """(2,) metres east and north of a category of one piece."""
         return self.found[name].places[0]
 
-
-def floor_plan(read: Mapping[str, Tensor]) -> FloorPlan:
-    """Put one video's read-outs together.
-
-    Args:
-        read: kind (TOKENS, KINDS + 1) logits; geometry, share and room as in ``dense.vision_targets``.
-    """
-    kind = read["kind"].double().softmax(-1).numpy()[:, :KINDS]
-    geometry, share, room = (read[name].double().numpy() for name in ("geometry", "share", "room"))
-    shown = kind.reshape(STOPS, -1, KINDS).mean(1)
-    found = {}
-    for k, name in enumerate(CATEGORIES):
-        main = kind[:, k] * (kind.argmax(1) == k)
-        weight = main if main.any() else kind[:, k]
-        found[name] = _found(name, weight, geometry, float(share[:, k].sum()), shown[:, k])
-    return FloorPlan(found, 25 * math.exp(float(np.median(room[:, 2]))))
-
-
-def _found(name: str, weight: Floats, geometry: Floats, count: float, shown: Floats) -> Found:
-    """One category from the tokens that show it: as many clusters of places as there are pieces."""
-    tokens = np.flatnonzero(weight > _FAINT * weight.max())
-    weight, where = weight[tokens] ** _SHARPNESS, 2 * geometry[tokens, :2]
-    groups = np.zeros(len(tokens))
-    if round(count) > 1 and len(tokens) > 1:
-        groups = fcluster(linkage(where, "average"), round(count), "maxclust")
-    share = np.stack([weight * (groups == g) for g in np.unique(groups)])
-    share /= share.sum(1, keepdims=True)
-    places, longest = share @ where, np.exp(share @ geometry[tokens, 3] / 2)
-    width, depth, _ = CATALOGUE[name].proportions
-    outlines = [
-        [footprint(x, y, side * a, side * b, 0.0) for a, b in ((width, depth), (depth, width))]
-        for (x, y), side in zip(places, longest, strict=True)
-    ]
-    return Found(count, places, longest, shown, np.array(outlines))
+    def _outlines(self, name: str) -> Floats:
+        """(pieces, 2, 4, 2) footprints, with the width to the east and with the depth, since no yaw is known."""
+        width, depth, _ = CATALOGUE[name].proportions
+        pieces = zip(self.found[name].places, self.found[name].longest, strict=True)
+        turned = ((width, depth), (depth, width))
+        return np.array([[footprint(x, y, side * a, side * b, 0.0) for a, b in turned] for (x, y), side in pieces])
 
 
 def answer(record: Raw, plan: FloorPlan) -> str:
