@@ -41,13 +41,13 @@ _FRAME_SIZE_STEP = 28
 
 @dataclass(frozen=True)
 class Split:
-    """A part of the world with seeds of its own.
+    """A part of the world with its own range of seeds.
 
     Attributes:
         name: Name of the split and of its files.
         first_seed: Scene i draws from the seeds ``first_seed + i * CANDIDATES`` onwards.
-        scenes: Scenes unless told otherwise.
-        capacity: Most scenes it can have, so that no split reaches into the next one's seeds.
+        scenes: Default number of scenes.
+        capacity: Maximum number of scenes, so that splits never share a seed.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Split:
         raise RuntimeError(f"split {self.name}: none of the {CANDIDATES} seeds of scene {index} was accepted")
 
     def questions(self, index: int, scene: Scene | None = None) -> list[Raw]:
-        """The questions about scene ``index`` (given, if it is at hand), as they stand in the split's file."""
+        """The questions about scene ``index``, as in the split's file; ``scene`` saves drawing it again."""
         scene = scene or self.scene(index)
         return make_questions(scene, question_rng(scene), scene_name=f"{self.name}_{index:06d}")
 
@@ -90,7 +90,7 @@ SPLITS: dict[str, Split] = {
         Split("pretrain", first_seed=1_000_000_000, scenes=2_000, capacity=30_000_000),
     )
 }
-"""Test gives some 2,500 questions, train some 6,200; pre-training has as many scenes as anyone can use."""
+"""Test has about 2,500 questions, train about 6,200; pre-training has practically unlimited scenes."""
 
 
 def build_split(
@@ -102,19 +102,19 @@ def build_split(
     progress: Progress | None = None,
     size: int = FRAME_SIZE,
 ) -> Path:
-    """Generate a split, or find it already generated.
+    """Generate a split unless it is already there.
 
     Writes ``ROOT/{split}.jsonl`` (options and letters), ``ROOT/{split}_free.jsonl`` (the same questions
     answered by words), ``ROOT/world/{split}_{index:06d}.mp4`` and last ``ROOT/{split}.manifest.json``.
-    A killed build goes on where it stopped, a second process waits for the first, and files of another
-    world version or frame size are announced by a warning and made anew.
+    A killed build resumes where it stopped, a second process waits for the first, and files of another
+    world version or frame size are replaced, with a warning.
 
     Args:
-        split: A name in ``SPLITS``, or that of its file in words, such as ``train_free``.
+        split: A name in ``SPLITS``, or that of its free-form file, such as ``train_free``.
         root: The data set's folder; made if missing.
         scenes: Number of scenes, by default the split's.
         workers: Processes that generate scenes.
-        progress: Told how far it is.
+        progress: Called after every scene.
         size: Pixels per side of the frames, a multiple of 28.
 
     Returns:
@@ -124,8 +124,8 @@ def build_split(
         UserError: Unknown split, impossible number of scenes or size, or a folder that cannot be written.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # A worker that imports an unguarded script runs it again, and would wait for its own parent's lock for ever.
-        raise RuntimeError("a script that builds the world must do so under `if __name__ == '__main__':`")
+        # A worker that imports an unguarded script runs it again, and would wait for its parent's lock forever.
+        raise RuntimeError("a script must build the world under `if __name__ == '__main__':`")
     known = _known(split)
     job = _Job(known, Path(root), *_checked(known, scenes, size))
     if job.is_done():
@@ -137,13 +137,13 @@ def build_split(
                 job.build(max(1, workers), progress)
     except OSError as error:
         raise UserError(
-            f"`{root}`: the world cannot be written there ({error}); free some space or name another folder"
+            f"`{root}`: cannot write the world there ({error}); free some space or choose another folder"
         ) from error
     return job.root
 
 
 def is_built(split: str, root: Path, scenes: int | None = None, *, size: int = FRAME_SIZE) -> bool:
-    """Whether :func:`build_split` would find everything there; writes nothing."""
+    """Whether :func:`build_split` would have nothing to do; writes nothing."""
     return _Job(_known(split), Path(root), *_checked(_known(split), scenes, size)).is_done()
 
 
@@ -160,7 +160,7 @@ def _checked(split: Split, scenes: int | None, size: int) -> tuple[int, int]:
         raise UserError(f"`scenes = {count}`: split {split.name} can have 1 to {split.capacity:,} scenes")
     if size < MIN_FRAME_SIZE or size % _FRAME_SIZE_STEP:
         raise UserError(
-            f"`size = {size}`: frames must measure a multiple of {_FRAME_SIZE_STEP} pixels, at least {MIN_FRAME_SIZE}"
+            f"`size = {size}`: frames must be a multiple of {_FRAME_SIZE_STEP} pixels, at least {MIN_FRAME_SIZE}"
         )
     return count, size
 
@@ -176,7 +176,7 @@ class _Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What all files of a split in a folder must agree on."""
+        """What all files of a split in a folder have in common."""
         return {"world_version": WORLD_VERSION, "size": self.size}
 
     @property
@@ -185,7 +185,7 @@ class _Job:
 
     @property
     def marker(self) -> Path:
-        """Says of which identity the videos are while there is no manifest yet."""
+        """Holds the identity of the videos until there is a manifest."""
         return self.root / f"{self.split.name}.building.json"
 
     def records(self, suffix: str = "") -> Path:
@@ -195,7 +195,7 @@ class _Job:
         return self.root / DATASET / f"{self.split.name}_{index:06d}.mp4"
 
     def is_done(self) -> bool:
-        """Whether the manifest is of this job and every file is as it says."""
+        """Whether the manifest is of this job and every file matches it."""
         found = _read(self.manifest)
         if found is None or found.get("scenes") != self.scenes or not self.identity.items() <= found.items():
             return False
@@ -236,7 +236,7 @@ class _Job:
         self.marker.unlink()
 
     def make(self, index: int) -> _Made:
-        """Generate one scene; its video only if there is no whole one yet."""
+        """Generate one scene; its video only if there is no complete one yet."""
         scene, path = self.split.scene(index), self.video(index)
         questions = self.split.questions(index, scene)
         if not is_whole(path, FRAMES):
@@ -245,7 +245,7 @@ class _Job:
         return _Made(scene.seed, questions, _sha256(content), len(content))
 
     def _make_all(self, workers: int) -> Generator[_Made, None, None]:
-        workers = min(workers, math.ceil(self.scenes / 8))  # a process takes as long to start as 8 scenes
+        workers = min(workers, math.ceil(self.scenes / 8))  # starting a process takes as long as 8 scenes
         if workers == 1:
             yield from map(self.make, range(self.scenes))
             return
@@ -253,7 +253,7 @@ class _Job:
             yield from pool.map(self.make, range(self.scenes), chunksize=4)
 
     def _discard_stale(self) -> None:
-        """Remove what a killed build or another version left; whole videos of this identity stay."""
+        """Remove the leftovers of a killed build or of another version; complete videos of this identity stay."""
         left = [self.root.glob(f".{self.split.name}[._]*.tmp"), (self.root / DATASET).glob(f".{self.split.name}_*.tmp")]
         for path in (path for paths in left for path in paths):
             path.unlink(missing_ok=True)
@@ -262,7 +262,7 @@ class _Job:
         of = {key: found.get(key) for key in self.identity}
         if videos and of != self.identity:
             warnings.warn(
-                f"{self.root}: split {self.split.name} was made as {of}, now {self.identity}; making it anew",
+                f"{self.root}: split {self.split.name} was made with {of}, now {self.identity}; making it again",
                 stacklevel=4,
             )
             for path in videos:
@@ -285,7 +285,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed: a pool's workers would wait for ever."""
+    """Leave Ctrl-C to the parent, and end with it even if it is killed: a pool's workers would wait forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -306,7 +306,7 @@ def _jsonl(records: list[Raw]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is none: what cannot be read is made again."""
+    """The object in a JSON file; None if there is none, or none that can be read."""
     try:
         content = read_json(path)
     except UserError:

@@ -1,4 +1,4 @@
-"""The walkthrough: a slow turn to the left on a small round, lingering in eight directions, held in a hand."""
+"""The walkthrough: a slow left turn on a small circle that lingers in eight directions, with a hand-held camera."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ STOPS = 8
 FRAMES = 64
 """Frames of a walkthrough."""
 FPS = 6
-"""Frames a second: the walk takes 10.7 seconds."""
+"""Frames per second: the walk takes 10.7 seconds."""
 SAMPLED = tuple(range(0, FRAMES, 4))
-"""The frames that a loader of 16 evenly spaced ones sees, two of each stop."""
+"""The frames that a loader of 16 evenly spaced frames sees, two per stop."""
 CAMERA_HEIGHT = 1.5
 CAMERA_PITCH = -0.38
 """Radians; looking down puts the furniture, not the bare upper walls, into the middle of the frame."""
 FIELD_OF_VIEW = math.radians(72)
 RADIUS_RANGE = (0.3, 0.5)
-"""Metres from the middle of the round to the camera: two to three metres of walking."""
+"""Metres from the centre of the circle to the camera: two to three metres of walking."""
 
 _LINGER = (1.1, -0.12)
-"""Weights of the two waves that slow the turn at the stops, to 2% of its mean speed, and quicken it between."""
+"""Weights of the two waves that slow the turn to 2% of its mean speed at the stops and speed it up in between."""
 _SWAY = (0.012, 0.012, 0.018)
 """Metres by which the hand moves the camera east, north and up ..."""
 _SHAKE = (0.008, 0.010)
@@ -37,7 +37,7 @@ class Walk:
     """One walkthrough.
 
     Attributes:
-        centre: (x, y) of the middle of the round in metres.
+        centre: (x, y) of the centre of the circle in metres.
         radius: Metres from there to the camera, which looks outwards.
         heading: Direction of the first stop, radians counter-clockwise from east.
         sway: Phases in radians of the hand's five movements.

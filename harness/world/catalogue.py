@@ -1,8 +1,9 @@
-"""The furniture of the embedded world: twelve categories, each a vivid colour and a handful of solids."""
+"""The furniture of the embedded world: twelve categories, each a vivid colour and a few solids."""
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Literal, NamedTuple
 
 Shape = Literal["box", "cylinder", "ellipsoid"]
@@ -33,19 +34,12 @@ class Category(NamedTuple):
     parts: tuple[Part, ...]
 
 
-def _box(*numbers: float, shade: float = 1.0, colour: Colour | None = None) -> Part:
+def _part(shape: Shape, *numbers: float, shade: float = 1.0, colour: Colour | None = None) -> Part:
     x, y, z, a, b, c = numbers
-    return Part("box", (x, y, z), (a, b, c), shade, colour)
+    return Part(shape, (x, y, z), (a, b, c), shade, colour)
 
 
-def _cylinder(*numbers: float, shade: float = 1.0, colour: Colour | None = None) -> Part:
-    x, y, z, a, b, c = numbers
-    return Part("cylinder", (x, y, z), (a, b, c), shade, colour)
-
-
-def _ellipsoid(*numbers: float) -> Part:
-    x, y, z, a, b, c = numbers
-    return Part("ellipsoid", (x, y, z), (a, b, c))
+_box, _cylinder, _ellipsoid = partial(_part, "box"), partial(_part, "cylinder"), partial(_part, "ellipsoid")
 
 
 CATALOGUE: dict[str, Category] = {
@@ -131,8 +125,8 @@ CATALOGUE: dict[str, Category] = {
         (_box(0, 0, 0.45, 1, 1, 0.45), _box(0, 0, 0.95, 0.4, 0.3, 0.05, colour=(50, 50, 55))),
     ),
 }
-"""Every category by name. Proportions vary by at most 15% from piece to piece, sizes do not depend on
-the category at all: a name must not tell how large a thing is."""
+"""Every category by name. Proportions vary by at most 15% from piece to piece; sizes do not depend on the
+category at all, so that a name does not give away how large a thing is."""
 
 CATEGORIES: tuple[str, ...] = tuple(CATALOGUE)
 
@@ -148,5 +142,5 @@ _NAMES = re.compile(rf"\b({'|'.join(CATEGORIES)})\b")
 
 
 def categories_named(text: str) -> list[str]:
-    """The categories that a text names, in order, each as often as it is named."""
+    """The categories that a text names, in order, with repetitions."""
     return _NAMES.findall(text)

@@ -1,4 +1,4 @@
-"""What a room looks like apart from its geometry: light, exposure, and the patterns of floor and walls."""
+"""Appearance of a room besides its geometry: light, exposure, and the patterns of floor and walls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Light:
     Attributes:
         azimuth: Radians, counter-clockwise from east, towards the light.
         elevation: Radians above the horizon.
-        ambient: Brightness of a surface turned away from the light; one that faces it has 1.
+        ambient: Brightness of a surface turned away from the light; a surface that faces it has 1.
         exposure: Factor on all colours.
         warmth: Share by which red is raised and blue lowered.
     """
@@ -58,10 +58,10 @@ class Look:
     Attributes:
         walls: RGB of the walls to the east, west, north and south.
         floor: RGB of the floor.
-        floor_pattern: How it is laid.
+        floor_pattern: Pattern of the floor.
         floor_scale: Metres from one square, board, tile or blotch to the next.
         floor_turned: Whether boards run north-south.
-        wall_pattern: Paper or panels.
+        wall_pattern: Pattern of the walls.
         contrast: Strength of both patterns, 0 for none.
         light: The light.
     """
@@ -130,7 +130,7 @@ def floor_brightness(look: Look, east: Array, north: Array, distance: Array) -> 
 
 
 def wall_brightness(look: Look, along: Array, height: Array) -> Array:
-    """Factors on the walls' colours at points so many metres along a wall and above the floor."""
+    """Factors on the walls' colours at points given in metres along a wall and above the floor."""
     if look.wall_pattern == "plain":
         return np.ones_like(height)
     if look.wall_pattern == "stripes":

@@ -1,8 +1,8 @@
 """All ten raw question types of VSI-Bench about a scene, worded as the benchmark words them, with exact answers.
 
-Nothing in a question's text may tell the answer. Categories do not determine sizes, every option shown
-could be the right one in the same scene, the right one among them is drawn uniformly, and so is its letter.
-A question that a careful viewer could answer either way is never asked; the margins are named below.
+A question's text never gives its answer away. Categories do not determine sizes, every option shown could be
+right in the same scene, the right one among them is drawn uniformly, and so is its letter. A question that a
+careful viewer could answer either way is never asked; the margins are below.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ BACK_MARGIN = 12.0
 QUADRANT_MARGIN = 15.0
 """Degrees off the axes that separate front-left, front-right, back-left and back-right."""
 TURN_LEFT_RIGHT = (30.0, 120.0)
-"""Degrees of a turn that anyone calls left or right ..."""
+"""Degrees of a turn that everyone would call left or right ..."""
 TURN_BACK = 150.0
-"""... and from which anyone calls it turning back."""
+"""... and from which everyone would call it turning back."""
 BODY_RADIUS = 0.2
 """Metres that a walking robot keeps from all furniture but its start and its goal."""
 BARELY_SEEN_SHARE = 0.001
@@ -103,7 +103,7 @@ DEFAULT_PER_TYPE: Mapping[str, int] = {
     "route_planning": 1,
     "obj_appearance_order": 1,
 }
-"""At most so many questions of each type per scene: about 13 in all."""
+"""Maximum number of questions of each type per scene: about 13 in total."""
 
 
 def make_questions(
@@ -113,13 +113,13 @@ def make_questions(
     *,
     scene_name: str | None = None,
 ) -> list[Raw]:
-    """Ask about a scene.
+    """Write the questions about a scene.
 
     Args:
         scene: An accepted scene (see ``harness.world.renderer.sample_scene``).
-        rng: Decides what is asked.
-        per_type: At most so many questions of each type, or of each type named; fewer where the scene
-            has no more that are unambiguous.
+        rng: Decides which questions are asked.
+        per_type: Maximum number of questions of each type, or of each type named; fewer where the scene
+            allows no more that are unambiguous.
         scene_name: Name in the records; ``seed_{seed}`` unless given.
 
     Returns:
@@ -147,7 +147,7 @@ def make_questions(
 
 
 def question_rng(scene: Scene) -> np.random.Generator:
-    """The random stream of a scene's questions in the splits, apart from that of its layout."""
+    """The random stream of a scene's questions in the splits, independent of its layout's."""
     return np.random.default_rng([scene.seed, 1])
 
 
@@ -213,7 +213,7 @@ _Asked = tuple[str, list[str] | None, str]
 
 
 class _Writer:
-    """What the question types share about one scene."""
+    """What all question types need of one scene."""
 
     def __init__(self, scene: Scene, rng: np.random.Generator) -> None:
         self.scene, self.rng = scene, rng
@@ -290,7 +290,7 @@ def _direction(question_type: str, answers: Sequence[str]) -> _Ask:
         found: dict[str | None, list[tuple[str, str, str]]] = {}
         for triple, angle in w.angles().items():
             found.setdefault(classify(angle), []).append(triple)
-        while all(found.get(answer) for answer in answers):  # else the scene would favour some answers
+        while all(found.get(answer) for answer in answers):  # otherwise the scene would favour some answers
             right = answers[int(w.rng.integers(len(answers)))]
             a, b, c = found[right].pop(w.rng.integers(len(found[right])))
             options, letter = w.lettered(right, [answer for answer in answers if answer != right])
@@ -385,4 +385,4 @@ _ASK: dict[str, _Ask] = {
     "route_planning": _routes,
     "obj_appearance_order": _order,
 }
-"""How each raw type is asked: endless or until the scene has no further unambiguous question."""
+"""How each raw type is asked: without end, or until the scene has no further unambiguous question."""

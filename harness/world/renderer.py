@@ -36,7 +36,7 @@ _CEILING, _FLOOR = 4, 5
 _SHADOW, _SHADOW_WIDTH = 0.45, 0.22
 """Share of the floor's brightness that a piece takes at its foot, and metres over which that fades."""
 _WALL_SHADING = F32(0.12)
-"""Walls facing the light and turned away from it differ by about so much from the mean."""
+"""How much the brightness of walls that face the light, or turn away from it, differs from the mean."""
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], F32)
 
 
@@ -52,7 +52,7 @@ class _Solids(NamedTuple):
 
 
 class _Light(NamedTuple):
-    """Unit vector (3,) towards the light, and the brightness of what is turned away from it."""
+    """Unit vector (3,) towards the light, and the brightness of surfaces turned away from it."""
 
     towards: Array
     ambient: F32
@@ -69,11 +69,11 @@ class _Views(NamedTuple):
 
 
 def sample_scene(seed: int) -> Scene | None:
-    """Draw the room of a seed and accept it only if the camera sees every object well.
+    """Draw the room of a seed and accept it only if the camera sees every object clearly.
 
     Returns:
-        The scene, or None when it is rejected (about one seed in twenty): too little furniture found a
-        place, or an object never covers ``SEEN_SHARE`` of a frame.
+        The scene, or None when it is rejected (about one seed in twenty): too little furniture could be
+        placed, or an object never covers ``SEEN_SHARE`` of a frame.
     """
     scene = lay_out(seed)
     if scene is None or (visible_share(scene).max(0) < SEEN_SHARE).any():
@@ -90,7 +90,7 @@ def visible_share(scene: Scene) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def render_scene(scene: Scene, size: int = FRAME_SIZE, frames: tuple[int, ...] = SAMPLED) -> tuple[Frames, Ids]:
-    """Render frames of a walkthrough; the last few results are kept.
+    """Render frames of a walkthrough; the last few results are cached.
 
     Args:
         scene: The room.
@@ -226,7 +226,7 @@ def _carve(
     wall: Array,
     surface: NDArray[np.int8],
 ) -> None:
-    """Put a missing corner, a pillar from floor to ceiling, before the outer walls."""
+    """Put a missing corner, a pillar from floor to ceiling, in front of the outer walls."""
     (x, y), (west, south, east, north) = rays, (F32(bound) for bound in notch)
     x0, x1 = (west - start[0]) / x, (east - start[0]) / x
     y0, y1 = (south - start[1]) / y, (north - start[1]) / y

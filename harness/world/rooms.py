@@ -23,7 +23,7 @@ EAST, WEST, NORTH, SOUTH = range(4)
 """The sides of the world, also the index of a wall's colour: every wall to the east has the hue of the east."""
 
 SHAPES = {"rectangle": 0.4, "L": 0.3, "T": 0.15, "Z": 0.15}
-"""How often each plan is drawn."""
+"""Probability of each plan."""
 _NOTCH = (0.22, 0.4)
 """Share of a side that a missing corner takes."""
 _ASPECT = (1.0, 1.5)
@@ -31,7 +31,7 @@ _ASPECT = (1.0, 1.5)
 
 @dataclass(frozen=True)
 class Wall:
-    """A straight stretch of wall: on which side of the floor it stands, where, and from where to where."""
+    """A straight stretch of wall: the side of the floor it is on, its coordinate there, and its two ends."""
 
     side: int
     at: float
@@ -49,7 +49,7 @@ class Room:
         notches: Missing corners, each a rectangle that touches two sides.
 
     Raises:
-        UserError: No walk can be taken there: a side is not positive, or the missing corners leave no core.
+        UserError: No walk is possible there: a side is not positive, or the missing corners leave no core.
     """
 
     width: float
@@ -71,7 +71,7 @@ class Room:
 
     @property
     def core(self) -> Rectangle:
-        """The part of the floor between all missing corners: it sees every other point of the floor."""
+        """The part of the floor between all missing corners, from which every other point is seen."""
         west = south = 0.0
         east, north = self.width, self.depth
         for w, s, e, n in self.notches:
@@ -115,7 +115,7 @@ class Room:
 
 
 def draw_room(rng: np.random.Generator, area: float) -> Room:
-    """A random plan of so many square metres."""
+    """A random plan with this many square metres."""
     shape = str(rng.choice(list(SHAPES), p=list(SHAPES.values())))
     corners = rng.permutation([(east, north) for east in (False, True) for north in (False, True)]).tolist()[:1]
     if shape == "rectangle":
@@ -126,7 +126,7 @@ def draw_room(rng: np.random.Generator, area: float) -> Room:
     elif shape == "Z":  # two opposite corners
         corners.append((not corners[0][0], not corners[0][1]))
     shares = [rng.uniform(*_NOTCH, 2) for _ in corners]
-    if shape == "T":  # the side between them stays longer than a door
+    if shape == "T":  # leaves the side between them longer than a door
         shares = [np.minimum(share, 0.3) for share in shares]
     floor = 1.0 - sum(float(a * b) for a, b in shares)
     aspect = rng.uniform(*_ASPECT)

@@ -17,24 +17,24 @@ from harness.world.look import PLAIN, Look, draw_look
 from harness.world.rooms import EAST, NORTH, WEST, Room, draw_room
 
 WORLD_VERSION = "2"
-"""Changes whenever the same seed may give another scene, frame or question; caches of another version are rebuilt."""
+"""Changes whenever the same seed may give a different scene, frame or question; older caches are rebuilt."""
 
 AREA_RANGE = (12.0, 50.0)
 """Square metres, log-uniform, so that a constant guess of the room size is a poor one."""
 SIZE_RANGE = (0.5, 1.8)
 """Longest side in metres, log-uniform for every category alike."""
 DUPLICATE_SIZE_RANGE = (0.5, 1.0)
-"""Longest side of pieces of which the room holds several; larger ones would not fit. Never asked about."""
+"""Longest side of pieces that come in several copies; larger ones would not fit. Never asked about."""
 ROOM_HEIGHT = 2.6
 
 _CAMERA_GAP = 0.5
-"""Metres: nothing stands nearer to the walk than this, or it would fill whole frames."""
+"""Metres: anything nearer to the walk than this would fill whole frames."""
 _MIN_APPARENT_SIZE = 0.19
 """Longest side over distance to the camera: smaller pieces cover too few pixels to be recognised."""
 _AZIMUTH_GAP = 16.0
 """Degrees between two pieces as the camera sees them: pieces in one line of sight hide each other."""
 _SHARED_AZIMUTH = 150.0
-"""Degrees that all gaps together may take, so that a full room can still be furnished."""
+"""Total degrees of all gaps, so that a full room can still be furnished."""
 _OBJECT_GAP = 0.12
 _WALL_GAP = 0.02
 _PLACING_TRIES = 80
@@ -88,7 +88,7 @@ class Scene:
         seed: The seed it was drawn from.
         room: The floor plan.
         objects: The furniture.
-        walk: The camera's way.
+        walk: The camera's path.
         look: Colours, patterns, light.
     """
 
@@ -133,8 +133,8 @@ def lay_out(seed: int) -> Scene | None:
     """Draw the room of a seed.
 
     Returns:
-        The scene, or None if too few pieces could be placed. It is not yet known whether the camera
-        sees everything: see ``harness.world.renderer.sample_scene``.
+        The scene, or None if too few pieces could be placed. Whether the camera sees everything is
+        checked by ``harness.world.renderer.sample_scene``.
     """
     rng = np.random.default_rng(seed)
     room = draw_room(rng, _log_uniform(rng, AREA_RANGE))
@@ -175,7 +175,7 @@ def _place(
     others: Sequence[Object],
     azimuth_gap: float,
 ) -> Object | None:
-    """A free spot for one piece, by rejection; None after ``_PLACING_TRIES`` tries."""
+    """A free spot for one piece, by rejection sampling; None after ``_PLACING_TRIES`` tries."""
     base = np.array(CATALOGUE[category].proportions)
     jittered = np.where(base < 1.0, base * rng.uniform(0.85, 1.15, 3), 1.0)
     width, depth, height = (np.minimum(jittered, 1.0) * longest).tolist()
@@ -223,7 +223,7 @@ def _fits(
 ) -> bool:
     """Whether a piece stands on the floor, apart from the others and from their lines of sight."""
     here = (candidate.x, candidate.y)
-    for other in others:  # the cheap test first: most candidates fail it
+    for other in others:  # the cheap test first, since most candidates fail it
         if abs(float(signed_angle(camera, (other.x, other.y), here))) < azimuth_gap:
             return False
     if not room.holds(candidate.corners, _WALL_GAP):

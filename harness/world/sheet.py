@@ -41,7 +41,7 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
         following = next(s for s in range(seed + 1, seed + 1000) if sample_scene(s) is not None)
         raise UserError(
             f"`{seed}`: the room of this seed is rejected because the camera does not see all of its furniture;"
-            f" the next seed that works is {following}"
+            f" the next accepted seed is {following}"
         )
     figure = Figure(figsize=(16, 11), layout="constrained")
     grid = figure.add_gridspec(3, 4, height_ratios=[1, 1, 1.5])
@@ -58,13 +58,13 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
     text.text(0, 1, lines, va="top", fontsize=7.6, family="monospace", parse_math=False)
     figure.suptitle(
         f"seed {seed}: {scene.room.area:.1f} square metres, {len(scene.objects)} objects;"
-        " each label names the stop at which the category is first seen, the grey ring is the walk"
+        " each label names the stop at which the category is first seen, the grey circle is the walk"
     )
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"`{path}`: the sheet cannot be written ({error}); name another file, such as sheet.png"
+            f"`{path}`: the sheet cannot be written ({error}); choose another file, such as sheet.png"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """H.264 clips whose decoded frames are the same every time they are made.
 
-Two choices make that so. A fixed quantiser (``qp``) on one thread: rate control by ``crf`` was measured to
-give other frames from run to run. And the conversion to YUV is done here in numpy: the scaler of FFmpeg may
+Two choices ensure this. The quantiser (``qp``) is fixed, on one thread: rate control by ``crf`` was measured to
+give different frames from run to run. And the conversion to YUV is done here in numpy: FFmpeg's scaler may
 use other arithmetic on another processor, whereas decoding H.264 is exact by its standard.
 """
 
@@ -28,7 +28,7 @@ _TO_YUV = np.array(
         (112.0, -93.786, -18.214),
     ]
 ) / np.float64(255.0)
-"""ITU-R BT.601, limited range: what decoders assume of a small video that says nothing else."""
+"""ITU-R BT.601, limited range: what decoders assume of a small video that does not say otherwise."""
 
 
 def yuv420(frames: Frames) -> Frames:
@@ -82,7 +82,7 @@ def read_video(path: Path) -> Frames:
 
 
 def is_whole(path: Path, frames: int) -> bool:
-    """Whether a file exists and decodes to so many frames."""
+    """Whether a file exists and decodes to this many frames."""
     try:
         with av.open(str(path)) as container:
             return sum(1 for _ in container.decode(video=0)) == frames

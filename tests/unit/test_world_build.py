@@ -167,13 +167,13 @@ def test_two_processes_share_one_folder(built: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == contents(built)
 
 
-def test_another_version_is_made_anew_and_said_so(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_made_again_with_a_warning(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "copy"
     shutil.copytree(built, root)
     (root / "world/dev_000099.mp4").write_bytes(b"of the old version")
     before = (root / "world/dev_000000.mp4").stat().st_mtime_ns
     monkeypatch.setattr(build, "WORLD_VERSION", "next")
-    with pytest.warns(UserWarning, match=r"split dev was made as .*'next'.*making it anew"):
+    with pytest.warns(UserWarning, match=r"split dev was made with .*'next'.*making it again"):
         build_split("dev", root, SCENES, workers=1)
     assert (root / "world/dev_000000.mp4").stat().st_mtime_ns > before
     assert not (root / "world/dev_000099.mp4").exists()
@@ -200,13 +200,13 @@ def test_bad_requests(tmp_path: Path, arguments: tuple[str, int], message: str) 
 
 @pytest.mark.parametrize("size", [28, 90])
 def test_bad_frame_sizes(tmp_path: Path, size: int) -> None:
-    with pytest.raises(UserError, match=rf"`size = {size}`: frames must measure a multiple of 28"):
+    with pytest.raises(UserError, match=rf"`size = {size}`: frames must be a multiple of 28"):
         build_split("dev", tmp_path, 1, size=size)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match=r"cannot be written there .*name another folder"):
+    with pytest.raises(UserError, match=r"cannot write the world there .*choose another folder"):
         build_split("dev", tmp_path / "file", 1)
 
 
@@ -223,7 +223,7 @@ def test_contact_sheet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         contact_sheet(SPLITS["dev"].scene(0).seed, tmp_path / "none" / "sheet.png")
     rejected = next(s for s in range(100) if build.sample_scene(s) is None)
-    with pytest.raises(UserError, match="the next seed that works is"):
+    with pytest.raises(UserError, match="the next accepted seed is"):
         contact_sheet(rejected, path)
 
 
