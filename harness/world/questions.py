@@ -72,8 +72,8 @@ MIN_DISTANCE = 0.3
 NEAREST_MARGIN = 0.3
 """Metres by which the nearest option beats the second nearest: about the error of a careful human guess."""
 STANDING_DISTANCE = 0.8
-"""Metres between the centres of the place to stand and what is faced or asked for; nearer, the direction
-depends on where exactly one stands."""
+"""Metres between the centres of the place to stand and what is faced or asked for; at a smaller distance the
+direction would depend on where exactly one stands."""
 SIDE_MARGIN = 25.0
 """Degrees off the line of sight (ahead or behind) from which something counts as left or right."""
 BACK_MARGIN = 12.0

@@ -167,7 +167,9 @@ def test_two_processes_share_one_folder(built: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == contents(built)
 
 
-def test_another_version_is_made_again_with_a_warning(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_replaced_with_a_warning(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "copy"
     shutil.copytree(built, root)
     (root / "world/dev_000099.mp4").write_bytes(b"of the old version")

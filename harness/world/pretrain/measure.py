@@ -47,7 +47,7 @@ def measure(
         folder: The model folder.
         world: Where the world's splits are kept; missing videos are made.
         split: The split to answer.
-        scenes: Its first so many scenes.
+        scenes: How many of its scenes, from the first.
         blind: Scenes of the train split on which the constant and the text prior are fitted.
         workers: Processes that make missing videos.
         tower: Checkpoint at the end of the model's vision stage, for the ceiling by geometry.

@@ -63,11 +63,11 @@ class Run:
         work: Shards, checkpoint and curves; a later call with the same ``work`` resumes.
         shards: Shards of 250 scenes to render.
         scale: Factor on every stage's steps.
-        minutes: Stop after so many minutes, checkpointed; None for the whole recipe.
+        minutes: Stop with a checkpoint after this many minutes; None runs the whole recipe.
         threads: Threads of the training process.
         workers: Processes that render scenes, and then make batches if there are more than two.
         device: cpu or cuda.
-        ceiling: Whether to go on after the shipped model's last stage.
+        ceiling: Whether to continue after the shipped model's last stage.
         shard_scenes: Scenes per shard.
     """
 
@@ -89,7 +89,7 @@ class Run:
         return [replace(stage, steps=max(1, round(stage.steps * self.scale))) for stage in stages]
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed; going on to the ceiling is allowed."""
+        """What must be the same for a run to be resumed; continuing to the ceiling is allowed."""
         stages = [asdict(stage) for stage in replace(self, ceiling=False).stages()]
         return {"seed": self.seed, "shards": self.shards, "stages": stages}
 
@@ -164,11 +164,11 @@ class _Loop:
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
 
     def run(self) -> bool:
-        """Go on to the end of the recipe; False if the time is up before."""
+        """Continue to the end of the recipe; False if the time is up first."""
         trainer, stages = self.trainer, self.stages
         if self.checkpoint.exists():
             trainer.load(self.checkpoint)
-        if trainer.stage > len(stages):  # an earlier call went on to the ceiling
+        if trainer.stage > len(stages):  # an earlier call continued to the ceiling
             trainer.load(self._kept(stages[-1]))
         if trainer.stage == len(stages):  # complete already: another folder may be wanted
             self._write()
@@ -181,7 +181,7 @@ class _Loop:
         return True
 
     def _train(self, data: Batches, stage: Stage) -> bool:
-        """Train to the end of a stage; False if the time is up before."""
+        """Train to the end of a stage; False if the time is up first."""
         trainer, run = self.trainer, self.settings
         left = [(trainer.stage, step) for step in range(trainer.step, stage.steps)]
         for batch in data.ordered(left, run.workers if run.workers > 2 else 0):
@@ -235,7 +235,7 @@ class _Loop:
         return self.before + time.monotonic() - self.started
 
     def _end_stage(self, stage: Stage) -> None:
-        """Go to the next stage, keep this one's weights, and write the model folder where the recipe ends."""
+        """Start the next stage, keep this one's weights, and write the model folder where the recipe ends."""
         trainer = self.trainer
         if stage.mix is None:
             trainer.settle_video(torch.from_numpy(np.array(self.frames[:20])))

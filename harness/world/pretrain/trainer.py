@@ -82,7 +82,7 @@ class Trainer:
         record = Record(id=0, dataset=DATASET, scene_name="black", question_type="none", question="?", ground_truth="?")
         with torch.no_grad():
             (blank,) = self.policy.prompt_states([self.prompt([], black, record, "blank")]).values()
-        # Words go on from the token that ends the video; a generated token would go on from the last frame's position.
+        # Text after a video continues the positions of its last token, not of its last frame as generation does.
         self._blank = blank._replace(next_position=int(blank.positions[0, -1]) + 1)
 
     def _new_optimisers(self) -> None:
@@ -102,7 +102,7 @@ class Trainer:
         self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
 
     def next_stage(self) -> None:
-        """Go to the next stage, with fresh optimisers and a warm-up of its own."""
+        """Start the next stage, with fresh optimisers and a warm-up of its own."""
         self.ended.append(self.step)
         self.stage, self.step = self.stage + 1, 0
         self._new_optimisers()
@@ -213,7 +213,7 @@ class Trainer:
         path.with_suffix(".tmp").replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Restore a checkpoint."""
         state: Mapping[str, Any] = torch.load(path, weights_only=True, map_location=self.device)
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
