@@ -210,7 +210,9 @@ class Policy(ModelRunner):
 
     def prefill_gradient(self, prompts: Sequence[EncodedPrompt]) -> contextlib.AbstractContextManager[Any]:
         """Around embedding and prefill of prompts to sample from: records a graph if the update will reuse it."""
-        return torch.set_grad_enabled(self._reuse is not None and self._reuse.accepts(prompts))
+        # The engine may have fallen back to the naive one since the step began.
+        reused = self._reuse is not None and self.engine == "shared" and self._reuse.accepts(prompts)
+        return torch.set_grad_enabled(reused)
 
     def prefill(self, rows: PackedRows) -> tuple[Tensor, KeyValues]:
         if self._reuse and torch.is_grad_enabled():

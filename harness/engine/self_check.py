@@ -20,7 +20,8 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.15}
 def check_engine(policy: Policy, prompt: EncodedPrompt) -> float:
     """Compare the shared engine's sampling and log-probabilities with the naive engine's; fall back if they differ.
 
-    It is not counted in the policy's passes and uses no global random state.
+    It checks the engine's own prefill and decoding, whatever sampler the study names. It is not counted in the policy's
+    passes and uses no global random state.
 
     Returns:
         The mean absolute difference, the larger one of sampling and log-probabilities.

@@ -1,4 +1,4 @@
-"""What is measured of a step: its phases' time, and the bytes that wait for a backward pass."""
+"""Meters of a step: the time of its phases, and the bytes kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def timed(owner: Any, name: str, clock: Clock, phase: str) -> None:
 
 
 class HeldMemory:
-    """Bytes that wait for a backward pass: of all tensors made since the first forward pass with a graph, those that
-    live when a backward pass begins.
+    """Bytes kept for the backward pass: of all tensors made since the first forward pass with a graph, those alive when
+    a backward pass begins.
 
-    Counted by what tensors are made and when they go, so that it is the same on every device, blind to allocators and
-    other processes, and sees what checkpointed parts hold. Weights, the pass's own inputs and parameters' gradients do
-    not count; keys and values that decoding still holds do.
+    Counted by when tensors are made and freed, so it is the same on every device, independent of allocators and other
+    processes, and includes what checkpointed parts keep. Weights, the pass's inputs and parameters' gradients do not
+    count; a KV cache that decoding still holds does.
 
     Args:
         model: The trained model.
@@ -76,7 +76,7 @@ class HeldMemory:
 
     Attributes:
         held: The most at the beginning of a backward pass, of which a step may take several.
-        peak: The most that lived at once until the last of them ended, gradients and what is computed again included.
+        peak: The most alive at once until the last of them ended, gradients and recomputed activations included.
     """
 
     def __init__(self, model: nn.Module, language_model: nn.Module) -> None:

@@ -126,6 +126,15 @@ def test_nothing_is_kept_after_the_step_or_beyond_the_limit(monkeypatch: pytest.
     assert policy._reuse is None
 
 
+def test_an_engine_that_falls_back_within_a_step_records_no_graph() -> None:
+    policy, prompt = tiny_policy(frozen()), tiny_prompt(tiny_video((2, 4, 6)), [3, 4, 5])
+    with policy.activation_reuse(NEEDS, 1):
+        for engine in ("shared", "naive"):
+            with policy.prefill_gradient([prompt]):
+                assert torch.is_grad_enabled() is (engine == "shared")
+            policy.fall_back("this is a test")
+
+
 @pytest.mark.usefixtures("recompute")
 def test_a_prefill_that_no_gradient_reaches_is_freed() -> None:
     """Such as that of a prompt whose answers all have one reward."""
