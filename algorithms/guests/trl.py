@@ -145,7 +145,7 @@ class TRLDPO(TRLTrainer):
             return [[*(c for c, _ in part), *(r for _, r in part)] for part in trl_steps.split(pairs, parts)]
 
         dpo, parts = self._dpo, trl_steps.micro_batches(run, rows_a_prompt=2)
-        steps.sampled = lambda: getattr(run.groups.sampler, "tokens_sampled", 0)
+        steps.sampled = lambda: run.groups.tokens_sampled
         options = {"loss_type": [self.config.loss_type], "beta": self.config.beta}
         return trl_steps.build(GivenDPO, Options, steps, parts, rows, options, by_token=False)
 

@@ -279,7 +279,7 @@ class TRL(Contender):
         self.trainer.train()
 
     def optimizer(self) -> Any:
-        return self.trainer.run.optimizer
+        return self.trainer.optimizer
 
     def others(self) -> list[Any]:
         return [] if self.trainer.ref_model is None else [self.trainer.ref_model]

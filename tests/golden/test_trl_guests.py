@@ -232,7 +232,7 @@ def test_a_loss_that_does_not_see_the_video_is_refused(
     monkeypatch.setattr(trl_steps, "pixels_of", blind)
     policy = policy_of(kit)
     before = weights(policy)
-    with pytest.raises(UserError, match=r"off by .* plain forward with the video"):
+    with pytest.raises(UserError, match=r"differ by .* plain forward pass with the video"):
         kit.guest(tmp_path, method, policy, options=GUESTS[method])
     assert far(before, weights(policy)) == 0
 

@@ -166,7 +166,7 @@ def test_every_loss_of_a_run_sees_the_video(policy, prompts, tmp_path, tuning, s
 def test_a_loss_that_does_not_see_the_video_is_refused(policy, prompts, tmp_path, monkeypatch):
     trainer = trainer_of(policy, two(prompts), tmp_path, per_device_train_batch_size=8)
     monkeypatch.setattr(trl_video, "_seeing", lambda model, videos, video_token: model)
-    with pytest.raises(UserError, match=r"off by .* plain forward with the video"):
+    with pytest.raises(UserError, match=r"differ by .* plain forward pass with the video"):
         trainer.train()
 
 
