@@ -114,7 +114,7 @@ def collect(run_dir: Path) -> Collected:
     """Read every finished cell of a run directory.
 
     Raises:
-        UserError: It is no run directory, no cell has finished, or two evaluations differ in anything but
+        UserError: It is not a run directory, no cell has finished, or two evaluations differ in anything but
             their weights (the differing part is named).
     """
     matrix = read_matrix(run_dir)

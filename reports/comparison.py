@@ -115,7 +115,7 @@ class Comparison:
             The number of questions planned for.
 
         Raises:
-            UserError: The pilot is no run directory, or has too little in it.
+            UserError: The pilot is not a run directory, or has too few results.
         """
         spread, layout = default_spread(), vsi_bench_layout()
         if pilot is not None:

@@ -1,4 +1,4 @@
-"""Variants of a method in one study: ``grpo:beta=0`` beside ``grpo``, ``grpo:think`` beside both.
+"""Variants of a method in one study, such as ``grpo``, ``grpo:beta=0`` and ``grpo:think``.
 
 A variant is a method's name followed by its changes, each after a colon::
 

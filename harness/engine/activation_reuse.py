@@ -7,7 +7,7 @@ in the leaves are sent back through the one prefill at the end. A large prefill 
 attention outputs and computes the rest again (:mod:`harness.engine.activation_recomputation`).
 
 :func:`can_reuse` decides whether a step does this, :class:`ActivationReuse` is what it keeps. A policy holds the one
-while the step lasts (``Policy.activation_reuse``); training and sampling know nothing else of it.
+while the step lasts (``Policy.activation_reuse``); training and sampling need nothing else.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class ActivationReuse:
         return run_suffixes(self._policy, rows, cache)
 
     def begin(self) -> None:
-        """Begin the gradient of a step; on a second try, after a failure, nothing is reused any more."""
+        """Begin the gradient of a step; after a failure a second attempt reuses nothing."""
         if self._begun:
             # The failed try has left part of its gradient in the leaves.
             self._prefills.clear()

@@ -1,4 +1,4 @@
-"""Decode steps as CUDA graphs: one launch a step, where thousands of small kernels would keep a GPU waiting."""
+"""Decode steps as CUDA graphs: one launch per step instead of thousands of small kernels."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Policy(ModelRunner):
 
     @property
     def banned_tokens(self) -> tuple[int, ...]:
-        """Special tokens that must never be sampled: a sampled video token would stand for missing features."""
+        """Special tokens that must never be sampled: a sampled video token would have no features."""
         config = self.base.config
         special = {*self.tokenizer.all_special_ids, config.video_token_id, config.image_token_id}
         special |= {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}

@@ -90,7 +90,7 @@ def account_for(
     patches = _patches(study, config.vision_config, size)
     rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, study.rollout.batch
     if rollouts and not isinstance(algorithm, Algorithm):
-        # A guest's loop repeats a prompt for each of its completions, and samples a step's all at once.
+        # A guest's loop repeats a prompt for each of its completions and samples all of a step at once.
         prompts *= rollouts
         rollouts, sampled = 1, prompts
     device = torch.device("cuda" if limit.cuda else "cpu")

@@ -27,7 +27,7 @@ def source_digest(*plugins: Any) -> str:
     """SHA-256 of the modules that define some classes or functions, and of what these modules import, transitively.
 
     Imports are followed, those inside functions included, into :data:`SHARED`, into a plugin's own top-level package,
-    and into modules beside a single-file plugin. No module is executed for it.
+    and into modules next to a single-file plugin. No module is executed for it.
 
     The digest is over the syntax tree without positions, docstrings and the ``description`` of a ``Field``. It may
     differ between minor versions of Python, whose trees differ in detail.
@@ -74,9 +74,9 @@ def _is_followed(name: str, own: set[str], folders: set[Path]) -> bool:
         return inside and name != DOOR and not name.startswith("harness.api.testing")
     if top in own:
         return True
-    beside = [folder for folder in folders if (folder / top).is_dir() or (folder / f"{top}.py").is_file()]
-    file = _file(name) if beside else None
-    return file is not None and any(file.is_relative_to(folder) for folder in beside)
+    near = [folder for folder in folders if (folder / top).is_dir() or (folder / f"{top}.py").is_file()]
+    file = _file(name) if near else None
+    return file is not None and any(file.is_relative_to(folder) for folder in near)
 
 
 def _targets(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[str]:

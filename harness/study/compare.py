@@ -199,11 +199,11 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     try:
         with MatrixDisplay(console, _title(study), works) as display:
             states: dict[str, State] = {}
-            for wave in training_rounds(todo):
-                for cell in wave:
+            for cells in training_rounds(todo):
+                for cell in cells:
                     reuse_training(run_dir, cell, plan.cells)
                 threads = study.runtime.threads
-                states |= run_cells(run_dir, wave, workers=workers, threads=threads, on_change=display.update)
+                states |= run_cells(run_dir, cells, workers=workers, threads=threads, on_change=display.update)
     except KeyboardInterrupt:
         console.print(Text("Interrupted. Run the same command to resume.", style="yellow"))
         raise

@@ -113,7 +113,7 @@ def answer_benchmark(job: EvaluationJob) -> Path:
     reused.
 
     Returns:
-        The samples file. ``manifest.json`` beside it is marked complete and holds its digest.
+        The samples file. ``manifest.json`` next to it is marked complete and has its digest.
 
     Raises:
         UserError: A video cannot be used (the record is named), or the manifest cannot be read.

@@ -16,13 +16,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def training_rounds(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """The cells in one or two rounds, in their order; the second holds those whose training is an earlier cell's."""
+    """The cells in one or two rounds, in their order; the second has those that share an earlier cell's training."""
     first: list[Cell] = []
     later: list[Cell] = []
     for cell in cells:
         known = {one.training for one in first}
         (later if not cell.is_base and cell.training in known else first).append(cell)
-    return [wave for wave in (first, later) if wave]
+    return [cells for cells in (first, later) if cells]
 
 
 def reuse_training(run_dir: Path, cell: Cell, others: Iterable[Cell]) -> bool:

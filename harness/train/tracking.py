@@ -1,4 +1,4 @@
-"""Metrics: one JSON line a step, and any experiment tracker that transformers knows."""
+"""Metrics: one JSON line per step, and any experiment tracker that transformers supports."""
 
 from __future__ import annotations
 

@@ -139,12 +139,12 @@ class General(Benchmark):
         """The file's questions.
 
         Raises:
-            UserError: There is no file, or a line of it is wrong; file and lines are named.
+            UserError: There is no file, or lines of it are invalid; the message names both.
         """
         if self.config.file is None:
             raise UserError(
                 "`evaluation.more.general.file`: which questions? Write --benchmarks vsibench,general=FILE.jsonl; "
-                "`harness show general` says what a line of it holds"
+                "`harness show general` describes its lines"
             )
         path = Path(self.config.file)
         try:

@@ -1,7 +1,7 @@
 """The figures of a comparison, for the page and for papers: SVG and PDF of the same drawing, in one style.
 
-All but the widest fit one column of a paper, so that a phone can show them too. Text stays text. Colours can be told
-apart with colour blindness, and each method has its own marker.
+All but the widest fit one column of a paper, so that a phone can show them too. Text stays text. Colours are safe
+for colour-blind readers, and each method has its own marker.
 """
 
 from __future__ import annotations

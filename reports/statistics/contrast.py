@@ -1,4 +1,4 @@
-"""One difference between two methods with everything a reader is told about it, and the four verdicts."""
+"""The difference between two methods with its statistics, and the four verdicts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Contrast:
         verdict: ``better`` or ``worse`` (B than A) where ``p_holm`` is below alpha; else ``equivalent`` where
             ``p_equivalence`` is, or where all answers score alike; else ``undecided``.
         model: The base model that both were trained from.
-        note: What a reader must know of this test; empty otherwise.
+        note: What a reader must know about this test, if anything.
         seeds: Fewest runs of a trained side, which decide the claim.
         margin: Declared difference from which on methods are not equivalent.
         p_equivalence: p-value of a difference of at least the margin (TOST), Holm-corrected like ``p_holm``.

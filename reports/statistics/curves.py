@@ -89,7 +89,7 @@ def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.Data
 
 
 def training_metrics(run_dir: Path | None, cells: Iterable[CellResult]) -> pd.DataFrame:
-    """Everything the finished cells logged, one row a step: method, seed, step, examples and what they logged."""
+    """Everything the finished cells logged, one row per step: method, seed, step, examples and the logged numbers."""
     frames = []
     for cell in cells:
         lines = [] if run_dir is None or cell.state != "done" else _logged(run_dir, cell.cell)

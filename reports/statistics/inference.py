@@ -124,7 +124,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def probability_better(a: ArrayLike, b: ArrayLike) -> float:
     """Share of the pairs of one run of A and one of B in which B scores higher; a tie counts half.
 
-    Mann and Whitney's U over the number of pairs; recommended beside the difference by Bouthillier et al. 2021
+    Mann and Whitney's U over the number of pairs; recommended in addition to the difference by Bouthillier et al. 2021
     (arXiv 2103.03098).
     """
     wins = np.sign(np.subtract.outer(np.asarray(b), np.asarray(a)))

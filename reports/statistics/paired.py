@@ -166,7 +166,7 @@ def _contrasts(
 
 
 def _claim(runs: Mapping[str, Array]) -> Claim:
-    """What a pair's runs allow; a single run of the base model is no sample: it is not trained."""
+    """What a pair's runs allow; one run of the base model is enough: it is not trained."""
     enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in runs.items()]
     return "methods" if all(enough) else "checkpoints"
 

@@ -24,7 +24,7 @@ UNPARSABLE_NOTED = 5.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """One pair's verdict in words; all of it is plain text that still has to be escaped.
+    """One pair's verdict in words; plain text, not yet escaped.
 
     Attributes:
         a: The method subtracted.

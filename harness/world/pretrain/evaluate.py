@@ -48,7 +48,7 @@ def evaluate_forms(
 
 
 def _prompts(trainer: Trainer, clip: Frames, example: Example, forms: Sequence[str]) -> Iterator[EncodedPrompt]:
-    """The first question of each type about a scene in each form, whose name is all that its record says of it."""
+    """The first question of each type about a scene, in each form; its record has only its name and type."""
     video = process_frames(np.array(clip), SETTINGS)
     firsts = {question.type: question for question in reversed(example.questions)}
     for kind, question in firsts.items():
