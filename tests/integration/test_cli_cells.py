@@ -39,14 +39,12 @@ write_status(folder, Status(state=State.DONE, phase="evaluate"))
 class FakeReport:
     """Writes the ids of the matrix's done cells."""
 
-    def write(self, run_dir: Path, **_: object) -> list[Path]:
+    def write(self, run_dir: Path, console: Console, **_: object) -> list[Path]:
         cells = read_json(run_dir / "matrix.json")["cells"]
         done = [c["id"] for c in cells if read_status(run_dir / "cells" / c["id"]).state is State.DONE]
         write_json(run_dir / "report" / "scores.json", done)
-        return [run_dir / "report" / "scores.json"]
-
-    def render(self, console: Console, run_dir: Path, **_: object) -> None:
         console.print("THE TABLE")
+        return [run_dir / "report" / "scores.json"]
 
 
 @pytest.fixture
@@ -102,7 +100,7 @@ def test_compare_computes_what_is_missing_and_nothing_twice(
 def test_failed_cells_without_a_comparison_exit_1(
     harness: Cli, train_and_test: list[str], fake_cells: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing_yet(self: FakeReport, run_dir: Path, **_: object) -> list[Path]:
+    def nothing_yet(self: FakeReport, run_dir: Path, console: Console, **_: object) -> list[Path]:
         raise UserError("the base model is not evaluated")
 
     fake_cells(fails="base")

@@ -126,7 +126,7 @@ def test_a_killed_comparison_ends_in_the_same_bytes(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
             assert "interrupted" in states(parts) and "running" not in states(parts)
-            assert "Interrupted. The same command goes on" in parts.with_suffix(".log").read_text()
+            assert "Interrupted. Run the same command to resume" in parts.with_suffix(".log").read_text()
         assert ended(parts), alive(parts)
         done = progress(parts)
         assert not (parts / "report").exists()
