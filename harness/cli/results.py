@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cli.options import DATA, READ, AsJson, StudyOptions, command, option, out_option
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.data.reader import Dataset
@@ -103,25 +103,23 @@ def report(
 def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:
     """The report on answers made elsewhere."""
     from harness.config.study import ReportSection
-    from harness.plugins import registry
     from harness.study.compare import tell_files
     from harness.study.process import command_line
+    from harness.study.report import load_report
 
     if samples.benchmark is None:
         raise UserError("`--benchmark`: name the records that were answered, for example --benchmark data/vsi-bench")
-    scorer, margin = samples.scorer or "official", 1.0 if samples.margin is None else samples.margin
-    if scorer not in (known := registry.load("benchmarks", "vsibench").scorers):
-        raise unknown_name(f"--scorer {scorer}", scorer, known)
+    margin = 1.0 if samples.margin is None else samples.margin
     if margin <= 0:
         raise UserError(f"`--margin {margin:g}`: a margin must be more than 0 points")
     console = Console()
-    paths: list[Path] = registry.load("reports", "comparison")().write_samples(
+    paths = load_report().write_samples(
         console,
-        samples.samples,
+        samples.samples or (),
         _read_benchmark(samples.benchmark, options),
         out,
         base=samples.base,
-        scorer=scorer,
+        scorer=samples.scorer,
         settings=ReportSection(margin=margin, with_published=options.with_published),
         command=command_line(),
     )

@@ -1,4 +1,4 @@
-"""Finding plugins (methods, rewards, benchmarks, samplers, models, reports) by entry point or in a single file.
+"""Finding plugins (methods, rewards, benchmarks, samplers, models) by entry point or in a single file.
 
 Built-in plugins are declared in ``pyproject.toml`` like any others. A plugin is imported when it is first needed, so
 that a broken one cannot break the others.
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from harness.errors import UserError, unknown_name
 
-GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "samplers", "models", "reports")
+GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "samplers", "models")
 """Entry-point groups, each published as ``harness.<group>``."""
 
 

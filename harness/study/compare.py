@@ -18,13 +18,13 @@ from harness.data.video.predecode import predecode
 from harness.errors import UserError
 from harness.memory import estimate as memory
 from harness.models.loading import model_config, model_digest
-from harness.plugins import registry
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration
 from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
 from harness.study.matrix import Cell, CellWork
+from harness.study.report import load_report
 from harness.study.setup import benchmark_source, frame_cache, load_data, video_settings
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, read_status
@@ -137,9 +137,7 @@ def write_report(run_dir: Path, console: Console, *, with_published: bool = Fals
         UserError: The folder is not a run directory, or no cell is complete.
     """
     matrix.read_matrix(run_dir)
-    report = registry.load("reports", "comparison")()
-    paths: list[Path] = report.write(run_dir, console, with_published=with_published)
-    tell_files(paths, console)
+    tell_files(load_report().write(run_dir, console, with_published=with_published), console)
 
 
 def tell_files(paths: Sequence[Path], console: Console) -> None:

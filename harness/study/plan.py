@@ -16,10 +16,10 @@ from harness.data.sources import is_ready
 from harness.errors import UserError
 from harness.memory.footprint import count_parameters, state_bytes
 from harness.models.loading import model_sizes
-from harness.plugins import registry
 from harness.study import matrix
 from harness.study.display import duration
 from harness.study.matrix import Cell, CellWork
+from harness.study.report import load_report
 from harness.study.setup import benchmark_source, load_data
 from harness.study.status import Status
 from harness.study.time_estimate import estimate, finished, makespan
@@ -59,7 +59,7 @@ def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console
         UserError: The pilot cannot be used.
     """
     benchmark = _benchmark(study, console)
-    questions: int = registry.load("reports", "comparison")().plan(console, study, benchmark, pilot)
+    questions = load_report().plan(console, study, benchmark, pilot)
     cells = matrix.cells_of(study)
     one_more = [cell for cell in cells if not cell.is_base and cell.seed == study.first_seed]
     console.print()

@@ -12,7 +12,6 @@ from rich.console import Console
 from harness.config.study import load_study
 from harness.errors import UserError
 from harness.io import read_json, write_json
-from harness.plugins import registry
 from harness.study import compare as comparing
 from harness.study.launch import run_cells
 from harness.study.locks import hold
@@ -59,8 +58,7 @@ def fake_cells(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
         monkeypatch.setattr(comparing, "run_cells", run)
 
-    load = registry.load
-    monkeypatch.setattr(registry, "load", lambda g, n, **k: FakeReport if g == "reports" else load(g, n, **k))
+    monkeypatch.setattr(comparing, "load_report", FakeReport)
     return fake
 
 
