@@ -74,20 +74,13 @@ def write_page(
     """
     labels = {method: clean(label) for method, label in results.short_labels.items()}
     palette = Palette(list(labels))
-    for stale in (folder / "figures").glob("*.*"):
-        if stale.suffix in (".svg", ".pdf"):
-            stale.unlink()
     drawings = _draw(folder / "figures", results, tables, labels, palette, collected, run_dir)
-    video_path = benchmark.video_path if benchmark else None
-    data = browser_data(results.records, results.answers, labels, results.benchmark, video_path)
+    videos = benchmark.video_path if benchmark else None
+    data = browser_data(results.records, results.answers, labels, results.benchmark, videos)
     for method in data["methods"]:
         method["colour"] = palette.variable(method["name"])
-    fairness = None if collected is None else fairness_card(collected)
-    texts = {
-        "fairness.md": fairness and fairness.to_markdown(),
-        "methods.md": methods and methods.to_markdown(),
-        "methods.tex": methods and methods.to_latex(),
-    }
+    fairness = fairness_card(collected) if collected else None
+    texts = _texts(fairness, methods)
     context: dict[str, Any] = {
         "title": _title(results, labels),
         "lead": _lead(results, collected),
@@ -109,11 +102,23 @@ def write_page(
         "methods": methods,
         "texts": texts,
     }
-    context["sections"] = _sections(context)
-    written = {folder / PAGE: _render(context), **{folder / name: text for name, text in texts.items() if text}}
-    for path, text in written.items():
-        write_text(path, text)
-    return [*written, *sorted((folder / "figures").iterdir())]
+    texts = {PAGE: _render(context | {"sections": _sections(context)}), **texts}
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [*(folder / name for name in texts), *sorted((folder / "figures").iterdir())]
+
+
+def _texts(fairness: Document | None, methods: Document | None) -> dict[str, str]:
+    """The documents by file name."""
+    texts = {"fairness.md": fairness.to_markdown()} if fairness else {}
+    return texts | ({"methods.md": methods.to_markdown(), "methods.tex": methods.to_latex()} if methods else {})
+
+
+def _remove_figures(folder: Path) -> None:
+    """Remove the figures of an earlier report, which may show pairs that are gone."""
+    for stale in folder.glob("*.*"):
+        if stale.suffix in (".svg", ".pdf"):
+            stale.unlink()
 
 
 def _draw(
@@ -125,7 +130,8 @@ def _draw(
     collected: Collected | None,
     run_dir: Path | None,
 ) -> Drawings:
-    """Draw and save every figure that the results allow."""
+    """Draw and save every figure that the results allow, in place of those of an earlier report."""
+    _remove_figures(folder)
     drawings: Drawings = {"scores": [], "differences": [], "learning": [], "training": []}
 
     def add(section: str, name: str, caption: str, figure: Figure) -> None:

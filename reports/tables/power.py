@@ -59,4 +59,6 @@ def advice(spread: Spread, layout: Layout, planned: int, alpha: float, tests: in
     else:
         yield f"Methods must differ by {now:.1f} points, {vary}. One more seed per method lowers that to {more:.1f}."
     floor = smallest_detectable(spread, layout, alpha)
-    yield f"With any number of seeds, these {layout.cluster}s cannot resolve differences below {floor:.1f} points."
+    yield (
+        f"With any number of seeds, these {layout.cluster}s cannot resolve differences below about {floor:.1f} points."
+    )

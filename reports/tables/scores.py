@@ -65,6 +65,10 @@ class ScoreRow:
         return {"baseline": BASELINES, "published": PUBLISHED}.get(self.kind, "")
 
 
+_Pair = tuple[Column, Callable[[ScoreRow], Cell]]
+"""A column, and what makes its cell of a row."""
+
+
 def scores_table(
     rows: Sequence[ScoreRow],
     contrasts: Sequence[Contrast],
@@ -101,29 +105,20 @@ def scores_table(
     best = _best(ordered, [*heads, *benchmark.means])
     breakdown = _breakdown(benchmark)
 
-    def difference(row: ScoreRow) -> Cell:
-        return difference_cell(against_base[row.name]) if row.name in against_base else Cell((None, None, None))
-
-    def p_holm(row: ScoreRow) -> Cell:
-        p = against_base[row.name].p_holm if row.name in against_base else None
-        return Cell((p,), p if p is None else p_text(p))
-
-    columns: list[tuple[Column, Callable[[ScoreRow], Cell]]] = [
+    columns: list[_Pair] = [
         (Column("Method", ("method",), align="left"), lambda row: Cell((row.name,), row.label)),
         (Column("Eval\nmode", ("eval_mode",), align="left"), lambda row: Cell((row.mode or None,))),
         (Column("Seeds", ("seeds_done", "seeds_planned")), _seeds_cell),
         *((Column(head, (name, f"{name}_sd")), partial(_score_cell, name, best)) for name, head in heads.items()),
-        (Column(f"Difference from base\n[{level(alpha)} CI]", ("difference_to_base", "ci_low", "ci_high")), difference),
-        (Column("Holm\np", ("p_holm",)), p_holm),
+        *_difference_columns(against_base, alpha),
         *(
             (Column(head, (name,), "{:.1f}", part=breakdown), partial(_mean_cell, name, best))
             for name, head in (*benchmark.means.items(), *_SHARES.items())
         ),
     ]
-    repeated = any(len(row.runs) > 1 for row in ordered)
     caption = sentences(
         f"Scores from 0 to 100 by the scorer “{scorer}”; Avg is {benchmark.average}.",
-        "With several seeds: mean ± standard deviation over seeds." if repeated else "",
+        "With several seeds: mean ± standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else "",
         "Bold: the highest of base and methods in each column (not a test)." if best else "",
         test_caption(compared, alpha, pairs=len(found)) if tested else _description(compared, benchmark),
     )
@@ -134,6 +129,19 @@ def scores_table(
         caption,
         (*claim_footnotes(compared), *footnotes),
     ).without_empty("eval_mode", "difference_to_base", "p_holm")
+
+
+def _difference_columns(against_base: Mapping[str, Contrast], alpha: float) -> list[_Pair]:
+    def difference(row: ScoreRow) -> Cell:
+        return difference_cell(against_base[row.name]) if row.name in against_base else Cell((None, None, None))
+
+    def p_holm(row: ScoreRow) -> Cell:
+        p = against_base[row.name].p_holm if row.name in against_base else None
+        return Cell((p,), p if p is None else p_text(p))
+
+    names = ("difference_to_base", "ci_low", "ci_high")
+    head = f"Difference from base\n[{level(alpha)} CI]"
+    return [(Column(head, names), difference), (Column("Holm\np", ("p_holm",)), p_holm)]
 
 
 def _breakdown(benchmark: Benchmark) -> Part:
