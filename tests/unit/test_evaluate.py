@@ -192,7 +192,7 @@ def test_a_broken_video_names_the_record(kit: Kit, job: EvaluationJob, tmp_path:
     data = replace(kit.data, root=root)
     path = data.video_path(record)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match=rf"benchmark record 3 of .*broken \(test\): .*{path.name}.*whole"):
+    with pytest.raises(UserError, match=rf"benchmark record 3 of .*broken \(test\): .*{path.name}.*read completely"):
         answer_benchmark(replace(job, dataset=data))
 
 
