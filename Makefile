@@ -16,9 +16,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The API reference, from docstrings. pdoc shows annotations of generated __init__ methods as text.
+# The API reference, from docstrings; packages with __all__ show what it lists.
+# pdoc cannot resolve the annotations of generated __init__ methods, hence -W.
 docs: $(VENV)/.installed
-	$(BIN)/python -W "ignore:Error parsing type annotation" -m pdoc --docformat google --output-directory docs/api harness algorithms rewards reports
+	$(BIN)/python -W "ignore:Error parsing type annotation" -m pdoc --docformat google --output-directory docs/api harness harness.api.testing algorithms rewards reports
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
