@@ -100,8 +100,8 @@ def _fields(pairs: list[str]) -> dict[str, str]:
 
 def _prepare(work: Callable[..., Prepared], source: Path, out: Path, decoders: int | None, **options: Any) -> None:
     """Do the work under a progress bar on the error stream, then print what the folder holds."""
-    from harness.data.pool import usable_cores
     from harness.data.vsi100k import GET_SCANNET
+    from harness.processes import usable_cores
 
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:

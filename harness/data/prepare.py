@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.layout import PRUNED_IDS, find_video
-from harness.data.pool import in_processes
 from harness.data.reader import MANIFEST
 from harness.data.video.decode import inspect_video, still_files
 from harness.errors import UserError, first_few
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+from harness.processes import in_processes
 from harness.vsibench.records import Record
 
 Progress = Callable[[str, int, int], None]

@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.config.study import StudyConfig
-from harness.data.pool import usable_cores
 from harness.data.sources import is_ready, resolve_source
 from harness.data.video.predecode import predecode
 from harness.errors import UserError
 from harness.memory import estimate as memory
 from harness.models.loading import model_config, model_digest
+from harness.processes import usable_cores
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration
 from harness.study.identity import question_digests

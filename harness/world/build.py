@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
-import os
-import signal
-import threading
 import warnings
-from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ from filelock import FileLock
 
 from harness.errors import UserError, unknown_name
 from harness.io import read_json, sha256_file, write_json, write_text
+from harness.processes import in_processes
 from harness.world.camera import FRAMES
 from harness.world.questions import DATASET, Raw, free_form, make_questions, question_rng
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
@@ -105,7 +100,7 @@ def build_split(
     """Generate a split unless it is already there.
 
     Writes ``ROOT/{split}.jsonl`` (options and letters), ``ROOT/{split}_free.jsonl`` (the same questions
-    answered by words), ``ROOT/world/{split}_{index:06d}.mp4`` and last ``ROOT/{split}.manifest.json``.
+    answered by words), ``ROOT/world/{split}_{index:06d}.mp4`` and ``ROOT/{split}.manifest.json``, completed last.
     A killed build resumes where it stopped, a second process waits for the first, and files of another
     world version or frame size are replaced, with a warning.
 
@@ -126,8 +121,7 @@ def build_split(
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker that imports an unguarded script runs it again, and would wait for its parent's lock forever.
         raise RuntimeError("a script must build the world under `if __name__ == '__main__':`")
-    known = _known(split)
-    job = _Job(known, Path(root), *_checked(known, scenes, size))
+    job = _job(split, root, scenes, size)
     if job.is_done():
         return job.root
     try:
@@ -142,19 +136,15 @@ def build_split(
     return job.root
 
 
-def is_built(split: str, root: Path, scenes: int | None = None, *, size: int = FRAME_SIZE) -> bool:
+def is_built(split: str, root: Path, scenes: int | None = None) -> bool:
     """Whether :func:`build_split` would have nothing to do; writes nothing."""
-    return _Job(_known(split), Path(root), *_checked(_known(split), scenes, size)).is_done()
+    return _job(split, root, scenes, FRAME_SIZE).is_done()
 
 
-def _known(name: str) -> Split:
+def _job(name: str, root: Path, scenes: int | None, size: int) -> _Job:
     split = SPLITS.get(name.removesuffix("_free"))
     if split is None:
         raise unknown_name(f"world split {name}", name, SPLITS)
-    return split
-
-
-def _checked(split: Split, scenes: int | None, size: int) -> tuple[int, int]:
     count = split.scenes if scenes is None else scenes
     if not 1 <= count <= split.capacity:
         raise UserError(f"`scenes = {count}`: split {split.name} can have 1 to {split.capacity:,} scenes")
@@ -162,7 +152,7 @@ def _checked(split: Split, scenes: int | None, size: int) -> tuple[int, int]:
         raise UserError(
             f"`size = {size}`: frames must be a multiple of {_FRAME_SIZE_STEP} pixels, at least {MIN_FRAME_SIZE}"
         )
-    return count, size
+    return _Job(split, Path(root), count, size)
 
 
 @dataclass(frozen=True)
@@ -183,11 +173,6 @@ class _Job:
     def manifest(self) -> Path:
         return self.root / f"{self.split.name}.manifest.json"
 
-    @property
-    def marker(self) -> Path:
-        """Holds the identity of the videos until there is a manifest."""
-        return self.root / f"{self.split.name}.building.json"
-
     def records(self, suffix: str = "") -> Path:
         return self.root / f"{self.split.name}{suffix}.jsonl"
 
@@ -197,7 +182,7 @@ class _Job:
     def is_done(self) -> bool:
         """Whether the manifest is of this job and every file matches it."""
         found = _read(self.manifest)
-        if found is None or found.get("scenes") != self.scenes or not self.identity.items() <= found.items():
+        if found.get("scenes") != self.scenes or not self.identity.items() <= found.items():
             return False
         try:
             sizes = [self.video(i).stat().st_size for i in range(self.scenes)]
@@ -208,14 +193,12 @@ class _Job:
 
     def build(self, workers: int, progress: Progress | None) -> None:
         self._discard_stale()
-        write_json(self.marker, self.identity)
-        self.manifest.unlink(missing_ok=True)
+        write_json(self.manifest, self.identity)
         made: list[_Made] = []
-        with closing(self._make_all(workers)) as results:
-            for result in results:
-                made.append(result)
-                if progress is not None:
-                    progress(len(made), self.scenes)
+        for result in in_processes(self.make, range(self.scenes), workers):
+            made.append(result)
+            if progress is not None:
+                progress(len(made), self.scenes)
         questions = [record for result in made for record in result.questions]
         write_text(self.records(), _jsonl(questions))
         write_text(self.records("_free"), _jsonl([free_form(record) for record in questions]))
@@ -228,12 +211,11 @@ class _Job:
             "seeds": [result.seed for result in made],
             "files": {path.name: sha256_file(path) for path in files},
             "videos": {
-                "sha256": _sha256("".join(result.sha256 for result in made).encode()),
+                "sha256": hashlib.sha256("".join(result.sha256 for result in made).encode()).hexdigest(),
                 "bytes": [result.bytes for result in made],
             },
         }
         write_json(self.manifest, content)
-        self.marker.unlink()
 
     def make(self, index: int) -> _Made:
         """Generate one scene; its video only if there is no complete one yet."""
@@ -241,16 +223,7 @@ class _Job:
         questions = self.split.questions(index, scene)
         if not is_whole(path, FRAMES):
             write_video(path, render_scene(scene, self.size, tuple(range(FRAMES)))[0])
-        content = path.read_bytes()
-        return _Made(scene.seed, questions, _sha256(content), len(content))
-
-    def _make_all(self, workers: int) -> Generator[_Made, None, None]:
-        workers = min(workers, math.ceil(self.scenes / 8))  # starting a process takes as long as 8 scenes
-        if workers == 1:
-            yield from map(self.make, range(self.scenes))
-            return
-        with process_pool(workers) as pool:
-            yield from pool.map(self.make, range(self.scenes), chunksize=4)
+        return _Made(scene.seed, questions, sha256_file(path), path.stat().st_size)
 
     def _discard_stale(self) -> None:
         """Remove the leftovers of a killed build or of another version; complete videos of this identity stay."""
@@ -258,7 +231,7 @@ class _Job:
         for path in (path for paths in left for path in paths):
             path.unlink(missing_ok=True)
         videos = list((self.root / DATASET).glob(f"{self.split.name}_*.mp4"))
-        found = _read(self.manifest) or _read(self.marker) or {}
+        found = _read(self.manifest)
         of = {key: found.get(key) for key in self.identity}
         if videos and of != self.identity:
             warnings.warn(
@@ -279,36 +252,14 @@ class _Made:
     bytes: int
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that end with this one; spawned, because a fork of a process with running torch threads can hang."""
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed: a pool's workers would wait forever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _jsonl(records: list[Raw]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is none, or none that can be read."""
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none, or none that can be read."""
     try:
         content = read_json(path)
     except UserError:
-        return None
-    return content if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -50,6 +50,7 @@ LAYERS = (
     "api",
     "vsibench",
     "hub",
+    "processes",
     "io",
     "seeds",
     "errors",

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.data.pool import in_processes
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
 from harness.errors import UserError, first_few
+from harness.processes import in_processes
 
 MIN_UNDECODED_BYTES = 64 << 20
 """Below this many bytes of undecoded videos, starting processes does not pay, and cells decode as they go."""

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.io import append_lines, read_json, whole_lines, write_json
+from harness.processes import process_pool
 from harness.vsibench.scoring import overall_of_types
-from harness.world.build import SPLITS, process_pool
+from harness.world.build import SPLITS
 from harness.world.pretrain.curriculum import Batches, Mix
 from harness.world.pretrain.evaluate import evaluate_dense, evaluate_forms, evaluate_texts
 from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, load_tokenizer, save_model
