@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import tomli_w
 
@@ -21,12 +23,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically; create its folder."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes its place at the end and leaves nothing behind after an error; creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile, whose files only their owner can read: reports are shared.
     name = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with name.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         name.replace(path)

@@ -5,17 +5,16 @@ Members are checked before anything is written, every file is complete or absent
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from harness.errors import UserError
+from harness.io import atomic_file
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SPARE_BYTES = 2**28
@@ -42,11 +41,13 @@ def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path
     try:
         with zipfile.ZipFile(archive) as opened:
             found = _wanted(archive, opened, targets)
-            todo = {name: one for name, one in found.items() if not _is_there(targets[name], one.file_size)}
+            sizes = {name: targets[name].stat().st_size for name in found if targets[name].is_file()}
+            todo = {name: one for name, one in found.items() if sizes.get(name) != one.file_size}
             _check_space(archive, todo, targets)
             for name, member in found.items():
                 if name in todo:
-                    _extract(opened, member, targets[name])
+                    with atomic_file(targets[name]) as file, opened.open(member) as source:
+                        shutil.copyfileobj(source, file, 2**20)  # its end verifies the checksum
                 yield targets[name]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(
@@ -85,10 +86,6 @@ def _hostile(member: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _is_there(target: Path, size: int) -> bool:
-    return target.is_file() and target.stat().st_size == size
-
-
 def _check_space(archive: Path, todo: Mapping[str, zipfile.ZipInfo], targets: Mapping[str, Path]) -> None:
     need = sum(member.file_size for member in todo.values())
     if not need:
@@ -101,18 +98,3 @@ def _check_space(archive: Path, todo: Mapping[str, zipfile.ZipInfo], targets: Ma
             f"{archive}: its videos need {need / 2**30:.1f} GiB at {folder}, where {free / 2**30:.1f} GiB are free; "
             "free some space or choose another folder with --out"
         )
-
-
-def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Extract a member under a temporary name and rename it once zipfile has verified its checksum."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with opened.open(member) as source:
-                shutil.copyfileobj(source, file, 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

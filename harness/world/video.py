@@ -7,13 +7,13 @@ use other arithmetic on another processor, whereas decoding H.264 is exact by it
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.io import atomic_file
 from harness.world.camera import FPS
 
 Frames = NDArray[np.uint8]
@@ -51,27 +51,21 @@ def yuv420(frames: Frames) -> Frames:
 
 
 def write_video(path: Path, frames: Frames) -> None:
-    """Write a walkthrough under a temporary name and then rename it.
+    """Write a walkthrough atomically.
 
     Args:
-        path: The mp4 to write; its folder exists.
+        path: The mp4 to write.
         frames: (T, S, S, 3) with S divisible by 4.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    size = frames.shape[1]
-    try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=FPS)
-            stream.width = stream.height = size
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1
-            stream.options = {"qp": str(_QP), "preset": "ultrafast", "threads": "1"}
-            for picture in yuv420(frames):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
-            container.mux(stream.encode(None))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file, av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = frames.shape[1]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"qp": str(_QP), "preset": "ultrafast", "threads": "1"}
+        for picture in yuv420(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
+        container.mux(stream.encode(None))
 
 
 def read_video(path: Path) -> Frames:

@@ -19,7 +19,7 @@ from harness.data.prepare_vsibench import prepare_vsibench
 from harness.data.reader import read_dataset
 from harness.data.sources import resolve_source
 from harness.errors import UserError
-from harness.io import sha256_file
+from harness.io import atomic_file, sha256_file
 from harness.vsibench.published import published_counts, published_scenes
 
 
@@ -83,8 +83,7 @@ def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypa
 
     real = prepare_module.inspect_video
     extracted: list[str] = []
-    extract = archives._extract
-    monkeypatch.setattr(archives, "_extract", lambda *args: extracted.append(args[2].name) or extract(*args))
+    monkeypatch.setattr(archives, "atomic_file", lambda path: extracted.append(path.name) or atomic_file(path))
     monkeypatch.setattr(prepare_module, "inspect_video", until(3))
     with pytest.raises(KilledError):
         prepare(copy, out)
