@@ -66,11 +66,11 @@ def finish_cell(
     *,
     step: int = 0,
     prompt: str = "p",
-    benchmark: str = "vsibench",
+    evaluated: str = "vsibench",
     **identity: str,
 ) -> Path:
     """Give a cell the answers of one checkpoint, as if it had computed them."""
-    folder = cell.folder(run_dir) / benchmark / f"step-{step:06d}"
+    folder = cell.folder(run_dir) / evaluated / f"step-{step:06d}"
     lines = [
         {"id": int(key), "answer": answer, "truncated": False, "tokens": 2, "prompt": f"{prompt}{key}"}
         for key, answer in answers.items()

@@ -61,7 +61,7 @@ def test_every_number_of_a_report_is_by_the_benchmarks_own_rule(study: StudyConf
     _, cells = prepare_cells(study, run)
     for name, cell in cells.items():
         given = ANSWERS[name.split("-")[0]]
-        finish_cell(run, cell, {str(i): answer for i, answer in enumerate(given)}, benchmark="lengths")
+        finish_cell(run, cell, {str(i): answer for i, answer in enumerate(given)}, evaluated="lengths")
     paths = {path.name: path for path in Comparison().write(run, QUIET, with_published=True)}
     base, sft = (100 * closeness(ANSWERS[method]) for method in ("base", "sft"))
 
