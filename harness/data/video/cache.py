@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,12 +57,10 @@ class FrameCache:
         self.disk_bytes = disk_bytes
         self._stills_rate = stills_rate
         self._folder = self.root / settings.digest[:16]
-        self._memory_bytes = memory_bytes
-        self._recent: OrderedDict[str, Tensor] = OrderedDict()
+        self._recent = functools.lru_cache(memory_bytes // self.entry_bytes)(self._frames)
+        self._latest = functools.lru_cache(1)(self._video)
         self._digests = _known_digests(self.root / _DIGESTS)
         self._clocks: dict[str, VideoClock | None] = {}
-        self._latest: tuple[str, ProcessedVideo] | None = None
-        self._lock = threading.Lock()
         self._warned = False
 
     @property
@@ -85,9 +82,7 @@ class FrameCache:
         Raises:
             UserError: As :meth:`load`.
         """
-        digest = self.video_digest(path)
-        if self._read(digest) is None:
-            self._write(digest, self._build(path))
+        self._frames(self.video_digest(path), path)
 
     def load(self, path: Path) -> ProcessedVideo:
         """A video as vision input. Consecutive questions about one video share its tensors: do not modify them.
@@ -95,23 +90,7 @@ class FrameCache:
         Raises:
             UserError: The video is missing, damaged, too short or too small.
         """
-        digest = self.video_digest(path)
-        latest = self._latest
-        if latest is not None and latest[0] == digest:
-            return latest[1]
-        with self._lock:
-            frames = self._recent.get(digest)
-            if frames is not None:
-                self._recent.move_to_end(digest)
-        if frames is None:
-            frames = self._read(digest)
-            if frames is None:
-                frames = self._build(path)
-                self._write(digest, frames)
-            self._remember(digest, frames)
-        video = self._timed(patchify(frames, self.settings), digest, path)
-        self._latest = (digest, video)
-        return video
+        return self._latest(self.video_digest(path), path)
 
     def video_digest(self, path: Path) -> str:
         """SHA-256 of a file's bytes, cached until the file changes.
@@ -146,8 +125,9 @@ class FrameCache:
     def _indices(self, total: int) -> list[int]:
         return frame_indices(total, self.settings.frames, self.settings.sampling)
 
-    def _timed(self, video: ProcessedVideo, digest: str, path: Path) -> ProcessedVideo:
-        """The video with the times of its patches, if they are known."""
+    def _video(self, digest: str, path: Path) -> ProcessedVideo:
+        """A video's patches, with their times if they are known."""
+        video = patchify(self._recent(digest, path), self.settings)
         if digest not in self._clocks:
             self._clocks[digest] = video_clock(path, self._stills_rate)
         clock, depth = self._clocks[digest], self.settings.temporal_patch_size
@@ -157,6 +137,14 @@ class FrameCache:
         at = [index / clock.rate for index in self._indices(clock.frames)]
         times = tuple((at[first] + at[first + depth - 1]) / 2 for first in range(0, len(at), depth))
         return replace(video, seconds_per_patch=seconds, patch_times=times)
+
+    def _frames(self, digest: str, path: Path) -> Tensor:
+        """A video's resized frames, from the disk or decoded and written to it."""
+        frames = self._read(digest)
+        if frames is None:
+            frames = self._build(path)
+            self._write(digest, frames)
+        return frames
 
     def _build(self, path: Path) -> Tensor:
         frames = decode_frames(path, self.settings.frames, self.settings.sampling)
@@ -216,14 +204,6 @@ class FrameCache:
                 return
             entry.unlink(missing_ok=True)
             held -= size
-
-    def _remember(self, digest: str, frames: Tensor) -> None:
-        with self._lock:
-            self._recent[digest] = frames
-            held = sum(kept.numel() for kept in self._recent.values())
-            while held > self._memory_bytes:
-                _, dropped = self._recent.popitem(last=False)
-                held -= dropped.numel()
 
 
 def _stamp(file: Path) -> list[int]:

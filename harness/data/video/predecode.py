@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
@@ -16,13 +16,6 @@ MIN_UNDECODED_BYTES = 64 << 20
 
 _FOLDER_BYTES = 16 << 20
 """Size assumed for a folder of stills."""
-
-
-class _Job(NamedTuple):
-    root: Path
-    settings: VideoSettings
-    disk_bytes: int
-    path: Path
 
 
 def predecode(
@@ -45,27 +38,27 @@ def predecode(
     missing = [path for path in paths if not frames.holds(path)]
     if sum(map(_size, missing)) < MIN_UNDECODED_BYTES or len(paths) * frames.entry_bytes > frames.disk_bytes:
         return 0
-    jobs = [_Job(frames.root, frames.settings, frames.disk_bytes, path) for path in missing]
+    store = partial(_store, frames.root, frames.settings, frames.disk_bytes)
     faults = []
-    for number, fault in enumerate(in_processes(_store, jobs, workers), start=1):
+    for number, fault in enumerate(in_processes(store, missing, workers), start=1):
         faults += [fault] if fault else []
         if progress is not None:
-            progress(number, len(jobs))
+            progress(number, len(missing))
     if faults:
         raise UserError(
-            f"{len(faults)} of {len(jobs)} videos cannot be used (--skip-bad leaves out their questions and counts "
+            f"{len(faults)} of {len(missing)} videos cannot be used (--skip-bad leaves out their questions and counts "
             "them):\n" + first_few(faults, "\n")
         )
-    return len(jobs)
+    return len(missing)
 
 
-def _store(job: _Job) -> str:
+def _store(root: Path, settings: VideoSettings, disk_bytes: int, path: Path) -> str:
     """Decode one video into the cache; return its problem, or an empty string."""
     import torch
 
     torch.set_num_threads(1)
     try:
-        FrameCache(job.root, job.settings, disk_bytes=job.disk_bytes).store(job.path)
+        FrameCache(root, settings, disk_bytes=disk_bytes).store(path)
     except UserError as error:
         return str(error)
     return ""
