@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,9 +12,6 @@ from rich.progress import Progress
 
 from harness.cli.options import StudyOptions, command, out_option
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from harness.data.prepare import Prepared
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Prepare published data sets.")
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Check a copy and make it ready for use.")
@@ -98,7 +95,7 @@ def _fields(pairs: list[str]) -> dict[str, str]:
     return fields
 
 
-def _prepare(work: Callable[..., Prepared], source: Path, out: Path, decoders: int | None, **options: Any) -> None:
+def _prepare(work: Callable[..., Any], source: Path, out: Path, decoders: int | None, **options: Any) -> None:
     """Do the work under a progress bar on the error stream, then print what the folder holds."""
     from harness.data.vsi100k import GET_SCANNET
     from harness.processes import usable_cores
@@ -110,11 +107,11 @@ def _prepare(work: Callable[..., Prepared], source: Path, out: Path, decoders: i
         def show(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        prepared = work(source, out, workers=decoders or usable_cores(), progress=show, **options)
-    console, manifest = Console(highlight=False, soft_wrap=True), prepared.manifest
+        manifest = work(source, out, workers=decoders or usable_cores(), progress=show, **options)
+    console = Console(highlight=False, soft_wrap=True)
     total = manifest["total"]
     console.print(
-        f"{prepared.root}: {total['questions']:,} questions on {total['scenes']} scenes, {total['videos']} videos "
+        f"{out}: {total['questions']:,} questions on {total['scenes']} scenes, {total['videos']} videos "
         f"decoded, the shortest with {manifest['shortest_video']} frames"
     )
     if splits := manifest.get("splits"):

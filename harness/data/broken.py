@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.data.reader import Dataset, records_digest
+from harness.data.reader import Dataset
 from harness.data.video.decode import inspect_video
 from harness.errors import UserError
 from harness.io import read_json, write_json
@@ -30,17 +29,13 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
     if not fresh.items() <= known.items():
         write_json(verdicts, known | fresh)
     problems = {path: verdict["problem"] or _short(path, verdict["frames"], frames) for path, verdict in found.items()}
-    kept = tuple(record for record in dataset.records if not problems[dataset.video_path(record)])
-    if len(kept) == len(dataset.records):
+    bad = {record.key: problem for record in dataset.records if (problem := problems[dataset.video_path(record)])}
+    if not bad:
         return dataset
-    lines = tuple(
-        f"record {record.key}: {problem}"
-        for record in dataset.records
-        if (problem := problems[dataset.video_path(record)])
-    )
-    if not kept:
-        raise UserError(f"{dataset.root} ({dataset.split}): no video can be used; the first: {lines[0]}")
-    return replace(dataset, records=kept, digest=records_digest(kept), skipped=dataset.skipped + lines)
+    kept = dataset.without(bad)
+    if not kept.records:
+        raise UserError(f"{dataset.source}: no video can be used; the first: {kept.skipped[-len(bad)]}")
+    return kept
 
 
 def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:

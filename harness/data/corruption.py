@@ -110,6 +110,6 @@ def _reordered(record: Record, rng: random.Random) -> str:
 
 def _no_other(record: Record) -> UserError:
     return UserError(
-        f"record {record.key} ({record.dataset}/{record.scene_name}): no wrong answer can be made from "
+        f"record {record.key} ({record.scene}): no wrong answer can be made from "
         f"{record.ground_truth!r} for {record.question_type}; fix the record, or take DPO pairs from rollouts"
     )

@@ -139,7 +139,7 @@ class PromptEncoder:
             raise self._wrong_template(chat.count(token), ", each between two special tokens")
         if len(video.patch_times) != int(video.grid_thw[0, 0]):
             raise UserError(
-                f"{record.dataset}/{record.scene_name}: Qwen3-VL's prompts state the time of every frame, and this "
+                f"{record.scene}: Qwen3-VL's prompts state the time of every frame, and this "
                 "video has no frame rate (a folder of stills has none); set it with -s data.stills_rate=30, or use a "
                 "Qwen2-VL model"
             )
@@ -171,7 +171,7 @@ class PromptEncoder:
         found = sorted(token for token in self._special if token in words)
         if found:
             raise UserError(
-                f"record {record.key} ({record.dataset}/{record.scene_name}): its text contains "
+                f"record {record.key} ({record.scene}): its text contains "
                 f"{', '.join(map(repr, found))}, special tokens of the model; remove them from the data"
             )
 

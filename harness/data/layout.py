@@ -120,17 +120,18 @@ def offers(root: Path, split: str) -> bool:
     return split in found or (split == "full" and _WHOLE in found)
 
 
-def find_video(root: Path, dataset: str, scene: str) -> Path | None:
-    """A scene's video: an mp4 file, or a folder of colour frames.
+def find_video(root: Path, scene: str) -> Path | None:
+    """The video of ``DATASET/SCENE``: an mp4 file, or a folder of colour frames.
 
-    Looked for as ``SCENE.mp4``, ``SCENE/SCENE.mp4``, ``SCENE/color/`` and ``SCENE/`` below ``root/dataset``, then
+    Looked for as ``SCENE.mp4``, ``SCENE/SCENE.mp4``, ``SCENE/color/`` and ``SCENE/`` below ``root/DATASET``, then
     below ``root`` and ``root/scans``, as ScanNet's own folders are laid out.
     """
+    dataset, name = scene.split("/")
     for folder in (root / dataset, root, root / "scans"):
-        for file in (folder / f"{scene}.mp4", folder / scene / f"{scene}.mp4"):
+        for file in (folder / f"{name}.mp4", folder / name / f"{name}.mp4"):
             if file.is_file():
                 return file
-        for stills in (folder / scene / "color", folder / scene):
+        for stills in (folder / name / "color", folder / name):
             if stills.is_dir() and still_files(stills):
                 return stills
     return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 
-from harness.data.reader import Dataset, records_digest
+from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.vsibench.published import published_rooms
 from harness.vsibench.records import Record
@@ -18,9 +17,10 @@ _ABOUT_VSI_100K = (
 )
 
 
-def leaking_rooms(records: Iterable[Record]) -> dict[str, int]:
-    """Number of records for each room that VSI-Bench's 288 videos show, sorted by room."""
-    return _count(records, published_rooms())
+def leaking_rooms(records: Iterable[Record], rooms: frozenset[str] | None = None) -> dict[str, int]:
+    """Number of records for each of some rooms, by default those of VSI-Bench's 288 videos, sorted by room."""
+    counts = Counter(record.room for record in records)
+    return {room: counts[room] for room in sorted(counts.keys() & (published_rooms() if rooms is None else rooms))}
 
 
 def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
@@ -35,12 +35,12 @@ def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
         UserError: There are leaking records and ``drop`` is off, or no record would be left.
     """
     forbidden = published_rooms() | {record.room for record in benchmark.records}
-    leaking = _count(train.records, forbidden)
+    leaking = leaking_rooms(train.records, forbidden)
     if not leaking:
         return train
     rooms = [f"{room} ({count})" for room, count in leaking.items()]
     found = (
-        f"{train.root} ({train.split}): {sum(leaking.values())} of {len(train.records)} training records show "
+        f"{train.source}: {sum(leaking.values())} of {len(train.records)} training records show "
         f"{len(rooms)} rooms of the benchmark: {first_few(rooms)}"
     )
     if not drop:
@@ -48,18 +48,9 @@ def check_leakage(train: Dataset, benchmark: Dataset, drop: bool) -> Dataset:
             f"{found}. They would inflate scores: remove them, or drop them with --drop-leaking "
             f"(data.drop_leaking).{_ABOUT_VSI_100K if any(room.startswith('scannet/') for room in leaking) else ''}"
         )
-    kept = tuple(record for record in train.records if record.room not in forbidden)
-    if not kept:
+    problems = {r.key: f"room {r.room} is in the benchmark" for r in train.records if r.room in forbidden}
+    kept = train.without(problems)
+    if not kept.records:
         raise UserError(f"{found}. Nothing else is left to train on.")
     logging.getLogger(__name__).warning("%s. They were dropped.", found)
-    dropped = tuple(
-        f"record {record.key}: room {record.room} is in the benchmark"
-        for record in train.records
-        if record.room in forbidden
-    )
-    return replace(train, records=kept, digest=records_digest(kept), skipped=train.skipped + dropped)
-
-
-def _count(records: Iterable[Record], rooms: frozenset[str]) -> dict[str, int]:
-    counts = Counter(record.room for record in records)
-    return {room: counts[room] for room in sorted(counts.keys() & rooms)}
+    return kept

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,51 +13,30 @@ from harness.data.layout import PRUNED_IDS, find_video
 from harness.data.reader import MANIFEST
 from harness.data.video.decode import inspect_video, still_files
 from harness.errors import UserError, first_few
-from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
 from harness.processes import in_processes
 from harness.vsibench.records import Record
 
 Progress = Callable[[str, int, int], None]
 """Called with the current activity, the number of items done, and their total."""
 
-Scene = tuple[str, str]
-"""A data set's name and the name of one of its scenes."""
-
 _CHECKED = ".videos.jsonl"
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A data set folder that is ready for use.
-
-    Attributes:
-        root: The folder, in the common layout.
-        manifest: Its contents, as written to ``manifest.json``.
-    """
-
-    root: Path
-    manifest: dict[str, Any]
-
-
-def scenes_of(records: Sequence[Record]) -> list[Scene]:
+def scenes_of(records: Sequence[Record]) -> list[str]:
     """The distinct scenes of some records, sorted."""
-    return sorted({(record.dataset, record.scene_name) for record in records})
+    return sorted({record.scene for record in records})
 
 
-def scene_name(scene: Scene) -> str:
-    """The name of a scene in messages and manifests."""
-    return "/".join(scene)
-
-
-def link_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> list[str]:
+def link_videos(source: Path, out: Path, scenes: Sequence[str]) -> list[str]:
     """Link every scene's video at ``source`` as ``out/DATASET/SCENE(.mp4)``; return the names of scenes without one."""
     without = []
-    for dataset, name in scenes:
-        found = find_video(source, dataset, name)
+    for scene in scenes:
+        found = find_video(source, scene)
         if found is None:
-            without.append(scene_name((dataset, name)))
+            without.append(scene)
         elif source.resolve() != out.resolve():
-            link = out / dataset / (name if found.is_dir() else f"{name}.mp4")
+            link = out / (scene if found.is_dir() else f"{scene}.mp4")
             link.parent.mkdir(parents=True, exist_ok=True)
             if link.is_symlink():
                 link.unlink()
@@ -67,7 +45,7 @@ def link_videos(source: Path, out: Path, scenes: Sequence[Scene]) -> list[str]:
     return without
 
 
-def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Progress | None) -> dict[str, Any]:
+def check_videos(root: Path, scenes: Sequence[str], workers: int, progress: Progress | None) -> dict[str, Any]:
     """Decode every scene's video completely and hash it, in several processes.
 
     Results are stored as they come in, so that an interrupted check resumes; a video whose bytes changed is decoded
@@ -79,7 +57,7 @@ def check_videos(root: Path, scenes: Sequence[Scene], workers: int, progress: Pr
     Raises:
         UserError: Videos are missing or damaged; each is named with its problem.
     """
-    videos = {scene_name(scene): find_video(root, *scene) for scene in scenes}
+    videos = {scene: find_video(root, scene) for scene in scenes}
     if missing := [name for name, path in videos.items() if path is None]:
         raise UserError(
             f"{root}: {len(missing)} of {len(videos)} videos are missing: {first_few(missing)}; put them there"
@@ -127,8 +105,8 @@ def _digest(path: Path, files: Sequence[Path]) -> str:
 
 def write_manifest(
     out: Path, name: str, source: str, records: Sequence[Record], videos: Mapping[str, Any], **more: Any
-) -> Prepared:
-    """Write the contents of a prepared folder to ``manifest.json``.
+) -> dict[str, Any]:
+    """Write the contents of a prepared folder to ``manifest.json`` and return them.
 
     Args:
         out: The folder.
@@ -144,7 +122,11 @@ def write_manifest(
         "source": source,
         "harness": version("vlm-harness"),
         "questions": dict(sorted(questions.items())),
-        "total": {"questions": len(records), "scenes": len(scenes_of(records)), "videos": len(videos)},
+        "total": {
+            "questions": len(records),
+            "scenes": len(scenes_of(records)),
+            "videos": len(videos),
+        },
         "shortest_video": min((one["frames"] for one in videos.values()), default=0),
         "files": {path.name: sha256_file(path) for path in _question_files(out)},
         **more,
@@ -152,13 +134,6 @@ def write_manifest(
     }
     write_json(out / MANIFEST, manifest)
     (out / _CHECKED).unlink(missing_ok=True)
-    return Prepared(out, manifest)
-
-
-def read_manifest(root: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared folder, or None if it was not prepared."""
-    path = root / MANIFEST
-    manifest: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return manifest
 
 

@@ -6,16 +6,15 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.data import vsi100k
 from harness.data.corruption import corrupted_answer
 from harness.data.leakage import leaking_rooms
 from harness.data.prepare import (
-    Prepared,
     Progress,
     check_videos,
     link_videos,
-    scene_name,
     scenes_of,
     write_manifest,
     write_records,
@@ -34,7 +33,7 @@ def prepare_vsi_100k(
     skip_bad: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
-) -> Prepared:
+) -> dict[str, Any]:
     """Turn the released JSON files into ``out/train.jsonl`` with links to the user's ScanNet videos.
 
     Questions are sorted by a hash of their ids, so that the first N are a fair sample of all types.
@@ -62,13 +61,14 @@ def prepare_vsi_100k(
     if scannet is not None:
         if not scannet.is_dir():
             raise UserError(f"`--scannet {scannet}`: no such folder. {vsi100k.GET_SCANNET}")
-        without = link_videos(scannet, out, scenes_of(records))
+        scenes = scenes_of(records)
+        without = link_videos(scannet, out, scenes)
         if without and not skip_bad:
             raise UserError(
-                f"{scannet}: no video of {len(without)} of {len(scenes_of(records))} scenes: {first_few(without)}. "
+                f"{scannet}: no video of {len(without)} of {len(scenes)} scenes: {first_few(without)}. "
                 f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave out their questions"
             )
-        kept = [record for record in records if scene_name((record.dataset, record.scene_name)) not in without]
+        kept = [record for record in records if record.scene not in without]
         skipped += [f"{len(records) - len(kept)} questions on {len(without)} scenes without a video"] if without else []
         records = kept
         if not records:

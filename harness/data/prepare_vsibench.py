@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 
 from harness.data.archives import extract_members
 from harness.data.layout import PRUNED_IDS, find_video, pruned_ids
 from harness.data.prepare import (
-    Prepared,
     Progress,
-    Scene,
     check_videos,
     link_videos,
-    scene_name,
     scenes_of,
     write_manifest,
     write_records,
@@ -34,7 +32,7 @@ _FILE = "test.jsonl"
 
 def prepare_vsibench(
     source: Path, out: Path, *, part: bool = False, workers: int = 2, progress: Progress | None = None
-) -> Prepared:
+) -> dict[str, Any]:
     """Turn a copy of the hub's data set into a folder that is ready for use.
 
     Questions go to ``out/test.jsonl``, the ids of the pruned ones to ``out/pruned_ids.txt``; videos are taken from
@@ -79,16 +77,15 @@ def check_counts(records: Sequence[Record]) -> None:
     found = Counter(record.question_type for record in records)
     published = published_counts().items()
     wrong = [f"{kind} {found[kind]} instead of {count}" for kind, count in published if found[kind] != count]
-    scenes = frozenset(scenes_of(records))
-    if scenes != published_scenes():
-        lacking = sorted(map(scene_name, published_scenes() - scenes))
-        unknown = sorted(map(scene_name, scenes - published_scenes()))
+    whole, scenes = set(map("/".join, published_scenes())), set(scenes_of(records))
+    if scenes != whole:
+        lacking, unknown = sorted(whole - scenes), sorted(scenes - whole)
         wrong += [f"{len(lacking)} scenes are missing ({first_few(lacking)})"] if lacking else []
         wrong += [f"{len(unknown)} scenes are unknown ({first_few(unknown)})"] if unknown else []
     if wrong:
         raise UserError(
             f"this is not the complete VSI-Bench ({sum(published_counts().values()):,} questions on "
-            f"{len(published_scenes())} videos): {'; '.join(wrong)}. Download it again ({_FETCH}), or use --part if "
+            f"{len(whole)} videos): {'; '.join(wrong)}. Download it again ({_FETCH}), or use --part if "
             "the copy is meant to be a part of it; scores on a part cannot be compared with published ones"
         )
 
@@ -117,21 +114,21 @@ def _pruned(source: Path, data: Dataset) -> list[str] | None:
     return [key for key in order if key in next(iter(listings.values()))] if listings else None
 
 
-def _bring_videos(source: Path, out: Path, scenes: Sequence[Scene], progress: Progress | None) -> None:
+def _bring_videos(source: Path, out: Path, scenes: Sequence[str], progress: Progress | None) -> None:
     """Extract or link the videos that are not in ``out`` yet.
 
     Raises:
         UserError: Scenes have no video anywhere.
     """
-    for dataset in sorted({dataset for dataset, _ in scenes}):
-        mine = [scene for scene in scenes if scene[0] == dataset]
+    for dataset in sorted({scene.split("/")[0] for scene in scenes}):
+        mine = [scene for scene in scenes if scene.startswith(f"{dataset}/")]
         archive = source / f"{dataset}.zip"
-        if archive.is_file() and not all(find_video(source, *scene) for scene in mine):
-            members = {f"{name}.mp4": out / dataset / f"{name}.mp4" for _, name in mine}
+        if archive.is_file() and not all(find_video(source, scene) for scene in mine):
+            members = {path.name: path for path in (out / f"{scene}.mp4" for scene in mine)}
             for number, _ in enumerate(extract_members(archive, members), start=1):
                 if progress is not None:
                     progress(f"extracting {archive.name}", number, len(members))
-    missing = link_videos(source, out, [scene for scene in scenes if find_video(out, *scene) is None])
+    missing = link_videos(source, out, [scene for scene in scenes if find_video(out, scene) is None])
     if missing:
         archives = ", ".join(sorted({f"{name.split('/')[0]}.zip" for name in missing}))
         raise UserError(

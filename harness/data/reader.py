@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ class Dataset:
         root: The folder with ``{dataset}/{scene_name}.mp4``.
         split: For example ``test``.
         records: In the order of the file.
-        digest: SHA-256 over the canonical JSON of the records.
         skipped: One line for each record that was left out: its place and the reason.
         videos: Another folder to find the videos in.
         notes: What a reader of the results should know about the data, from the folder's manifest.
@@ -45,10 +45,18 @@ class Dataset:
     root: Path
     split: str
     records: tuple[Record, ...]
-    digest: str
     skipped: tuple[str, ...] = ()
     videos: Path | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of the records, in their order."""
+        content = hashlib.sha256()
+        for record in self.records:
+            line = json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            content.update(line.encode() + b"\n")
+        return content.hexdigest()
 
     @property
     def source(self) -> str:
@@ -57,25 +65,19 @@ class Dataset:
 
     def distinct_videos(self) -> list[Path]:
         """The videos of all records, each once, in the order of first use."""
-        firsts: dict[tuple[str, str], Record] = {}
-        for record in self.records:
-            firsts.setdefault((record.dataset, record.scene_name), record)
-        return [self.video_path(record) for record in firsts.values()]
+        return [self.video_path(record) for record in {record.scene: record for record in self.records}.values()]
 
     def video_path(self, record: Record) -> Path:
         """A record's video, a file or a folder of frames; where it is expected if it does not exist."""
         folder = self.videos or self.root
-        usual = folder / record.dataset / f"{record.scene_name}.mp4"
-        return usual if usual.is_file() else find_video(folder, record.dataset, record.scene_name) or usual
+        usual = folder / f"{record.scene}.mp4"
+        return usual if usual.is_file() else find_video(folder, record.scene) or usual
 
-
-def records_digest(records: Iterable[Record]) -> str:
-    """SHA-256 over the canonical JSON of records, in their order."""
-    content = hashlib.sha256()
-    for record in records:
-        line = json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        content.update(line.encode() + b"\n")
-    return content.hexdigest()
+    def without(self, problems: Mapping[str, str]) -> Dataset:
+        """Without the records whose keys have a problem, each with a line in ``skipped``."""
+        kept = tuple(record for record in self.records if record.key not in problems)
+        lines = tuple(f"record {key}: {problem}" for key, problem in problems.items())
+        return replace(self, records=kept, skipped=self.skipped + lines)
 
 
 def read_dataset(
@@ -107,12 +109,12 @@ def read_dataset(
     else:
         files = find_split(root, split)
     renamed = _known_fields(fields or {})
-    notes = _manifest(root).get("notes", vsi100k.NOTES if files.files[0].suffix == ".json" else ())
-    data = Dataset(root, split, (), "", videos=videos, notes=tuple(notes))
+    notes = read_manifest(root).get("notes", vsi100k.NOTES if files.files[0].suffix == ".json" else ())
+    data = Dataset(root, split, (), videos=videos, notes=tuple(notes))
     records: list[Record] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
-    present: dict[tuple[str, str], Path | None] = {}
+    present: dict[str, Path | None] = {}
     for place, content in (row for file in files.files for row in _rows(file, renamed)):
         try:
             record = _checked(_parsed(content, renamed))
@@ -134,10 +136,11 @@ def read_dataset(
     if not records:
         reason = f"; all {len(problems)} were bad, the first: {problems[0]}" if problems else ""
         raise UserError(f"{files.files[0]}: no records{reason}")
-    return replace(data, records=tuple(records), digest=records_digest(records), skipped=tuple(problems))
+    return replace(data, records=tuple(records), skipped=tuple(problems))
 
 
-def _manifest(root: Path) -> dict[str, Any]:
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder; empty if it was not prepared."""
     path = root / MANIFEST
     return dict(read_json(path)) if path.is_file() else {}
 
@@ -232,16 +235,15 @@ def _is_positive(text: str) -> bool:
     return math.isfinite(number) and number > 0
 
 
-def _require_video(data: Dataset, record: Record, present: dict[tuple[str, str], Path | None]) -> None:
+def _require_video(data: Dataset, record: Record, present: dict[str, Path | None]) -> None:
     """Refuse a record without a video; each scene is looked up once."""
-    scene = record.dataset, record.scene_name
-    if scene not in present:
+    if record.scene not in present:
         path = data.video_path(record)
-        present[scene] = None if path.exists() else path
-    if missing := present[scene]:
+        present[record.scene] = None if path.exists() else path
+    if missing := present[record.scene]:
         zipped, fix = data.root / f"{record.dataset}.zip", "put it there"
         if zipped.is_file():
             fix = f"extract it from {zipped} with `harness data prepare vsibench --from {data.root} --out {data.root}`"
-        elif vsi100k.question_files(data.root) or _manifest(data.root).get("name") == vsi100k.HUB_ID:
+        elif vsi100k.question_files(data.root) or read_manifest(data.root).get("name") == vsi100k.HUB_ID:
             fix = vsi100k.GET_SCANNET
         raise BadRecordError(f"video {missing} is missing; {fix}")

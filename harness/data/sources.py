@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.data import prepare_vsibench as vsibench
 from harness.data import vsi100k
 from harness.data.layout import offers, split_of, splits_in
-from harness.data.prepare import read_manifest
+from harness.data.reader import read_manifest
 from harness.errors import UserError, unknown_name
 from harness.hub import fetch_dataset
 
@@ -92,7 +92,7 @@ def is_ready(name: str, cache: Path) -> bool:
     if repository := _hub_id(name):
         try:
             prepared = read_manifest(_hub_folder(repository, Path(cache)))
-            return prepared is not None or bool(fetch_dataset(repository, local_only=True))
+            return bool(prepared or fetch_dataset(repository, local_only=True))
         except UserError:
             return False
     if not name.startswith(_WORLD):
@@ -119,7 +119,7 @@ def _fetched(repository: str, cache: Path, workers: int, progress: Progress | No
     if repository != vsibench.HUB_ID:
         return fetch_dataset(repository)
     folder = _hub_folder(repository, cache)
-    if read_manifest(folder) is None:
+    if not read_manifest(folder):
 
         def show(what: str, done: int, total: int) -> None:
             if progress is not None:

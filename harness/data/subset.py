@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.data.reader import Dataset, records_digest
+from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.vsibench.records import Record
 
@@ -34,14 +34,14 @@ def stratified_subset(dataset: Dataset, limit: int) -> Dataset:
     if limit < smallest:
         raise UserError(
             f"`--limit {limit}` (data.benchmark_limit): rooms are included whole, and the smallest of "
-            f"{dataset.root} ({dataset.split}) has {smallest} questions"
+            f"{dataset.source} has {smallest} questions"
         )
     whole: Counter[str] = Counter()
     for counts in rooms.values():
         whole.update(counts)
     chosen = _choose(rooms, {name: count / len(rooms) for name, count in whole.items()}, limit)
     records = tuple(record for record in dataset.records if record.room in chosen)
-    return replace(dataset, records=records, digest=records_digest(records))
+    return replace(dataset, records=records)
 
 
 def _strata(records: tuple[Record, ...]) -> dict[str, Counter[str]]:

@@ -84,7 +84,7 @@ class Policy(ModelRunner):
         count, given = int(visual.sum()), features.shape[1]
         if count != given or given == 0:
             raise UserError(
-                f"record {prompt.record.key} ({prompt.record.dataset}/{prompt.record.scene_name}): the prompt has "
+                f"record {prompt.record.key} ({prompt.record.scene}): the prompt has "
                 f"{count} video tokens but the video gives {given} features; it is refused, since a loss that does "
                 "not see the video would be wrong without any error"
             )

@@ -15,7 +15,7 @@ from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.leakage import check_leakage
-from harness.data.reader import Dataset, read_dataset, records_digest
+from harness.data.reader import Dataset, read_dataset
 from harness.data.sources import resolve_source
 from harness.data.subset import stratified_subset
 from harness.data.video.cache import FrameCache
@@ -75,19 +75,13 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
         return None, benchmark
     train = _read(data.train, study, "train", fields=data.fields, videos=data.videos)
     train = check_leakage(train, benchmark, data.drop_leaking)
-    return (first_records(train, data.limit) if data.limit else train), benchmark
+    return (replace(train, records=train.records[: data.limit]) if data.limit else train), benchmark
 
 
 def benchmark_source(data: DataSection) -> str:
     """The source of the benchmark with ``data.split``, unless the source names a split itself."""
     named = data.split is None or "#" in data.benchmark or data.benchmark.startswith("world:")
     return data.benchmark if named else f"{data.benchmark}#{data.split}"
-
-
-def first_records(dataset: Dataset, count: int) -> Dataset:
-    """The first records of a data set, as a data set with its own digest."""
-    records = dataset.records[:count]
-    return replace(dataset, records=records, digest=records_digest(records))
 
 
 def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Dataset:

@@ -35,6 +35,11 @@ class Record(BaseModel):
         return str(self.id)
 
     @property
+    def scene(self) -> str:
+        """The name of its video, ``dataset/scene_name``."""
+        return f"{self.dataset}/{self.scene_name}"
+
+    @property
     def is_numeric(self) -> bool:
         """Whether the answer is a number."""
         return self.question_type in NUMERIC_TYPES

@@ -99,7 +99,7 @@ def browser_data(
         benchmark: Whose questions they are.
         video_path: Where a record's video is; None for no pictures.
     """
-    videos = {scene_of(record): video_path(record) if video_path else None for record in records}
+    videos = {record.scene: video_path(record) if video_path else None for record in records}
     sheets = contact_sheets(dict.fromkeys(path for path in videos.values() if path), IMAGE_BUDGET)
     scenes = {name: number for number, name in enumerate(videos)}
     methods = [method for method in labels if method in set(answers["method"])]
@@ -117,17 +117,12 @@ def browser_data(
         "tasks": [(task.name, task.title) for task in benchmark.tasks_of(kinds.values())],
         "scenes": [(shown(name, 200), sheets.get(path, "") if path else "") for name, path in videos.items()],
         "questions": [
-            _question(record, scenes[scene_of(record)], benchmark.task_of(kinds[record.key])) for record in records
+            _question(record, scenes[record.scene], benchmark.task_of(kinds[record.key])) for record in records
         ],
         "texts": [shown(text, limit) for text in texts],
         "runs": runs,
         "limit": limit,
     }
-
-
-def scene_of(record: Record) -> str:
-    """The name of a record's video."""
-    return f"{record.dataset}/{record.scene_name}"
 
 
 def script_json(data: BrowserData) -> str:

@@ -10,7 +10,7 @@ from study_kit import QUIET, small_study
 
 from harness.data import broken
 from harness.data.broken import without_broken_videos
-from harness.data.reader import Dataset, read_dataset, records_digest
+from harness.data.reader import Dataset, read_dataset
 from harness.errors import UserError
 from harness.study.compare import make_plan
 from harness.study.setup import load_data
@@ -35,7 +35,7 @@ def test_records_of_a_damaged_video_are_left_out_and_counted(data: Dataset, tmp_
     cut(data.root / "world" / "test_000001.mp4")
     found = without_broken_videos(data, 4, tmp_path / "videos.json")
     assert [record.id for record in found.records] == [0, 1, 2, 6, 7, 8]
-    assert found.digest == records_digest(found.records) != data.digest
+    assert found.digest != data.digest
     assert [line.split(":")[0] for line in found.skipped] == ["record 3", "record 4", "record 5"]
     assert all("test_000001.mp4" in line and "cannot be read completely" in line for line in found.skipped)
 

@@ -39,7 +39,7 @@ def benchmark(rooms: int = 6) -> Dataset:
                 options=None if numeric else OPTIONS,
             )
         )
-    return Dataset(Path("bench"), "test", tuple(records), "digest")
+    return Dataset(Path("bench"), "test", tuple(records))
 
 
 BENCH = benchmark()
@@ -88,7 +88,7 @@ def test_every_form_of_lmms_evals_log_is_read(version: str, tmp_path: Path) -> N
 
 
 def test_shuffled_or_foreign_logs_are_refused(tmp_path: Path) -> None:
-    shuffled = Dataset(BENCH.root, "test", tuple(reversed(BENCH.records)), "d")
+    shuffled = Dataset(BENCH.root, "test", tuple(reversed(BENCH.records)))
     with pytest.raises(UserError, match=r"log.jsonl:1: row `doc_id` 0 .*LMMS_EVAL_SHUFFLE_DOCS"):
         read_answers(lmms(tmp_path / "log.jsonl", "bare", shuffled), BENCH.records)
     # Where the document is logged, the order does not matter.
@@ -172,7 +172,7 @@ def test_files_with_other_questions_are_refused_with_the_difference(tmp_path: Pa
 
 
 def test_a_shared_subset_is_compared_and_said_to_be_one(tmp_path: Path) -> None:
-    half = Dataset(BENCH.root, "test", BENCH.records[:30], "d")
+    half = Dataset(BENCH.root, "test", BENCH.records[:30])
     texts = [str(own(tmp_path / "a.jsonl", 3, half)), str(own(tmp_path / "b.jsonl", 4, half))]
     found = results(texts)
     assert len(found.records) == 30 and len(found.answers) == 60

@@ -99,7 +99,7 @@ def test_an_unknown_layout_shows_its_keys_and_is_mapped(copy: Path, tmp_path: Pa
     fields = {"scene_name": "room_key", "ground_truth": "target"}
     assert len(read_dataset(copy, "train", check_videos=False, fields=fields).records) == expected
     prepared = prepare_vsi_100k(copy, tmp_path / "out", fields=fields)
-    assert prepared.manifest["total"]["questions"] == expected
+    assert prepared["total"]["questions"] == expected
     with pytest.raises(UserError, match=r"`data\.fields\.ground_truth` = 'nowhere' is not one of them"):
         read_dataset(copy, "train", check_videos=False, fields=fields | {"ground_truth": "nowhere"})
 
@@ -110,7 +110,7 @@ def test_scannet_is_linked_and_the_notes_tell_the_differences(
 ) -> None:
     scannet = write_scannet(tmp_path / "scannet", cache, stills=stills)
     out = tmp_path / "out"
-    manifest = prepare_vsi_100k(copy, out, scannet=scannet, workers=1).manifest
+    manifest = prepare_vsi_100k(copy, out, scannet=scannet, workers=1)
     data = read_dataset(out, "train")
     assert manifest["total"] == {"questions": len(data.records), "scenes": 6, "videos": 6}
     path = data.video_path(data.records[0])
@@ -134,7 +134,7 @@ def test_scenes_without_a_video_are_refused_or_left_out_and_counted(copy: Path, 
     (scannet / "scene0001_00.mp4").unlink()
     with pytest.raises(UserError, match="no video of 1 of 6 scenes: scannet/scene0001_00"):
         prepare_vsi_100k(copy, tmp_path / "out", scannet=scannet, workers=1)
-    manifest = prepare_vsi_100k(copy, tmp_path / "out", scannet=scannet, workers=1, skip_bad=True).manifest
+    manifest = prepare_vsi_100k(copy, tmp_path / "out", scannet=scannet, workers=1, skip_bad=True)
     assert manifest["total"]["videos"] == 5
     assert manifest["skipped"][0].endswith("questions on 1 scenes without a video")
 
@@ -142,7 +142,7 @@ def test_scenes_without_a_video_are_refused_or_left_out_and_counted(copy: Path, 
 def test_rooms_of_the_benchmark_are_told_in_the_notes_and_refused_in_training(copy: Path, tmp_path: Path) -> None:
     rewrite(copy, lambda rows: [row | {"scene": row["scene"].replace("scene0000", "scene0025")} for row in rows])
     prepared = prepare_vsi_100k(copy, tmp_path / "out")
-    assert any("show 1 of the 88 ScanNet rooms" in note for note in prepared.manifest["notes"])
+    assert any("show 1 of the 88 ScanNet rooms" in note for note in prepared["notes"])
     train = read_dataset(tmp_path / "out", "train", check_videos=False)
     with pytest.raises(UserError, match=r"scannet/scene0025 .*--drop-leaking.*very likely include the 88 test rooms"):
         check_leakage(train, train, drop=False)

@@ -14,9 +14,8 @@ from datasets_kit import PRUNED_EVERY, write_vsi_bench, write_whole_vsi_bench
 
 import harness.data.archives as archives
 import harness.data.prepare as prepare_module
-from harness.data.prepare import read_manifest
 from harness.data.prepare_vsibench import prepare_vsibench
-from harness.data.reader import read_dataset
+from harness.data.reader import read_dataset, read_manifest
 from harness.data.sources import resolve_source
 from harness.errors import UserError
 from harness.io import atomic_file, sha256_file
@@ -29,7 +28,7 @@ def copy(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(source: Path, out: Path, **options: Any) -> dict[str, Any]:
-    return prepare_vsibench(source, out, part=True, workers=1, **options).manifest
+    return prepare_vsibench(source, out, part=True, workers=1, **options)
 
 
 def test_a_copy_becomes_a_folder_with_three_splits(copy: Path, tmp_path: Path) -> None:
@@ -99,7 +98,7 @@ def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypa
 
 def test_the_whole_benchmark_passes_and_its_counts_are_required(tmp_path: Path) -> None:
     copy = write_whole_vsi_bench(tmp_path / "hub")
-    manifest = prepare_vsibench(copy, tmp_path / "out", workers=2).manifest
+    manifest = prepare_vsibench(copy, tmp_path / "out", workers=2)
     assert manifest["total"] == {"questions": 5130, "scenes": 288, "videos": 288}
     assert manifest["questions"] == dict(sorted(published_counts().items()))
     assert sum(published_counts().values()) == 5130
