@@ -21,7 +21,7 @@ from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
 from reports.results import Tables, additional_table, build_tables, results_of
 from reports.samples import parse_sources, results_from
-from reports.statistics import default_pairs, default_spread, from_frame, layout_of, spread_from, vsi_bench_layout
+from reports.statistics import default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
 from reports.tables import Table, advice, csv_text, latex_document, power_table
 from reports.text import escape_markdown
 
@@ -62,7 +62,7 @@ class Comparison:
             benchmark=collected.test,
             collected=collected,
             run_dir=run_dir,
-            methods=methods_section(collected, from_frame(tables.contrasts), run_dir),
+            methods=methods_section(collected, tables.contrasts, run_dir),
         )
         return [page[0], *written, *page[1:]]
 
@@ -98,7 +98,7 @@ class Comparison:
         results = results_from(sources, benchmark, rules, base=base, scorer=scorer, settings=settings)
         tables = build_tables(results)
         show(console, tables)
-        methods = samples_section(parse_sources(sources), results, benchmark, from_frame(tables.contrasts), command)
+        methods = samples_section(parse_sources(sources), results, benchmark, tables.contrasts, command)
         page = write_page(folder, results, tables, benchmark=benchmark, methods=methods)
         return [page[0], *write_tables(folder, tables), *page[1:]]
 
@@ -141,7 +141,7 @@ def write_tables(folder: Path, tables: Tables) -> list[Path]:
     if tables.pairs is not None:
         verdicts = "".join(f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts)
         written += _write(folder, "pairs", [table for table in (tables.pairs, tables.tasks) if table], head=verdicts)
-        contrasts = tables.contrasts
+        contrasts = pd.DataFrame(tables.contrasts)
         write_json(folder / "pairs.json", contrasts.astype(object).where(contrasts.notna(), None).to_dict("records"))
         write_text(folder / "pairs.csv", csv_text(contrasts))
     return written + (_write(folder, "sensitivity", [tables.sensitivity]) if tables.sensitivity else [])

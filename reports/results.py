@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.benchmarks import VSIBench
 from reports.collect import CellResult, Collected, Evaluated, methods_of
-from reports.statistics import Contrast, compare_all, default_pairs, from_frame, to_frame
+from reports.statistics import Contrast, compare, default_pairs
 from reports.tables import (
     ScoreRow,
     Table,
@@ -113,7 +114,7 @@ class Tables:
     """
 
     scores: Table
-    contrasts: pd.DataFrame
+    contrasts: Sequence[Contrast]
     verdicts: list[Verdict]
     sensitivity: Table | None = None
     pairs: Table | None = None
@@ -149,19 +150,15 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         with_published: Show published rows below ours, which are VSI-Bench's.
     """
     settings, pairs, benchmark = results.report, results.pairs, results.benchmark
-    contrasts = to_frame([])
-    if pairs:
-        contrasts = compare_all(
-            results.answers, pairs, benchmark=benchmark, alpha=settings.alpha, margin=settings.margin
-        )
+    found = compare(results.answers, pairs, benchmark=benchmark, alpha=settings.alpha, margin=settings.margin)
     rows, footnotes = _rows(results), results.footnotes
     if (with_published or settings.with_published) and isinstance(benchmark, VSIBench):
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
-    found, called = from_frame(contrasts), results.short_labels
+    called = results.short_labels
     tables = Tables(
         _scores_table(results, rows, found, footnotes=footnotes),
-        contrasts,
+        found,
         [],
     )
     if len(benchmark.scorers) > 1:
@@ -185,13 +182,9 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
 def additional_table(results: Results) -> Table:
     """The scores on an additional benchmark, with differences from the base model that are described and not tested."""
     pairs = [(a, b) for a, b in default_pairs(list(results.labels)) if a == BASE and {a, b} <= set(results.present)]
-    contrasts = to_frame([])
-    if pairs:
-        contrasts = compare_all(
-            results.answers, pairs, benchmark=results.benchmark, alpha=results.report.alpha, resamples=0
-        )
-        contrasts = contrasts.assign(verdict="undecided", p_holm=float("nan"), note="")
-    return _scores_table(results, _rows(results), from_frame(contrasts), tested=False)
+    found = compare(results.answers, pairs, benchmark=results.benchmark, alpha=results.report.alpha, resamples=0)
+    described = [replace(c, verdict="undecided", p_holm=math.nan, note="") for c in found]
+    return _scores_table(results, _rows(results), described, tested=False)
 
 
 def _scores_table(

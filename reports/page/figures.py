@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
 from harness.io import write_bytes
-from reports.statistics import OVERALL, Contrast
+from reports.statistics import OVERALL, Contrast, overall
 from reports.tables import difference_text
 
 WIDTH, WIDE = 3.5, 7.2
@@ -165,7 +165,7 @@ def _inline(svg: str) -> str:
 @mpl.rc_context(_STYLE)
 def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
     """The overall difference of every pair with its interval; filled where there is a verdict."""
-    rows = [c for c in contrasts if c.task == OVERALL]
+    rows = overall(contrasts)
     between = "\n" if any(len(labels[c.b]) + len(labels[c.a]) > _LONG for c in rows) else " "
     return _forest(rows, [f"{labels[c.b]}{between}\N{MINUS SIGN} {labels[c.a]}" for c in rows], INK)
 

@@ -18,7 +18,7 @@ from reports.collect import CellResult, Collected
 from reports.page.fairness import settings_of_methods
 from reports.results import Results
 from reports.samples import Source
-from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, level
+from reports.statistics import SEEDS_FOR_METHODS, Contrast, level, overall
 from reports.text import Block, Document, count, heading, lines, listed, paragraph, text_table
 
 DIGITS = 16
@@ -157,11 +157,11 @@ def _scoring(scorer: str, benchmark: Benchmark) -> str:
 
 
 def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: str) -> Iterator[Block]:
-    overall = [c for c in contrasts if c.task == OVERALL]
-    if not overall:
+    tested = overall(contrasts)
+    if not tested:
         yield paragraph("Fewer than two methods have answers, so nothing was tested.")
         return
-    claims = {c.claim for c in overall}
+    claims = {c.claim for c in tested}
     yield paragraph(
         "Methods are compared in pairs on the same questions. Each side is averaged over its seeds, and the "
         "per-question differences are regressed on the question types by least squares with standard errors clustered "
@@ -173,14 +173,14 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
         f"Tests are two-sided t-tests at level {report.alpha:g}; intervals are {level(report.alpha)} confidence "
         "intervals, not corrected for multiple comparisons.",
     )
-    draws = max(c.resamples for c in overall)
+    draws = max(c.resamples for c in tested)
     checks = (
         f"As checks, a permutation test that swaps the methods within {cluster}s and a BCa bootstrap over {cluster}s "
-        f"were run, with {draws:,} draws each and random seed {max(c.resampling_seed for c in overall)}."
+        f"were run, with {draws:,} draws each and random seed {max(c.resampling_seed for c in tested)}."
     )
     yield paragraph(
         "The p-values of the overall score are corrected by Holm's procedure over the "
-        f"{count(len(overall), 'declared pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
+        f"{count(len(tested), 'declared pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
         "Two methods are called equivalent if two one-sided tests place their difference within "
         f"{count(report.margin, 'point')}; pairs that are neither different nor equivalent are undecided and reported "
         "with the minimum detectable effect at 80% power.",

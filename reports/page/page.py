@@ -36,7 +36,7 @@ from reports.page.figures import (
     training_curve,
 )
 from reports.results import Results, Tables
-from reports.statistics import LEVEL, OVERALL, from_frame, learning_curves, level, score_intervals, training_metrics
+from reports.statistics import LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
 from reports.tables import BASELINES, Verdict, tally
 from reports.text import Document, clean, count, listed
 
@@ -146,7 +146,7 @@ def _draw(
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
         bars = task_bars(scores, _baselines(tables, titles), palette, labels, titles, wide=wide)
         add("scores", name, caption, bars)
-    contrasts = from_frame(tables.contrasts)
+    contrasts = tables.contrasts
     if contrasts:
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
     shown = [c for c in contrasts if c.task == OVERALL or c.task in titles]

@@ -5,13 +5,12 @@ from reports.statistics.contrast import (
     SEEDS_FOR_METHODS,
     Contrast,
     disagreements,
-    from_frame,
     level,
-    to_frame,
+    overall,
     verdict_words,
 )
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
-from reports.statistics.paired import compare_all, default_pairs
+from reports.statistics.paired import compare, default_pairs
 from reports.statistics.power import (
     Layout,
     Spread,
@@ -30,19 +29,18 @@ __all__ = [
     "Contrast",
     "Layout",
     "Spread",
-    "compare_all",
+    "compare",
     "default_pairs",
     "default_spread",
     "detectable",
     "disagreements",
-    "from_frame",
     "layout_of",
     "learning_curves",
     "level",
+    "overall",
     "score_intervals",
     "smallest_detectable",
     "spread_from",
-    "to_frame",
     "training_metrics",
     "verdict_words",
     "vsi_bench_layout",

@@ -48,23 +48,20 @@ def select(answers: Answers, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame
     return wide, answers.questions.loc[wide.index]
 
 
-def by_model(frame: pd.DataFrame) -> list[Answers]:
-    """Check the long table (columns :data:`COLUMNS`) and lay each model's answers out.
+def lay_out(frame: pd.DataFrame) -> Answers:
+    """Check the long table (columns :data:`COLUMNS`) and lay it out.
 
     Raises:
-        UserError: A column or value is missing, a score is NaN or outside [0, 1], a run answers a
-            question twice, or a question has two clusters or types.
+        UserError: A column or value is missing, there are several models, a score is NaN or outside [0, 1], a run
+            answers a question twice, or a question has two clusters or types.
     """
     _refuse_malformed(frame)
-    found = []
-    for model, rows in frame.groupby("model", sort=True):
-        questions = rows[["question", "type", "cluster"]].drop_duplicates().set_index("question").sort_index()
-        twice = questions.index[questions.index.duplicated()]
-        if len(twice):
-            raise UserError(f"question {twice[0]!r} has two clusters or two types: {_show(questions.loc[[twice[0]]])}")
-        scores = rows.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
-        found.append(Answers(str(model), scores, questions))
-    return found
+    questions = frame[["question", "type", "cluster"]].drop_duplicates().set_index("question").sort_index()
+    twice = questions.index[questions.index.duplicated()]
+    if len(twice):
+        raise UserError(f"question {twice[0]!r} has two clusters or two types: {_show(questions.loc[[twice[0]]])}")
+    scores = frame.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
+    return Answers(str(frame["model"].iloc[0]), scores, questions)
 
 
 def _refuse_malformed(frame: pd.DataFrame) -> None:
@@ -73,15 +70,16 @@ def _refuse_malformed(frame: pd.DataFrame) -> None:
         raise UserError(f"answers lack the column(s) {', '.join(missing)}; needed: {', '.join(COLUMNS)}")
     if frame.empty:
         raise UserError("no answers to compare: the table has no rows")
+    models = frame["model"].dropna().unique()
+    if len(models) > 1:
+        raise UserError(f"answers of several models ({', '.join(map(str, models))}): compare one at a time")
     keys = [c for c in COLUMNS if c != "score"]
     score = pd.to_numeric(frame["score"], errors="coerce")
     checks = {
         "a missing value": frame[keys].isna().any(axis=1),
         "a score that is NaN (an answer without a score counts as 0, write 0)": score.isna(),
         "a score outside [0, 1]": ~score.between(0, 1),
-        "a second answer of the same run to the same question": frame.duplicated(
-            ["model", "method", "seed", "question"]
-        ),
+        "a second answer of the same run to the same question": frame.duplicated(["method", "seed", "question"]),
     }
     for what, bad in checks.items():
         if bad.any():

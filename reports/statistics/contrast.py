@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
-
-import pandas as pd
 
 from reports.statistics.inference import holm
 
@@ -102,6 +100,11 @@ class Contrast:
     cluster: str = "room"
 
 
+def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The confirmatory contrasts."""
+    return [c for c in contrasts if c.task == OVERALL]
+
+
 def judge(contrasts: Sequence[Contrast], alpha: float) -> list[Contrast]:
     """Correct by Holm inside each family and give the verdicts.
 
@@ -109,7 +112,7 @@ def judge(contrasts: Sequence[Contrast], alpha: float) -> list[Contrast]:
     """
     families: dict[tuple[str, ...], list[int]] = {}
     for i, c in enumerate(contrasts):
-        families.setdefault(() if c.task == OVERALL else (c.model, c.a, c.b), []).append(i)
+        families.setdefault(() if c.task == OVERALL else (c.a, c.b), []).append(i)
     judged = list(contrasts)
     for members in families.values():
         different = holm([contrasts[i].p for i in members])
@@ -160,11 +163,6 @@ def disagreements(c: Contrast, alpha: float) -> list[str]:
     return against
 
 
-def to_frame(contrasts: Sequence[Contrast]) -> pd.DataFrame:
-    """One row for each contrast, its fields as columns."""
-    return pd.DataFrame([asdict(c) for c in contrasts], columns=list(Contrast.__dataclass_fields__))
-
-
 def verdict_words(c: Contrast, labels: Mapping[str, str]) -> str:
     """The verdict in a table's cell: who is better, equivalent within which margin, or undecided."""
     winner = {"better": c.b, "worse": c.a}.get(c.verdict)
@@ -176,8 +174,3 @@ def verdict_words(c: Contrast, labels: Mapping[str, str]) -> str:
 def level(alpha: float) -> str:
     """The level of an interval, such as 95%."""
     return f"{100 * (1 - alpha):g}%"
-
-
-def from_frame(frame: pd.DataFrame) -> list[Contrast]:
-    """The contrasts of which :func:`to_frame` made a frame."""
-    return [Contrast(**{str(key): value for key, value in row.items()}) for row in frame.to_dict(orient="records")]

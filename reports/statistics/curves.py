@@ -8,15 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.io import read_json, whole_lines
 from reports.collect import CellResult, Collected
 from reports.statistics.contrast import OVERALL
+from reports.statistics.paired import compare
 
 LEVEL = 0.95
 """Level of every interval drawn."""
@@ -25,8 +24,7 @@ LEVEL = 0.95
 def score_intervals(answers: pd.DataFrame, benchmark: Benchmark, level: float = LEVEL) -> pd.DataFrame:
     """Scores of one method at one checkpoint, with intervals over clusters such as rooms.
 
-    Each question is first averaged over the seeds. One least squares of the scores on the question types gives the
-    overall score and that of each task with a clustered covariance, as in the paired comparison.
+    Each question is first averaged over the seeds. The intervals are those of a comparison with a score of 0.
 
     Args:
         answers: One row an answer: question, type, cluster, score (0 to 1).
@@ -37,23 +35,12 @@ def score_intervals(answers: pd.DataFrame, benchmark: Benchmark, level: float = 
         Rows ``overall`` and the tasks present, columns score, low, high in points; low and high are NaN where the
         questions of a task are of one cluster only.
     """
-    questions = answers.groupby("question", sort=True).agg(type=("type", "first"), cluster=("cluster", "first"))
-    score = 100 * answers.groupby("question", sort=True)["score"].mean().to_numpy(float)
-    types = benchmark.ordered_types(questions["type"])
-    design = np.stack([questions["type"] == kind for kind in types], axis=1).astype(float)
-    tasks, weights = benchmark.weights(dict(zip(types, design.sum(0).astype(int).tolist(), strict=True)))
-    clusters = pd.factorize(questions["cluster"])[0]
-    model = sm.OLS(score, design)
-    frame = pd.DataFrame({"score": weights @ model.fit().params}, index=[OVERALL, *tasks])
-    frame["low"] = frame["high"] = math.nan
-    if clusters.max() > 0 and len(score) > len(types):
-        fit = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
-        frame[["low", "high"]] = fit.t_test(weights).conf_int(1 - level)
-        for task, row in zip(frame.index, weights, strict=True):
-            used = design[:, row > 0]
-            if any(len(set(clusters[column > 0])) < 2 for column in used.T):
-                frame.loc[task, ["low", "high"]] = math.nan
-    return frame
+    mean = answers.groupby(["question", "type", "cluster"], observed=True, as_index=False)["score"].mean()
+    mean = mean.assign(model="", seed=0)
+    both = pd.concat([mean.assign(method="this"), mean.assign(method="zero", score=0.0)])
+    found = compare(both, [("zero", "this")], benchmark=benchmark, alpha=1 - level, resamples=0)
+    rows = {c.task: (c.difference, c.ci_low, c.ci_high) for c in found}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["score", "low", "high"])
 
 
 def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:

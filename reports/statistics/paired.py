@@ -22,85 +22,47 @@ from numpy.typing import NDArray
 
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
-from harness.errors import UserError
-from reports.statistics.answers import Answers, by_model, select
-from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge, to_frame
+from reports.statistics.answers import Answers, lay_out, select
+from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge
 from reports.statistics.inference import Inference, Part, infer, probability_better
 from reports.statistics.resampling import RESAMPLES, SEED, Array, bootstrap_interval, cluster_sums, permutation_p
 
 
-def compare_pair(
+def compare(
     frame: pd.DataFrame,
-    a: str,
-    b: str,
+    pairs: Sequence[tuple[str, str]],
     *,
     benchmark: Benchmark,
     alpha: float = 0.05,
     margin: float = MARGIN,
     resamples: int = RESAMPLES,
 ) -> list[Contrast]:
-    """Compare two methods on the overall score and on every task present.
+    """Compare pairs of methods on the overall score and on every task present.
 
     One ordinary least squares of the per-question differences (each side first averaged over its
-    seeds) on indicators of the question types gives all contrasts and their clustered
+    seeds) on indicators of the question types gives all contrasts of a pair and their clustered
     covariance. With at least three seeds on both sides (``base`` may have one: it is not trained) the
     variance between runs is added and the degrees of freedom are Welch-Satterthwaite's. ``overall`` is
     checked by a permutation test and a bootstrap over clusters.
 
     Args:
         frame: Answers of one model, with columns :data:`reports.statistics.answers.COLUMNS`, in any order.
-        a: The method to subtract.
-        b: The method it is subtracted from.
+        pairs: (A, B) names: the method to subtract, and the one it is subtracted from.
         benchmark: Whose answers they are; it weighs the question types.
         alpha: Two-sided level of interval and verdict.
         margin: Points from which on two methods are not equivalent, declared before the results are seen.
         resamples: Draws of each cross-check; 0 for none.
 
     Returns:
-        ``overall`` first, then the tasks in the benchmark's order; absent tasks give no contrast.
-        Holm's correction covers the tasks of this pair; ``overall`` is alone in its family.
+        For every pair ``overall`` first, then the tasks in the benchmark's order; absent tasks give no contrast.
+        Holm's correction covers ``overall`` of all pairs, and apart from it the tasks of each pair.
 
     Raises:
-        UserError: The frame lacks columns or rows, has missing, impossible or repeated scores,
-            or the two methods (or two seeds of one) answered different questions.
+        UserError: The frame lacks columns or rows, has missing, impossible or repeated scores, is of several models,
+            a pair names a method without answers, or two methods (or two seeds of one) answered different questions.
     """
-    models = by_model(frame)
-    if len(models) > 1:
-        raise UserError(f"answers of several models ({', '.join(m.model for m in models)}): compare one at a time")
-    return judge(_contrasts(models[0], a, b, benchmark, alpha, margin, resamples), alpha)
-
-
-def compare_all(
-    frame: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    *,
-    benchmark: Benchmark,
-    alpha: float = 0.05,
-    margin: float = MARGIN,
-    resamples: int = RESAMPLES,
-) -> pd.DataFrame:
-    """Compare every declared pair, correcting ``overall`` over all of them (Holm).
-
-    Args:
-        frame: As for :func:`compare_pair`; several models are compared each with itself, in one family.
-        pairs: (A, B) names; by default :func:`default_pairs` of the methods in alphabetical order.
-        benchmark: As for :func:`compare_pair`.
-        alpha: Two-sided level.
-        margin: As for :func:`compare_pair`.
-        resamples: As for :func:`compare_pair`.
-
-    Returns:
-        One row for each :class:`Contrast`, its fields as columns, in the order of the pairs.
-
-    Raises:
-        UserError: As :func:`compare_pair`; or a pair names a method without answers.
-    """
-    found: list[Contrast] = []
-    for answers in by_model(frame):
-        names = sorted(answers.scores.columns.unique("method"))
-        for a, b in default_pairs(names) if pairs is None else pairs:
-            found += _contrasts(answers, a, b, benchmark, alpha, margin, resamples)
-    return to_frame(judge(found, alpha))
+    answers = lay_out(frame)
+    return judge([c for a, b in pairs for c in _contrasts(answers, a, b, benchmark, alpha, margin, resamples)], alpha)
 
 
 def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from harness.vsibench.published import published_counts, published_rooms
 from reports.benchmarks import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
 from reports.statistics.inference import combine, minimum_detectable_effect
-from reports.statistics.paired import compare_pair, default_pairs
+from reports.statistics.paired import compare, default_pairs
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _room_variance(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) 
     merged = answers.groupby(
         ["question", "type", "cluster", "model", "method"], as_index=False, sort=False, observed=True
     )["score"].mean()
-    return compare_pair(merged.assign(seed=0), a, b, benchmark=benchmark, resamples=0)[0].standard_error ** 2
+    return compare(merged.assign(seed=0), [(a, b)], benchmark=benchmark, resamples=0)[0].standard_error ** 2
 
 
 def _run_spread(answers: pd.DataFrame, benchmark: Benchmark) -> tuple[tuple[float, ...], str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.api.benchmark import Task
 from harness.config.study import BASE
-from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, verdict_words
+from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, overall, verdict_words
 from reports.tables.table import MISSING, Cell, Column, Row, Table
 from reports.text import count, sentences
 
@@ -28,13 +28,10 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, tit
     """Every pair's overall difference with its test and verdict.
 
     Args:
-        contrasts: Of one model.
+        contrasts: What was tested.
         labels: Display name of each method.
         title: The benchmark's name for the title.
         alpha: Level of the tests.
-
-    Raises:
-        ValueError: The contrasts are of several models.
     """
     found = overall(contrasts)
     columns: list[tuple[Column, Callable[[Contrast], Cell]]] = [
@@ -81,7 +78,7 @@ def tasks_table(
     tasks: Sequence[Task],
     alpha: float,
 ) -> Table:
-    """Every pair's difference in these tasks, exploratory. Other arguments and errors as for :func:`pairs_table`."""
+    """Every pair's difference in these tasks, exploratory. Other arguments as for :func:`pairs_table`."""
     by_task = {(c.a, c.b, c.task): c for c in contrasts if c.task != OVERALL}
     suffixes = ("", "_low", "_high", "_p_holm", "_mde")
     columns = [Column(task.head, tuple(f"{task.name}{suffix}" for suffix in suffixes), light=True) for task in tasks]
@@ -96,18 +93,6 @@ def tasks_table(
         _equivalence_caption(by_task.values()),
     )
     return Table(f"Differences by task on {title}", (COMPARISON, *columns), tuple(rows), caption)
-
-
-def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The confirmatory contrasts.
-
-    Raises:
-        ValueError: The contrasts are of several models.
-    """
-    models = {c.model for c in contrasts}
-    if len(models) > 1:
-        raise ValueError(f"contrasts of several models in one table: {sorted(models)}")
-    return [c for c in contrasts if c.task == OVERALL]
 
 
 def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = None) -> str:

@@ -14,8 +14,8 @@ from typing import Literal
 
 from harness.api.benchmark import Benchmark, Figures, Task
 from harness.config.study import BASE
-from reports.statistics import OVERALL, Contrast, level
-from reports.tables.pairs import claim_footnotes, difference_cell, overall, p_text, test_caption
+from reports.statistics import OVERALL, Contrast, level, overall
+from reports.tables.pairs import claim_footnotes, difference_cell, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
 from reports.text import count, sentences
 
@@ -85,7 +85,7 @@ def scores_table(
 
     Args:
         rows: Base, methods and baselines in display order; baselines and published rows come last in any case.
-        contrasts: Of one model.
+        contrasts: What was tested.
         benchmark: What the scores are averaged by.
         title: Its name for the title.
         tasks: Those that get a column.
@@ -93,9 +93,6 @@ def scores_table(
         alpha: Level of the tests.
         footnotes: Remarks on the whole table.
         tested: Whether the differences are tested, not only described.
-
-    Raises:
-        ValueError: The contrasts are of several models.
     """
     found = overall(contrasts)
     against_base = {c.b: c for c in found if c.a == BASE}

@@ -12,8 +12,8 @@ import pandas as pd
 
 from harness.config.study import BASE
 from reports.collect import CellResult
-from reports.statistics import SEEDS_FOR_METHODS, Contrast, level
-from reports.tables.pairs import overall, p_text
+from reports.statistics import SEEDS_FOR_METHODS, Contrast, level, overall
+from reports.tables.pairs import p_text
 from reports.text import listed
 
 Kind = Literal["better", "equivalent", "undecided", "untested"]
@@ -56,7 +56,7 @@ def verdicts(
     """The verdict of every pair on the overall score: between methods first, then against the base model.
 
     Args:
-        contrasts: Of one model.
+        contrasts: What was tested.
         cells: The study's cells, for missing seeds.
         labels: Display names of the methods.
         alpha: Level of the tests.

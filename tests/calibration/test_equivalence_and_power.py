@@ -15,7 +15,7 @@ from reports.statistics import paired
 from reports.statistics.contrast import Contrast
 from reports.statistics.power import Spread, detectable, layout_of
 
-compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 ROOMS, PER_ROOM, DRAWS = 40, 10, 200
 TYPE = np.tile(QUESTION_TYPES, ROOMS)
@@ -45,7 +45,7 @@ def draw(
         for seed in range(seeds):
             score = 0.45 + shift + rooms + rng.normal(0, run_sd) + rng.normal(0, QUESTION_SD, n)
             frames.append(pd.DataFrame(columns | {"method": method, "seed": seed, "score": score.clip(0, 1)}))
-    return compare_pair(pd.concat(frames, ignore_index=True), "a", "b", margin=margin, resamples=0)[0]
+    return compare(pd.concat(frames, ignore_index=True), [("a", "b")], margin=margin, resamples=0)[0]
 
 
 def at_most(rate: float, nominal: float) -> bool:

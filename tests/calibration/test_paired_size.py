@@ -13,7 +13,7 @@ from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
 
-compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 ROOMS, PER_ROOM, DRAWS = 40, 10, 400
 BAND = (0.02, 0.08)
@@ -53,7 +53,7 @@ def test_checkpoint_claim_keeps_its_size_and_the_unclustered_test_does_not() -> 
     clustered, naive = [], []
     for i in range(DRAWS):
         frame = draw(rng, seeds=1, run_spread=0.0)
-        overall = compare_pair(frame, "a", "b", resamples=0)[0]
+        overall = compare(frame, [("a", "b")], resamples=0)[0]
         assert overall.claim == "checkpoints"
         clustered.append(overall.p < 0.05)
         if i % 4 == 0:
@@ -71,14 +71,14 @@ def test_method_claim_keeps_its_size_and_the_checkpoint_test_does_not() -> None:
     methods, rooms_only = [], []
     for i in range(DRAWS):
         frame = draw(rng, seeds=3, run_spread=0.06)
-        overall = compare_pair(frame, "a", "b", resamples=0)[0]
+        overall = compare(frame, [("a", "b")], resamples=0)[0]
         assert overall.claim == "methods"
         methods.append(overall.p < 0.05)
         if i % 4:
             continue
         # One merged run a side hides the training runs: rooms are then the only source of chance.
         merged = frame.groupby(["question", "type", "cluster", "model", "method"], as_index=False)["score"].mean()
-        rooms_only.append(compare_pair(merged.assign(seed=0), "a", "b", resamples=0)[0].p < 0.05)
+        rooms_only.append(compare(merged.assign(seed=0), [("a", "b")], resamples=0)[0].p < 0.05)
     print(f"claim about methods rejects {np.mean(methods):.4f}, rooms as the only chance {np.mean(rooms_only):.4f}")
     assert in_band(np.mean(methods)), np.mean(methods)
     assert np.mean(rooms_only) > BAND[1], np.mean(rooms_only)

@@ -19,7 +19,7 @@ from reports.statistics import paired
 from reports.statistics.inference import combine, equivalence_p, minimum_detectable_effect, probability_better
 from reports.statistics.resampling import bootstrap_interval, cluster_sums, permutation_p
 
-compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 
 def one_question_a_room(rng: np.random.Generator, n: int, shift: float) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -33,7 +33,7 @@ def one_question_a_room(rng: np.random.Generator, n: int, shift: float) -> tuple
 @pytest.mark.parametrize(("shift", "margin"), [(0.0, 5.0), (0.03, 6.0), (-0.1, 4.0)])
 def test_equivalence_is_the_two_one_sided_tests_of_statsmodels(shift: float, margin: float) -> None:
     frame, a, b = one_question_a_room(np.random.default_rng(4), 50, shift)
-    found = compare_pair(frame, "a", "b", margin=margin)[1]
+    found = compare(frame, [("a", "b")], margin=margin)[1]
     assert found.p == pytest.approx(stats.ttest_rel(b, a).pvalue, rel=1e-9)
     expected, *_ = ttost_paired(100 * b, 100 * a, -margin, margin)
     assert found.p_equivalence == pytest.approx(expected, rel=1e-9)
@@ -115,7 +115,7 @@ def routes(seed: int) -> tuple[float, float, float, float]:
     for method, shift in (("a", 0.0), ("b", 0.01)):
         score = 0.5 + shift + rng.normal(0, 0.06, rooms)[room] + rng.normal(0, 0.2, len(kind))
         frames.append(pd.DataFrame(columns).assign(method=method, model="m", seed=0, score=score.clip(0, 1)))
-    c = compare_pair(pd.concat(frames), "a", "b")[0]
+    c = compare(pd.concat(frames), [("a", "b")])[0]
     assert c.p_rooms == c.p  # one run a side: rooms are the only chance
     return c.p, c.p_permutation, c.ci_high - c.ci_low, c.ci_boot_high - c.ci_boot_low
 

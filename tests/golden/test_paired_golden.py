@@ -19,8 +19,7 @@ from reports.statistics.contrast import Contrast
 from reports.statistics.inference import holm as holm_corrected
 from reports.statistics.paired import default_pairs
 
-compare_all = partial(paired.compare_all, benchmark=VSIBench())
-compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 DIRECTIONS = [t for t in QUESTION_TYPES if task_of(t) == "object_rel_direction"]
 
@@ -84,7 +83,7 @@ def frame() -> pd.DataFrame:
 
 
 def test_differences_equal_the_closed_form(frame: pd.DataFrame) -> None:
-    found = by_task(compare_pair(frame, "sft", "grpo"))
+    found = by_task(compare(frame, [("sft", "grpo")]))
     raw = differences(frame, "sft", "grpo").groupby("type")["d"].mean()
     tasks = raw.groupby(raw.index.map(task_of)).mean()
     assert list(found) == ["overall", *TASKS]
@@ -94,7 +93,7 @@ def test_differences_equal_the_closed_form(frame: pd.DataFrame) -> None:
 
 
 def test_standard_error_interval_and_p_equal_an_independent_sandwich(frame: pd.DataFrame) -> None:
-    overall = compare_pair(frame, "sft", "grpo")[0]
+    overall = compare(frame, [("sft", "grpo")])[0]
     error = sandwich(differences(frame, "sft", "grpo"))
     t = stats.t(29)
     assert overall.standard_error == pytest.approx(error, rel=1e-9)
@@ -107,7 +106,7 @@ def test_standard_error_interval_and_p_equal_an_independent_sandwich(frame: pd.D
 
 def test_method_claim_adds_the_variance_of_runs_with_welch_satterthwaite() -> None:
     frame = answers({"sft": 3, "grpo": 5})
-    overall = compare_pair(frame, "sft", "grpo")[0]
+    overall = compare(frame, [("sft", "grpo")])[0]
     room = sandwich(differences(frame, "sft", "grpo")) ** 2
     raw = frame.groupby(["method", "seed", "type"])["score"].mean().reset_index()
     raw["task"] = raw["type"].map(task_of)
@@ -123,7 +122,7 @@ def test_method_claim_adds_the_variance_of_runs_with_welch_satterthwaite() -> No
 
 def test_base_is_fixed_so_only_the_method_needs_seeds() -> None:
     frame = answers({"base": 1, "sft": 3, "dpo": 2})
-    against_sft, against_dpo = compare_pair(frame, "base", "sft")[0], compare_pair(frame, "base", "dpo")[0]
+    against_sft, against_dpo = compare(frame, [("base", "sft")])[0], compare(frame, [("base", "dpo")])[0]
     raw = frame[frame["method"] == "sft"].groupby(["seed", "type"])["score"].mean().reset_index()
     raw["task"] = raw["type"].map(task_of)
     run = 100 * raw.groupby(["seed", "task"])["score"].mean().groupby("seed").mean()
@@ -141,21 +140,21 @@ def test_runs_average_the_direction_levels_with_equal_weight() -> None:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_swapping_sides_flips_signs_only(seeds: int) -> None:
     frame = answers({"sft": seeds, "grpo": seeds})
-    for one, other in zip(compare_pair(frame, "sft", "grpo"), compare_pair(frame, "grpo", "sft"), strict=True):
+    for one, other in zip(compare(frame, [("sft", "grpo")]), compare(frame, [("grpo", "sft")]), strict=True):
         assert one.difference == -other.difference
         assert (one.ci_low, one.ci_high) == pytest.approx((-other.ci_high, -other.ci_low))
         assert (one.standard_error, one.df, one.p) == pytest.approx((other.standard_error, other.df, other.p))
 
 
 def test_row_order_changes_nothing() -> None:
-    frame = answers({"base": 1, "sft": 3, "grpo": 3})
-    shuffled = frame.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(compare_all(frame), compare_all(shuffled), check_exact=True)
+    frame, pairs = answers({"base": 1, "sft": 3, "grpo": 3}), default_pairs(["base", "grpo", "sft"])
+    found, again = (pd.DataFrame(compare(rows, pairs)) for rows in (frame, frame.sample(frac=1, random_state=1)))
+    pd.testing.assert_frame_equal(found, again, check_exact=True)
 
 
 def test_duplicated_questions_do_not_shrink_the_error(frame: pd.DataFrame) -> None:
     twice = pd.concat([frame, frame.assign(question=frame["question"] + "-again")])
-    for one, two in zip(compare_pair(frame, "sft", "grpo"), compare_pair(twice, "sft", "grpo"), strict=True):
+    for one, two in zip(compare(frame, [("sft", "grpo")]), compare(twice, [("sft", "grpo")]), strict=True):
         assert two.standard_error == pytest.approx(one.standard_error, rel=0.01)
         assert two.difference == pytest.approx(one.difference, abs=1e-9)
 
@@ -168,7 +167,7 @@ def test_holm_over_declared_pairs_and_within_each_pair() -> None:
     assert holm_corrected([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])  # worked by hand
     frame = answers({"base": 1, "sft": 1, "dpo": 1, "grpo": 1}, seed=3)
     pairs = default_pairs(["base", "sft", "dpo", "grpo"])
-    found = compare_all(frame, pairs)
+    found = pd.DataFrame(compare(frame, pairs))
     overall = found[found["task"] == "overall"]
     assert list(zip(overall["a"], overall["b"], strict=True)) == pairs
     assert overall["p_holm"].tolist() == pytest.approx(holm(overall["p"]))
@@ -183,7 +182,7 @@ def test_holm_over_declared_pairs_and_within_each_pair() -> None:
 
 def test_absent_tasks_give_no_contrast_and_leave_the_mean() -> None:
     frame = answers({"a": 1, "b": 1}, types=("object_counting", "route_planning", DIRECTIONS[0]))
-    found = by_task(compare_pair(frame, "a", "b"))
+    found = by_task(compare(frame, [("a", "b")]))
     assert list(found) == ["overall", "object_counting", "object_rel_direction", "route_planning"]
     mean = np.mean([c.difference for task, c in found.items() if task != "overall"])
     assert found["overall"].difference == pytest.approx(mean)
@@ -192,20 +191,20 @@ def test_absent_tasks_give_no_contrast_and_leave_the_mean() -> None:
 def test_identical_answers_are_an_exact_zero() -> None:
     frame = answers({"sft": 1})
     frame = pd.concat([frame, frame.assign(method="grpo")])
-    for c in compare_pair(frame, "sft", "grpo"):
+    for c in compare(frame, [("sft", "grpo")]):
         assert (c.difference, c.standard_error, c.ci_low, c.ci_high, c.p, c.verdict) == (0, 0, 0, 0, 1, "equivalent")
 
 
 def test_the_same_difference_in_every_room_gets_the_sign_test() -> None:
     frame = answers({"sft": 1}, rooms=4)
     frame = pd.concat([frame.assign(score=0.2), frame.assign(score=0.7, method="grpo")])
-    overall = compare_pair(frame, "sft", "grpo")[0]
+    overall = compare(frame, [("sft", "grpo")])[0]
     assert (overall.difference, overall.standard_error, overall.p) == pytest.approx((50, 0, 2 / 2**4))
     assert "sign test" in overall.note
 
 
 def test_one_room_allows_no_claim() -> None:
-    for c in compare_pair(answers({"sft": 3, "grpo": 3}, rooms=1), "sft", "grpo"):
+    for c in compare(answers({"sft": 3, "grpo": 3}, rooms=1), [("sft", "grpo")]):
         assert math.isnan(c.standard_error) and math.isnan(c.p) and math.isnan(c.p_holm)
         assert c.verdict == "undecided" and "one room" in c.note
 
@@ -213,7 +212,7 @@ def test_one_room_allows_no_claim() -> None:
 def test_a_type_seen_in_one_room_is_refused_and_so_is_the_mean() -> None:
     frame = answers({"sft": 1, "grpo": 1})
     frame = frame[(frame["type"] != "route_planning") | (frame["cluster"] == "r0")]
-    found = by_task(compare_pair(frame, "sft", "grpo"))
+    found = by_task(compare(frame, [("sft", "grpo")]))
     assert math.isnan(found["route_planning"].p) and math.isnan(found["overall"].p)
     assert "route_planning" in found["overall"].note
     assert found["object_counting"].p_holm <= 1 and not math.isnan(found["object_counting"].p)
@@ -221,7 +220,7 @@ def test_a_type_seen_in_one_room_is_refused_and_so_is_the_mean() -> None:
 
 def refuse(frame: pd.DataFrame, *words: str) -> None:
     with pytest.raises(UserError) as error:
-        compare_pair(frame, "sft", "grpo")
+        compare(frame, [("sft", "grpo")])
     for word in words:
         assert word in str(error.value)
 
@@ -242,4 +241,4 @@ def test_bad_input_is_refused_by_name() -> None:
     refuse(good.head(0), "no rows")
     refuse(pd.concat([good, good.assign(model="7b")]), "several models")
     with pytest.raises(UserError, match="did you mean grpo"):
-        compare_all(good, [("sft", "gpro")])
+        compare(good, [("sft", "gpro")])

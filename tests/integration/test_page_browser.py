@@ -22,7 +22,6 @@ from reports.benchmarks.vsibench import VSIBench
 from reports.collect import collect
 from reports.page import methods_section, write_page
 from reports.results import Results, build_tables, results_of
-from reports.statistics.contrast import from_frame
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,7 +55,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = results_of(collected)
     tables = build_tables(results)
     options = {"benchmark": collected.test, "collected": collected, "run_dir": run}
-    methods = methods_section(collected, from_frame(tables.contrasts), run)
+    methods = methods_section(collected, tables.contrasts, run)
     return write_page(run / "report", results, tables, methods=methods, **options)[0]
 
 

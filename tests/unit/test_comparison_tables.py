@@ -204,8 +204,3 @@ def test_a_constant_beats_every_published_model_on_counting() -> None:
     counting = {row.label: row.runs[0]["object_counting"] for row in published_rows()}
     constant = counting.pop("Frequency baseline")
     assert constant == 62.1 and max(counting.values()) < constant
-
-
-def test_tables_of_several_models_are_refused() -> None:
-    with pytest.raises(ValueError, match="several models"):
-        pairs_table(contrast("base", "grpo", model="2b"), contrast("base", "grpo", model="7b"))

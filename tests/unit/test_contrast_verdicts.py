@@ -16,8 +16,7 @@ from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
 from reports.statistics.contrast import Contrast, checked, judge, verdict_words
 
-compare_all = partial(paired.compare_all, benchmark=VSIBench())
-compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 ROOMS = 40
 
@@ -36,7 +35,7 @@ def answers(shift: float, *, seeds: int = 1, noise: float = 0.05, rooms: int = R
 
 
 def overall(frame: pd.DataFrame, *, margin: float = 1.0, resamples: int = 0, a: str = "a") -> Contrast:
-    return compare_pair(frame, a, "b", margin=margin, resamples=resamples)[0]
+    return compare(frame, [(a, "b")], margin=margin, resamples=resamples)[0]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_a_difference_smaller_than_the_margin_is_real_and_said_to_be_small() -> 
 def test_identical_methods_are_equivalent(seeds: int) -> None:
     frame = answers(0.0, seeds=seeds)
     frame = pd.concat([frame[frame["method"] == "a"], frame[frame["method"] == "a"].assign(method="b")])
-    found = compare_pair(frame, "a", "b")
+    found = compare(frame, [("a", "b")])
     for c in found:
         assert (c.difference, c.verdict) == (0, "equivalent")
     first = found[0]
@@ -82,7 +81,7 @@ def test_a_task_that_both_fail_is_no_finding() -> None:
     """No score differs among its few questions, which says nothing about the next ones."""
     frame = answers(5.0)
     frame.loc[frame["type"] == "route_planning", "score"] = 0.0
-    by_task = {c.task: c for c in compare_pair(frame, "a", "b", resamples=0)}
+    by_task = {c.task: c for c in compare(frame, [("a", "b")], resamples=0)}
     assert by_task["route_planning"].verdict == "undecided" and "no test applies" in by_task["route_planning"].note
     assert by_task["overall"].verdict == "better"
 
@@ -107,9 +106,9 @@ def test_cross_checks_are_stored_with_their_seed_and_are_the_same_each_time() ->
     assert (first.resamples, first.resampling_seed) == (499, 883)
     assert first.ci_boot_low < first.difference < first.ci_boot_high
     assert 0 < first.p_permutation <= 1
-    flipped = compare_pair(frame, "b", "a", resamples=499)[0]
+    flipped = compare(frame, [("b", "a")], resamples=499)[0]
     assert flipped.p_permutation == first.p_permutation
-    assert compare_pair(frame, "a", "b", resamples=499)[1].resamples == 0  # tasks are not checked
+    assert compare(frame, [("a", "b")], resamples=499)[1].resamples == 0  # tasks are not checked
 
 
 def test_a_disagreement_in_verdict_is_told_in_words() -> None:
@@ -134,11 +133,11 @@ def test_one_room_carrying_everything_is_noticed() -> None:
 def test_equivalence_is_corrected_in_its_family() -> None:
     frame = answers(0.0, noise=0.05)
     third = frame[frame["method"] == "a"].assign(method="c", score=lambda f: 1 - f["score"])
-    found = compare_all(pd.concat([frame, third]), [("a", "b"), ("a", "c")], margin=1.2, resamples=0)
-    rows = found[found["task"] == "overall"]
-    alone = [compare_pair(pd.concat([frame, third]), "a", b, margin=1.2, resamples=0)[0].p_equivalence for b in "bc"]
+    found = compare(pd.concat([frame, third]), [("a", "b"), ("a", "c")], margin=1.2, resamples=0)
+    rows = [c.p_equivalence for c in found if c.task == "overall"]
+    alone = [compare(pd.concat([frame, third]), [("a", b)], margin=1.2, resamples=0)[0].p_equivalence for b in "bc"]
     low, high = sorted(alone)
-    assert sorted(rows["p_equivalence"]) == pytest.approx([min(2 * low, 1), max(high, min(2 * low, 1))])
+    assert sorted(rows) == pytest.approx([min(2 * low, 1), max(high, min(2 * low, 1))])
 
 
 def test_a_contrast_without_a_test_does_not_help_the_others() -> None:
@@ -152,7 +151,7 @@ def test_a_contrast_without_a_test_does_not_help_the_others() -> None:
 def test_every_field_of_the_report_is_there() -> None:
     wanted = {"a", "b", "task", "claim", "difference", "standard_error", "df", "ci_low", "ci_high", "p", "p_holm"}
     wanted |= {"family", "verdict", "mde", "n_questions", "n_rooms", "seeds"}
-    found = compare_all(answers(1.0), [("a", "b")], resamples=99)
+    found = pd.DataFrame(compare(answers(1.0), [("a", "b")], resamples=99))
     assert wanted <= set(found.columns) and len(found) == 9
     records = found.astype(object).where(found.notna(), None).to_dict("records")
     assert json.loads(json.dumps(records, allow_nan=False)) == records

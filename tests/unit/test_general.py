@@ -28,7 +28,7 @@ from reports.benchmarks.general import General, Question, normalised
 from reports.benchmarks.vsibench import VSIBench
 from reports.comparison import Comparison
 from reports.statistics.contrast import Contrast
-from reports.statistics.paired import compare_pair
+from reports.statistics.paired import compare
 
 LINES: list[dict[str, Any]] = [
     {"id": 1, "image": "a.png", "question": "What animal is this?", "answer": ["cat", "kitten"], "category": "names"},
@@ -193,7 +193,7 @@ def test_a_difference_over_clusters_of_one_has_the_interval_of_a_t_test() -> Non
             for method in score
             for n in range(times)
         ]
-        return compare_pair(pd.concat(frames), "base", "sft", benchmark=General(), resamples=0)[0]
+        return compare(pd.concat(frames), [("base", "sft")], benchmark=General(), resamples=0)[0]
 
     expected = stats.t.interval(0.95, 5, values.mean() / 2, values.std(ddof=1) / 2 / 6**0.5)
     once, twice = difference(1, range(6)), difference(2, range(6))

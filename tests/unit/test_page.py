@@ -32,10 +32,9 @@ from reports.page.browser import browser_data, contact_sheets, script_json, show
 from reports.page.figures import Drawing, Palette, add_legend, new_axes, save_figure, task_bars
 from reports.results import build_tables, results_of
 from reports.statistics import paired
-from reports.statistics.contrast import from_frame
 from reports.statistics.curves import learning_curves, score_intervals, training_metrics
 
-compare_pair = partial(paired.compare_pair, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 ATTACK = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>\\input{x} $a_b$"
 CONTROL = "B\x00\x1b[31m\u202e\u2066end"
@@ -89,7 +88,7 @@ def write(run: Path) -> tuple[str, Structure, Collected]:
         benchmark=collected.test,
         collected=collected,
         run_dir=run,
-        methods=methods_section(collected, from_frame(tables.contrasts), run),
+        methods=methods_section(collected, tables.contrasts, run),
     )
     text = (run / "report" / "index.html").read_text(encoding="utf-8")
     return text, Structure(text), collected
@@ -318,7 +317,7 @@ def test_score_intervals_are_those_of_a_comparison_with_zero(
     mine = collected.headline.reported.query("method == 'grpo' and seed == 0")
     zero = mine.assign(method="zero", score=0.0)
     found = score_intervals(mine, VSIBench())
-    for contrast in compare_pair(pd.concat([mine, zero]), "zero", "grpo"):
+    for contrast in compare(pd.concat([mine, zero]), [("zero", "grpo")]):
         expected = (contrast.difference, contrast.ci_low, contrast.ci_high)
         assert found.loc[contrast.task].to_list() == pytest.approx(expected, nan_ok=True)
 

@@ -147,7 +147,7 @@ def test_files_become_methods_with_seeds_and_a_base(tmp_path: Path) -> None:
     tables = build_tables(found)
     text = tables.scores.to_markdown()
     assert "start (base)" in text and "Constant answer, best on this benchmark" in text
-    claims = tables.contrasts.drop_duplicates(["a", "b"]).set_index(["a", "b"])["claim"].to_dict()
+    claims = {(c.a, c.b): c.claim for c in tables.contrasts}
     assert claims == {("base", "new"): "methods", ("base", "old"): "checkpoints", ("new", "old"): "checkpoints"}
     with pytest.raises(UserError, match="did you mean start"):
         results(texts, base="strat")
@@ -155,7 +155,7 @@ def test_files_become_methods_with_seeds_and_a_base(tmp_path: Path) -> None:
 
 def test_a_single_file_gives_scores_and_no_pairs(tmp_path: Path) -> None:
     tables = build_tables(results([str(own(tmp_path / "only.jsonl", 3, truncated=True))]))
-    assert tables.pairs is None and tables.contrasts.empty and tables.verdicts == []
+    assert tables.pairs is None and tables.contrasts == [] and tables.verdicts == []
     assert "100.0" in tables.scores.to_markdown()  # the share cut off is known from the file
 
 
@@ -257,4 +257,4 @@ def test_tables_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(reversed(lines)) + "\n")
     again = build_tables(results(texts))
     assert first.scores.to_json() == again.scores.to_json()
-    pd.testing.assert_frame_equal(first.contrasts, again.contrasts, check_exact=True)
+    pd.testing.assert_frame_equal(pd.DataFrame(first.contrasts), pd.DataFrame(again.contrasts), check_exact=True)

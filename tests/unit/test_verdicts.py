@@ -16,11 +16,11 @@ from reports import tables
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult
 from reports.statistics import paired
-from reports.statistics.contrast import Contrast, from_frame
+from reports.statistics.contrast import Contrast
 from reports.tables import Verdict, tally
 from reports.tables.verdicts import Kind
 
-compare_all = partial(paired.compare_all, benchmark=VSIBench())
+compare = partial(paired.compare, benchmark=VSIBench())
 
 LABELS = {"base": "tiny (base)", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 FOUND = Contrast(
@@ -208,13 +208,13 @@ def answers(scores: dict[str, list[float]]) -> pd.DataFrame:
 
 def test_identical_answers_of_real_statistics_are_equivalent_with_difference_exactly_0() -> None:
     scores = np.random.default_rng(0).integers(0, 2, 40).astype(float).tolist()
-    (verdict,) = verdicts(from_frame(compare_all(answers({"sft": scores, "grpo": scores}), [("sft", "grpo")])))
+    (verdict,) = verdicts(compare(answers({"sft": scores, "grpo": scores}), [("sft", "grpo")]))
     assert verdict.kind == "equivalent" and "exactly the same in every room" in verdict.sentence
 
 
 def test_a_single_room_of_real_statistics_is_not_tested() -> None:
     frame = answers({"sft": [0.0, 1.0, 0.0, 1.0], "grpo": [1.0, 1.0, 0.0, 1.0]})
-    (verdict,) = verdicts(from_frame(compare_all(frame, [("sft", "grpo")])))
+    (verdict,) = verdicts(compare(frame, [("sft", "grpo")]))
     assert verdict.kind == "untested" and "could not be tested" in verdict.sentence and "nan" not in verdict.sentence
 
 
