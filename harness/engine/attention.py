@@ -22,16 +22,13 @@ NAME = "harness_shared_prefix"
 """The registered attention; without a shared prefix it is plain SDPA, so it can stay set."""
 
 
-def register() -> bool:
-    """Register the attention with transformers; False if this transformers has no attention registry."""
-    try:
-        from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask
-    except ImportError:
-        return False
+def register() -> None:
+    """Register the attention with transformers."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    return True
 
 
 @dataclass(frozen=True)

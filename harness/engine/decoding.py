@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from harness.engine.cuda_graphs import DecodingGraphs
 from harness.engine.kv_cache import KeyValues, PrefixCache, SuffixCache
@@ -137,16 +139,12 @@ class NaiveDecoder:
         self, policy: ModelRunner, states: Mapping[str, PromptState], keys: Sequence[str], n: int, steps: int
     ) -> None:
         rows = [states[key] for key in keys]
-        length = max(len(row.ids) for row in rows)
-        first = rows[0].embeddings
-        embeddings = first.new_zeros(len(rows), length, first.shape[1])
-        positions = torch.zeros(3, len(rows), length, dtype=torch.long, device=policy.device)
-        mask = torch.zeros(len(rows), length, dtype=torch.long, device=policy.device)
+        left = partial(pad_sequence, batch_first=True, padding_side="left")
+        embeddings = left([row.embeddings for row in rows])
+        positions = left([row.positions.T for row in rows]).permute(2, 0, 1)
+        mask = left([torch.ones_like(row.positions[0]) for row in rows])
+        length = mask.shape[1]
         starts = [length - len(row.ids) for row in rows]
-        for index, (row, at) in enumerate(zip(rows, starts, strict=True)):
-            embeddings[index, at:] = row.embeddings
-            positions[:, index, at:] = row.positions
-            mask[index, at:] = 1
         cache = policy.kv_cache([])
         hidden = policy.forward(embeddings, positions, mask, cache, **vision_inputs(rows, starts, length))
         self.logits = policy.logits(hidden[:, -1])

@@ -40,31 +40,23 @@ class ModelRunner:
         self.model = model
         self.device = device
         self.precision = precision
-        self.engine = self._usable(engine)
+        self.engine = engine
         self.forward_passes = 0
+        other = set(getattr(self.base.config.text_config, "layer_types", None) or ()) - {"full_attention"}
+        if engine == "shared" and other:
+            self.fall_back(f"the model has layers other than full attention ({', '.join(sorted(other))})")
         if self.engine == "shared":
+            register()
             # Without a shared prefix this is plain SDPA, so it may stay set (gradient checkpointing requires that).
             self.language_model.config._attn_implementation = NAME
             fast_layers.install(self.base)
 
-    def _usable(self, engine: Engine) -> Engine:
-        """The naive engine, with a warning, where the shared one cannot run."""
-        layers = set(getattr(self.base.config.text_config, "layer_types", None) or ["full_attention"])
-        if engine == "naive":
-            return engine
-        if not register():
-            return self.fall_back("this transformers has no attention registry; install transformers>=5.17")
-        if layers != {"full_attention"}:
-            return self.fall_back(f"the model has layers other than full attention ({', '.join(sorted(layers))})")
-        return engine
-
-    def fall_back(self, reason: str) -> Engine:
+    def fall_back(self, reason: str) -> None:
         """Switch to the naive engine and say why."""
         logging.getLogger(__name__).warning(
             "model.engine = shared is not used: %s. The naive engine gives the same results, more slowly.", reason
         )
         self.engine = "naive"
-        return self.engine
 
     @property
     def base(self) -> Any:

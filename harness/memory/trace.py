@@ -10,7 +10,7 @@ import copy
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,31 +68,16 @@ class Load:
 def peak_of(config: Any, section: ModelSection, precision: str, load: Load, what: str) -> float:
     """Peak bytes of a phase, extrapolated from two and three layers; never below those of two."""
     layers = config.text_config.num_hidden_layers
-    key = _Traced(
-        config.to_json_string(),
-        section.model_dump_json(),
-        precision,
-        replace(load, sampled=0, evaluated=0, reused=0),
-        what,
-    )
+    needed = replace(load, sampled=0, evaluated=0, reused=0)
+    key = (config.to_json_string(), section.model_dump_json(), precision, needed, what)
     if key not in _TRACED:
         _TRACED[key] = [trace(config, section, precision, load, what, count) for count in (2, 3)]
     few, more = _TRACED[key]
     return max(few, few + (layers - 2) * (more - few))
 
 
-class _Traced(NamedTuple):
-    """What a trace depends on."""
-
-    config: str
-    section: str
-    precision: str
-    load: Load
-    what: str
-
-
-_TRACED: dict[_Traced, list[int]] = {}
-"""Traces of this process; the search for settings that fit asks for the same ones again."""
+_TRACED: dict[tuple[str, str, str, Load, str], list[int]] = {}
+"""Traces of this process, by all that they depend on; the search for settings that fit repeats them."""
 
 
 def trace(config: Any, section: ModelSection, precision: str, load: Load, what: str, layers: int) -> int:

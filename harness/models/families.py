@@ -23,8 +23,6 @@ A new one needs ``model.visual``, ``model.language_model`` and ``lm_head`` under
 below where it differs, and must pass the tests of the engine against plain transformers.
 """
 
-SUPPORTED = tuple(FAMILIES)
-
 _HALF = (0.5, 0.5, 0.5)
 
 

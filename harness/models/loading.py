@@ -16,7 +16,7 @@ from harness.config.study import ModelSection
 from harness.errors import UserError, unknown_name
 from harness.hub import unavailable, weight_digests
 from harness.io import digest_of, read_json, sha256_file
-from harness.models.families import FAMILIES, SUPPORTED
+from harness.models.families import FAMILIES
 from harness.models.presets import ModelPreset
 from harness.models.quantise import keep_weights_trainable_on_cpu, quantisation_config
 from harness.plugins import registry
@@ -74,7 +74,7 @@ def model_config(name: str) -> Any:
         config = AutoConfig.from_pretrained(location)
     except Exception as error:
         raise _not_loadable(name, location, error) from error
-    if config.model_type not in SUPPORTED:
+    if config.model_type not in FAMILIES:
         raise UserError(
             f"`--model {name}`: models of type {config.model_type} are not supported. Supported: "
             f"{', '.join(f'{title} ({kind})' for kind, title in FAMILIES.items())}. What a further family needs is in "
@@ -176,6 +176,24 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
         recompute_activations(model.get_base_model() if section.tuning == "lora" else model)
     model.eval()
     return LoadedModel(model, tokenizer, device, precision)
+
+
+def require_chat_template(tokenizer: Any, name: str) -> None:
+    """Give a tokenizer its model's own chat template, which some keep only in ``chat_template.json``.
+
+    Raises:
+        UserError: There is none. No other is substituted, since the model was not trained on it.
+    """
+    from transformers.utils import cached_file
+
+    if not tokenizer.chat_template:
+        file = cached_file(locate(name), "chat_template.json", _raise_exceptions_for_missing_entries=False)
+        tokenizer.chat_template = read_json(Path(file)).get("chat_template") if file else None
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"`--model {name}`: its tokenizer has no chat template, and no other is substituted. Put the "
+            "chat_template.jinja of the Instruct model that it comes from next to its tokenizer_config.json"
+        )
 
 
 def weights_dtype(section: ModelSection, precision: str) -> torch.dtype:

@@ -23,9 +23,8 @@ from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.io import digest_of
-from harness.models.chat import require_chat_template
 from harness.models.families import has_time_stamps, video_defaults
-from harness.models.loading import load_model
+from harness.models.loading import load_model, require_chat_template
 from harness.plugins import registry
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "av", "numpy", "scipy", "statsmodels")

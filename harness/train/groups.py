@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.api.reward import WeightedRewards
-from harness.api.sampler import Sampled, Sampler
+from harness.api.sampler import Sampler
 from harness.api.types import Completion, Group, Needs, Source
 from harness.config.study import RolloutSection
 from harness.data.corruption import corrupted_answer
@@ -68,62 +68,50 @@ class GroupBuilder:
             places: The prompts' places in the step; 0, 1, ... if None.
         """
         places = range(len(prompts)) if places is None else places
-        sampled = self._rollouts(prompts, step, places)
+        sampled = self._sample(prompts, self.needs.rollouts, step, places)
         completions = [
             [*sampled[index], *self._given(prompt, step, place)]
             for index, (prompt, place) in enumerate(zip(prompts, places, strict=True))
         ]
         if self.needs.reference:
             completions = self._with_reference(prompts, completions)
-        shuffled = self._shuffled_rollouts(prompts, step, places)
+        shuffled = self._sample(prompts, self.needs.shuffled, step, places, shuffled=True)
         return [
             Group(prompt.id, tuple(self._score(one, prompt) for one in (*own, *more)), prompt.record.question_type)
             for prompt, own, more in zip(prompts, completions, shuffled, strict=True)
         ]
 
-    def _rollouts(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]) -> list[list[Completion]]:
-        """Completions sampled from the policy."""
-        groups = self._sample(prompts, self.needs.rollouts, seed_for(self.seed, "rollout", step), places)
+    def _sample(
+        self, prompts: Sequence[EncodedPrompt], n: int, step: int, places: Sequence[int], *, shuffled: bool = False
+    ) -> list[list[Completion]]:
+        """``n`` completions of each prompt, sampled from the policy; if ``shuffled``, with frames in random order."""
+        if not n:
+            return [[] for _ in prompts]
+        seen, stream = prompts, "rollout"
+        source: Source = "policy"
+        if shuffled:
+            depth = self.policy.base.config.vision_config.temporal_patch_size
+            seeds = [seed_for(self.seed, "shuffle", step, place) for place in places]
+            seen = [shuffled_prompt(one, depth, seed) for one, seed in zip(prompts, seeds, strict=True)]
+            source, stream = "shuffled", "rollout-shuffled"
+        groups = self.sampler.sample(
+            seen,
+            n,
+            temperature=self.rollout.temperature,
+            max_new_tokens=self.rollout.max_new_tokens,
+            seed=seed_for(self.seed, stream, step),
+            places=places,
+        )
+        self.tokens_sampled += sum(len(one.tokens) for group in groups for one in group)
         return [
             [
-                Completion(prompt.id, one.tokens, one.text, behaviour=one.log_probs, truncated=one.truncated)
+                Completion(
+                    prompt.id, one.tokens, one.text, source=source, behaviour=one.log_probs, truncated=one.truncated
+                )
                 for one in group
             ]
             for prompt, group in zip(prompts, groups, strict=True)
         ]
-
-    def _shuffled_rollouts(
-        self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int]
-    ) -> list[list[Completion]]:
-        """Completions of the same prompts with their frames in random order."""
-        if not self.needs.shuffled:
-            return [[] for _ in prompts]
-        depth = self.policy.base.config.vision_config.temporal_patch_size
-        others = [
-            shuffled_prompt(prompt, depth, seed_for(self.seed, "shuffle", step, place))
-            for prompt, place in zip(prompts, places, strict=True)
-        ]
-        groups = self._sample(others, self.needs.shuffled, seed_for(self.seed, "rollout-shuffled", step), places)
-        return [
-            [Completion(prompt.id, one.tokens, one.text, source="shuffled", truncated=one.truncated) for one in group]
-            for prompt, group in zip(prompts, groups, strict=True)
-        ]
-
-    def _sample(
-        self, prompts: Sequence[EncodedPrompt], n: int, seed: int, places: Sequence[int]
-    ) -> list[list[Sampled]]:
-        if not n:
-            return [[] for _ in prompts]
-        groups = self.sampler.sample(
-            prompts,
-            n,
-            temperature=self.rollout.temperature,
-            max_new_tokens=self.rollout.max_new_tokens,
-            seed=seed,
-            places=places,
-        )
-        self.tokens_sampled += sum(len(one.tokens) for group in groups for one in group)
-        return groups
 
     def _given(self, prompt: EncodedPrompt, step: int, place: int) -> list[Completion]:
         """The gold answer and corrupted copies of it, as far as the method needs them."""

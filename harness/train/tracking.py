@@ -31,40 +31,30 @@ class Metrics:
         self._path = path
         kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= resume_step]
         write_text(path, "".join(line + "\n" for line in kept))
-        self._trackers = _Trackers(report_to, path.parent / "trackers", model) if report_to else None
+        self._callbacks: list[Any] = []
+        if report_to:
+            self._connect(report_to, path.parent / "trackers", model)
 
-    def log(self, step: int, numbers: dict[str, float]) -> None:
-        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
-        append_lines(self._path, [json.dumps({"step": step, **finite})])
-        if self._trackers:
-            self._trackers.log(step, numbers)
-
-    def close(self) -> None:
-        if self._trackers:
-            self._trackers.close()
-
-
-class _Trackers:
-    """transformers' own reporting callbacks, called from our loop."""
-
-    def __init__(self, names: Sequence[str], folder: Path, model: nn.Module) -> None:
+    def _connect(self, names: Sequence[str], folder: Path, model: nn.Module) -> None:
+        """Begin transformers' own reporting callbacks, which our loop calls."""
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from transformers.integrations import get_reporting_integration_callbacks
 
         try:
-            callbacks = get_reporting_integration_callbacks(list(names))
-            self._callbacks = [callback() for callback in callbacks]
+            self._callbacks = [callback() for callback in get_reporting_integration_callbacks(list(names))]
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(f"`train.report_to` = {', '.join(names)}: {error}") from error
         self._args = TrainingArguments(output_dir=str(folder), report_to=[], use_cpu=True, disable_tqdm=True)
         self._state = TrainerState(is_world_process_zero=True, is_local_process_zero=True)
-        self._control = TrainerControl()
-        self._model = model
+        self._control, self._model = TrainerControl(), model
         self._send("on_train_begin")
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
-        self._state.global_step = step
-        self._send("on_log", logs=dict(numbers))
+        finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        append_lines(self._path, [json.dumps({"step": step, **finite})])
+        if self._callbacks:
+            self._state.global_step = step
+            self._send("on_log", logs=dict(numbers))
 
     def close(self) -> None:
         self._send("on_train_end")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,18 +62,6 @@ def test_a_qwen25_video_without_its_duration_is_refused() -> None:
 
 
 # ------------------------------------------------------------------ when the naive engine takes over
-
-
-def test_without_an_attention_registry_the_naive_engine_runs_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = tiny_model()
-    expected = tiny_policy(model, "naive").log_probs([PROMPT], [[4, 5]])[0]
-    monkeypatch.setitem(sys.modules, "transformers.masking_utils", None)
-    policy = tiny_policy(model)
-    assert policy.engine == "naive"
-    assert "no attention registry" in caplog.text
-    torch.testing.assert_close(policy.log_probs([PROMPT], [[4, 5]])[0], expected, atol=0, rtol=0)
 
 
 def test_sliding_window_layers_take_the_naive_engine_and_say_so(caplog: pytest.LogCaptureFixture) -> None:

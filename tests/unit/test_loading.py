@@ -16,8 +16,7 @@ from harness.data.encode import EncodedPrompt
 from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.models import loading
-from harness.models.chat import require_chat_template
-from harness.models.loading import load_model, locate, model_config, model_digest
+from harness.models.loading import load_model, locate, model_config, model_digest, require_chat_template
 from harness.models.presets import TINY
 from harness.study import setup
 
