@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
-from reports.statistics.inference import combine, equivalence_p, minimum_detectable_effect, probability_better
+from reports.statistics.inference import combine, equivalence_p, holm, minimum_detectable_effect, probability_better
 from reports.statistics.resampling import bootstrap_interval, cluster_sums, permutation_p
 
 compare = partial(paired.compare, benchmark=VSIBench())
@@ -64,6 +65,15 @@ def test_variances_add_with_satterthwaite_degrees_of_freedom() -> None:
     # Two equal components of 4 df each: the mean of two independent s^2 has 8.
     assert combine([(1.5, 4), (1.5, 4)]) == pytest.approx((3.0, 8.0))
     assert combine([(0.0, 7), (0.0, 2)]) == (0.0, 7)
+    few, many = np.array([1.0, 4.0, 9.0]), np.array([2.0, 2.5, 2.6, 3.1, 3.3, 4.0, 4.4])
+    welch = stats.ttest_ind(few, many, equal_var=False)
+    parts = [(float(of.var(ddof=1)) / len(of), len(of) - 1) for of in (few, many)]
+    assert combine(parts)[1] == pytest.approx(welch.df, rel=1e-12)
+
+
+@pytest.mark.parametrize("p", [[0.01, 0.02, 0.021], [0.04, 0.001, 0.03, 0.9], [0.2], [0.5, 0.5]])
+def test_the_correction_is_holms_of_statsmodels(p: list[float]) -> None:
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist(), rel=1e-12)
 
 
 def test_run_pairs_are_counted() -> None:
