@@ -86,6 +86,7 @@ class Collected:
     """A study's results.
 
     Attributes:
+        run_dir: The run directory.
         study: The resolved study.
         train: Its training records.
         test: Its evaluation records.
@@ -94,6 +95,7 @@ class Collected:
         additional: Those of additional benchmarks, by name; without those that no finished cell has answered.
     """
 
+    run_dir: Path
     study: StudyConfig
     train: Dataset
     test: Dataset
@@ -162,7 +164,8 @@ def collect(run_dir: Path) -> Collected:
     headline = evaluated(section.benchmark, {}, section.scorer)
     assert headline is not None
     additional = {name: evaluated(name, options, None) for name, options in section.more.items()}
-    return Collected(study, train, test, cells, headline, {k: one for k, one in additional.items() if one is not None})
+    answered = {name: one for name, one in additional.items() if one is not None}
+    return Collected(run_dir, study, train, test, cells, headline, answered)
 
 
 def _cell(folder: Path, entry: Mapping[str, Any], benchmark: str) -> CellResult:
@@ -264,8 +267,3 @@ def _declared(study: StudyConfig, method: str) -> Declared:
 def _optional(path: Path) -> dict[str, Any]:
     document: dict[str, Any] = read_json(path) if path.is_file() else {}
     return document
-
-
-def methods_of(collected: Collected) -> list[str]:
-    """Base first, then the study's methods in their order."""
-    return [BASE, *collected.study.methods]

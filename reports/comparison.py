@@ -19,10 +19,10 @@ from harness.io import write_json, write_text
 from harness.plugins import registry
 from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
-from reports.results import Tables, additional_table, build_tables, results_of
+from reports.results import results_of
 from reports.samples import parse_sources, results_from
 from reports.statistics import default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
-from reports.tables import Table, advice, csv_text, latex_document, power_table
+from reports.tables import Table, Tables, additional_table, advice, build_tables, csv_text, latex_document, power_table
 from reports.text import escape_markdown
 
 
@@ -61,8 +61,7 @@ class Comparison:
             tables,
             benchmark=collected.test,
             collected=collected,
-            run_dir=run_dir,
-            methods=methods_section(collected, tables.contrasts, run_dir),
+            methods=methods_section(collected, tables.contrasts),
         )
         return [page[0], *written, *page[1:]]
 

@@ -1,10 +1,9 @@
-"""What a report shows: the answers, read from a run directory or from files, and every table made of them."""
+"""What a report shows: answers to one benchmark, read from a run directory or from files."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -12,24 +11,8 @@ from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
-from reports.benchmarks import VSIBench
-from reports.collect import CellResult, Collected, Evaluated, methods_of
-from reports.statistics import Contrast, compare, default_pairs
-from reports.tables import (
-    ScoreRow,
-    Table,
-    Verdict,
-    missing_seeds,
-    pairs_table,
-    published_footnote,
-    published_rows,
-    run_score,
-    scored_by_all,
-    scores_table,
-    sensitivity_table,
-    tasks_table,
-    verdicts,
-)
+from reports.collect import CellResult, Collected, Evaluated
+from reports.statistics import default_pairs
 
 MOST_COLUMNS = 8
 """Question types that get a column each where the benchmark declares no tasks; with more there is none."""
@@ -99,33 +82,10 @@ class Results:
         return int(self.answers["cluster"].nunique())
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Every table of a report, and the contrasts behind them.
-
-    Attributes:
-        scores: The main table.
-        contrasts: Every difference that was tested.
-        verdicts: What the differences in the overall score say.
-        sensitivity: The same answers by every scorer; None where the benchmark has one scorer only.
-        pairs: Differences in the overall score; None without two methods.
-        tasks: Differences by task; None without two methods or without tasks.
-        additional: The scores on each additional benchmark, by its name.
-    """
-
-    scores: Table
-    contrasts: Sequence[Contrast]
-    verdicts: list[Verdict]
-    sensitivity: Table | None = None
-    pairs: Table | None = None
-    tasks: Table | None = None
-    additional: Mapping[str, Table] = field(default_factory=dict)
-
-
 def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Results:
     """The results of a run directory on one benchmark: the headline unless another is given."""
     study, found = collected.study, evaluated or collected.headline
-    methods = methods_of(collected)
+    methods = [BASE, *study.methods]
     views = {method: study if method == BASE else study.for_method(method) for method in methods}
     return Results(
         labels={m: f"{study.model.name} (base)" if m == BASE else f"+ {study.label(m)}" for m in methods},
@@ -142,100 +102,7 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
     )
 
 
-def build_tables(results: Results, *, with_published: bool = False) -> Tables:
-    """Every table of a report.
-
-    Args:
-        results: What was answered.
-        with_published: Show published rows below ours, which are VSI-Bench's.
-    """
-    settings, pairs, benchmark = results.report, results.pairs, results.benchmark
-    found = compare(results.answers, pairs, benchmark=benchmark, alpha=settings.alpha, margin=settings.margin)
-    rows, footnotes = _rows(results), results.footnotes
-    if (with_published or settings.with_published) and isinstance(benchmark, VSIBench):
-        rows += published_rows()
-        footnotes = (*footnotes, published_footnote(results.records))
-    called = results.short_labels
-    tables = Tables(
-        _scores_table(results, rows, found, footnotes=footnotes),
-        found,
-        [],
-    )
-    if len(benchmark.scorers) > 1:
-        by_all = scored_by_all(results.answers, results.records, benchmark)
-        sensitivity = sensitivity_table(
-            by_all, results.labels, benchmark=benchmark, title=results.title, headline=results.scorer
-        )
-        tables = replace(tables, sensitivity=sensitivity)
-    if not pairs:
-        return tables
-    return replace(
-        tables,
-        verdicts=verdicts(found, results.cells, called, alpha=settings.alpha, answers=results.answers),
-        pairs=pairs_table(found, called, title=results.title, alpha=settings.alpha),
-        tasks=tasks_table(found, called, title=results.title, tasks=results.tasks, alpha=settings.alpha)
-        if results.tasks
-        else None,
-    )
-
-
-def additional_table(results: Results) -> Table:
-    """The scores on an additional benchmark, with differences from the base model that are described and not tested."""
-    pairs = [(a, b) for a, b in default_pairs(list(results.labels)) if a == BASE and {a, b} <= set(results.present)]
-    found = compare(results.answers, pairs, benchmark=results.benchmark, alpha=results.report.alpha, resamples=0)
-    described = [replace(c, verdict="undecided", p_holm=math.nan, note="") for c in found]
-    return _scores_table(results, _rows(results), described, tested=False)
-
-
-def _scores_table(
-    results: Results,
-    rows: Sequence[ScoreRow],
-    contrasts: Sequence[Contrast],
-    *,
-    footnotes: Sequence[str] = (),
-    tested: bool = True,
-) -> Table:
-    return scores_table(
-        rows,
-        contrasts,
-        benchmark=results.benchmark,
-        title=results.title,
-        tasks=results.tasks,
-        scorer=results.scorer,
-        alpha=results.report.alpha,
-        footnotes=footnotes,
-        tested=tested,
-    )
-
-
-def _rows(results: Results) -> list[ScoreRow]:
-    return [_method_row(results, method) for method in results.labels] + _baseline_rows(results)
-
-
-def _method_row(results: Results, method: str) -> ScoreRow:
-    mine = results.answers[results.answers["method"] == method]
-    return ScoreRow(
-        method,
-        results.labels[method],
-        "base" if method == BASE else "method",
-        [_run_score(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
-        results.modes.get(method, ""),
-        results.planned.get(method, 1),
-        missing_seeds(results.cells, method),
-    )
-
-
-def _run_score(answers: pd.DataFrame, benchmark: Benchmark) -> dict[str, float]:
-    shares = {"unparsable": 100 * (1 - float(answers["parsed"].mean()))}
-    if "truncated" in answers:
-        shares["truncated"] = 100 * float(answers["truncated"].astype(bool).mean())
-    return run_score(benchmark.figures(answers["type"].tolist(), answers["score"].tolist()), **shares)
-
-
-def _baseline_rows(results: Results) -> list[ScoreRow]:
-    """Answers that need no video: a reader sees at once what a score is worth."""
-    rows = []
-    for name, label, answers in results.benchmark.baselines(results.records, results.train):
-        scored = results.benchmark.question_scores(results.records, answers, results.scorer)
-        rows.append(ScoreRow(name, label, "baseline", [_run_score(pd.DataFrame(scored), results.benchmark)]))
-    return rows
+def missing_seeds(cells: Sequence[CellResult], method: str) -> str:
+    """Which of a method's seeds did not finish, and why; empty if all did."""
+    missing = [cell for cell in cells if cell.method == method and cell.state != "done"]
+    return "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'not run yet'}" for cell in missing)

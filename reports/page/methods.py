@@ -6,7 +6,6 @@ import platform
 import shlex
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import pandas as pd
 
@@ -27,14 +26,8 @@ DIGITS = 16
 _UNITS = {"examples": "examples (prompts)", "steps": "optimiser steps", "seconds": "seconds of device time"}
 
 
-def methods_section(collected: Collected, contrasts: Sequence[Contrast], run_dir: Path | None) -> Document:
-    """What was trained, evaluated and tested, how to repeat it, and on what it ran.
-
-    Args:
-        collected: The study's results.
-        contrasts: What was tested.
-        run_dir: For the command that started the run.
-    """
+def methods_section(collected: Collected, contrasts: Sequence[Contrast]) -> Document:
+    """What was trained, evaluated and tested, how to repeat it, and on what it ran."""
     study = collected.study
     blocks = [
         heading("Training"),
@@ -47,7 +40,7 @@ def methods_section(collected: Collected, contrasts: Sequence[Contrast], run_dir
         heading("Settings of each method"),
         text_table(("Method", "Settings"), *settings_of_methods(study)),
         heading("Commands"),
-        lines("code", _commands(collected, run_dir)),
+        lines("code", _commands(collected)),
         heading("Versions"),
         paragraph(_versions(collected.cells)),
         heading("Weights"),
@@ -188,10 +181,10 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
     )
 
 
-def _commands(collected: Collected, run_dir: Path | None) -> list[str]:
+def _commands(collected: Collected) -> list[str]:
     """The command that started the run, the one that repeats it from its resolved study, and that of one cell."""
-    lock = run_dir / ".lock" if run_dir else None
-    started = str(read_json(lock).get("command", "")) if lock and lock.is_file() else ""
+    lock = collected.run_dir / ".lock"
+    started = str(read_json(lock).get("command", "")) if lock.is_file() else ""
     arguments = next((cell.environment["argv"] for cell in collected.cells if cell.environment.get("argv")), None)
     single = shlex.join(["python", "-m", "harness.study.cell", *arguments[1:]]) if arguments else ""
     return [command for command in (started, "harness compare --study study.toml", single) if command]

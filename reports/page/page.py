@@ -35,9 +35,9 @@ from reports.page.figures import (
     task_forest,
     training_curve,
 )
-from reports.results import Results, Tables
+from reports.results import Results
 from reports.statistics import LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
-from reports.tables import BASELINES, Verdict, tally
+from reports.tables import BASELINES, Tables, Verdict, tally
 from reports.text import Document, clean, count, listed
 
 PAGE = "index.html"
@@ -53,7 +53,6 @@ def write_page(
     *,
     benchmark: Dataset | None = None,
     collected: Collected | None = None,
-    run_dir: Path | None = None,
     methods: Document | None = None,
 ) -> list[Path]:
     """Write ``index.html``, ``figures/*.svg`` and ``.pdf``, the fairness card and the methods section.
@@ -63,10 +62,9 @@ def write_page(
     Args:
         folder: Where to write.
         results: What was answered.
-        tables: What was tested, from :func:`reports.results.build_tables`.
+        tables: What was tested, from :func:`reports.tables.build_tables`.
         benchmark: Where the videos are; without it the sample browser shows no frames.
-        collected: Of a run directory: adds learning curves and the fairness card.
-        run_dir: Of a run directory: adds what training logged and consumed.
+        collected: Of a run directory: adds learning curves, what training logged and the fairness card.
         methods: The methods section, see :mod:`reports.page.methods`.
 
     Returns:
@@ -74,13 +72,14 @@ def write_page(
     """
     labels = {method: clean(label) for method, label in results.short_labels.items()}
     palette = Palette(list(labels))
-    drawings = _draw(folder / "figures", results, tables, labels, palette, collected, run_dir)
+    drawings = _draw(folder / "figures", results, tables, labels, palette, collected)
     videos = benchmark.video_path if benchmark else None
     data = browser_data(results.records, results.answers, labels, results.benchmark, videos)
     for method in data["methods"]:
         method["colour"] = palette.variable(method["name"])
     fairness = fairness_card(collected) if collected else None
-    texts = _texts(fairness, methods)
+    texts = {"fairness.md": fairness.to_markdown()} if fairness else {}
+    texts |= {"methods.md": methods.to_markdown(), "methods.tex": methods.to_latex()} if methods else {}
     context: dict[str, Any] = {
         "title": _title(results, labels),
         "lead": _lead(results, collected),
@@ -108,19 +107,6 @@ def write_page(
     return [*(folder / name for name in texts), *sorted((folder / "figures").iterdir())]
 
 
-def _texts(fairness: Document | None, methods: Document | None) -> dict[str, str]:
-    """The documents by file name."""
-    texts = {"fairness.md": fairness.to_markdown()} if fairness else {}
-    return texts | ({"methods.md": methods.to_markdown(), "methods.tex": methods.to_latex()} if methods else {})
-
-
-def _remove_figures(folder: Path) -> None:
-    """Remove the figures of an earlier report, which may show pairs that are gone."""
-    for stale in folder.glob("*.*"):
-        if stale.suffix in (".svg", ".pdf"):
-            stale.unlink()
-
-
 def _draw(
     folder: Path,
     results: Results,
@@ -128,10 +114,10 @@ def _draw(
     labels: Mapping[str, str],
     palette: Palette,
     collected: Collected | None,
-    run_dir: Path | None,
 ) -> Drawings:
     """Draw and save every figure that the results allow, in place of those of an earlier report."""
-    _remove_figures(folder)
+    for stale in (*folder.glob("*.svg"), *folder.glob("*.pdf")):  # they may show pairs that are gone
+        stale.unlink()
     drawings: Drawings = {"scores": [], "differences": [], "learning": [], "training": []}
 
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
@@ -155,18 +141,16 @@ def _draw(
         figure = task_forest(shown, a, b, palette.colour(b), titles)
         add("differences", f"forest-{_file_name(b)}-{_file_name(a)}", caption, figure)
     if collected is not None:
-        for name, caption, figure in _learning(collected, run_dir, palette, labels):
+        for name, caption, figure in _learning(collected, palette, labels):
             add("learning", name, caption, figure)
-        metrics = training_metrics(run_dir, collected.cells)
+        metrics = training_metrics(collected)
         for key in logged(metrics):
             add("training", f"training-{key}", TRAINING[key][1], training_curve(metrics, key, palette, labels))
     return drawings
 
 
-def _learning(
-    collected: Collected, run_dir: Path | None, palette: Palette, labels: Mapping[str, str]
-) -> Iterator[tuple[str, str, Figure]]:
-    lines, bands = learning_curves(collected, run_dir)
+def _learning(collected: Collected, palette: Palette, labels: Mapping[str, str]) -> Iterator[tuple[str, str, Figure]]:
+    lines, bands = learning_curves(collected)
     trained = bands[bands["method"] != BASE]
     for key, axis, caption in (
         ("examples", "training examples", "Score against training examples; the base model is at 0."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +42,7 @@ def score_intervals(answers: pd.DataFrame, benchmark: Benchmark, level: float = 
     return pd.DataFrame.from_dict(rows, orient="index", columns=["score", "low", "high"])
 
 
-def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def learning_curves(collected: Collected) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The benchmark score at every checkpoint, the base model first.
 
     Checkpoints of different seeds belong together by their order, since a budget in seconds ends at other steps.
@@ -64,7 +63,7 @@ def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.Data
         for (seed, step), one in group.groupby(["seed", "step"], sort=True):
             overall = benchmark.figures(one["type"].tolist(), one["score"].tolist()).overall
             where = {"method": method, "seed": seed, "order": order, "step": step, "score": overall}
-            found.append(where | _consumed(run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
+            found.append(where | _consumed(collected.run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
         lines += found
         means = pd.DataFrame(found)[["examples", "seconds"]].mean()
         band = score_intervals(group, benchmark).loc[OVERALL]
@@ -75,23 +74,20 @@ def learning_curves(collected: Collected, run_dir: Path | None) -> tuple[pd.Data
     )
 
 
-def training_metrics(run_dir: Path | None, cells: Iterable[CellResult]) -> pd.DataFrame:
+def training_metrics(collected: Collected) -> pd.DataFrame:
     """Everything the finished cells logged, one row per step: method, seed, step, examples and the logged numbers."""
     frames = []
-    for cell in cells:
-        lines = [] if run_dir is None or cell.state != "done" else _logged(run_dir, cell.cell)
-        if lines:
+    for cell in collected.cells:
+        if cell.state == "done" and (lines := _logged(collected.run_dir, cell.cell)):
             frames.append(pd.DataFrame(lines).assign(method=cell.method, seed=cell.seed))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
 
 
-def _consumed(run_dir: Path | None, cell: CellResult, step: int) -> dict[str, float]:
+def _consumed(run_dir: Path, cell: CellResult, step: int) -> dict[str, float]:
     """Examples and device seconds until a checkpoint: from its manifest, else summed from the log."""
     if cell.method == BASE:
         return {"examples": 0.0, "seconds": 0.0}
     unknown = {"examples": math.nan, "seconds": math.nan}
-    if run_dir is None:
-        return unknown
     manifest = run_dir / "cells" / cell.cell / "checkpoints" / f"step-{step:06d}" / "manifest.json"
     if manifest.is_file():
         consumed = read_json(manifest).get("consumed", {})

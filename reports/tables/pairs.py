@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness.api.benchmark import Task
 from harness.config.study import BASE
+from reports.results import Results
 from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, overall, verdict_words
 from reports.tables.table import MISSING, Cell, Column, Row, Table
 from reports.text import count, sentences
@@ -24,16 +24,9 @@ EQUIVALENT_MARK = "="
 COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
 
 
-def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, title: str, alpha: float) -> Table:
-    """Every pair's overall difference with its test and verdict.
-
-    Args:
-        contrasts: What was tested.
-        labels: Display name of each method.
-        title: The benchmark's name for the title.
-        alpha: Level of the tests.
-    """
-    found = overall(contrasts)
+def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
+    """Every pair's overall difference with its test and verdict."""
+    found, labels, alpha = overall(contrasts), results.short_labels, results.report.alpha
     columns: list[tuple[Column, Callable[[Contrast], Cell]]] = [
         (Column(f"Difference\n[{level(alpha)} CI]", ("difference", "ci_low", "ci_high")), difference_cell),
         (Column("SE", ("standard_error",), "{:.2f}"), lambda c: Cell((c.standard_error,))),
@@ -62,7 +55,7 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, tit
     )
     rows = [_pair_row(c, labels, *(cell(c) for _, cell in columns)) for c in found]
     return Table(
-        f"Paired comparisons on {title}",
+        f"Paired comparisons on {results.title}",
         (COMPARISON, *(column for column, _ in columns)),
         tuple(rows),
         caption,
@@ -70,15 +63,9 @@ def pairs_table(contrasts: Sequence[Contrast], labels: Mapping[str, str], *, tit
     ).without_empty("p_b_beats_a", "seed_correlation")
 
 
-def tasks_table(
-    contrasts: Sequence[Contrast],
-    labels: Mapping[str, str],
-    *,
-    title: str,
-    tasks: Sequence[Task],
-    alpha: float,
-) -> Table:
-    """Every pair's difference in these tasks, exploratory. Other arguments as for :func:`pairs_table`."""
+def tasks_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
+    """Every pair's difference in the tasks that have columns, exploratory."""
+    tasks, labels, alpha = results.tasks, results.short_labels, results.report.alpha
     by_task = {(c.a, c.b, c.task): c for c in contrasts if c.task != OVERALL}
     suffixes = ("", "_low", "_high", "_p_holm", "_mde")
     columns = [Column(task.head, tuple(f"{task.name}{suffix}" for suffix in suffixes), light=True) for task in tasks]
@@ -92,7 +79,7 @@ def tasks_table(
         "In parentheses, where undecided: the true difference that would be found with 80% power.",
         _equivalence_caption(by_task.values()),
     )
-    return Table(f"Differences by task on {title}", (COMPARISON, *columns), tuple(rows), caption)
+    return Table(f"Differences by task on {results.title}", (COMPARISON, *columns), tuple(rows), caption)
 
 
 def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = None) -> str:

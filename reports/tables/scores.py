@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from harness.api.benchmark import Benchmark, Figures, Task
+import pandas as pd
+
+from harness.api.benchmark import Benchmark, Figures
 from harness.config.study import BASE
+from reports.results import Results, missing_seeds
 from reports.statistics import OVERALL, Contrast, level, overall
 from reports.tables.pairs import claim_footnotes, difference_cell, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
@@ -65,40 +68,38 @@ class ScoreRow:
         return {"baseline": BASELINES, "published": PUBLISHED}.get(self.kind, "")
 
 
+def score_rows(results: Results) -> list[ScoreRow]:
+    """Rows of the methods in their order, finished or not, then of the baselines."""
+    return [_method_row(results, method) for method in results.labels] + _baseline_rows(results)
+
+
 _Pair = tuple[Column, Callable[[ScoreRow], Cell]]
 """A column, and what makes its cell of a row."""
 
 
 def scores_table(
+    results: Results,
     rows: Sequence[ScoreRow],
     contrasts: Sequence[Contrast],
     *,
-    benchmark: Benchmark,
-    title: str,
-    tasks: Sequence[Task],
-    scorer: str,
-    alpha: float,
     footnotes: Sequence[str] = (),
     tested: bool = True,
 ) -> Table:
     """The main table: scores by task, difference from the base model with interval and corrected p.
 
     Args:
+        results: What was answered.
         rows: Base, methods and baselines in display order; baselines and published rows come last in any case.
-        contrasts: What was tested.
-        benchmark: What the scores are averaged by.
-        title: Its name for the title.
-        tasks: Those that get a column.
-        scorer: Name of the scorer behind all numbers.
-        alpha: Level of the tests.
+        contrasts: What was compared.
         footnotes: Remarks on the whole table.
         tested: Whether the differences are tested, not only described.
     """
+    benchmark, alpha = results.benchmark, results.report.alpha
     found = overall(contrasts)
     against_base = {c.b: c for c in found if c.a == BASE}
     compared = list(against_base.values())
     ordered = sorted(rows, key=lambda row: ("", BASELINES, PUBLISHED).index(row.group))
-    heads = {OVERALL: "Avg", **{task.name: task.head for task in tasks}}
+    heads = {OVERALL: "Avg", **{task.name: task.head for task in results.tasks}}
     best = _best(ordered, [*heads, *benchmark.means])
     breakdown = _breakdown(benchmark)
 
@@ -114,18 +115,47 @@ def scores_table(
         ),
     ]
     caption = sentences(
-        f"Scores from 0 to 100 by the scorer “{scorer}”; Avg is {benchmark.average}.",
+        f"Scores from 0 to 100 by the scorer “{results.scorer}”; Avg is {benchmark.average}.",
         "With several seeds: mean ± standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else "",
         "Bold: the highest of base and methods in each column (not a test)." if best else "",
         test_caption(compared, alpha, pairs=len(found)) if tested else _description(compared, benchmark),
     )
     return Table(
-        f"Scores on {title}",
+        f"Scores on {results.title}",
         tuple(column for column, _ in columns),
         tuple(Row(tuple(cell(row) for _, cell in columns), row.group, row.kind == "published") for row in ordered),
         caption,
         (*claim_footnotes(compared), *footnotes),
     ).without_empty("eval_mode", "difference_to_base", "p_holm")
+
+
+def _method_row(results: Results, method: str) -> ScoreRow:
+    mine = results.answers[results.answers["method"] == method]
+    return ScoreRow(
+        method,
+        results.labels[method],
+        "base" if method == BASE else "method",
+        [_run_score(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
+        results.modes.get(method, ""),
+        results.planned.get(method, 1),
+        missing_seeds(results.cells, method),
+    )
+
+
+def _run_score(answers: pd.DataFrame, benchmark: Benchmark) -> dict[str, float]:
+    shares = {"unparsable": 100 * (1 - float(answers["parsed"].mean()))}
+    if "truncated" in answers:
+        shares["truncated"] = 100 * float(answers["truncated"].astype(bool).mean())
+    return run_score(benchmark.figures(answers["type"].tolist(), answers["score"].tolist()), **shares)
+
+
+def _baseline_rows(results: Results) -> list[ScoreRow]:
+    """Answers that need no video: a reader sees at once what a score is worth."""
+    rows = []
+    for name, label, answers in results.benchmark.baselines(results.records, results.train):
+        scored = results.benchmark.question_scores(results.records, answers, results.scorer)
+        rows.append(ScoreRow(name, label, "baseline", [_run_score(pd.DataFrame(scored), results.benchmark)]))
+    return rows
 
 
 def _difference_columns(against_base: Mapping[str, Contrast], alpha: float) -> list[_Pair]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,30 +10,55 @@ import pandas as pd
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.vsibench.records import Record
+from reports.results import Results
 from reports.statistics import OVERALL
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import sentences
 
 
-def scored_by_all(answers: pd.DataFrame, records: Sequence[Record], benchmark: Benchmark) -> pd.DataFrame:
-    """The benchmark's figures of every run by every scorer.
+def sensitivity_table(results: Results) -> Table:
+    """One row per method, one column per scorer, means over seeds."""
+    scores, labels, benchmark = _scored_by_all(results), results.labels, results.benchmark
+    scorers = benchmark.scorers
+    heads = {name: head.replace("\n", " ") for name, head in benchmark.means.items()}
+    figures = {OVERALL: "Avg", **heads, "unparsable": "Unpars. %"}
+    means: dict[Any, Any] = (
+        scores.groupby(["method", "scorer"], sort=False)[list(figures)].mean().to_dict(orient="index")
+    )
+    present = [method for method in labels if (method, results.scorer) in means]
+    columns = [Column("Method", ("method",), align="left")]
+    for key, head in figures.items():
+        columns += [Column(f"{head}\n{name}", (f"{key}_{name}",), "{:.1f}") for name in scorers]
+    columns.append(Column("Largest\ngap in Avg", ("gap",), "{:.1f}"))
+    body = []
+    for method in present:
+        averages = [means[method, name][OVERALL] for name in scorers]
+        cells = [Cell((means[method, name][key],)) for key in figures for name in scorers]
+        body.append(Row((Cell((method,), labels[method]), *cells, Cell((max(averages) - min(averages),)))))
+    trained = {m: {name: means[m, name][OVERALL] for name in scorers} for m in present if m != BASE}
+    caption = sentences(
+        f"The same raw answers scored by {len(scorers)} rules, means over seeds.",
+        f"{'; '.join(f'{name}: {scorer.summary}' for name, scorer in scorers.items())}.",
+        f"All other tables use “{results.scorer}”.",
+        _ranking(trained, labels),
+    )
+    return Table(f"Scores on {results.title} by scorer", tuple(columns), tuple(body), caption)
 
-    Args:
-        answers: One row per answer: method, seed, question, answer (raw text), and read, the part that is scored, where
-            it differs.
-        records: The questions.
-        benchmark: Whose scorers and averages to use.
+
+def _scored_by_all(results: Results) -> pd.DataFrame:
+    """The benchmark's figures of every run by every scorer.
 
     Returns:
         One row per method, seed and scorer: method, seed, scorer, overall and the benchmark's means (points),
         unparsable (percent of questions).
     """
+    answers, benchmark = results.answers, results.benchmark
     if "read" in answers:
         answers = answers.assign(answer=answers["read"])
     # Many runs give the same short answer to a question: each is scored once.
     unique = answers[["question", "answer"]].drop_duplicates()
     rounds = [one for _, one in unique.groupby(unique.groupby("question").cumcount())]
-    by_key = {record.key: record for record in records}
+    by_key = {record.key: record for record in results.records}
     rows = []
     for name in benchmark.scorers:
         scored = pd.concat([_scored(one, by_key, benchmark, name) for one in rounds])
@@ -52,49 +77,6 @@ def _scored(answers: pd.DataFrame, records: Mapping[str, Record], benchmark: Ben
     texts = dict(zip(answers["question"].astype(str), answers["answer"].astype(str), strict=True))
     scored = pd.DataFrame(benchmark.question_scores(asked, texts, scorer))
     return answers.assign(**{column: scored[column].to_numpy() for column in ("type", "score", "parsed")})
-
-
-def sensitivity_table(
-    scores: pd.DataFrame,
-    labels: Mapping[str, str],
-    *,
-    benchmark: Benchmark,
-    title: str,
-    headline: str,
-) -> Table:
-    """One row per method, one column per scorer, means over seeds.
-
-    Args:
-        scores: As :func:`scored_by_all` returns them.
-        labels: Display names of the methods, in display order.
-        benchmark: Whose scorers they are.
-        title: Its name for the title.
-        headline: The scorer behind the main table.
-    """
-    scorers = benchmark.scorers
-    heads = {name: head.replace("\n", " ") for name, head in benchmark.means.items()}
-    figures = {OVERALL: "Avg", **heads, "unparsable": "Unpars. %"}
-    means: dict[Any, Any] = (
-        scores.groupby(["method", "scorer"], sort=False)[list(figures)].mean().to_dict(orient="index")
-    )
-    present = [method for method in labels if (method, headline) in means]
-    columns = [Column("Method", ("method",), align="left")]
-    for key, head in figures.items():
-        columns += [Column(f"{head}\n{name}", (f"{key}_{name}",), "{:.1f}") for name in scorers]
-    columns.append(Column("Largest\ngap in Avg", ("gap",), "{:.1f}"))
-    body = []
-    for method in present:
-        averages = [means[method, name][OVERALL] for name in scorers]
-        cells = [Cell((means[method, name][key],)) for key in figures for name in scorers]
-        body.append(Row((Cell((method,), labels[method]), *cells, Cell((max(averages) - min(averages),)))))
-    trained = {m: {name: means[m, name][OVERALL] for name in scorers} for m in present if m != BASE}
-    caption = sentences(
-        f"The same raw answers scored by {len(scorers)} rules, means over seeds.",
-        f"{'; '.join(f'{name}: {scorer.summary}' for name, scorer in scorers.items())}.",
-        f"All other tables use “{headline}”.",
-        _ranking(trained, labels),
-    )
-    return Table(f"Scores on {title} by scorer", tuple(columns), tuple(body), caption)
 
 
 def _ranking(averages: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> str:

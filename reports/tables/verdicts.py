@@ -12,6 +12,7 @@ import pandas as pd
 
 from harness.config.study import BASE
 from reports.collect import CellResult
+from reports.results import Results, missing_seeds
 from reports.statistics import SEEDS_FOR_METHODS, Contrast, level, overall
 from reports.tables.pairs import p_text
 from reports.text import listed
@@ -45,27 +46,13 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def verdicts(
-    contrasts: Sequence[Contrast],
-    cells: Sequence[CellResult],
-    labels: Mapping[str, str],
-    *,
-    alpha: float,
-    answers: pd.DataFrame,
-) -> list[Verdict]:
-    """The verdict of every pair on the overall score: between methods first, then against the base model.
-
-    Args:
-        contrasts: What was tested.
-        cells: The study's cells, for missing seeds.
-        labels: Display names of the methods.
-        alpha: Level of the tests.
-        answers: What was compared (method, seed, parsed), for runs that the scorer could not parse.
-    """
-    unparsable = _unparsable_notes(answers, labels)
+def verdicts(results: Results, contrasts: Sequence[Contrast]) -> list[Verdict]:
+    """The verdict of every pair on the overall score: between methods first, then against the base model."""
+    cells, labels = results.cells, results.short_labels
+    unparsable = _unparsable_notes(results.answers, labels)
     found = []
     for c in sorted(overall(contrasts), key=lambda c: c.a == BASE):
-        words = _Words(c, labels[c.a], labels[c.b], level(alpha))
+        words = _Words(c, labels[c.a], labels[c.b], level(results.report.alpha))
         unfinished = [note for method in (c.b, c.a) for note in _unfinished(cells, method, labels[method])]
         notes = [*words.claim(), *unfinished, *words.remarks()]
         notes += [unparsable[method] for method in (c.b, c.a) if method in unparsable]
@@ -195,12 +182,6 @@ class _Words:
         p = p_text(self.c.p_holm)
         p = f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
         return f"{self.level} CI {number(low)} to {number(high)}, corrected {p}"
-
-
-def missing_seeds(cells: Sequence[CellResult], method: str) -> str:
-    """Which of a method's seeds did not finish, and why; empty if all did."""
-    missing = [cell for cell in cells if cell.method == method and cell.state != "done"]
-    return "; ".join(f"seed {cell.seed} {cell.state}: {cell.reason or 'not run yet'}" for cell in missing)
 
 
 def _unfinished(cells: Sequence[CellResult], method: str, label: str) -> list[str]:

@@ -21,7 +21,8 @@ from harness.data.reader import read_dataset
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import collect
 from reports.page import methods_section, write_page
-from reports.results import Results, build_tables, results_of
+from reports.results import Results, results_of
+from reports.tables import build_tables
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,8 +55,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collected = collect(run)
     results = results_of(collected)
     tables = build_tables(results)
-    options = {"benchmark": collected.test, "collected": collected, "run_dir": run}
-    methods = methods_section(collected, tables.contrasts, run)
+    options = {"benchmark": collected.test, "collected": collected}
+    methods = methods_section(collected, tables.contrasts)
     return write_page(run / "report", results, tables, methods=methods, **options)[0]
 
 

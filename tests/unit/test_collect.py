@@ -20,7 +20,8 @@ from harness.study.status import State, Status, write_status
 from reports.collect import SECOND_TURN, collect
 from reports.comparison import Comparison
 from reports.page import fairness_card
-from reports.results import build_tables, results_of
+from reports.results import results_of
+from reports.tables import build_tables
 
 RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
 WRONG = dict(zip(map(str, range(9)), ["9", "C", "99", "4", "B", "99", "x", "C", "23.5"], strict=True))

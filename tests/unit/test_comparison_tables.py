@@ -14,12 +14,15 @@ import pandas as pd
 import pytest
 from datasets_kit import whole_vsi_bench
 
+from harness.config.study import ReportSection
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
-from reports import tables
 from reports.benchmarks.vsibench import VSIBench, figures_of
+from reports.results import Results
 from reports.statistics.contrast import Contrast
-from reports.tables import ScoreRow, Table, published_footnote, published_rows, run_score
+from reports.tables import Table, pairs, scores
+from reports.tables.published import published_footnote, published_rows
+from reports.tables.scores import ScoreRow, run_score
 
 # Table 2 of arXiv 2504.00883 (2B, vanilla): the eight tasks; average; numeric and choice means by hand.
 PAPER = {
@@ -35,7 +38,6 @@ def run(values: list[float], shift: float = 0.0) -> dict[str, float]:
 
 
 FOREIGN = {**whole_vsi_bench()[0], "dataset": "world"}
-NAMED: Any = {"title": "VSI-Bench", "alpha": 0.05}
 LABELS = {"base": "base", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 
 
@@ -47,12 +49,16 @@ def contrast(a: str, b: str, task: str = "overall", **changes: Any) -> Contrast:
     return replace(found, **changes)
 
 
+def results(labels: Mapping[str, str] = LABELS) -> Results:
+    return Results(labels, pd.DataFrame(), (), VSIBench(), "VSI-Bench", "official", ReportSection())
+
+
 def scores_table(rows: Sequence[ScoreRow], *contrasts: Contrast) -> Table:
-    return tables.scores_table(rows, contrasts, benchmark=VSIBench(), tasks=VSIBench.tasks, scorer="official", **NAMED)
+    return scores.scores_table(results(), rows, contrasts)
 
 
 def pairs_table(*contrasts: Contrast, labels: Mapping[str, str] = LABELS) -> Table:
-    return tables.pairs_table(contrasts, labels, **NAMED)
+    return pairs.pairs_table(results(labels), contrasts)
 
 
 def rows() -> list[ScoreRow]:
@@ -137,7 +143,7 @@ def test_pairs_are_shown_with_their_tests_and_tasks_apart_as_exploratory() -> No
     labels = {**LABELS, "sft": "SFT (lr 1e-5)"}
     text = pairs_table(*found, labels=labels).to_markdown()
     assert "GRPO − base" in text and "GRPO − SFT (lr 1e-5)" in text and "SFT (lr 1e-5) better" in text
-    tasks = tables.tasks_table(found, labels, tasks=VSIBench.tasks, **NAMED)
+    tasks = pairs.tasks_table(results(labels), found)
     text = " ".join(tasks.to_markdown().split())
     assert "+0.0‡" in text and "| +2.0 (6.2) |" in text and "| +0.1= |" in text and "exploratory" in text
     assert "equivalent within 1" in text

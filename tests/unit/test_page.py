@@ -30,9 +30,10 @@ from reports.collect import Collected, collect
 from reports.page import methods_section, write_page
 from reports.page.browser import browser_data, contact_sheets, script_json, shown
 from reports.page.figures import Drawing, Palette, add_legend, new_axes, save_figure, task_bars
-from reports.results import build_tables, results_of
+from reports.results import results_of
 from reports.statistics import paired
 from reports.statistics.curves import learning_curves, score_intervals, training_metrics
+from reports.tables import build_tables
 
 compare = partial(paired.compare, benchmark=VSIBench())
 
@@ -87,8 +88,7 @@ def write(run: Path) -> tuple[str, Structure, Collected]:
         tables,
         benchmark=collected.test,
         collected=collected,
-        run_dir=run,
-        methods=methods_section(collected, tables.contrasts, run),
+        methods=methods_section(collected, tables.contrasts),
     )
     text = (run / "report" / "index.html").read_text(encoding="utf-8")
     return text, Structure(text), collected
@@ -326,7 +326,7 @@ def test_learning_curves_begin_at_the_base_model_and_follow_the_cost(
     whole: tuple[Path, str, Structure, Collected],
 ) -> None:
     run, *_, collected = whole
-    lines, bands = learning_curves(collected, run)
+    lines, bands = learning_curves(collected)
     assert bands["method"].value_counts().to_dict() == {"base": 1, "sft": 3, "grpo": 3}
     grpo = bands[bands["method"] == "grpo"]
     assert grpo["examples"].to_list() == [320, 640, 960] and grpo["seconds"].to_list() == pytest.approx(
@@ -337,11 +337,13 @@ def test_learning_curves_begin_at_the_base_model_and_follow_the_cost(
     # Where checkpoints were deleted, the log says what they had cost.
     for manifest in run.glob("cells/grpo-*/checkpoints/*/manifest.json"):
         manifest.unlink()
-    logged = learning_curves(collected, run)[1].query("method == 'grpo'")
+    logged = learning_curves(collected)[1].query("method == 'grpo'")
     assert logged["examples"].to_list() == [320, 640, 960]
     assert logged["seconds"].to_list() == pytest.approx([20 * 6.51, 40 * 6.51, 60 * 6.51])
-    assert learning_curves(collected, None)[1].query("method == 'grpo'")["examples"].isna().all()
-    assert training_metrics(None, collected.cells).empty
+    for log in run.glob("cells/grpo-*/metrics.jsonl"):
+        log.unlink()
+    assert learning_curves(collected)[1].query("method == 'grpo'")["examples"].isna().all()
+    assert set(training_metrics(collected)["method"]) == {"sft"}
 
 
 def test_long_and_many_answers_fit_the_budget(small_dataset) -> None:

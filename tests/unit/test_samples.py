@@ -17,8 +17,8 @@ from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
 from reports.benchmarks.vsibench import VSIBench
-from reports.results import build_tables
 from reports.samples import parse_sources, results_from
+from reports.tables import build_tables
 
 OPTIONS = ("A. w", "B. x", "C. y", "D. z")
 

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import tables
+from harness.config.study import ReportSection
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult
+from reports.results import Results
 from reports.statistics import paired
 from reports.statistics.contrast import Contrast
 from reports.tables import Verdict, tally
+from reports.tables import verdicts as module
 from reports.tables.verdicts import Kind
 
 compare = partial(paired.compare, benchmark=VSIBench())
@@ -56,7 +58,9 @@ def verdicts(
     alpha: float = 0.05,
     answers: pd.DataFrame = NO_ANSWERS,
 ) -> list[Verdict]:
-    return tables.verdicts(contrasts, cells or [], LABELS, alpha=alpha, answers=answers)
+    report = ReportSection(alpha=alpha)
+    results = Results(LABELS, answers, (), VSIBench(), "VSI-Bench", "official", report, cells=cells or ())
+    return module.verdicts(results, contrasts)
 
 
 def verdict_of(contrast: Contrast, cells: list[CellResult] | None = None) -> Verdict:

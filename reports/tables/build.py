@@ -1,0 +1,72 @@
+"""Every table of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.config.study import BASE
+from reports.benchmarks import VSIBench
+from reports.results import Results
+from reports.statistics import Contrast, compare
+from reports.tables.pairs import pairs_table, tasks_table
+from reports.tables.published import published_footnote, published_rows
+from reports.tables.scores import score_rows, scores_table
+from reports.tables.sensitivity import sensitivity_table
+from reports.tables.table import Table
+from reports.tables.verdicts import Verdict, verdicts
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Every table of a report, and the contrasts behind them.
+
+    Attributes:
+        scores: The main table.
+        contrasts: Every difference that was tested.
+        verdicts: What the differences in the overall score say.
+        sensitivity: The same answers by every scorer; None where the benchmark has one scorer only.
+        pairs: Differences in the overall score; None without two methods.
+        tasks: Differences by task; None without two methods or without tasks.
+        additional: The scores on each additional benchmark, by its name.
+    """
+
+    scores: Table
+    contrasts: Sequence[Contrast]
+    verdicts: Sequence[Verdict]
+    sensitivity: Table | None
+    pairs: Table | None
+    tasks: Table | None
+    additional: Mapping[str, Table] = field(default_factory=dict)
+
+
+def build_tables(results: Results, *, with_published: bool = False) -> Tables:
+    """Every table of a report.
+
+    Args:
+        results: What was answered.
+        with_published: Show published rows below ours, which are VSI-Bench's.
+    """
+    settings, benchmark = results.report, results.benchmark
+    found = compare(results.answers, results.pairs, benchmark=benchmark, alpha=settings.alpha, margin=settings.margin)
+    rows, footnotes = score_rows(results), results.footnotes
+    if (with_published or settings.with_published) and isinstance(benchmark, VSIBench):
+        rows += published_rows()
+        footnotes = (*footnotes, published_footnote(results.records))
+    return Tables(
+        scores_table(results, rows, found, footnotes=footnotes),
+        found,
+        verdicts(results, found),
+        sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
+        pairs_table(results, found) if found else None,
+        tasks_table(results, found) if found and results.tasks else None,
+    )
+
+
+def additional_table(results: Results) -> Table:
+    """The scores on an additional benchmark, with differences from the base model that are described and not tested."""
+    pairs = [(BASE, method) for method in results.present if method != BASE and BASE in results.present]
+    found = compare(results.answers, pairs, benchmark=results.benchmark, alpha=results.report.alpha, resamples=0)
+    described = [replace(c, verdict="undecided", p_holm=math.nan, note="") for c in found]
+    return scores_table(results, score_rows(results), described, tested=False)
