@@ -117,9 +117,12 @@ def pretrain(
 
     With more than two workers, the others make batches.
     """
+    import torch
+
     from harness.world.pretrain.stages import Run
     from harness.world.pretrain.stages import pretrain as run_recipe
 
+    torch.set_num_threads(threads)
     console = Console(highlight=False)
 
     def show(point: dict[str, Any]) -> None:
@@ -133,7 +136,7 @@ def pretrain(
         for name, (value, n) in point.get("answers", {}).items():
             console.print(f"  held-out {name}: {value:.1f} (n={n})")
 
-    complete = run_recipe(Run(seed, out, work, shards, scale, minutes, threads, workers, device, ceiling), show)
+    complete = run_recipe(Run(seed, out, work, shards, scale, minutes, workers, device, ceiling), show)
     console.print(f"{out} is written" if complete else f"stopped; the same command resumes from {work}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
+from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from harness.cli.app import app
@@ -19,10 +19,9 @@ from harness.vsibench.scoring import overall_of_types
 from harness.vsibench.types import CHOICE_TYPES, DIRECTION_TYPES, NUMERIC_TYPES, QUESTION_TYPES
 from harness.world.build import SPLITS
 from harness.world.floor_plan import FloorPlan, answer
-from harness.world.pretrain.dense import floor_plan, vision_targets
 from harness.world.pretrain.measure import measure
-from harness.world.pretrain.network import load_tokenizer
-from harness.world.pretrain.shards import make_example
+from harness.world.pretrain.readouts import floor_plan
+from harness.world.pretrain.shards import vision_targets
 from harness.world.pretrain.trainer import Trainer
 from harness.world.questions import Raw
 from harness.world.scenes import Scene
@@ -30,22 +29,20 @@ from harness.world.scenes import Scene
 TINY = Path(__file__).parents[2] / "harness" / "models" / "tiny"
 
 
-def perfect_plan(scene: Scene, tokenizer: PreTrainedTokenizerBase) -> FloorPlan:
+def perfect_plan(scene: Scene) -> FloorPlan:
     """The floor plan by read-outs that are what they are trained to be."""
-    target = vision_targets([make_example(scene, tokenizer, per_type=0)])
-    read = {name: values[0] for name, values in target.items()}
+    read = {name: torch.from_numpy(values) for name, values in vision_targets(scene).items()}
     return floor_plan({**read, "kind": read["kind"].clamp_min(1e-6).log()})
 
 
 def perfect_scores(split: str, scenes: int) -> pd.DataFrame:
     """Chance, and the scores per type with perfect read-outs of the scene, and with those of another scene."""
-    tokenizer = load_tokenizer()
     asked: list[list[Raw]] = []
     plans: list[FloorPlan] = []
     for index in range(scenes):
         scene = SPLITS[split].scene(index)
         asked.append(SPLITS[split].questions(index, scene))
-        plans.append(perfect_plan(scene, tokenizer))
+        plans.append(perfect_plan(scene))
     rows = [
         {
             "question_type": record["question_type"],
@@ -93,7 +90,7 @@ def test_perfect_read_outs_on_the_test_split() -> None:
 def test_the_answer_does_not_depend_on_the_truth() -> None:
     """A record without its answer gets the same reply."""
     scene = SPLITS["dev"].scene(0)
-    plan = perfect_plan(scene, load_tokenizer())
+    plan = perfect_plan(scene)
     for record in SPLITS["dev"].questions(0, scene):
         blind = {name: record[name] for name in ("question_type", "question", "options")}
         assert answer(blind, plan) == answer(record, plan)

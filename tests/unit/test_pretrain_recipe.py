@@ -47,7 +47,7 @@ def test_a_stopped_run_resumes_and_ends_with_a_model(tmp_path: Path) -> None:
     AutoModelForImageTextToText.from_pretrained(tmp_path / "model", local_files_only=True)
     assert pretrain(replace(run, minutes=None, out=tmp_path / "again"), points.append)  # complete: only written
     assert sha256_file(tmp_path / "again" / "model.safetensors") == recipe["weights_sha256"]
-    assert [stage["ended_at_step"] for stage in recipe["stages"]] == [4, 1, 1, 1]
+    assert recipe["ended_at_steps"] == [4, 1, 1, 1]
     with pytest.raises(UserError, match="no such device"):
         pretrain(replace(run, device="cuda:99"), points.append)
     with pytest.raises(UserError, match="another seed"):
@@ -75,7 +75,7 @@ def test_a_stage_ends_when_it_is_skilled_enough_and_the_ceiling_goes_on_from_the
     assert (last["stage"], last["step"]) == ("letters", 3)
     assert pretrain(replace(run, ceiling=True), points.append)
     recipe = json.loads((tmp_path / "model-ceiling" / "recipe.json").read_text())
-    assert [stage["ended_at_step"] for stage in recipe["stages"]] == [2, 2, 3, 2]
+    assert recipe["ended_at_steps"] == [2, 2, 3, 2]
     assert recipe["weights_sha256"] != base
     assert pretrain(replace(run, out=tmp_path / "again"), points.append)  # the base itself is still there to write
     assert sha256_file(tmp_path / "again" / "model.safetensors") == base

@@ -14,12 +14,14 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLForC
 import harness.models
 from harness.data.video.frames import process_frames
 from harness.io import sha256_file
+from harness.vsibench.prompts import prompt_text
+from harness.vsibench.records import Record
 from harness.world.build import SPLITS
 from harness.world.catalogue import CATEGORIES
-from harness.world.pretrain.curriculum import Curriculum, Mix, make_batch
-from harness.world.pretrain.probes import PROBES, relations_of, states_of
-from harness.world.pretrain.shards import BEFORE_TEXT, SETTINGS, TOKENS, make_example, texts
-from harness.world.pretrain.trainer import Stage, Trainer
+from harness.world.pretrain.curriculum import BEFORE_TEXT, Curriculum, Stage
+from harness.world.pretrain.readouts import PROBES, relations_of, states_of
+from harness.world.pretrain.shards import SETTINGS, TOKENS, make_example
+from harness.world.pretrain.trainer import Trainer
 from harness.world.questions import make_questions
 from harness.world.renderer import render_scene, sample_scene
 from harness.world.scenes import WORLD_VERSION, Scene
@@ -91,7 +93,7 @@ def test_things_digits_letters_and_specials_are_single_tokens(tokenizer) -> None
 def test_every_question_mentions_categories_as_single_tokens(tokenizer, scene) -> None:
     kinds = set(tokenizer.convert_tokens_to_ids(list(CATEGORIES)))
     for record in make_questions(scene, np.random.default_rng(0), 2):
-        text, _ = texts(record, "official")
+        text = prompt_text(Record(**record), "official")
         words = sum(text.count(name) for name in CATEGORIES) - text.count("vegetable")
         assert sum(token in kinds for token in tokenizer.encode(text)) == words
 
@@ -116,9 +118,9 @@ def test_texts_packed_after_one_video_read_as_each_alone(model, tokenizer, scene
     trainer.model.load_state_dict(model.state_dict())
     trainer.policy.precision = "fp32"
     clips = np.stack([render_scene(scene)[0], render_scene(scene)[0][::-1]])
-    mix = Mix(questions=6, forms={"official": 1}, lists=1, drills=1)
-    examples = [make_example(scene, tokenizer, per_type=1)] * 2
-    batch = make_batch(clips, examples, mix, trainer.curriculum, np.random.default_rng(1))
+    stage = Stage("test", 1, 2, questions=6, forms={"official": 1}, lists=1, drills=1)
+    examples = [make_example(scene, per_type=1)] * 2
+    batch = trainer.curriculum.batch(clips, examples, stage, np.random.default_rng(1))
     with torch.no_grad():
         read_logits, labels, read_streams = trainer.read(trainer.see(batch.frames), batch)
     before = tokenizer.encode(BEFORE_TEXT)
@@ -151,7 +153,7 @@ def test_texts_packed_after_one_video_read_as_each_alone(model, tokenizer, scene
 
 
 def test_probe_targets_agree_with_the_scene(tokenizer, scene) -> None:
-    example = make_example(scene, tokenizer, per_type=1)
+    example = make_example(scene, per_type=1)
     states = states_of(example)
     for name, pieces in scene.by_category.items():
         row = states[CATEGORIES.index(name)]
@@ -163,21 +165,20 @@ def test_probe_targets_agree_with_the_scene(tokenizer, scene) -> None:
             assert np.isnan(row[:4]).all()
     curriculum = Curriculum()
     for question in example.questions:
-        if question.type == "object_abs_distance":
-            ids, start = question.forms["official"]
-            answer = float(tokenizer.decode(ids[start:].tolist()).removesuffix("<|im_end|>"))
-            (target,) = relations_of(question.type, curriculum.mentions(ids.tolist()), example)
-            assert np.exp(target.truth[0] + 0.5) == pytest.approx(answer, abs=0.051)
+        if question["question_type"] == "object_abs_distance":
+            _, prompt, answer = curriculum.encode(question, "official")
+            metres = float(tokenizer.decode(answer).removesuffix("<|im_end|>"))
+            (target,) = relations_of("object_abs_distance", curriculum.mentions(prompt), example)
+            assert np.exp(target.truth[0] + 0.5) == pytest.approx(metres, abs=0.051)
 
 
 def test_a_training_step_lowers_the_loss(tokenizer, scene) -> None:
     trainer = Trainer(seed=0)
-    example = make_example(scene, tokenizer, per_type=1)
-    mix = Mix(questions=4, forms={"official": 1}, lists=1, drills=1)
-    stage = Stage("test", 100, 1, mix, vision=1.0)
+    example = make_example(scene, per_type=1)
+    stage = Stage("test", 100, 1, questions=4, forms={"official": 1}, lists=1, drills=1, vision=1.0)
     frames = render_scene(scene)[0][None]
     losses = []
     for step in range(8):
-        batch = make_batch(frames, [example], mix, trainer.curriculum, np.random.default_rng(step))
+        batch = trainer.curriculum.batch(frames, [example], stage, np.random.default_rng(step))
         losses.append(float(trainer.train_step(batch, stage)["text"]))
     assert losses[-1] < losses[0] - 1

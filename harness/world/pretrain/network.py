@@ -14,13 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import AutoConfig, GenerationConfig, Qwen2VLForConditionalGeneration
 
 from harness.io import sha256_file, write_bytes, write_json
 from harness.models.presets import TINY
@@ -28,15 +22,6 @@ from harness.models.presets import TINY
 SHIPPED = Path(TINY.location)
 WEIGHTS, RECIPE_FILE = "model.safetensors", "recipe.json"
 HIDDEN: int = AutoConfig.from_pretrained(SHIPPED).text_config.hidden_size
-_COPIED = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
-    *("preprocessor_config.json", "video_preprocessor_config.json"),
-)
-
-
-def load_tokenizer() -> PreTrainedTokenizerBase:
-    """The shipped tokenizer."""
-    return AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
 
 
 def build_model(seed: int) -> Qwen2VLForConditionalGeneration:
@@ -74,8 +59,9 @@ def save_model(model: Qwen2VLForConditionalGeneration, folder: Path, recipe: Map
     The weights are stored in bfloat16 to halve the file; the configuration asks for float32, so that a
     plain ``from_pretrained`` computes in float32.
     """
-    for name in _COPIED:
-        write_bytes(folder / name, (SHIPPED / name).read_bytes())
+    for path in SHIPPED.glob("*.j*"):
+        if path.name not in (RECIPE_FILE, "scores.json"):
+            write_bytes(folder / path.name, path.read_bytes())
     tensors = {name: one.detach().to("cpu", torch.bfloat16).contiguous() for name, one in model.named_parameters()}
     write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(folder / RECIPE_FILE, {**recipe, "weights_sha256": sha256_file(folder / WEIGHTS)})

@@ -1,26 +1,18 @@
-"""Scenes for pre-training: rendered in shards, kept on disk as frames, dense targets and tokenised questions.
-
-Every question is kept in the forms in which evaluation and post-training will ask it, as token ids after the video.
-"""
+"""Scenes for pre-training: rendered in shards, kept on disk as frames, what read-outs should find, and questions."""
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from harness.data.video.frames import VideoSettings
-from harness.io import sha256_file
-from harness.vsibench.prompts import SYSTEM, answer_text, prompt_text
-from harness.vsibench.records import Record
+from harness.io import atomic_file, write_bytes
 from harness.world.camera import STOPS
 from harness.world.catalogue import CATEGORIES
 from harness.world.questions import Raw, first_seen, make_questions
@@ -31,30 +23,13 @@ from harness.world.video import read_video, write_video
 CELLS = FRAME_SIZE // 28
 TOKENS = STOPS * CELLS * CELLS
 """Video tokens of a scene: 8 stops of 3 by 3 merged patches."""
+KINDS = len(CATEGORIES)
 SETTINGS = VideoSettings(frames=2 * STOPS, min_pixels=28 * 28, max_pixels=FRAME_SIZE**2)
 """Frames as the model sees them: two of each stop, as they are."""
-
-BEFORE_TEXT = (
-    f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
-    f"<|vision_start|>{'<|video_pad|>' * TOKENS}<|vision_end|>"
-)
-"""The prompt up to the end of the video, the same for every text about a scene."""
-TURN = "<|im_end|>\n<|im_start|>assistant\n"
-END = "<|im_end|>"
-
-FORMS = ("official", "vanilla", "words", "think", "observe")
-"""official: the benchmark's wording; vanilla: the training wording, with options if there are any; words:
-the training wording without options, answered in words; think, observe: the tagged modes."""
+MIN_PIXELS = 12
+"""A token whose most visible object covers fewer pixels has no position or size to learn."""
 
 _KIND = {name: k for k, name in enumerate(CATEGORIES)}
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question: its type and, per form, token ids and where the answer starts."""
-
-    type: str
-    forms: dict[str, tuple[NDArray[np.int16], int]]
 
 
 @dataclass(frozen=True)
@@ -62,108 +37,83 @@ class Example:
     """What pre-training keeps of a scene.
 
     Attributes:
-        seed: The scene's seed.
-        cells: (TOKENS, objects) pixels of each object in each video token's cell, mean of its two frames.
-        kind: (objects,) category index of each object.
-        where: (objects, 2) metres east and north of the middle of the walk.
-        longest: (objects,) longest side in metres.
-        room: (width, depth, area) in metres and square metres.
-        heading: (STOPS,) radians.
+        vision: Targets of the vision read-outs (see :func:`vision_targets`).
+        known: (categories, 5) metres east and north of the middle of the walk and longest side in metres, of a
+            category's first piece; how many pieces; the stop at which it is first seen. NaN: absent or uncertain.
         nearest: (categories, categories) smallest distance in metres, NaN where a category is absent.
-        first: (categories,) stop of first appearance, NaN where absent or uncertain.
-        questions: The tokenised questions.
+        questions: The questions.
     """
 
-    seed: int
-    cells: NDArray[np.float16]
-    kind: NDArray[np.int64]
-    where: NDArray[np.float32]
-    longest: NDArray[np.float32]
-    room: tuple[float, float, float]
-    heading: NDArray[np.float32]
+    vision: dict[str, NDArray[np.float32]]
+    known: NDArray[np.float32]
     nearest: NDArray[np.float32]
-    first: NDArray[np.float32]
-    questions: tuple[Question, ...]
+    questions: list[Raw]
 
 
-def texts(record: Raw, form: str) -> tuple[str, str]:
-    """The user's text and the answer of a record in a form."""
-    asked = Record(**record)
-    words, answer = asked.answer_words, asked.ground_truth
-    if form == "words":
-        return prompt_text(asked.model_copy(update={"options": None}), "vanilla"), words
-    thought = f"<{form}>{words}</{form}>" if form in ("think", "observe") else ""
-    return prompt_text(asked, form), thought + answer_text(answer, form)
+def scaled(where: NDArray[np.floating], longest: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(n, 4) east, north, log distance and log size as they are read out: of about unit variance."""
+    return np.column_stack([where / 2, np.log(np.hypot(*where.T)) - 0.7, 2 * np.log(longest)])
 
 
-def encode_forms(record: Raw, tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[NDArray[np.int16], int]]:
-    """Token ids after the video and the index of the first answer token, for every form of a record."""
-    forms = {}
-    for form in FORMS:
-        if form != "words" or record["options"] is not None:
-            text, answer = texts(record, form)
-            prompt = tokenizer.encode(text + TURN)
-            forms[form] = (np.array(prompt + tokenizer.encode(answer + END), np.int16), len(prompt))
-    return forms
+def vision_targets(scene: Scene) -> dict[str, NDArray[np.float32]]:
+    """What every video token shows, where it is and how large.
 
-
-def make_example(scene: Scene, tokenizer: PreTrainedTokenizerBase, per_type: int) -> Example:
-    """Dense targets and tokenised questions of one scene."""
-    things = scene.objects
+    Returns:
+        kind (TOKENS, KINDS + 1): share of the cell's pixels by category, the last one the bare room;
+        geometry (TOKENS, 4): east/2, north/2, log distance, 2 log longest side of the main object;
+        seen (TOKENS,): whether there is a main object;
+        share (TOKENS, KINDS): part of each object's visible pixels, summed by category (sums to counts);
+        room (TOKENS, 5): 2 log width/5, 2 log depth/5, log area/25, cosine and sine of the heading.
+    """
+    things, room = scene.objects, scene.room
     ids = render_scene(scene)[1].reshape(STOPS, 2, CELLS, 28, CELLS, 28).transpose(0, 2, 4, 1, 3, 5)
-    ids = ids.reshape(TOKENS, -1)
-    cells = np.stack([(ids == i).sum(1) / 2 for i in range(len(things))], 1).astype(np.float16)
-    nearest = np.full((len(CATEGORIES), len(CATEGORIES)), np.nan, np.float32)
-    for (a, ours), (b, theirs) in product(scene.by_category.items(), repeat=2):
-        nearest[_KIND[a], _KIND[b]] = scene.distances[np.ix_(ours, theirs)].min()
-    first = np.full(len(CATEGORIES), np.nan, np.float32)
-    for name, stop in first_seen(scene).items():
-        first[_KIND[name]] = stop
-    records = make_questions(scene, np.random.default_rng(scene.seed), per_type)
-    return Example(
-        seed=scene.seed,
-        cells=cells,
-        kind=np.array([_KIND[thing.category] for thing in things]),
-        where=np.array([(t.x - scene.camera[0], t.y - scene.camera[1]) for t in things], np.float32),
-        longest=np.array([thing.longest for thing in things], np.float32),
-        room=(scene.room.width, scene.room.depth, scene.room.area),
-        heading=np.array(scene.walk.headings, np.float32),
-        nearest=nearest,
-        first=first,
-        questions=tuple(Question(r["question_type"], encode_forms(r, tokenizer)) for r in records),
-    )
+    cells = np.stack([(ids.reshape(TOKENS, -1) == i).sum(1) / 2 for i in range(len(things))], 1)
+    onehot = np.eye(KINDS)[[_KIND[thing.category] for thing in things]]
+    kind = cells @ onehot / (28 * 28)
+    where = np.array([(thing.x, thing.y) for thing in things]) - scene.camera
+    sides = np.log(np.array([room.width, room.depth, room.area]) / (5, 5, 25)) * (2, 2, 1)
+    heading = np.array(scene.walk.headings).repeat(CELLS * CELLS)[:, None]
+    targets = {
+        "kind": np.concatenate([kind, 1 - kind.sum(1, keepdims=True)], 1),
+        "geometry": scaled(where, np.array([thing.longest for thing in things]))[cells.argmax(1)],
+        "seen": cells.max(1) > MIN_PIXELS,
+        "share": cells / cells.sum(0).clip(1) @ onehot,
+        "room": np.concatenate([np.tile(sides, (TOKENS, 1)), np.cos(heading), np.sin(heading)], 1),
+    }
+    return {name: values.astype(np.float32) for name, values in targets.items()}
 
 
-def write_shard(
-    path: Path, seeds: Iterable[int], tokenizer: PreTrainedTokenizerBase, count: int, per_type: int = 4
-) -> None:
+def make_example(scene: Scene, per_type: int) -> Example:
+    """What pre-training keeps of a scene, with up to ``per_type`` questions of each type."""
+    nearest = np.full((KINDS, KINDS), np.nan, np.float32)
+    known = np.full((KINDS, 5), np.nan, np.float32)
+    (east, north), first = scene.camera, first_seen(scene)
+    for name, ours in scene.by_category.items():
+        thing = scene.objects[ours[0]]
+        where = thing.x - east, thing.y - north
+        known[_KIND[name]] = *where, thing.longest, len(ours), first.get(name, np.nan)
+        for other, theirs in scene.by_category.items():
+            nearest[_KIND[name], _KIND[other]] = scene.distances[np.ix_(ours, theirs)].min()
+    questions = make_questions(scene, np.random.default_rng(scene.seed), per_type)
+    return Example(vision_targets(scene), known, nearest, questions)
+
+
+def write_shard(path: Path, seeds: Iterable[int], count: int, per_type: int = 4) -> None:
     """Render the first ``count`` accepted scenes of ``seeds`` to ``path``, a .npy, and a .pkl next to it."""
     frames, examples = [], []
-    for seed in seeds:
-        scene = sample_scene(seed)
-        if scene is None:
-            continue
+    for scene in filter(None, map(sample_scene, seeds)):
         with TemporaryDirectory() as folder:
             clip = Path(folder) / "clip.mp4"  # the model learns frames as a viewer of the video gets them
             write_video(clip, render_scene(scene)[0])
             frames.append(read_video(clip))
-        examples.append(make_example(scene, tokenizer, per_type))
+        examples.append(make_example(scene, per_type))
         if len(examples) == count:
             break
-    temporary = path.with_suffix(".tmp.npy")
-    np.save(temporary, np.stack(frames))
-    with path.with_suffix(".pkl").open("wb") as file:
-        pickle.dump(examples, file, protocol=pickle.HIGHEST_PROTOCOL)
-    temporary.replace(path.with_suffix(".npy"))
+    write_bytes(path.with_suffix(".pkl"), pickle.dumps(examples))
+    with atomic_file(path) as file:
+        np.save(file, np.stack(frames))
 
 
 def read_shard(path: Path) -> tuple[NDArray[np.uint8], list[Example]]:
     """Frames (scenes, 2 * STOPS, S, S, 3), mapped from the .npy at ``path``, and the scenes' examples."""
-    with path.with_suffix(".pkl").open("rb") as file:
-        examples: list[Example] = pickle.load(file)
-    return np.load(path, mmap_mode="r"), examples
-
-
-def shards_digest(paths: Sequence[Path]) -> str:
-    """sha256 over the sha256 of each shard's frames, in order: what a model was trained on."""
-    return hashlib.sha256("".join(map(sha256_file, paths)).encode()).hexdigest()
+    return np.load(path, mmap_mode="r"), pickle.loads(path.with_suffix(".pkl").read_bytes())

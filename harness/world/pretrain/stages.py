@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -15,35 +16,29 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from harness.errors import UserError
-from harness.io import append_lines, read_json, whole_lines, write_json
+from harness.io import append_lines, read_json, sha256_file, whole_lines, write_text
 from harness.processes import process_pool
 from harness.vsibench.scoring import overall_of_types
 from harness.world.build import SPLITS
-from harness.world.pretrain.curriculum import Batches, Mix
-from harness.world.pretrain.evaluate import evaluate_dense, evaluate_forms, evaluate_texts
-from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, load_tokenizer, save_model
-from harness.world.pretrain.shards import read_shard, shards_digest, write_shard
-from harness.world.pretrain.trainer import Stage, Trainer
+from harness.world.pretrain.curriculum import Batches, Stage
+from harness.world.pretrain.measure import evaluate_forms, held_out
+from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, save_model
+from harness.world.pretrain.shards import read_shard, write_shard
+from harness.world.pretrain.trainer import Trainer
 from harness.world.scenes import WORLD_VERSION
 
 SHARD = 250
 """Scenes per shard; shard k uses the seeds first + k * SEEDS_PER_SHARD onwards."""
 SEEDS_PER_SHARD = 500
-HELD_OUT = 200
-"""Held-out scenes of the curves, from the last seeds of the pre-training split."""
+HELD_OUT, CURVE_SCENES = 200, 80
+"""Held-out scenes, from the last seeds of the pre-training split: all for a stage's skill, the first for the curves."""
 LOG_STEPS, CURVE_STEPS, SKILL_STEPS = 50, 250, 10
 """Steps from one line of losses and checkpoint, one held-out measurement, one test of a stage's skill, to the next."""
 
-
-def _stage(entry: dict[str, Any]) -> Stage:
-    mix = entry["mix"]
-    fields = {name: value for name, value in entry.items() if name not in ("mix", "ended_at_step")}
-    return Stage(mix=None if mix is None else Mix(**mix), **fields)
-
-
-RECIPE: tuple[Stage, ...] = tuple(map(_stage, read_json(SHIPPED / RECIPE_FILE)["stages"]))
+RECIPE: tuple[Stage, ...] = tuple(Stage(**entry) for entry in read_json(SHIPPED / RECIPE_FILE)["stages"])
 """The shipped model's. Its third stage ends with directions known in words and not yet by their letters. The last one,
 of more direction and route questions in the benchmark's form, begins to teach these, and is stopped early on purpose,
 by held-out skill, so that post-training has something to improve."""
@@ -65,7 +60,6 @@ class Run:
         shards: Shards of 250 scenes to render.
         scale: Factor on every stage's steps.
         minutes: Stop with a checkpoint after this many minutes; None runs the whole recipe.
-        threads: Threads of the training process.
         workers: Processes that render scenes, and then make batches if there are more than two.
         device: cpu or cuda.
         ceiling: Whether to continue after the shipped model's last stage.
@@ -78,7 +72,6 @@ class Run:
     shards: int = 26
     scale: float = 1.0
     minutes: float | None = None
-    threads: int = 1
     workers: int = 2
     device: str = "cpu"
     ceiling: bool = False
@@ -89,38 +82,28 @@ class Run:
         stages = (*RECIPE, *CEILING) if self.ceiling else RECIPE
         return [replace(stage, steps=max(1, round(stage.steps * self.scale))) for stage in stages]
 
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed; continuing to the ceiling is allowed."""
+    def identity(self) -> str:
+        """JSON of what must be the same for a run to be resumed; continuing to the ceiling is allowed."""
         stages = [asdict(stage) for stage in replace(self, ceiling=False).stages()]
-        return {"seed": self.seed, "shards": self.shards, "stages": stages}
+        return json.dumps({"seed": self.seed, "shards": self.shards, "stages": stages})
 
     def shard(self, index: int) -> Path:
         """Where the frames of a shard are; -1 is the held-out one."""
-        folder = self.work / "shards"
-        return (folder / "held_out" if index < 0 else folder) / f"shard_{max(index, 0):04d}.npy"
+        return self.work / "shards" / ("held_out.npy" if index < 0 else f"shard_{index:04d}.npy")
 
 
 def shard_seeds(index: int) -> range:
     """Seeds of a shard; -1 is the held-out one at the end of the split."""
-    seeds = SPLITS["pretrain"].seeds
-    if index < 0:
-        return seeds[-SEEDS_PER_SHARD:]
-    return seeds[index * SEEDS_PER_SHARD : (index + 1) * SEEDS_PER_SHARD]
-
-
-def _render(run: Run, index: int) -> None:
-    """Process body: one shard."""
-    torch.set_num_threads(1)
-    scenes = min(HELD_OUT, run.shard_scenes) if index < 0 else run.shard_scenes
-    write_shard(run.shard(index), shard_seeds(index), load_tokenizer(), scenes)
+    return SPLITS["pretrain"].seeds[index * SEEDS_PER_SHARD :][:SEEDS_PER_SHARD]
 
 
 def render_shards(run: Run, report: Report) -> None:
     """Render the shards that are not there yet, the held-out one first."""
-    run.shard(-1).parent.mkdir(parents=True, exist_ok=True)
     missing = [k for k in range(-1, run.shards) if not run.shard(k).exists()]
+    counts = [min(HELD_OUT, run.shard_scenes) if k < 0 else run.shard_scenes for k in missing]
     with process_pool(run.workers) as pool:
-        for done, _ in enumerate(pool.map(_render, [run] * len(missing), missing), 1):
+        rendered = pool.map(write_shard, map(run.shard, missing), map(shard_seeds, missing), counts)
+        for done, _ in enumerate(rendered, 1):
             report({"stage": "render", "step": done, "of": len(missing), "losses": {}})
 
 
@@ -139,14 +122,10 @@ def pretrain(run: Run, report: Report) -> bool:
     """
     if run.device not in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         raise UserError(f"`--device {run.device}`: torch sees no such device here; leave it out to train on the CPU")
-    torch.set_num_threads(run.threads)
-    identity, wanted = run.work / "identity.json", json.loads(json.dumps(run.identity()))
-    if identity.exists() and read_json(identity) != wanted:
-        raise UserError(
-            f"`{run.work}` holds a run with another seed or scale: give another --work or remove that folder"
-        )
-    write_json(identity, wanted)
-    started = time.monotonic()
+    started, kept = time.monotonic(), run.work / "identity.json"
+    if kept.exists() and kept.read_text() != run.identity():
+        raise UserError(f"`{run.work}` holds a run with another seed or scale: give another --work or remove it")
+    write_text(kept, run.identity())
     render_shards(run, report)
     return _Loop(run, report, started).run()
 
@@ -155,11 +134,12 @@ class _Loop:
     """The stages of a run, from where its last call stopped."""
 
     def __init__(self, run: Run, report: Report, started: float) -> None:
-        self.settings, self.report, self.started = run, report, started
+        self.settings, self.report = run, report
         self.stages, self.trainer = run.stages(), Trainer(run.seed, run.device)
         self.checkpoint, self.curves = run.work / "checkpoint.pt", run.work / "curves.jsonl"
         earlier = whole_lines(self.curves)
-        self.before = json.loads(earlier[-1])["seconds"] if earlier else 0.0
+        self.end = math.inf if run.minutes is None else started + 60 * run.minutes
+        self.start = started - (json.loads(earlier[-1])["seconds"] if earlier else 0.0)  # as if it had never stopped
         self.shards = [run.shard(k) for k in range(run.shards)]
         self.frames, self.examples = read_shard(run.shard(-1))
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
@@ -167,13 +147,12 @@ class _Loop:
     def run(self) -> bool:
         """Continue to the end of the recipe; False if the time is up first."""
         trainer, stages = self.trainer, self.stages
-        if self.checkpoint.exists():
-            trainer.load(self.checkpoint)
-        if trainer.stage > len(stages):  # an earlier call continued to the ceiling
-            trainer.load(self._kept(stages[-1]))
-        if trainer.stage == len(stages):  # complete already: another folder may be wanted
+        if (whole := self._kept(stages[-1])).exists():  # complete already: another folder may be wanted
+            trainer.load(whole)
             self._write()
-        data = Batches(self.shards, self.settings.seed, [(stage.mix, stage.scenes) for stage in stages])
+        elif self.checkpoint.exists():
+            trainer.load(self.checkpoint)
+        data = Batches(self.shards, self.settings.seed, stages)
         while trainer.stage < len(stages):
             if not self._train(data, stages[trainer.stage]):
                 trainer.save(self.checkpoint)
@@ -185,12 +164,15 @@ class _Loop:
         """Train to the end of a stage; False if the time is up first."""
         trainer, run = self.trainer, self.settings
         left = [(trainer.stage, step) for step in range(trainer.step, stage.steps)]
-        for batch in data.ordered(left, run.workers if run.workers > 2 else 0):
+        workers = run.workers if run.workers > 2 else 0
+        context = "spawn" if workers else None
+        batches = DataLoader(data, None, sampler=left, num_workers=workers, multiprocessing_context=context)
+        for batch in batches:
             for name, value in trainer.train_step(batch, stage).items():
                 self.sums[name].append(value)
             if self._measure(stage):
                 return True
-            if run.minutes is not None and time.monotonic() - self.started > 60 * run.minutes:
+            if time.monotonic() > self.end:
                 return False
         return True
 
@@ -208,41 +190,28 @@ class _Loop:
             point["skill"] = overall_of_types(types)
             over = over or point["skill"] >= stage.until
         if step % CURVE_STEPS == 0 or over:
-            point.update(self._held_out(stage))
+            point |= held_out(self.trainer, self.frames[:CURVE_SCENES], self.examples[:CURVE_SCENES], stage)
         if not point and step % LOG_STEPS:
             return over
         losses = {name: round(torch.stack(values).mean().item(), 4) for name, values in self.sums.items()}
         self.sums.clear()
         if not np.isfinite(list(losses.values())).all():
             raise RuntimeError(f"stage {stage.name}, step {step}: the loss is not finite")
-        seconds = round(self._seconds(), 1)
+        seconds = round(time.monotonic() - self.start, 1)
         line = {"stage": stage.name, "step": step, "of": stage.steps, "seconds": seconds, "losses": losses, **point}
         append_lines(self.curves, [json.dumps(line)])
         self.report(line)
         self.trainer.save(self.checkpoint)
         return over
 
-    def _held_out(self, stage: Stage) -> dict[str, Any]:
-        frames, examples = self.frames[:80], self.examples[:80]
-        found: dict[str, Any] = {"vision": evaluate_dense(self.trainer, frames, examples)}
-        if stage.mix is not None:
-            texts, probes = evaluate_texts(self.trainer, frames[:16], examples[:16], stage.mix)
-            answers = evaluate_forms(self.trainer, frames, examples, ("official", "words"))
-            found.update(texts=texts, probes=probes, answers=answers)
-        return found
-
-    def _seconds(self) -> float:
-        """Seconds of this call and, up to their last line in the curves, of those before it."""
-        return self.before + time.monotonic() - self.started
-
     def _end_stage(self, stage: Stage) -> None:
         """Start the next stage, keep this one's weights, and write the model folder where the recipe ends."""
         trainer = self.trainer
-        if stage.mix is None:
+        if not stage.questions:
             trainer.settle_video(torch.from_numpy(np.array(self.frames[:20])))
         trainer.next_stage()
+        trainer.save(self._kept(stage))
         trainer.save(self.checkpoint)
-        shutil.copyfile(self.checkpoint, self._kept(stage))
         if trainer.stage in (len(RECIPE), len(self.stages)):
             self._write()
 
@@ -253,23 +222,22 @@ class _Loop:
         """Write the model folder with its recipe."""
         run, trainer = self.settings, self.trainer
         out = run.out if trainer.stage <= len(RECIPE) else run.out.with_name(f"{run.out.name}-ceiling")
-        ended = zip(self.stages[: trainer.stage], trainer.ended, strict=True)
-        held_out = shard_seeds(-1)
         recipe = {
             "command": f"harness world pretrain --seed {run.seed} --shards {run.shards}",
             "world_version": WORLD_VERSION,
             "seed": run.seed,
-            "stages": [{**asdict(stage), "ended_at_step": step} for stage, step in ended],
+            "stages": [asdict(stage) for stage in self.stages[: trainer.stage]],
+            "ended_at_steps": trainer.ended,
             "data": {
                 "split": "pretrain",
-                "seeds": [shard_seeds(0).start, shard_seeds(run.shards - 1).stop - 1],
+                "seeds": [shard_seeds(0)[0], shard_seeds(run.shards - 1)[-1]],
                 "scenes": run.shards * run.shard_scenes,
-                "held_out_seeds": [held_out.start, held_out.stop - 1],
-                "sha256": shards_digest(self.shards),
+                "held_out_seeds": [shard_seeds(-1)[0], shard_seeds(-1)[-1]],
+                "sha256": hashlib.sha256("".join(map(sha256_file, self.shards)).encode()).hexdigest(),
             },
             "device": torch.cuda.get_device_name() if trainer.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "seconds": round(self._seconds()),
+            "seconds": round(time.monotonic() - self.start),
         }
         save_model(trainer.model, out, recipe)

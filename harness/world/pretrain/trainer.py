@@ -6,7 +6,6 @@ Texts are packed by the engine: the video of a scene is a prompt, and the texts 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from harness.data.encode import VIDEO_TOKEN_TYPE, EncodedPrompt
 from harness.data.video.frames import ProcessedVideo, cut_patches, process_frames
 from harness.engine.packing import pack
 from harness.engine.policy import Policy
+from harness.io import atomic_file
 from harness.models.families import encode_video
 from harness.vsibench.records import Record
-from harness.world.pretrain.curriculum import Batch, Curriculum, Mix
-from harness.world.pretrain.dense import VisionHeads, vision_losses
-from harness.world.pretrain.network import build_model, load_tokenizer
-from harness.world.pretrain.probes import PROBES, Probes
-from harness.world.pretrain.shards import BEFORE_TEXT, SETTINGS, TOKENS
-from harness.world.questions import DATASET
+from harness.world.pretrain.curriculum import BEFORE_TEXT, Batch, Curriculum, Stage
+from harness.world.pretrain.network import build_model
+from harness.world.pretrain.readouts import PROBES, Probes, VisionHeads, vision_losses
+from harness.world.pretrain.shards import SETTINGS, TOKENS
 from harness.world.renderer import FRAME_SIZE
 
 VIDEO_RMS = 0.7
@@ -39,47 +37,21 @@ _STATEFUL = ("model", "heads", "probes", "muon", "adam")
 """What a checkpoint holds the state of."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of pre-training.
-
-    Attributes:
-        name: What is learnt.
-        steps: Optimiser steps.
-        scenes: Scenes per step.
-        mix: Texts per scene; None trains the vision tower alone.
-        vision: Learning-rate factor of the vision tower; 0 freezes it.
-        rate: Muon learning rate (matched to AdamW's update size).
-        decay: Share of the steps, at the end, over which the rate falls to a twentieth of itself.
-        until: End the stage early, as soon as the held-out questions reach this mean of the eight tasks.
-    """
-
-    name: str
-    steps: int
-    scenes: int
-    mix: Mix | None
-    vision: float = 0.0
-    rate: float = 3e-3
-    decay: float = 0.0
-    until: float | None = None
-
-
 class Trainer:
     """Model, heads, probes and optimisers of a pre-training run."""
 
     def __init__(self, seed: int, device: str = "cpu") -> None:
-        tokenizer = load_tokenizer()
+        self.curriculum = Curriculum()
         self.seed, self.device = seed, torch.device(device)
         self.model = build_model(seed).to(self.device)
-        self.policy = Policy(self.model, tokenizer, self.device, "bf16")
+        self.policy = Policy(self.model, self.curriculum.tokenizer, self.device, "bf16")
         self.heads, self.probes = VisionHeads().to(self.device), Probes().to(self.device)
-        self.curriculum = Curriculum()
-        self._before_text: list[int] = tokenizer.encode(BEFORE_TEXT)
+        self._before_text: list[int] = self.curriculum.tokenizer.encode(BEFORE_TEXT)
         self.stage, self.step = 0, 0
         self.ended: list[int] = []  # the last step of each stage that is over
         self._new_optimisers()
         black = process_frames(np.zeros((SETTINGS.frames, FRAME_SIZE, FRAME_SIZE, 3), np.uint8), SETTINGS)
-        record = Record(id=0, dataset=DATASET, scene_name="black", question_type="none", question="?", ground_truth="?")
+        record = Record(id=0, dataset="world", scene_name="-", question_type="-", question="-", ground_truth="-")
         with torch.no_grad():
             (blank,) = self.policy.prompt_states([self.prompt([], black, record, "blank")]).values()
         # Text after a video continues the positions of its last token, not of its last frame as generation does.
@@ -87,17 +59,13 @@ class Trainer:
 
     def _new_optimisers(self) -> None:
         """Muon for matrices, AdamW for everything else; only AdamW's gradients are clipped."""
-        tower = list(self.model.model.visual.parameters())
-        embedding = self.model.model.language_model.embed_tokens.weight
-        text = [p for name, p in self.model.named_parameters() if ".visual." not in name and p is not embedding]
-        matrices = [
-            {"params": [p for p in tower if p.ndim == 2], "part": "vision"},
-            {"params": [p for p in text if p.ndim == 2], "part": "text"},
-        ]
-        others = [
-            {"params": [p for p in tower if p.ndim != 2] + list(self.heads.parameters()), "part": "vision"},
-            {"params": [p for p in text if p.ndim != 2] + [embedding, *self.probes.parameters()], "part": "text"},
-        ]
+        model, embedding = self.model.model, self.model.model.language_model.embed_tokens.weight
+        matrices, others = [], []
+        for part, network, read in (("vision", model.visual, self.heads), ("text", model.language_model, self.probes)):
+            parameters = list(network.parameters())
+            flat = [p for p in parameters if p.ndim != 2 or p is embedding]
+            matrices.append({"params": [p for p in parameters if p.ndim == 2 and p is not embedding], "part": part})
+            others.append({"params": [*flat, *read.parameters()], "part": part})
         self.muon = torch.optim.Muon(matrices, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
         self.adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
 
@@ -133,20 +101,18 @@ class Trainer:
 
     def _set_rates(self, stage: Stage) -> None:
         """Warm up over 30 steps, hold, then decay linearly over the last part of the stage."""
-        done = self.step / stage.steps
-        scale = min(1.0, (self.step + 1) / 30)
-        if stage.decay and done > 1 - stage.decay:
-            scale *= max(_FLOOR, (1 - done) / stage.decay)
+        left = (1 - self.step / stage.steps) / max(stage.decay, 1e-9)  # of the decay; more than 1 before it
+        scale = min(1.0, (self.step + 1) / 30) * min(1.0, max(_FLOOR, left))
         for optimiser, share in ((self.muon, 1.0), (self.adam, 0.6)):
             for group in optimiser.param_groups:
-                factor = stage.vision if group["part"] == "vision" else float(stage.mix is not None)
+                factor = stage.vision if group["part"] == "vision" else float(stage.questions > 0)
                 group["lr"] = stage.rate * share * scale * factor
 
-    def prompt(self, ids: Sequence[int], video: ProcessedVideo, record: Record, key: str) -> EncodedPrompt:
-        """A prompt from the token ids that follow its video; ``key`` names it among others."""
+    def prompt(self, ids: Sequence[int], video: ProcessedVideo, record: Record, form: str) -> EncodedPrompt:
+        """A prompt from the token ids that follow its video, which ask a record's question in a form."""
         tokens = torch.tensor([*self._before_text, *ids])
         kinds = (tokens == self.model.config.video_token_id).long() * VIDEO_TOKEN_TYPE
-        return EncodedPrompt(key, record, "official", tokens, kinds, video, text_digest="")
+        return EncodedPrompt(f"{record.key}/{form}", record, form, tokens, kinds, video, text_digest="")
 
     def category_embeddings(self) -> Tensor:
         """(categories, hidden) embeddings of the categories' tokens."""
@@ -201,16 +167,15 @@ class Trainer:
 
         Read-outs normalise their input, so during the vision stage the scale drifts freely.
         """
-        last = self.model.model.visual.merger.mlp[-1]
         size = self.see(frames).square().mean().sqrt()
-        last.weight.mul_(VIDEO_RMS / size)
-        last.bias.mul_(VIDEO_RMS / size)
+        for parameter in self.model.model.visual.merger.mlp[-1].parameters():
+            parameter.mul_(VIDEO_RMS / size)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint under a temporary name and rename it."""
+        """Write a checkpoint atomically."""
         state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        torch.save({**state, "stage": self.stage, "step": self.step, "ended": self.ended}, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        with atomic_file(path) as file:
+            torch.save({**state, "stage": self.stage, "step": self.step, "ended": self.ended}, file)
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint."""
