@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from algorithms.dpo import DPO, DPOConfig
@@ -14,7 +15,7 @@ from algorithms.guests.trl_video import grpo_trainer, require_trl
 from harness.api import GuestTrainer, Needs, StrictConfig
 from harness.data.encode import EncodedPrompt
 from harness.train.run import TrainingRun
-from harness.train.trainer import RESAMPLE_ROUNDS, describe_groups
+from harness.train.trainer import describe_groups
 
 if TYPE_CHECKING:
     from algorithms.guests.trl_steps import EngineSteps, Row
@@ -40,12 +41,12 @@ class TRLTrainer(GuestTrainer[TrainingRun]):
         try:
             if not run.meter.spent:
                 steps = trl_steps.EngineSteps(run)
-                trl_steps.train(self.trainer(run, steps), steps)
+                trl_steps.train(self.trainer(steps), steps)
         finally:
             run.end()
 
     @abstractmethod
-    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+    def trainer(self, steps: EngineSteps) -> Any:
         """TRL's trainer for the run's model, which takes its data from ``steps``."""
 
 
@@ -69,28 +70,17 @@ class TRLSFT(TRLTrainer):
     def needs(self) -> Needs:
         return Needs(gold=True, reduce="token")
 
-    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+    def trainer(self, steps: EngineSteps) -> Any:
         from trl import SFTConfig, SFTTrainer
 
-        from algorithms.guests import trl_steps
-
-        class GivenSFT(trl_steps.GivenRows, SFTTrainer):
-            """The tokens of ``completion_mask`` are the labels."""
-
-            def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
-                scored = inputs.pop("completion_mask")
-                labels = inputs["input_ids"].masked_fill(scored == 0, -100)
-                return super().compute_loss(model, inputs | {"labels": labels}, *rest, **options)
-
         def rows() -> list[list[Row]]:
-            prompts = steps.open()
-            groups = run.build(prompts, run.step * RESAMPLE_ROUNDS)
+            prompts, groups = steps.open_with_groups()
             given = [(p, gold) for p, group in zip(prompts, groups, strict=True) for gold in group.by_source("gold")]
-            return trl_steps.split(given, parts)
+            return split(given, parts)
 
-        parts = trl_steps.micro_batches(run, rows_a_prompt=1)
+        parts = micro_batches(steps.run, rows_a_prompt=1)
         options = {"loss_type": self.config.loss_type, "dataset_kwargs": {"skip_prepare_dataset": True}}
-        return trl_steps.build(GivenSFT, SFTConfig, steps, parts, rows, options, by_token=True)
+        return steps.build(SFTTrainer, SFTConfig, parts, rows, options, by_token=True)
 
 
 class TRLDPOConfig(DPOConfig):
@@ -125,29 +115,23 @@ class TRLDPO(TRLTrainer):
     def _dpo(self) -> DPO:
         return DPO(DPOConfig(**self.config.model_dump(exclude={"loss_type"})))
 
-    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
+    def trainer(self, steps: EngineSteps) -> Any:
         from trl import DPOConfig as Options
         from trl import DPOTrainer
 
-        from algorithms.guests import trl_steps
-
-        class GivenDPO(trl_steps.GivenRows, DPOTrainer):
-            pass
-
         def rows() -> list[list[Row]]:
             """Chosen completions first, then the rejected ones in the same order, as in TRL's collator."""
-            drawn = steps.open()
+            drawn, groups = steps.open_with_groups()
             prompts = {prompt.id: prompt for prompt in drawn}
-            groups = run.build(drawn, run.step * RESAMPLE_ROUNDS)
             steps.numbers |= describe_groups(groups)
             rows = [(prompts[one.completion.prompt_id], one.completion) for one in dpo.experience(groups)]
             pairs = list(zip(rows[::2], rows[1::2], strict=True))
-            return [[*(c for c, _ in part), *(r for _, r in part)] for part in trl_steps.split(pairs, parts)]
+            return [[*(c for c, _ in part), *(r for _, r in part)] for part in split(pairs, parts)]
 
-        dpo, parts = self._dpo, trl_steps.micro_batches(run, rows_a_prompt=2)
-        steps.sampled = lambda: run.groups.tokens_sampled
+        dpo, parts = self._dpo, micro_batches(steps.run, rows_a_prompt=2)
+        steps.sampled = lambda: steps.run.groups.tokens_sampled
         options = {"loss_type": [self.config.loss_type], "beta": self.config.beta}
-        return trl_steps.build(GivenDPO, Options, steps, parts, rows, options, by_token=False)
+        return steps.build(DPOTrainer, Options, parts, rows, options, by_token=False)
 
 
 class TRLGRPOConfig(StrictConfig):
@@ -184,10 +168,9 @@ class TRLGRPO(TRLTrainer):
     def needs(self) -> Needs:
         return Needs(rollouts=self.config.group_size, behaviour=True, reference=self.config.beta > 0)
 
-    def trainer(self, run: TrainingRun, steps: EngineSteps) -> Any:
-        from algorithms.guests import trl_steps
-
-        size, prompts, rollout = self.config.group_size, run.settings.prompts_per_step, run.groups.rollout
+    def trainer(self, steps: EngineSteps) -> Any:
+        run, size = steps.run, self.config.group_size
+        prompts, rollout = run.settings.prompts_per_step, run.groups.rollout
         rows = prompts * size
         batch = max(part for part in range(1, rows + 1) if rows % part == 0 and part <= run.settings.micro_batch)
 
@@ -199,7 +182,7 @@ class TRLGRPO(TRLTrainer):
             lambda place: steps.prompts[int(place)],
             [str(place) for place in range(prompts)],
             reward,
-            trl_steps.arguments(run, rows // batch)
+            steps.arguments(rows // batch)
             | self.config.model_dump(exclude={"group_size"})
             | {
                 "per_device_train_batch_size": batch,
@@ -219,3 +202,13 @@ class TRLGRPO(TRLTrainer):
         trainer.get_batch_samples = opened
         steps.sampled = lambda: trainer.tokens_sampled
         return trainer
+
+
+def micro_batches(run: TrainingRun, rows_a_prompt: int) -> int:
+    """Number of micro-batches per step."""
+    return -(-run.settings.prompts_per_step // max(1, run.settings.micro_batch // rows_a_prompt))
+
+
+def split(items: Sequence[Any], parts: int) -> list[list[Any]]:
+    """Consecutive parts of about equal size; some are empty if there are too few items."""
+    return [[items[index] for index in part] for part in np.array_split(np.arange(len(items)), parts)]

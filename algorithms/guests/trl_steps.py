@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PrinterCallback, TrainerCallback
 
-from algorithms.guests.trl_video import TOLERANCE, VideoMissedError, pixels_of, plain_log_probs
-from harness.api import Completion, UserError
+from algorithms.guests.trl_video import pixels_of, plain_log_probs, refuse_gap
+from harness.api import Completion, Group, UserError
 from harness.data.encode import EncodedPrompt
 from harness.seeds import seed_for
 from harness.train.optimizer import set_learning_rate
 from harness.train.run import TrainingError, TrainingRun
+from harness.train.trainer import RESAMPLE_ROUNDS
 
 Row = tuple[EncodedPrompt, Completion]
 """A prompt and one completion."""
@@ -69,6 +69,11 @@ class EngineSteps(TrainerCallback):
         self.prompts = run.draw(run.settings.prompts_per_step)
         return self.prompts
 
+    def open_with_groups(self) -> tuple[list[EncodedPrompt], list[Group]]:
+        """As :meth:`open`, and each prompt's scored group."""
+        prompts = self.open()
+        return prompts, self.run.build(prompts, self.run.step * RESAMPLE_ROUNDS)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._clock.__exit__(None, None, None)
         consumed, (passes, sampled) = self.run.meter.consumed, self._before
@@ -93,6 +98,55 @@ class EngineSteps(TrainerCallback):
             {"examples": float(consumed.examples), "learning_rate": self._rate} | self.numbers | known | found
         )
         control.should_training_stop = self.run.meter.spent
+
+    def arguments(self, micro_batches: int) -> dict[str, Any]:
+        """``TrainingArguments`` with one step per epoch, without what the training run does itself."""
+        run = self.run
+        return {
+            "output_dir": str(run.folder / "trl"),
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": micro_batches,
+            "max_steps": (run.expected_steps or UNBOUNDED) - run.step,
+            "max_grad_norm": run.settings.max_grad_norm,
+            "gradient_checkpointing": False,  # already set on the model, as the study says
+            "bf16": run.policy.precision == "bf16",
+            "use_cpu": run.policy.device.type == "cpu",
+            "seed": run.seed,
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+        }
+
+    def build(
+        self,
+        trainer_class: type[Any],
+        arguments_class: type[Any],
+        parts: int,
+        rows: Callable[[], list[list[Row]]],
+        options: dict[str, Any],
+        *,
+        by_token: bool,
+    ) -> Any:
+        """A trainer of TRL's on given rows; ``rows`` begins a step and returns its rows in ``parts`` batches."""
+        import datasets
+
+        datasets.disable_progress_bars()
+        policy = self.run.policy
+        trainer = type(trainer_class.__name__, (GivenRows, trainer_class), {})(
+            model=policy.model,
+            args=arguments_class(**self.arguments(parts), max_length=None, **options),
+            # One step per epoch; the step's real rows replace these.
+            train_dataset=datasets.Dataset.from_list(
+                [dict.fromkeys(("prompt", "chosen", "rejected", "completion"), "-")] * parts
+            ),
+            processing_class=policy.tokenizer,
+        )
+        trainer.bind(self, rows, by_token=by_token)
+        return trainer
 
     @contextmanager
     def counting(self, *models: Any) -> Iterator[None]:
@@ -120,56 +174,6 @@ _NAMES = {
     "rewards/accuracies": "accuracy",
 }
 """TRL's metrics, and what the harness calls them."""
-
-
-def arguments(run: TrainingRun, micro_batches: int) -> dict[str, Any]:
-    """``TrainingArguments`` with one step per epoch, without what the training run does itself."""
-    return {
-        "output_dir": str(run.folder / "trl"),
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": micro_batches,
-        "max_steps": (run.expected_steps or UNBOUNDED) - run.step,
-        "max_grad_norm": run.settings.max_grad_norm,
-        "gradient_checkpointing": False,  # already set on the model, as the study says
-        "bf16": run.policy.precision == "bf16",
-        "use_cpu": run.policy.device.type == "cpu",
-        "seed": run.seed,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-    }
-
-
-def build(
-    trainer_class: type[Any],
-    arguments_class: type[Any],
-    steps: EngineSteps,
-    parts: int,
-    rows: Callable[[], list[list[Row]]],
-    options: dict[str, Any],
-    *,
-    by_token: bool,
-) -> Any:
-    """A trainer of TRL's with :class:`GivenRows`; ``rows`` begins a step and returns its rows in ``parts`` batches."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    run = steps.run
-    trainer = trainer_class(
-        model=run.policy.model,
-        args=arguments_class(**arguments(run, parts), max_length=None, **options),
-        # One step per epoch; the step's real rows replace these.
-        train_dataset=datasets.Dataset.from_list(
-            [dict.fromkeys(("prompt", "chosen", "rejected", "completion"), "-")] * parts
-        ),
-        processing_class=run.policy.tokenizer,
-    )
-    trainer.bind(steps, rows, by_token=by_token)
-    return trainer
 
 
 def train(trainer: Any, steps: EngineSteps) -> None:
@@ -234,7 +238,10 @@ class GivenRows:
         return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Tensor:
-        """TRL's loss, weighted by the micro-batch's share of the step."""
+        """TRL's loss, weighted by the micro-batch's share of the step; for SFT, the completions are the labels."""
+        if self._by_token:
+            scored = inputs.pop("completion_mask")
+            inputs = inputs | {"labels": inputs["input_ids"].masked_fill(scored == 0, -100)}
         loss: Tensor = super().compute_loss(model, inputs, *rest, **options) * self._share  # type: ignore[misc]
         return loss
 
@@ -263,8 +270,7 @@ class GivenRows:
             with self.accelerator.autocast():  # type: ignore[attr-defined]
                 plain = plain_log_probs(model, prompt, tokens)
             gap = max(gap, float((values[first : first + len(tokens)] - plain).abs().max()))
-        if not gap <= TOLERANCE[self._steps.run.policy.precision]:
-            raise VideoMissedError(self._rows[0][0].id, gap)
+        refuse_gap(gap, self._rows[0][0], self._steps.run.policy.precision)
         self._checked = True
 
 
@@ -290,16 +296,6 @@ def _batch(rows: Sequence[Row], pad: int) -> dict[str, Any]:
         ROWS: list(rows),
         SHARE: 1.0,
     }
-
-
-def micro_batches(run: TrainingRun, rows_a_prompt: int) -> int:
-    """Number of micro-batches per step."""
-    return -(-run.settings.prompts_per_step // max(1, run.settings.micro_batch // rows_a_prompt))
-
-
-def split(items: Sequence[Any], parts: int) -> list[list[Any]]:
-    """Consecutive parts of about equal size; some are empty if there are too few items."""
-    return [[items[index] for index in part] for part in np.array_split(np.arange(len(items)), parts)]
 
 
 def refuse_unlike(run: TrainingRun, *, reference: bool) -> None:

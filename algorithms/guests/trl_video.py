@@ -50,13 +50,16 @@ def require_trl() -> None:
         )
 
 
-class VideoMissedError(UserError):
-    """The loss of a TRL trainer does not see the video, or sees it wrongly."""
+def refuse_gap(gap: float, prompt: EncodedPrompt, precision: str) -> None:
+    """Refuse a loss that does not see the video, or sees it wrongly; ``gap`` is in nats per token.
 
-    def __init__(self, prompt: str, gap: float) -> None:
-        super().__init__(
-            f"prompt {prompt}: the log-probabilities in TRL's loss differ by {gap:.3g} from a plain forward pass with "
-            "the video; training is refused, since it would not see the video"
+    Raises:
+        UserError: The gap is larger than rounding explains.
+    """
+    if not gap <= TOLERANCE[precision]:
+        raise UserError(
+            f"prompt {prompt.id}: the log-probabilities in TRL's loss differ by {gap:.3g} from a plain forward pass "
+            "with the video; training is refused, since it would not see the video"
         )
 
 
@@ -114,8 +117,7 @@ def video_trainer_class() -> Any:
                 plain = plain_log_probs(self.model, self._videos[0], tokens, self.temperature)
             self.model.train(training)
             gap = float((used[mask.bool()].float() - plain).abs().max())
-            if not gap <= TOLERANCE[self._precision]:
-                raise VideoMissedError(self._videos[0].id, gap)
+            refuse_gap(gap, self._videos[0], self._precision)
             self._checked = True
 
     return VideoGRPOTrainer

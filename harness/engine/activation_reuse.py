@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from harness.engine.activation_recomputation import RecomputingCache
+from harness.engine.attention import PackedLayout
 from harness.engine.kv_cache import KeyValues, key_values
 from harness.engine.model_runner import ModelRunner
 from harness.engine.packing import PackedRows
@@ -197,15 +198,20 @@ def _padded(part: Tensor, length: int) -> Tensor:
 def run_prefixes(policy: ModelRunner, rows: PackedRows) -> KeyValues:
     """The prefixes' keys and values in every layer, with a graph that recomputes its activations."""
     cache = RecomputingCache(policy.base.config.text_config.num_hidden_layers)
-    inputs, options = rows.prefix_inputs
-    policy.forward(*inputs, cache, **options)
+    length, vision = rows.prefix_length, dict(rows.vision)
+    if "visual_pos_masks" in vision:
+        vision["visual_pos_masks"] = vision["visual_pos_masks"][:, :length]
+    inputs = rows.embeddings[:, :length], rows.positions[..., :length], rows.mask[:, :, :0, :length]
+    policy.forward(*inputs, cache, shared_prefix=PackedLayout(length), **vision)
     return cache.layers
 
 
 def run_suffixes(policy: ModelRunner, rows: PackedRows, cache: Any) -> Tensor:
     """(B, S, hidden) of the suffix part, after prefixes whose keys and values the cache holds."""
-    inputs, options = rows.suffix_inputs
-    return policy.forward(*inputs, cache, **options)
+    # A copy, so that a graph that holds these embeddings does not hold the prefixes' too.
+    embeddings = rows.embeddings[:, rows.prefix_length :].clone()
+    positions = rows.positions[..., rows.prefix_length :]
+    return policy.forward(embeddings, positions, rows.mask, cache, shared_prefix=PackedLayout(0))
 
 
 # ---------------------------------------------------------------------- memory

@@ -14,11 +14,6 @@ from harness.errors import UserError
 T = TypeVar("T")
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an accelerator's or the CPU's allocator found no memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 class AdaptiveBatchSize:
     """The batch size of one phase, halved for good each time memory runs out.
 
@@ -46,7 +41,8 @@ class AdaptiveBatchSize:
             try:
                 return work(self.size)
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                # An accelerator's error has a type of its own, that of the CPU's allocator has not.
+                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                     raise
                 if self.size == 1:
                     raise UserError(

@@ -98,24 +98,6 @@ class PackedRows(NamedTuple):
         """What the language model takes besides embeddings, positions and mask."""
         return {"shared_prefix": PackedLayout(self.prefix_length), **self.vision}
 
-    @property
-    def prefix_inputs(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """For a pass over the prefixes alone: embeddings, positions and (empty) mask, and further options."""
-        length, vision = self.prefix_length, dict(self.vision)
-        if "visual_pos_masks" in vision:
-            vision["visual_pos_masks"] = vision["visual_pos_masks"][:, :length]
-        inputs = self.embeddings[:, :length], self.positions[..., :length], self.mask[:, :, :0, :length]
-        return inputs, {"shared_prefix": PackedLayout(length), **vision}
-
-    @property
-    def suffix_inputs(self) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-        """The same for a pass over the suffix part alone, with a KV cache that holds the prefixes.
-
-        The embeddings are copied, so that a graph that holds them does not hold the prefixes' too.
-        """
-        inputs = self.embeddings[:, self.prefix_length :].clone(), self.positions[..., self.prefix_length :], self.mask
-        return inputs, {"shared_prefix": PackedLayout(0)}
-
 
 class _SuffixPart:
     """The suffix part of one row while it is built.

@@ -107,7 +107,12 @@ def footprint(
         cuda: Whether it runs on an NVIDIA GPU.
     """
     sizes = count_parameters(config, section)
-    parts = [*_weights(sizes, section, precision, reference), *_training_state(sizes, optimizer)]
+    state = state_bytes(optimizer)
+    parts = [
+        *_weights(sizes, section, precision, reference),
+        Part("gradients", f"{sizes.trained:,} x 4 bytes", sizes.trained * 4.0, "update"),
+        Part("optimiser", f"{sizes.trained:,} x {state:g} bytes ({optimizer}: two moments)", sizes.trained * state),
+    ]
     width, tokens = config.text_config.hidden_size, load.patches // config.vision_config.spatial_merge_size**2
     bytes_each = 2 if precision == "bf16" else 4
     if section.freeze_vision:
@@ -116,17 +121,14 @@ def footprint(
         parts.append(Part("video features", kept, min(CACHE_BYTES, load.videos * one)))
     parts.append(Part("the program", "about what CUDA and its libraries take" if cuda else _ON_CPU, _PROGRAM_BYTES))
     if not cuda:
-        values = _patch_values(config.vision_config)
+        vision = config.vision_config
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         how = f"{load.step} videos of a step x {load.patches:,} patches x {values:,} values x 4 bytes"
         parts.append(Part("pixels", how, load.step * load.patches * values * 4.0))
     else:
         parts += _captured(config, sizes, section, precision, load)
     parts += _phases(config, section, precision, load)
     return Footprint(tuple(parts), sizes.total, sizes.trained)
-
-
-def _patch_values(vision: Any) -> int:
-    return int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
 
 
 class Sizes(NamedTuple):
@@ -189,14 +191,6 @@ def _weights(sizes: Sizes, section: ModelSection, precision: str, reference: boo
 def state_bytes(optimizer: str) -> float:
     """Bytes of an optimiser's state for each trained parameter: two moments, in fp32 or in blocks of 8 bits."""
     return 8.0 if optimizer == "adamw" else 2 + 8 / 256
-
-
-def _training_state(sizes: Sizes, optimizer: str) -> list[Part]:
-    state = state_bytes(optimizer)
-    return [
-        Part("gradients", f"{sizes.trained:,} x 4 bytes", sizes.trained * 4.0, "update"),
-        Part("optimiser", f"{sizes.trained:,} x {state:g} bytes ({optimizer}: two moments)", sizes.trained * state),
-    ]
 
 
 def _captured(config: Any, sizes: Sizes, section: ModelSection, precision: str, load: Load) -> list[Part]:

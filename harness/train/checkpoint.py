@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,8 @@ def save_checkpoint(
         files = {str(f.relative_to(temporary)): sha256_file(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
         manifest = {**about, "step": step, "adapter": adapter, "digest": digest_of(weights), "files": files}
         write_json(temporary / MANIFEST, manifest)
-        _sync_folder(temporary)
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
         temporary.rename(final)
     except BaseException:
         # The disk is probably full: free the space.
@@ -217,29 +217,20 @@ def restore_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> d
 def _save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     folder.mkdir()
     saved = optimizer.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    scalars: dict[str, Any] = {}
-
-    def flatten(prefix: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            tensors[prefix] = value.detach().cpu().contiguous().clone()
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                flatten(f"{prefix}/{key}", item)
-        else:
-            scalars[prefix] = value
-
-    for index, entry in saved["state"].items():
-        flatten(str(index), entry)
+    values = dict(_flattened(saved["state"]))
+    tensors = {key: one.detach().cpu().contiguous().clone() for key, one in values.items() if torch.is_tensor(one)}
     save_file(tensors, folder / "optimizer.safetensors")
-    groups = json.loads(json.dumps(saved["param_groups"]))
-    write_json(folder / "state.json", {"param_groups": groups, "scalars": scalars, "state": state})
+    scalars = {key: one for key, one in values.items() if key not in tensors}
+    write_json(folder / "state.json", {"param_groups": saved["param_groups"], "scalars": scalars, "state": state})
 
 
-def _sync_folder(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+def _flattened(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dictionaries, with their keys joined by slashes."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _sync(path: Path) -> None:
