@@ -22,11 +22,16 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
         name: The unknown name.
         known: All names that would have been accepted.
     """
+    return UserError(f"`{what}`: no such name{closest(name, known)}")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     close.sort(key=lambda one: sorted(one) != sorted(name))  # swapped letters are the likeliest slip
     hint = f"; did you mean {close[0]}?" if close else "."
-    return UserError(f"`{what}`: no such name{hint} Known: {', '.join(names) or 'none'}")
+    return f"{hint} Known: {', '.join(names) or 'none'}"
 
 
 def first_few(items: Sequence[str], separator: str = ", ", shown: int = 5) -> str:

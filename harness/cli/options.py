@@ -154,6 +154,11 @@ class StudyOptions:
         given = {one.metadata["sets"]: getattr(self, one.name) for one in fields(self) if one.metadata["sets"]}
         return {key: value for key, value in given.items() if value not in (None, False)}
 
+    def asked(self) -> dict[str, str]:
+        """These keys with the options as typed, for error messages."""
+        flags = {one.metadata["sets"]: f"--{one.name.replace('_', '-')}" for one in fields(self)}
+        return {key: flags[key] + ("" if value is True else f" {value}") for key, value in self.changes().items()}
+
 
 @dataclass(frozen=True)
 class TrainOptions(StudyOptions):

@@ -34,13 +34,13 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     changes = {**options.changes(), **_benchmarks(options.benchmarks)}
     settings = options.settings or ()
     if own is not None and options.study is None:
-        return change_study(own, settings, changes)
+        return change_study(own, settings, changes, options.asked())
     source = options.study
     if source is None:
         source, name = _preset(options.model or DEFAULT_MODEL)
         changes |= name
     methods = None if options.methods is None else method_names(options.methods)
-    study = load_study(source, overrides=settings, methods=methods, changes=changes)
+    study = load_study(source, overrides=settings, methods=methods, changes=changes, asked=options.asked())
     locate(study.model.name)
     return study
 

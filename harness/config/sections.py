@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from harness.api.config import StrictConfig
 from harness.config.pixels import PIXELS
-from harness.errors import unknown_name
+from harness.errors import closest
 from harness.plugins import registry
 from harness.vsibench.prompts import MODES, TRAINING_MODES
 
@@ -83,11 +83,15 @@ class DataSection(StrictConfig):
     def _pixels_by_name(cls, values: Any) -> Any:
         """Replace a name by its bounds, so that naming them and writing them out give the same study."""
         name = values.get("pixels") if isinstance(values, dict) else None
-        if name is None:
+        if not isinstance(name, str) or name not in PIXELS:
             return values
-        if name not in PIXELS:
-            raise ValueError(str(unknown_name(f"data.pixels = {name!r}", str(name), PIXELS)))
         return {**values, "pixels": None, "min_pixels": PIXELS[name].least, "max_pixels": PIXELS[name].most}
+
+    @field_validator("pixels")
+    @classmethod
+    def _known_pixels(cls, name: str | None) -> None:
+        if name is not None:
+            raise ValueError(f"no such name{closest(name, PIXELS)}")
 
     @model_validator(mode="after")
     def _pixels_in_order(self) -> DataSection:
@@ -114,7 +118,7 @@ class PromptSection(StrictConfig):
     def _known(cls, mode: str, info: ValidationInfo) -> str:
         known = TRAINING_MODES if info.field_name == "train" else MODES
         if mode not in known:
-            raise ValueError(str(unknown_name(f"prompt.{info.field_name} = {mode!r}", mode, known)))
+            raise ValueError(f"no such name{closest(mode, known)}")
         return mode
 
 

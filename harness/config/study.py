@@ -145,6 +145,7 @@ def load_study(
     overrides: Sequence[str] = (),
     methods: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
+    asked: Mapping[str, str] | None = None,
 ) -> StudyConfig:
     """Read a study file or preset, apply overrides and validate.
 
@@ -154,6 +155,7 @@ def load_study(
             or a method (``grpo.beta=0.01``). A value that is not TOML is text.
         methods: Replaces the study's methods; declared pairs that name any other method are dropped.
         changes: Values of further keys, dotted or top-level, from command-line options.
+        asked: These options as typed, by key, for error messages.
 
     Raises:
         UserError: The file is missing or unreadable, or a key or value is wrong.
@@ -163,32 +165,36 @@ def load_study(
         document["methods"] = list(methods)
         _drop_pairs(document, {BASE, *methods})
     _add_plugins(document)
-    return _checked(document, where, overrides, changes, "methods: " if methods is None else "--methods ")
+    of_methods = {} if methods is None else {"methods": "--methods"}
+    return _checked(document, where, overrides, changes or {}, of_methods | dict(asked or {}))
 
 
-def change_study(study: StudyConfig, overrides: Sequence[str], changes: Mapping[str, Any] | None = None) -> StudyConfig:
+def change_study(
+    study: StudyConfig, overrides: Sequence[str], changes: Mapping[str, Any], asked: Mapping[str, str]
+) -> StudyConfig:
     """A resolved study with some settings changed.
 
     Args:
         study: The study, as a file or a cell has it.
         overrides: As for :func:`load_study`.
         changes: As for :func:`load_study`.
+        asked: As for :func:`load_study`.
 
     Raises:
         UserError: A key or value is wrong.
     """
-    return _checked(study.model_dump(mode="json"), study.name, overrides, changes, "methods: ")
+    return _checked(study.model_dump(mode="json"), study.name, overrides, changes, dict(asked))
 
 
 def _checked(
     document: dict[str, Any],
     where: str,
     overrides: Sequence[str],
-    changes: Mapping[str, Any] | None,
-    methods_asked: str,
+    changes: Mapping[str, Any],
+    asked: dict[str, str],
 ) -> StudyConfig:
-    """Validate a document with changes; ``where`` and ``methods_asked`` name their origin in error messages."""
-    for key, value in (changes or {}).items():
+    """Validate a document with changes; ``where`` and ``asked`` name their origin in error messages."""
+    for key, value in changes.items():
         put(document, key, value)
     known_methods = registry.names("algorithms")
     for override in overrides:
@@ -201,11 +207,12 @@ def _checked(
         elif head not in StudyConfig.model_fields:
             raise unknown_name(f"-s {key}", head, [*StudyConfig.model_fields, *known_methods])
         put(document, key, toml_value(text))
+        asked[key] = f"-s {override}"
     try:
         study = StudyConfig(**document)
     except ValidationError as error:
-        raise UserError(registry.describe_validation(error, where, StudyConfig)) from error
-    _check_names(study, methods_asked)
+        raise UserError(registry.describe_validation(error, where, StudyConfig, asked)) from error
+    _check_names(study, asked.get("methods", "methods:"))
     return study
 
 
@@ -233,7 +240,7 @@ def _add_plugins(document: dict[str, Any]) -> None:
 def _check_names(study: StudyConfig, methods_asked: str) -> None:
     """Refuse unknown plugins and invalid options before anything is computed."""
     for method in study.methods:
-        study.algorithm(method, asked=f"{methods_asked}{method}")
+        study.algorithm(method, asked=f"{methods_asked} {method}")
         own = study.for_method(method)
         _check_rewards(own.reward)
         registry.configure(

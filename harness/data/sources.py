@@ -10,7 +10,7 @@ from harness.data import prepare_vsibench as vsibench
 from harness.data import vsi100k
 from harness.data.layout import offers, split_of, splits_in
 from harness.data.reader import read_manifest
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError, closest, unknown_name
 from harness.hub import fetch_dataset
 
 _WORLD = "world:"
@@ -70,10 +70,12 @@ def resolve_source(
             raise UserError(f"`{name}`: a file must end in .jsonl or .parquet and cannot have a #SPLIT. {_EXPECTED}")
         return path, split_of(path)
     found = splits_in(path)
-    if split and not offers(path, split):
-        raise unknown_name(name, split, found)
-    if split or default in found:
-        return path, split or default
+    if split and offers(path, split):
+        return path, split
+    if split and found:
+        raise UserError(f"`{name}`: no split `{split}` (given by --split, data.split or #SPLIT){closest(split, found)}")
+    if not split and default in found:
+        return path, default
     if len(found) != 1:
         raise UserError(
             f"`{name}`: it has the splits {', '.join(found)}; choose one, for example {name}#{found[0]}"

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError, closest, unknown_name
 
 GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "samplers", "models")
 """Entry-point groups, each published as ``harness.<group>``."""
@@ -160,20 +161,26 @@ def listing(group: str) -> list[Listing]:
     return rows
 
 
-def describe_validation(error: ValidationError, where: str, model: Any) -> str:
-    """One line per problem: the invalid key, the reason and, for an unknown key, the closest known one."""
-    import difflib
+def describe_validation(error: ValidationError, where: str, model: Any, asked: Mapping[str, str] | None = None) -> str:
+    """One line per problem: the invalid key, the reason and, for an unknown key, the closest known one.
 
+    Args:
+        error: The failed validation.
+        where: The file or plugin whose keys are wrong.
+        model: The class that was validated.
+        asked: The options of the command line behind some keys, as typed; they are named instead.
+    """
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key, given = ".".join(map(str, problem["loc"])), problem["input"]
+        option = next((text for name, text in (asked or {}).items() if f"{key}.".startswith(f"{name}.")), "")
+        subject = f"`{option}`" if option else f"`{where}.{key}`"
         if problem["type"] == "extra_forbidden":
-            known = sorted(_fields_at(model, problem["loc"][:-1]))
-            close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            lines.append(f"`{where}.{key}`: no such key{hint} Known: {', '.join(known) or 'none'}")
+            known = _fields_at(model, problem["loc"][:-1])
+            lines.append(f"{subject}: no such key{closest(str(problem['loc'][-1]), known)}")
         else:
-            lines.append(f"`{where}.{key}` = {problem.get('input')!r}: {problem['msg']}")
+            value = "" if option or isinstance(given, Mapping) else f" = {given!r}"  # a table is too long to show
+            lines.append(f"{subject}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
 
 

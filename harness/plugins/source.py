@@ -122,16 +122,13 @@ def _canonical(node: Any) -> str:
         return f"[{','.join(_canonical(one) for one in node if not _is_without_effect(one))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    parts = [
-        f"{name}={_canonical(value)}"
-        for name, value in ast.iter_fields(node)
-        if value is not None and value != [] and name not in ("ctx", "kind", "type_comment")
-    ]
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment")}
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "Field":
+        fields["keywords"] = [one for one in node.keywords if one.arg != "description"]
+    parts = [f"{name}={_canonical(value)}" for name, value in fields.items() if value is not None and value != []]
     return f"{type(node).__name__}({','.join(parts)})"
 
 
 def _is_without_effect(node: Any) -> bool:
-    """Docstrings, those of constants included; ``pass``; what a field of a configuration means in words."""
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant)
-    return isinstance(node, ast.Pass) or (isinstance(node, ast.keyword) and node.arg == "description")
+    """Docstrings, those of constants included, and ``pass``."""
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))

@@ -114,7 +114,9 @@ def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
         reason = f"{source} is not generated yet"
     except UserError as error:
         reason = str(error).splitlines()[0]
-    console.print(Text(f"Planned for the full VSI-Bench, because {reason}", style="yellow"), soft_wrap=True)
+    limit = study.data.benchmark_limit
+    full = f"the full VSI-Bench, not for {limit} of its questions" if limit else "the full VSI-Bench"
+    console.print(Text(f"Planned for {full}, because {reason}", style="yellow"), soft_wrap=True)
     return None
 
 

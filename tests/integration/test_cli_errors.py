@@ -24,7 +24,7 @@ COMMANDS = ["compare", "train", "evaluate", "score", "report", "list", "check", 
         (["compare", "--methods", "base"], ["--methods base", "leave it out"]),
         (["compare", "--model", "tinny"], ["--model tinny", "did you mean tiny?"]),
         (["compare", "--model", "paper-2b"], ["--model paper-2b", "write --study paper-2b"]),
-        (["compare", "--engine", "fast"], ["model.engine", "fast", "'naive'"]),
+        (["compare", "--engine", "fast"], ["--engine fast", "'naive'"]),
         (["compare", "-s", "model.name=tinny"], ["tinny", "did you mean tiny?"]),
         (["compare", "--model", "./nothing/here"], ["./nothing/here"]),
         (
@@ -64,6 +64,34 @@ COMMANDS = ["compare", "train", "evaluate", "score", "report", "list", "check", 
 def test_mistakes(harness: Cli, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     mistake(harness(*arguments), *words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--engine fast", "`--engine fast`: Input should be 'shared' or 'naive'"),
+        ("--engine naive -s model.engine=fast", "`-s model.engine=fast`: Input should be"),
+        ("-s train.lr=1", "`-s train.lr=1`: no such key. Known: adam_beta1"),
+        ("-s prompt.train=thinks", "`-s prompt.train=thinks`: no such name; did you mean think? Known:"),
+        ("-s data.pixels=qwen", "`-s data.pixels=qwen`: no such name; did you mean qwen2-vl? Known:"),
+        ("-s model.tuning=full -s model.quantisation=4bit", "`tiny.toml.model`: quantisation needs tuning"),
+        ("--benchmark-data DATA --split dev", "no split `dev` (given by --split, data.split or #SPLIT). Known: test"),
+        ("--benchmark-data . --split dev", "the folder contains no data set"),
+    ],
+)
+def test_a_wrong_value_is_reported_under_what_was_typed(
+    harness: Cli, train_and_test: list[str], options: str, message: str
+) -> None:
+    data = train_and_test[-1]
+    ended = harness("compare", "--dry-run", *options.replace("DATA", data.partition("#")[0]).split())
+    assert ended.code == 2 and ended.err.replace("\n", " ").startswith("error: "), ended
+    assert message in ended.err and "Value error" not in ended.err
+
+
+def test_a_key_of_the_file_is_named_once(harness: Cli, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('extends = "tiny"\n[prompt]\ntrain = "thinks"')
+    ended = harness("compare", "--study", "study.toml", "--dry-run")
+    assert "error: `study.toml.prompt.train` = 'thinks': no such name; did you mean think?" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,11 @@ def test_a_plan_needs_no_data_no_model_and_no_pilot(harness: Run, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plan_without_the_benchmark_says_that_its_limit_is_not_counted(harness: Run) -> None:
+    code, said = harness("plan", "--study", "2b", "--limit", "5")
+    assert code == 0 and "Planned for the full VSI-Bench, not for 5 of its questions, because" in said, said
+
+
 def test_a_plan_from_a_pilot_and_measured_cells(harness: Run, run_dir: Path, data: Path) -> None:
     options = ["--methods", "grpo", "--data", f"{data}#train", "--benchmark-data", f"{data}#test"]
     code, said = harness("plan", *options, "--pilot", str(run_dir), "-s", "report.alpha=0.1")

@@ -89,6 +89,13 @@ def test_how_it_is_written_does_not(digest: Callable[..., str], old: str, new: s
     assert old in REWARD and digest(REWARD) == digest(REWARD.replace(old, new))
 
 
+def test_a_description_counts_in_any_call_but_that_of_a_field(digest: Callable[..., str]) -> None:
+    mine = REWARD.replace("len(text)", 'dict(description="a")["description"].count(text)')
+    assert digest(mine) != digest(mine.replace('description="a"', 'description="b"'))
+    qualified = mine.replace("from pydantic import Field", "import pydantic").replace("Field(", "pydantic.Field(")
+    assert digest(qualified) == digest(qualified.replace("What a letter counts.", "The reward of a letter."))
+
+
 def test_modules_beside_a_plugin_file_are_followed_to_the_end(digest: Callable[..., str]) -> None:
     mine = REWARD.replace("from pydantic", "from helper import scale\nfrom pydantic").replace(
         "* len", "* scale() * len"
