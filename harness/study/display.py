@@ -161,8 +161,6 @@ def _progress(status: Status) -> tuple[float, float]:
 def _seconds_left(status: Status, done: float, total: float, elapsed: float, gained: float) -> float | None:
     if status.state is not State.RUNNING:
         return None
-    if (reported := status.numbers.get("seconds_left")) is not None:
-        return reported
     return (total - done) * elapsed / gained if total and gained > 0 else None
 
 

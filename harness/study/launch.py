@@ -78,11 +78,14 @@ def run_cells(
             while waiting or running:
                 while waiting and len(running) < workers:
                     cell = waiting.pop(0)
-                    started = _start(run_dir, cell, threads, _gpu_for(cell, gpus, running), command, on_change)
-                    if isinstance(started, _Running):
-                        running.append(started)
-                    else:
-                        final[started[0]] = started[1]
+                    try:
+                        started = _start(run_dir, cell, threads, _gpu_for(cell, gpus, running), command)
+                    except OSError as error:
+                        final[cell.id], why = State.FAILED, f"cannot be started: {error}"
+                        on_change(cell, _record(cell.folder(run_dir), Status(), State.FAILED, why))
+                        continue
+                    running.append(started)
+                    on_change(cell, started.seen)
                 for item in list(running):
                     if item.process.poll() is None:
                         _watch(item, on_change)
@@ -105,29 +108,19 @@ def _gpu_for(cell: Cell, gpus: list[str], running: list[_Running]) -> str | None
     return min(gpus, key=taken.count)
 
 
-def _start(
-    run_dir: Path, cell: Cell, threads: int, gpu: str | None, command: Command, on_change: OnChange
-) -> _Running | tuple[str, State]:
-    """Start a cell, or record why it cannot be started."""
+def _start(run_dir: Path, cell: Cell, threads: int, gpu: str | None, command: Command) -> _Running:
     folder = cell.folder(run_dir)
-    before = recorded_status(folder).model_copy(update={"state": State.RUNNING, "reason": ""})
-    try:
-        # Before the start: from then on the cell writes the file.
-        status = write_status(folder, before)
-        with (folder / LOG_FILE).open("ab") as log:
-            process = subprocess.Popen(
-                command(run_dir, cell.id),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=cell_environment(threads, gpu=gpu),
-                start_new_session=True,
-            )
-    except OSError as error:
-        failed = _record(folder, before, State.FAILED, f"cannot be started: {error}")
-        on_change(cell, failed)
-        return cell.id, State.FAILED
-    on_change(cell, status)
+    # Before the start: from then on the cell writes the file.
+    status = write_status(folder, recorded_status(folder).model_copy(update={"state": State.RUNNING, "reason": ""}))
+    with (folder / LOG_FILE).open("ab") as log:
+        process = subprocess.Popen(
+            command(run_dir, cell.id),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=cell_environment(threads, gpu=gpu),
+            start_new_session=True,
+        )
     return _Running(cell, folder, process, status, time.monotonic(), gpu)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from rich.console import Console
 from rich.text import Text
@@ -22,28 +20,7 @@ from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
 from harness.study.setup import benchmark_source, load_data
 from harness.study.status import Status
-from harness.study.time_estimate import estimate, finished, makespan
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Estimated wall time and disk space of cells, from finished cells on this machine.
-
-    Attributes:
-        seconds: Wall time of the known parts, with the study's number of workers.
-        size: Bytes of the known cells.
-        unmeasured: Methods without a finished cell to estimate from.
-    """
-
-    seconds: float
-    size: float
-    unmeasured: tuple[str, ...]
-
-    def __str__(self) -> str:
-        if not self.seconds and not self.size:
-            return "an unknown time: there is no finished cell of the same method and model on this machine"
-        missing = f", without {', '.join(self.unmeasured)} (no finished cell)" if self.unmeasured else ""
-        return f"about {duration(self.seconds)} and {_bytes(self.size)} of disk{missing}"
+from harness.study.time_estimate import estimate, makespan
 
 
 def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: Console) -> None:
@@ -120,22 +97,14 @@ def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
     return None
 
 
-def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: int) -> Cost:
-    """The cost of these cells from scratch."""
+def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: int) -> str:
+    """Time and disk space of these cells from scratch, in words; from finished cells on this machine."""
     works = [CellWork(cell, Status(), cell.is_base, False) for cell in matrix.launch_order(cells)]
-    times = [estimate(work, study, run_dir, questions) for work in works]
-    sizes = {work.cell.id: _size(work, run_dir) for work in works}
-    unmeasured = [w.cell.method for w, t in zip(works, times, strict=True) if t.unknown or not sizes[w.cell.id]]
-    return Cost(
-        makespan(times, min(study.runtime.workers, len(works))),
-        sum(size or 0.0 for size in sizes.values()),
-        tuple(dict.fromkeys(unmeasured)),
-    )
-
-
-def _size(work: CellWork, run_dir: Path) -> float | None:
-    """Median bytes of finished cells of the same method and model; None without any."""
-    sizes = [
-        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in finished(work, run_dir)
-    ]
-    return median(sizes) if sizes else None
+    costs = [estimate(work, study, run_dir, questions) for work in works]
+    seconds, size = makespan(costs, min(study.runtime.workers, len(works))), sum(one.size for one in costs)
+    if not seconds and not size:
+        return "an unknown time: there is no finished cell of the same method and model on this machine"
+    pairs = zip(works, costs, strict=True)
+    unmeasured = dict.fromkeys(work.cell.method for work, one in pairs if one.unknown or not one.size)
+    missing = f", without {', '.join(unmeasured)} (no finished cell)" if unmeasured else ""
+    return f"about {duration(seconds)} and {_bytes(size)} of disk{missing}"

@@ -38,7 +38,7 @@ class Status(BaseModel):
         step: Optimiser steps done.
         steps: Total optimiser steps; 0 if unknown (a budget in seconds).
         numbers: For display: ``loss``, ``reward``, ``examples_per_second``, ``done`` and ``of`` (questions of the
-            evaluation), ``seconds_left``, ``overall`` (the headline score).
+            evaluation), ``overall`` (the headline score).
         pid: The process that wrote it.
         updated: Unix time of writing.
     """

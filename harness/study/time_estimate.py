@@ -1,4 +1,4 @@
-"""Estimated wall time of cells, from finished cells of the same method and model on this machine."""
+"""Estimated wall time and disk space of cells, from finished cells of the same method and model on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from harness.config.study import StudyConfig
 from harness.errors import UserError
@@ -19,49 +18,43 @@ from harness.study.status import State, read_status
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimated wall time of one cell's remaining work.
+    """Estimated cost of one cell's remaining work.
 
     Attributes:
-        seconds: Sum of the known parts.
+        seconds: Wall time, the sum of the known parts.
         unknown: Parts that could not be estimated: ``training``, ``evaluation``.
+        size: Bytes on disk of a finished cell of this kind; 0 if unknown.
     """
 
     seconds: float
     unknown: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Measured:
-    start: float
-    per_unit: float | None
-    per_answer: float | None
+    size: float = 0.0
 
 
 def estimate(work: CellWork, study: StudyConfig, run_dir: Path, questions: int | None) -> Estimate:
-    """Estimate the time of a cell's remaining work.
+    """Estimate the cost of a cell's remaining work.
 
     Training time is assumed proportional to the budget, evaluation time to questions times checkpoints. The factors
     are medians over finished cells of the same method and model in this run directory and its siblings; cells with
     other settings make the estimate rough.
     """
-    measured = [_measure(folder, study.budget.kind) for folder in finished(work, run_dir)]
-    seconds, unknown = median(m.start for m in measured) if measured else 0.0, []
+    measured = [_measure(folder, study.budget.kind) for folder in _finished(work, run_dir)]
+
+    def typical(part: str) -> float:
+        values = [one[part] for one in measured if part in one]
+        return median(values) if values else 0.0
+
+    seconds, unknown = typical("start"), []
     if not work.trained:
-        rates = [m.per_unit for m in measured if m.per_unit is not None]
-        if study.budget.kind == "seconds":
-            seconds += study.budget.amount
-        elif rates:
-            seconds += median(rates) * study.budget.amount
-        else:
-            unknown.append("training")
+        pace = 1.0 if study.budget.kind == "seconds" else typical("train")
+        seconds += pace * study.budget.amount
+        unknown += [] if pace else ["training"]
     if not work.evaluated:
-        paces = [m.per_answer for m in measured if m.per_answer is not None]
-        if paces and questions:
-            checkpoints = 1 if work.cell.is_base else study.for_method(work.cell.method).train.checkpoints
-            seconds += median(paces) * questions * checkpoints
-        else:
-            unknown.append("evaluation")
-    return Estimate(seconds, tuple(unknown))
+        checkpoints = 1 if work.cell.is_base else study.for_method(work.cell.method).train.checkpoints
+        pace = typical("evaluate") * (questions or 0)
+        seconds += pace * checkpoints
+        unknown += [] if pace else ["evaluation"]
+    return Estimate(seconds, tuple(unknown), typical("size"))
 
 
 def makespan(estimates: Iterable[Estimate], workers: int) -> float:
@@ -72,27 +65,22 @@ def makespan(estimates: Iterable[Estimate], workers: int) -> float:
     return max(free)
 
 
-def finished(work: CellWork, run_dir: Path) -> Sequence[Path]:
+def _finished(work: CellWork, run_dir: Path) -> Sequence[Path]:
     """Folders of finished cells of the same method and model, in this run directory and its siblings."""
     pattern = f"*/{CELLS}/{work.cell.algorithm}-{work.cell.model}-s*/{TIMING_FILE}"
     folders = [path.parent for path in sorted(run_dir.absolute().parent.glob(pattern))]
     return [folder for folder in folders if read_status(folder).state is State.DONE]
 
 
-def _measure(folder: Path, kind: str) -> _Measured:
-    consumed: dict[str, Any] = {}
+def _measure(folder: Path, kind: str) -> dict[str, float]:
+    """Seconds of the start, per unit of the budget and per answer, and bytes on disk; without what is not recorded."""
     try:
         timing, config = read_json(folder / TIMING_FILE), read_json(folder / CONFIG_FILE)
-        if (folder / COMPUTE_FILE).exists():
-            consumed = read_json(folder / COMPUTE_FILE)
+        consumed = read_json(folder / COMPUTE_FILE) if (folder / COMPUTE_FILE).exists() else {}
     except UserError:
-        return _Measured(0.0, None, None)
-    answers = read_status(folder).numbers.get("of", 0.0)
-    if consumed:
-        answers *= config["study"]["train"]["checkpoints"]
-    per_unit = _ratio(timing.get("train"), consumed.get(kind))
-    return _Measured(timing.get("start", 0.0), per_unit, _ratio(timing.get("evaluate"), answers))
-
-
-def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part and whole else None
+        return {}
+    checkpoints = config["study"]["train"]["checkpoints"] if consumed else 1
+    answers = read_status(folder).numbers.get("of", 0.0) * checkpoints
+    units = {"start": 1.0, "train": consumed.get(kind), "evaluate": answers}
+    paces = {part: timing[part] / count for part, count in units.items() if count and timing.get(part)}
+    return paces | {"size": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())}

@@ -100,11 +100,7 @@ def test_a_live_display_can_be_entered_and_left() -> None:
     assert "overall 31.2" in console.export_text()
 
 
-def test_the_cell_may_say_itself_how_long_it_takes() -> None:
-    status = Status(state=State.RUNNING, phase="train", step=7, numbers={"seconds_left": 90})
-    display = MatrixDisplay(console := screen(80), "s", works(cell("sft")))
-    display.update(cell("sft"), status)
-    assert "1m30s" in text_of(display, console)
+def test_a_cell_that_is_done_needs_few_words() -> None:
     assert describe(cell("base"), Status(state=State.DONE)) == "base: done"
 
 
