@@ -144,8 +144,8 @@ def evaluate(
     """
     from harness.cli.resolve import resolve_study
     from harness.config.study import preset_names
-    from harness.study.cell import evaluate_checkpoint
     from harness.study.matrix import CellDocument
+    from harness.study.work import evaluate_checkpoint
 
     place = checkpoint.resolve()
     config = place.parent.parent / "config.json"

@@ -16,8 +16,8 @@ from types import FrameType
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.matrix import Cell
-from harness.study.process import cell_command, cell_environment, visible_gpus
-from harness.study.status import State, Status, recorded_status, write_status
+from harness.study.process import EXIT_INTERRUPTED, cell_command, cell_environment, visible_gpus
+from harness.study.status import State, Status, record_state, recorded_status
 
 LOG_FILE = "log.txt"
 TIMING_FILE = "timing.json"
@@ -81,8 +81,9 @@ def run_cells(
                     try:
                         started = _start(run_dir, cell, threads, _gpu_for(cell, gpus, running), command)
                     except OSError as error:
-                        final[cell.id], why = State.FAILED, f"cannot be started: {error}"
-                        on_change(cell, _record(cell.folder(run_dir), Status(), State.FAILED, why))
+                        folder, why = cell.folder(run_dir), f"cannot be started: {error}"
+                        on_change(cell, _record(folder, State.FAILED, why))
+                        final[cell.id] = State.FAILED
                         continue
                     running.append(started)
                     on_change(cell, started.seen)
@@ -111,7 +112,7 @@ def _gpu_for(cell: Cell, gpus: list[str], running: list[_Running]) -> str | None
 def _start(run_dir: Path, cell: Cell, threads: int, gpu: str | None, command: Command) -> _Running:
     folder = cell.folder(run_dir)
     # Before the start: from then on the cell writes the file.
-    status = write_status(folder, recorded_status(folder).model_copy(update={"state": State.RUNNING, "reason": ""}))
+    status = record_state(folder, State.RUNNING)
     with (folder / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
             command(run_dir, cell.id),
@@ -139,12 +140,12 @@ def _finish(item: _Running, on_change: OnChange, *, stopped: bool = False) -> St
     status = recorded_status(item.folder)
     code = item.process.returncode
     if status.state not in (State.DONE, State.FAILED, State.INTERRUPTED, State.SKIPPED):
-        if stopped or code in (130, -signal.SIGINT):
-            status = _record(item.folder, status, State.INTERRUPTED, "stopped by the user")
+        if stopped or code in (EXIT_INTERRUPTED, -signal.SIGINT):
+            status = _record(item.folder, State.INTERRUPTED, "stopped by the user")
         else:
             words = _last_words(item.folder) if code > 0 else ""
             reason = f"{_how_it_ended(code)}; {LOG_FILE} ends with: {words}" if words else _how_it_ended(code)
-            status = _record(item.folder, status, State.FAILED, reason)
+            status = _record(item.folder, State.FAILED, reason)
     _add_timing(item)
     on_change(item.cell, status)
     return status
@@ -173,12 +174,11 @@ def _how_it_ended(code: int) -> str:
     return f"its process was killed by {name}{hint}"
 
 
-def _record(folder: Path, status: Status, state: State, reason: str) -> Status:
-    status = status.model_copy(update={"state": state, "reason": reason})
-    # On a full disk the state is still returned; the stale file reads as `interrupted` later.
+def _record(folder: Path, state: State, reason: str) -> Status:
     with suppress(OSError):
-        return write_status(folder, status)
-    return status
+        return record_state(folder, state, reason)
+    # On a full disk the state is still returned; the stale file reads as `interrupted` later.
+    return recorded_status(folder).model_copy(update={"state": state, "reason": reason})
 
 
 def _stop(running: list[_Running], grace: float, on_change: OnChange) -> None:

@@ -16,7 +16,7 @@ from harness.config.study import BASE, StudyConfig
 from harness.errors import UserError
 from harness.io import digest_of, read_json, toml_text, write_json, write_text
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
-from harness.study.status import State, Status, read_status, recorded_status, write_status
+from harness.study.status import State, Status, read_status, record_state
 
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
@@ -94,10 +94,6 @@ class CellDocument(StrictConfig):
     def base_digest(self) -> str:
         """What identifies the base model's weights."""
         return str(self.identity["model"]["digest"])
-
-    def write(self, folder: Path) -> None:
-        """Write it into the cell's folder."""
-        write_json(folder / CONFIG_FILE, self.model_dump(mode="json"))
 
     @staticmethod
     def read(folder: Path) -> CellDocument:
@@ -196,16 +192,16 @@ def remaining_work(run_dir: Path, cells: Iterable[Cell]) -> list[CellWork]:
 def write_cell(run_dir: Path, study: StudyConfig, cell: Cell) -> None:
     """Prepare a cell's folder: what it needs to run, and the status ``pending``."""
     folder = cell.folder(run_dir)
-    status = recorded_status(folder)
-    write_status(folder, status.model_copy(update={"state": State.PENDING, "reason": ""}))
-    CellDocument(
+    record_state(folder, State.PENDING)
+    document = CellDocument(
         cell=cell.id,
         method=cell.method,
         seed=cell.seed,
         study=study if cell.is_base else study.for_method(cell.method),
         identity=cell.identity,
         evaluation=dict(cell.evaluation),
-    ).write(folder)
+    )
+    write_json(folder / CONFIG_FILE, document.model_dump(mode="json"))
 
 
 def write_matrix(

@@ -16,6 +16,9 @@ from pathlib import Path
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Read by torch.distributed and accelerate: the rank of this process and the number of processes."""
 
+EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+"""Exit codes of a cell's process."""
+
 PARENT_VARIABLE = "HARNESS_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 
@@ -26,8 +29,13 @@ def command_line() -> str:
 
 
 def cell_command(run_dir: Path, cell_id: str) -> list[str]:
-    """The command line that computes one cell; it exits with 0 (done), 1 (failed) or 130 (interrupted)."""
+    """The command line that computes one cell."""
     return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id]
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes files: it is the only one, or the first of those that train together."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def visible_gpus(inherited: Mapping[str, str] = os.environ) -> list[str]:
@@ -73,7 +81,7 @@ def die_with_parent() -> None:
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if str(os.getppid()) != parent:
-        os._exit(130)
+        os._exit(EXIT_INTERRUPTED)
 
 
 def start_ranks(run_dir: Path, cell_id: str, size: int, failed: Callable[[int], None]) -> None:

@@ -67,6 +67,11 @@ def write_status(cell_dir: Path, status: Status) -> Status:
     return stamped
 
 
+def record_state(cell_dir: Path, state: State, reason: str = "") -> Status:
+    """Record a cell's new state and its reason; step, phase and numbers stay."""
+    return write_status(cell_dir, recorded_status(cell_dir).model_copy(update={"state": state, "reason": reason}))
+
+
 def read_status(cell_dir: Path) -> Status:
     """A cell's status; ``pending`` without a file, ``interrupted`` if it says ``running`` but its process is gone."""
     status = recorded_status(cell_dir)

@@ -6,7 +6,7 @@
 
 Weights and pixels are random, everything else is the preset paper-2b: LoRA, 16 frames of at most 128 x 28 x 28 pixels,
 14 answers a question, 8 questions a step, micro-batches, reference; only the reward is a checksum. The code is that
-which trains a cell of it (``harness.study.cell.train_cell``). Random weights hardly ever end an answer, so sampled
+which trains a cell of it (``harness.study.work.train_cell``). Random weights hardly ever end an answer, so sampled
 answers have exactly --answers tokens: 64 is the preset's limit in vanilla mode, 8 is what short answers take; add 512
 for its think and observe rows. The first step of every row is a warm-up and not measured in time.
 
@@ -50,7 +50,7 @@ from harness.io import read_json
 from harness.memory.estimate import TEXT_TOKENS, VIDEO_SIZE, MemoryLimit, account_for
 from harness.memory.trace import LiveBytes
 from harness.models.loading import load_model
-from harness.study import cell, setup
+from harness.study import setup, work
 from harness.train.groups import GroupBuilder
 from harness.train.trainer import Trainer
 
@@ -71,9 +71,7 @@ def main() -> None:
     device = torch.device("cuda" if cuda else "cpu")
     warnings.filterwarnings("ignore")
     disable_progress_bar()
-    setup.build_rewards = lambda study: (
-        rewards()
-    )  # random text earns nothing of the real ones, and groups need variance
+    work.build_rewards = lambda study: rewards()  # random text earns nothing of the real ones, and groups need variance
     steps = watch_steps(Clock(device))
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
@@ -166,7 +164,7 @@ def measure(
     steps.clear()
     live = LiveBytes()
     with contextlib.nullcontext() if cuda else live:
-        cell.train_cell(bench, method, folder, 0, "random")
+        work.train_cell(bench, method, folder, 0, "random")
     weights = sum(one.nbytes for one in policy.model.parameters())
     peak = torch.cuda.max_memory_allocated(device) if cuda else weights + pixels + live.peak
     reserved = torch.cuda.max_memory_reserved(device) if cuda else None

@@ -24,8 +24,8 @@ pytest.importorskip("datasets")
 
 from harness.config.study import load_study
 from harness.models.loading import model_digest
-from harness.study.cell import train_cell
 from harness.study.setup import prepare
+from harness.study.work import train_cell
 
 STEPS, SEEDS, LEVEL = 50, 5, 0.01
 PAIRS = {

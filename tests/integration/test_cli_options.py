@@ -84,7 +84,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[StudyConfig]:
 
     for name in ("compare.compare", "compare.train", "tune.tune", "plan.print_plan"):
         monkeypatch.setattr(f"harness.study.{name}", record(0))
-    monkeypatch.setattr("harness.study.cell.evaluate_checkpoint", record({"overall": 50.0}))
+    monkeypatch.setattr("harness.study.work.evaluate_checkpoint", record({"overall": 50.0}))
     monkeypatch.setattr("harness.memory.estimate.print_estimates", record(True))
     return found
 

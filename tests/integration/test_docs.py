@@ -35,7 +35,7 @@ STOPPED = {
     "harness.study.compare.train": "trains for minutes",
     "harness.study.compare.write_report": "reads the run directory of an earlier command",
     "harness.study.tune.tune": "trains for minutes",
-    "harness.study.cell.evaluate_checkpoint": "reads the checkpoint of an earlier command",
+    "harness.study.work.evaluate_checkpoint": "reads the checkpoint of an earlier command",
     "harness.hub.fetch_dataset": "downloads",
     "harness.cli.data._prepare": "needs VSI-Bench's 5,130 questions and 288 videos, or ScanNet",
 }

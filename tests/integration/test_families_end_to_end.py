@@ -78,7 +78,7 @@ def test_each_method_takes_a_step_and_every_model_is_evaluated(
     study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rewards = WeightedRewards({"toy": TextReward(varied)}, {"toy": 1.0})  # random text earns nothing of the real ones
-    monkeypatch.setattr("harness.study.setup.build_rewards", lambda study: rewards)
+    monkeypatch.setattr("harness.study.work.build_rewards", lambda study: rewards)
     plan, _ = prepare_cells(study, tmp_path)
     for cell in plan.cells:
         folder = cell.folder(tmp_path)

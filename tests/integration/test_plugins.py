@@ -172,7 +172,7 @@ def test_check_takes_variants_rewards_and_typos(run: Callable[..., Any]) -> None
     code, out, _ = run("check", "grpo:beta=0", "--pure")
     assert code == 0 and "grpo:beta=0: 14 of 14 checks passed" in out
     code, out, _ = run("check", "choice")
-    assert code == 0 and "choice: 4 of 4 checks passed" in out
+    assert code == 0 and "choice: 5 of 5 checks passed" in out
     code, _, err = run("check", "vsibench")
     assert code == 2 and "only methods and rewards have checks" in err
     code, _, err = run("check", "gpro")
@@ -282,7 +282,7 @@ def installed(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def test_new_packages_are_found_shown_and_checked(installed: Path, run: Callable[..., Any]) -> None:
-    for kind, count in (("algorithm", 14), ("reward", 4)):
+    for kind, count in (("algorithm", 14), ("reward", 5)):
         code, out, _ = run("check", f"my-new-{kind}", "--pure")
         assert code == 0 and f"{count} of {count} checks passed" in out
     code, out, _ = run("list")

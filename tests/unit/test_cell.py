@@ -21,12 +21,13 @@ from harness.config.study import StudyConfig
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.errors import UserError
 from harness.io import read_json
-from harness.study import cell as cell_module
-from harness.study.cell import evaluate_checkpoint, main
+from harness.study import work
+from harness.study.cell import main
 from harness.study.evaluation import read_samples
 from harness.study.locks import hold
 from harness.study.matrix import Cell, remaining_work
 from harness.study.status import State, Status, read_status, recorded_status, write_status
+from harness.study.work import evaluate_checkpoint
 from harness.train import run as run_module
 from harness.train.checkpoint import list_checkpoints
 from harness.vsibench import prompts
@@ -185,8 +186,8 @@ def test_a_status_that_cannot_be_written_is_not_a_traceback_of_its_own(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cell_module, "run_cell", full)
-    monkeypatch.setattr(cell_module, "_end", full)
+    monkeypatch.setattr(work, "run_cell", full)
+    monkeypatch.setattr("harness.study.status.record_state", full)
     assert main([str(tmp_path), cells["sft-0"].id]) == 1
     assert capsys.readouterr().err.rstrip().endswith("failed: OSError: [Errno 28] No space left on device")
 
@@ -214,7 +215,7 @@ def test_how_a_cell_ended_is_recorded(
         write_status(folder, Status(state=State.RUNNING, phase="train", step=1, steps=2))
         raise error("a reason")
 
-    monkeypatch.setattr(cell_module, "run_cell", ends)
+    monkeypatch.setattr(work, "run_cell", ends)
     code, status = run(tmp_path, cells["sft-0"])
     expected = (130, State.INTERRUPTED) if error is KeyboardInterrupt else (1, State.FAILED)
     assert (code, status.state) == expected and (status.phase, status.step) == ("train", 1)
@@ -225,7 +226,7 @@ def test_sigterm_interrupts_a_cell_and_the_next_run_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, cells = prepare_cells(small_study(data), tmp_path)
-    report = cell_module._report
+    report = work._report
 
     def killed(folder: Path, phase: Any, step: int, steps: int, numbers: Any) -> None:
         report(folder, phase, step, steps, numbers)
@@ -233,7 +234,7 @@ def test_sigterm_interrupts_a_cell_and_the_next_run_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cell_module, "_report", killed)
+        patch.setattr(work, "_report", killed)
         code, status = run(tmp_path, cells["sft-0"])
     assert (code, status.state, status.phase, status.step) == (130, State.INTERRUPTED, "train", 1)
     assert run(tmp_path, cells["sft-0"])[1].state is State.DONE

@@ -12,10 +12,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from harness.api.algorithm import Algorithm, Method
+from harness.api.algorithm import Algorithm
 from harness.api.config import StrictConfig
 from harness.api.testing.synthetic import Step, World, build_world, collate, key_of, seeded, shifted
-from harness.api.types import Completion, Needs, Reduction, Sample
+from harness.api.types import Batch, Completion, Needs, Reduction, Sample
 from harness.train.reduction import micro_batches
 
 TOLERANCE = 1e-4
@@ -35,9 +35,9 @@ class InapplicableError(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under test: its class and configuration."""
+    """A plugin under test: its class and configuration."""
 
-    cls: type[Method]
+    cls: type[Any]
     config: Any = None
 
     def new(self) -> Any:
@@ -57,12 +57,7 @@ class Subject:
 
 def config_is_strict(subject: Subject) -> None:
     """The configuration refuses unknown keys, is frozen, and has defaults."""
-    strict(subject.cls)
-
-
-def strict(cls: type) -> None:
-    """Check that a plugin's configuration refuses unknown keys, is frozen, and has defaults."""
-    config = getattr(cls, "Config", None)
+    config = getattr(subject.cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, StrictConfig)):
         raise ContractError("`Config` must be a subclass of harness.api.StrictConfig")
     required = [name for name, field in config.model_fields.items() if field.is_required()]
@@ -81,12 +76,8 @@ def strict(cls: type) -> None:
 
 
 def config_is_documented(subject: Subject) -> None:
-    """Method and fields are documented; numbers have a range."""
-    documented(subject.cls)
-
-
-def documented(cls: Any) -> None:
-    """Check that a plugin and the fields of its configuration are documented, and that numbers have a range."""
+    """The plugin and the fields of its configuration are documented; numbers have a range."""
+    cls = subject.cls
     if not cls.__doc__ or not cls.summary:
         raise ContractError(f"{cls.__name__} needs a docstring (source and equation) and a one-line `summary`")
     for name, field in cls.Config.model_fields.items():
@@ -245,12 +236,11 @@ def batch_stays_unchanged(subject: Subject) -> None:
     batch, _ = collate(
         samples, {key: value.clone().requires_grad_() for key, value in world.policy.items()}, method.needs
     )
-    before = copy.deepcopy(_tensors(batch))
+    before = _tensors(batch)
     method.loss(batch)
     after = _tensors(batch)
-    changed = sorted(
-        {*before, *after} - {name for name in after if name in before and _equal(before[name], after[name])}
-    )
+    kept = {name for name in before if name in after and torch.equal(before[name], after[name])}
+    changed = sorted({*before, *after} - kept)
     if changed:
         raise ContractError(f"`loss` modified batch.{', batch.'.join(changed)} in place: use out-of-place operations")
 
@@ -313,13 +303,8 @@ def _goodness(world: World) -> dict[tuple[str, tuple[int, ...]], float]:
     return {key_of(one): 1.0 for one in everything}
 
 
-def _tensors(batch: Any) -> dict[str, Tensor | None]:
-    names = ("policy", "mask", "weight", "unit", "reference", "behaviour")
-    values = {name: getattr(batch, name) for name in names} | {
-        f"extras[{name!r}]": value for name, value in batch.extras.items()
-    }
-    return {name: None if value is None else value.detach().clone() for name, value in values.items()}
-
-
-def _equal(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is other if one is None or other is None else torch.equal(one, other)
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    """Copies of the tensors of a batch, by name."""
+    extras = {f"extras[{name!r}]": value for name, value in batch.extras.items()}
+    values = {**vars(batch), **extras}.items()
+    return {name: value.detach().clone() for name, value in values if isinstance(value, Tensor)}

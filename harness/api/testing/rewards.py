@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from harness.api.reward import Reward
-from harness.api.testing.checks import ContractError, InapplicableError, documented, strict
+from harness.api.testing.checks import ContractError, InapplicableError, Subject, config_is_documented, config_is_strict
 from harness.data.corruption import corrupted_answer
 from harness.vsibench.prompts import MODES, answer_text
 from harness.vsibench.records import Record
@@ -90,14 +90,9 @@ def prefers_right(reward: Reward) -> None:
         raise InapplicableError("the reward does not depend on whether an answer is right (a format or length reward)")
 
 
-def config_of_reward(reward: Reward) -> None:
-    """The configuration is strict, has defaults and is documented."""
-    strict(type(reward))
-    documented(type(reward))
-
-
 REWARD_CHECKS: Mapping[str, Callable[[Reward], None]] = {
-    "config": config_of_reward,
+    "config": lambda reward: config_is_strict(Subject(type(reward))),
+    "documentation": lambda reward: config_is_documented(Subject(type(reward))),
     "values": returns_numbers,
     "repeatable": repeats_itself,
     "direction": prefers_right,

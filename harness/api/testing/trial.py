@@ -75,8 +75,8 @@ class Trial:
     def _train(self, name: str, steps: int) -> Trained:
         from harness.config.study import load_study
         from harness.models.loading import model_digest
-        from harness.study.cell import train_cell
         from harness.study.setup import prepare
+        from harness.study.work import train_cell
 
         changes = SETTINGS | {"budget.amount": steps, "train.checkpoints": steps, "runtime.cache": str(self.cache)}
         study = load_study("tiny", methods=[self.method], changes=changes).for_method(self.method)

@@ -1,0 +1,231 @@
+"""The work of one cell: train a method on a seed, evaluate every checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.api.guest import GuestTrainer
+from harness.api.types import Needs
+from harness.config.study import BASE, StudyConfig
+from harness.engine.sampler import make_sampler
+from harness.errors import UserError
+from harness.io import write_json
+from harness.models.loading import model_digest
+from harness.plugins import registry
+from harness.study.evaluation import evaluate
+from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
+from harness.study.matrix import CellDocument
+from harness.study.process import EXIT_FAILED, EXIT_INTERRUPTED, is_first_rank, start_ranks
+from harness.study.setup import Setup, build_rewards, environment, prepare
+from harness.study.status import State, Status, record_state, write_status
+from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
+from harness.train.groups import GroupBuilder
+from harness.train.ranks import Ranks
+from harness.train.run import TrainingRun
+from harness.train.trainer import Trainer
+
+
+def run_cell(cell_dir: Path) -> None:
+    """Complete a cell's training and its evaluation.
+
+    Raises:
+        UserError: Data, model or a checkpoint cannot be used.
+        TrainingError: Training cannot continue; earlier checkpoints are kept.
+    """
+    for leftover in cell_dir.rglob(".*.tmp"):
+        if leftover.is_file():  # a kill came before it was renamed
+            leftover.unlink()
+    cell = CellDocument.read(cell_dir)
+    study, is_base = cell.study, cell.method == BASE
+    _report(cell_dir, "", 0, 0, {})
+    ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train.processes)
+    setup = prepare(study, with_train=not is_base, seed=cell.seed)
+    _check_evaluation(cell, setup)
+    write_json(cell_dir / "env.json", environment(study))
+    if is_base:
+        _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
+        return
+    for folder in train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks):
+        checkpoint = read_checkpoint(folder)
+        restore_weights(setup.policy.model, checkpoint)
+        _evaluate(setup, cell_dir, folder.name, checkpoint.digest, cell.evaluation)
+
+
+def _start_further_ranks(cell_dir: Path, processes: int) -> Ranks:
+    def failed(code: int) -> None:
+        if code != EXIT_INTERRUPTED:
+            reason = f"one of its {processes} processes ended with exit code {code}; see the log"
+            record_state(cell_dir, State.FAILED, reason)
+            os._exit(EXIT_FAILED)
+
+    if processes > 1:
+        start_ranks(cell_dir.parent.parent, cell_dir.name, processes, failed)
+    return Ranks.join()
+
+
+def _check_evaluation(cell: CellDocument, setup: Setup) -> None:
+    """Refuse to answer anything but what was planned: the recorded identity is what says that answers are complete."""
+    found = evaluation_identities(cell.study, question_digests(cell.study, setup.benchmark))
+    if found != cell.evaluation:
+        raise UserError(
+            f"{cell.cell}: benchmark, code or installed versions have changed since the study was planned; run the "
+            "same command again"
+        )
+
+
+def train_share(cell_dir: Path) -> None:
+    """Train a cell as one of the further ranks: on a share of each step's prompts.
+
+    The first rank writes statuses and checkpoints, and evaluates.
+    """
+    ranks, cell = Ranks.join(), CellDocument.read(cell_dir)
+    train_cell(prepare(cell.study, seed=cell.seed), cell.method, cell_dir, cell.seed, cell.base_digest, ranks)
+
+
+def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict[str, float]:
+    """Evaluate one checkpoint on a study's benchmarks; the answers go to ``out``.
+
+    Args:
+        checkpoint: The folder of a cell's checkpoint, or of a plain model.
+        study: The resolved :class:`~harness.config.study.StudyConfig`.
+        out: Folder for ``samples.jsonl`` and ``manifest.json``.
+
+    Returns:
+        The benchmarks' headline numbers.
+    """
+    if not checkpoint.is_dir():
+        raise UserError(f"`{checkpoint}`: no such checkpoint folder")
+    ours = (checkpoint / MANIFEST).is_file()
+    if not ours:
+        study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
+    setup = prepare(study, with_train=False)
+    digest = model_digest(study.model.name)
+    if ours:
+        opened = read_checkpoint(checkpoint)
+        if opened.manifest["adapter"] and opened.manifest["base"] != digest:
+            raise UserError(
+                f"`{checkpoint}`: its adapters were trained on other weights than the present ones of the model "
+                f"{study.model.name}; name the right model in the study"
+            )
+        restore_weights(setup.policy.model, opened)
+        digest = opened.digest
+    numbers: dict[str, float] = {}
+    for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark)).items():
+        folder = out if name == study.evaluation.benchmark else out / name
+        overall = _run_benchmark(setup, folder, name, identity.of(digest))
+        numbers["overall" if name == study.evaluation.benchmark else name] = overall
+    return numbers
+
+
+def train_cell(
+    setup: Setup, method: str, cell_dir: Path, seed: int, base_digest: str, ranks: Ranks | None = None
+) -> list[Path]:
+    """Train a method to the end of the budget; return its checkpoints.
+
+    With several ranks, each calls this, and all return when all are done.
+
+    Args:
+        setup: Model and data of the study as the method sees it.
+        method: As the study names it.
+        cell_dir: Where checkpoints and metrics go; a run that it contains is resumed.
+        seed: The repetition.
+        base_digest: What identifies the base model's weights, for the checkpoints' manifests.
+        ranks: The processes that train together.
+
+    Raises:
+        UserError: The method cannot be trained with these settings.
+        TrainingError: Training cannot continue; earlier checkpoints are kept.
+    """
+    ranks, study = ranks or Ranks(), setup.study
+    algorithm = study.algorithm(method)
+    guest = isinstance(algorithm, GuestTrainer)
+    if guest and ranks.size > 1:
+        raise UserError(f"`train.processes` = {ranks.size}: {method} brings its own trainer, which runs in one process")
+    if algorithm.needs.rollouts and not study.reward.weights:
+        raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
+    # A guest computes its reference log-probabilities itself.
+    needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
+    about = {"cell": cell_dir.name, "method": method, "seed": seed, "base": base_digest}
+    run = _training_run(setup, needs, cell_dir, about | {"model": study.model.model_dump()}, ranks)
+    _report(cell_dir, "train", 0, 0, {})
+    if guest:
+        algorithm.train(run)
+        return run.checkpoints()
+    checkpoints = Trainer(run, algorithm).train()
+    ranks.leave()
+    return checkpoints
+
+
+def _training_run(setup: Setup, needs: Needs, cell_dir: Path, about: dict[str, Any], ranks: Ranks) -> TrainingRun:
+    study = setup.study
+    groups = GroupBuilder(
+        policy=setup.policy,
+        reference=setup.policy.reference() if needs.reference else setup.policy,
+        sampler=make_sampler(setup.policy, study.rollout, study.rollout.batch),
+        rewards=build_rewards(study),
+        needs=needs,
+        rollout=study.rollout,
+        mode=study.prompt.train,
+        seed=about["seed"],
+        # A whole group at least, whose prompt then runs once: a reference pass keeps no activations.
+        micro_batch=max(study.train.micro_batch, needs.rollouts),
+    )
+    return TrainingRun(
+        policy=setup.policy,
+        groups=groups,
+        prompts=setup.training_prompt,
+        size=len(setup.training.records),
+        settings=study.train,
+        budget=study.budget,
+        seed=about["seed"],
+        folder=cell_dir,
+        about=about,
+        progress=lambda step, steps, numbers: _report(cell_dir, "train", step, steps, numbers),
+        ranks=ranks,
+    )
+
+
+def _evaluate(
+    setup: Setup, cell_dir: Path, name: str, digest: str, identities: Mapping[str, EvaluationIdentity]
+) -> None:
+    """Run every benchmark on one checkpoint; the headline last, so that its score stays in the status."""
+    step = int(name.split("-")[1])
+    headline = setup.study.evaluation.benchmark
+
+    def progress(done: int, total: int) -> None:
+        _report(cell_dir, "evaluate", step, 0, {"done": done, "of": total})
+
+    total = len(setup.benchmark.records)
+    for benchmark in (*(one for one in identities if one != headline), headline):
+        progress(0, total)
+        folder = cell_dir / benchmark / name
+        overall = _run_benchmark(setup, folder, benchmark, identities[benchmark].of(digest), progress)
+    # Later estimates divide the time of evaluation by the number of questions.
+    _report(cell_dir, "evaluate", step, 0, {"overall": overall, "done": total, "of": total})
+
+
+def _run_benchmark(
+    setup: Setup,
+    folder: Path,
+    name: str,
+    identity: dict[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> float:
+    section = setup.study.evaluation
+    benchmark = registry.create("benchmarks", name, section.more.get(name))
+    return evaluate(setup, benchmark, identity, folder, progress, section.scorer if name == section.benchmark else None)
+
+
+def _report(
+    cell_dir: Path, phase: Literal["", "train", "evaluate"], step: int, steps: int, numbers: dict[str, float]
+) -> None:
+    if not is_first_rank():
+        return
+    shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of", "overall")}
+    if numbers.get("seconds"):
+        shown["examples_per_second"] = numbers["examples"] / step / numbers["seconds"]
+    write_status(cell_dir, Status(state=State.RUNNING, phase=phase, step=step, steps=steps, numbers=shown))
