@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,12 +72,8 @@ def _cached_digests(repository: str) -> dict[str, str]:
     files = [folder / name for name in names]
     if not all(file.is_file() for file in files):
         return {}
-    return {file.name: _blob_digest(file) for file in files}
-
-
-def _blob_digest(file: Path) -> str:
-    blob = file.resolve().name
-    return blob if _SHA256.fullmatch(blob) else sha256_file(file)
+    blobs = {file.name: file.resolve() for file in files}
+    return {name: blob.name if _SHA256.fullmatch(blob.name) else sha256_file(blob) for name, blob in blobs.items()}
 
 
 def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
@@ -96,7 +91,7 @@ def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
         why = f"access is restricted. Accept its terms at {page}, log in with `hf auth login`, and run again"
     elif among(errors.RepositoryNotFoundError):
         why = f"it does not exist or is private ({page}). Check the name, or log in with `hf auth login`"
-    elif is_offline():
+    elif constants.HF_HUB_OFFLINE:
         why = (
             f"offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE) and the cache {constants.HF_HUB_CACHE} is "
             f"incomplete. Unset it, or download the {kind} on a machine with access ({fetch}) and name its folder"
@@ -111,17 +106,6 @@ def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
             f"{type(error).__name__}: {str(error).strip() or 'no reason given'}. Name a local folder instead ({fetch})"
         )
     return UserError(f"{kind} {repository}: {why}")
-
-
-def is_offline() -> bool:
-    """Whether offline mode is on."""
-    from huggingface_hub import constants
-
-    asked = any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
-    return bool(asked or constants.HF_HUB_OFFLINE)
-
-
-_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -52,7 +52,7 @@ def prepare_cells(study: StudyConfig, run_dir: Path) -> tuple[Plan, dict[str, Ce
     """A run directory with its cells pending, as ``compare`` leaves it before the first process starts."""
     plan = make_plan(study, QUIET)
     matrix.write_matrix(
-        run_dir, study, plan.cells, train_digest=plan.train_digest, benchmark_digest=plan.benchmark_digest
+        run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
     )
     for cell in plan.cells:
         matrix.write_cell(run_dir, study, cell)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 import shutil
@@ -123,6 +122,8 @@ def _machine() -> Iterator[Finding]:
     import psutil
     import torch
 
+    from harness.data.pool import usable_cores
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
@@ -132,17 +133,17 @@ def _machine() -> Iterator[Finding]:
     else:
         yield Finding("device", f"cpu ({_processor()}); no GPU is visible to torch", "note")
         yield Finding("bf16", "not used on a CPU: training computes in fp32")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cores", f"{usable} usable of {psutil.cpu_count()}; torch uses {torch.get_num_threads()} threads")
-    memory = psutil.virtual_memory()
-    low = memory.available < 6 * 2**30
-    yield Finding("memory", f"{_size(memory.available)} free of {_size(memory.total)}", "note" if low else "good")
-    disk = shutil.disk_usage(Path.cwd())
-    low = disk.free < 5 * 2**30
-    yield Finding("disk", f"{_size(disk.free)} free of {_size(disk.total)} here", "note" if low else "good")
+    yield Finding(
+        "cores", f"{usable_cores()} usable of {psutil.cpu_count()}; torch uses {torch.get_num_threads()} threads"
+    )
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    for name, free, total, least in (("memory", memory.available, memory.total, 6), ("disk", disk.free, disk.total, 5)):
+        yield Finding(name, f"{_size(free)} free of {_size(total)}", "note" if free < least * 2**30 else "good")
 
 
 def _models(study: StudyConfig | None, hub: Finding) -> Iterator[Finding]:
+    from huggingface_hub import try_to_load_from_cache
+
     from harness.models.loading import locate
     from harness.plugins import registry
 
@@ -156,7 +157,7 @@ def _models(study: StudyConfig | None, hub: Finding) -> Iterator[Finding]:
             whole = any(Path(location).glob("*.safetensors"))
             text = f"here: {location}" if whole else f"{location} has no .safetensors file"
             yield Finding(name, text, "good" if whole else "bad")
-        elif _is_cached(location):
+        elif isinstance(try_to_load_from_cache(location, "config.json"), str):
             yield Finding(name, f"{location}, in the hub's cache on this machine")
         elif hub.level == "good":
             yield Finding(name, f"{location}, to be fetched from the hub")
@@ -204,11 +205,6 @@ def _hub() -> Finding:
             return Finding(address, "can be reached")
     except OSError as error:
         return Finding(address, f"cannot be reached ({error}): only what is on this machine", "note")
-
-
-def _is_cached(location: str) -> bool:
-    hub = importlib.import_module("huggingface_hub")
-    return isinstance(hub.try_to_load_from_cache(location, "config.json"), str)
 
 
 def _processor() -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -25,14 +24,6 @@ CONFIGURABLE = ("algorithms", "rewards", "benchmarks", "samplers")
 """Groups of classes with hyper-parameters, in the order in which a name is looked up."""
 
 app = typer.Typer()
-
-
-class Kind(StrEnum):
-    """What `harness new` can write."""
-
-    ALGORITHM = "algorithm"
-    REWARD = "reward"
-    BENCHMARK = "benchmark"
 
 
 @command(app, SETUP, name="list", only=("plugin",))
@@ -143,7 +134,9 @@ def check(
 
 @command(app, SETUP)
 def new(
-    kind: Annotated[Kind, typer.Argument(help="What to write.", show_default=False)],
+    kind: Annotated[
+        Literal["algorithm", "reward", "benchmark"], typer.Argument(help="What to write.", show_default=False)
+    ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, such as my-method.")],
     out: Annotated[Path | None, out_option("NAME")] = None,
 ) -> None:
@@ -158,7 +151,7 @@ def new(
     """
     from harness.plugins.scaffold import write_package
 
-    target = write_package(kind.value, name, out or Path(name))
+    target = write_package(kind, name, out or Path(name))
     console = Console(highlight=False, soft_wrap=True)
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
         console.print(str(path))

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from harness.cli.options import AsJson, command, out_option
@@ -18,11 +17,6 @@ app = typer.Typer(help="Generate and audit the embedded world of rooms; pre-trai
 Split = Annotated[str, typer.Option(metavar="NAME", help="Split of the world: test, dev, train or pretrain.")]
 Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Processes that render scenes.")]
 Threads = Annotated[int, typer.Option(min=1, metavar="N", help="Threads of torch.")]
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 @command(app)
@@ -36,16 +30,12 @@ def render(
     size: Annotated[int, typer.Option(metavar="N", help="Pixels per side of the frames, a multiple of 28.")] = 84,
 ) -> None:
     """Write a split's videos and questions in VSI-Bench's layout; scenes that are already there are kept."""
+    from harness.study.display import progress_bar
     from harness.world.build import build_split
     from harness.world.scenes import WORLD_VERSION
 
     folder = out or Path("cache/world") / WORLD_VERSION
-    with _bar() as bar:
-        task = bar.add_task(f"{split}: scenes", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar(f"{split}: scenes", Console(stderr=True)) as show:
         root = build_split(split, folder, scenes, workers=workers, progress=show, size=size)
     typer.echo(root / f"{split}.jsonl")
 
@@ -74,14 +64,10 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Score the best constant and a text-only prior: what the questions give away without the video."""
+    from harness.study.display import progress_bar
     from harness.world.audit import audit as run_audit
 
-    with _bar() as bar:
-        task = bar.add_task("scenes", total=train_scenes + test_scenes)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar("scenes", Console(stderr=True)) as show:
         scores = run_audit(train_scenes, test_scenes, seed=seed, progress=show)
     if as_json:
         typer.echo(json.dumps(scores.round(2).to_dict(orient="index"), indent=1))

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from harness.config.study import StudyConfig
+from harness.data.reader import Dataset
 from harness.data.sources import is_ready, resolve_source
 from harness.data.video.predecode import predecode
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.memory import estimate as memory
 from harness.models.loading import model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
-from harness.study.display import STYLES, MatrixDisplay, duration
+from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
 from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
@@ -33,8 +33,6 @@ from harness.study.time_estimate import Estimate, estimate, makespan
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
 """Files of a report whose paths are printed."""
 
-_SHOWN = 5
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,17 +40,13 @@ class Plan:
 
     Attributes:
         cells: In the order of the table.
-        train_digest: Digest of the training records.
-        benchmark_digest: Digest of the benchmark's records.
-        questions: Number of the benchmark's records.
-        videos: The videos of all records, each once.
+        train: The training records.
+        benchmark: The benchmark's records.
     """
 
     cells: list[Cell]
-    train_digest: str
-    benchmark_digest: str
-    questions: int
-    videos: tuple[Path, ...] = ()
+    train: Dataset
+    benchmark: Dataset
 
 
 def make_plan(study: StudyConfig, console: Console) -> Plan:
@@ -66,16 +60,12 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
         _build(source, study, console)
     train, benchmark = load_data(study)
     assert train is not None
-    for skipped in (train.skipped, benchmark.skipped):
-        _tell_skipped(skipped, console)
+    for skipped in filter(None, (train.skipped, benchmark.skipped)):
+        console.print(Text(f"{len(skipped)} records are skipped:", style="yellow"))
+        console.print(Text(f"  {first_few(skipped, chr(10) + '  ')}"), soft_wrap=True)
     questions = question_digests(study, benchmark)
-    return Plan(
-        matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions),
-        train.digest,
-        benchmark.digest,
-        len(benchmark.records),
-        tuple(path for data in (benchmark, train) for path in data.distinct_videos()),
-    )
+    cells = matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions)
+    return Plan(cells, train, benchmark)
 
 
 def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
@@ -99,8 +89,9 @@ def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Consol
         return 0
     plan = make_plan(study, console)
     with hold(run_dir, "run directory"):
-        digests = {"train_digest": plan.train_digest, "benchmark_digest": plan.benchmark_digest}
-        matrix.write_matrix(run_dir, study, plan.cells, **digests)
+        matrix.write_matrix(
+            run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
+        )
         all_done = _compute(study, run_dir, plan, plan.cells, console)
         try:
             write_report(run_dir, console)
@@ -162,7 +153,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
         plan = make_plan(study, console)
         works = matrix.remaining_work(run_dir, plan.cells)
     order = [w for w in _in_launch_order(works) if not w.complete]
-    questions = plan.questions if plan else None
+    questions = len(plan.benchmark.records) if plan else None
     estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
     console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
     if not order:
@@ -190,7 +181,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
         console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
     memory.print_summary(study, console)
-    _decode(study, plan.videos, console)
+    _decode(study, [*plan.benchmark.distinct_videos(), *plan.train.distinct_videos()], console)
     for cell in todo:
         matrix.write_cell(run_dir, study, cell)
     workers = min(study.runtime.workers, len(todo))
@@ -220,12 +211,7 @@ def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> Non
     """Decode the videos before the cells need them, with a progress bar."""
     frames = frame_cache(study, video_settings(study, model_config(study.model.name)))
     workers = study.runtime.decoders or usable_cores()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("decoding videos", total=None, visible=False)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
+    with progress_bar("decoding videos", console) as show:
         decoded = predecode(frames, videos, workers, show)
     if decoded:
         console.print(f"{decoded} videos decoded by {workers} processes", highlight=False)
@@ -266,19 +252,5 @@ def _build(source: str, study: StudyConfig, console: Console) -> None:
     """Generate a source that can be generated, with a progress bar; find any other."""
     if not is_ready(source, study.runtime.cache):
         console.print(f"Generating the data {source}", highlight=False)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(source, total=None, visible=False)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
-
+    with progress_bar(source, console) as show:
         resolve_source(source, study.runtime.cache, progress=show)
-
-
-def _tell_skipped(skipped: Sequence[str], console: Console) -> None:
-    if skipped:
-        console.print(Text(f"{len(skipped)} records are skipped:", style="yellow"))
-    for line in skipped[:_SHOWN]:
-        console.print(Text(f"  {line}"), soft_wrap=True)
-    if len(skipped) > _SHOWN:
-        console.print(f"  and {len(skipped) - _SHOWN} more", highlight=False)

@@ -6,14 +6,12 @@ trial's answers.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -89,63 +87,50 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
     code = compare(trial_study, run_dir, dry_run=dry_run, console=console)
     if dry_run:
         return code
-    scores = _scores(run_dir / "report" / "checkpoints.csv")
-    rows = [(method, trial, scores.get(trial)) for method in study.methods for trial in trials_of(study, method)]
-    winners = {method: _best(method, rows) for method in study.methods}
-    _write_trials(run_dir / TRIALS_FILE, rows, winners)
-    write_text(run_dir / TUNED_FILE, tuned_file(study, winners, rows))
-    console.print(_table(rows, winners))
+    trials = _scored_trials(study, run_dir)
+    write_text(run_dir / TRIALS_FILE, trials.to_csv(index=False))
+    write_text(run_dir / TUNED_FILE, tuned_file(study, trials))
+    table = Table(title="Trials on the development split", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("Method", "Trial", "Overall", ""):
+        table.add_column(name, justify="right" if name == "Overall" else "left", overflow="fold")
+    for method, trial, score, chosen in trials.itertuples(index=False):
+        shown = "failed" if math.isnan(score) else f"{score:.2f}"
+        table.add_row(method, trial.removeprefix(f"{method}:"), shown, "chosen" if chosen else "")
+    console.print(table)
     console.print(str(run_dir / TUNED_FILE), soft_wrap=True, highlight=False)
     return code
 
 
-def tuned_file(study: StudyConfig, winners: Mapping[str, str], rows: Sequence[tuple[str, str, float | None]]) -> str:
+def _scored_trials(study: StudyConfig, run_dir: Path) -> pd.DataFrame:
+    """All trials: method, trial, overall (of its last checkpoint; NaN if it failed) and whether it is chosen."""
+    checkpoints = pd.read_csv(run_dir / "report" / "checkpoints.csv", float_precision="round_trip")
+    last = checkpoints.sort_values("step", kind="stable").groupby("method")["overall"].last()
+    names = [(method, trial) for method in study.methods for trial in trials_of(study, method)]
+    trials = pd.DataFrame(names, columns=["method", "trial"])
+    trials["overall"] = trials["trial"].map(last).astype(float)
+    trials["chosen"] = False
+    for method, scores in trials.groupby("method", sort=False)["overall"]:
+        if scores.isna().all():
+            raise UserError(f"no trial of {method} is complete, so none can be chosen; see the reasons above")
+        trials.loc[scores.idxmax(), "chosen"] = True
+    return trials
+
+
+def tuned_file(study: StudyConfig, trials: pd.DataFrame) -> str:
     """The study with each method's best settings, the number of trials and their table, as TOML."""
     document = study.model_dump(mode="json")
-    for method, winner in winners.items():
-        name = parse_variant(method).method
-        document["method"][name] = merge(document["method"].get(name, {}), parse_variant(winner).settings)
-    tuned = {parse_variant(method).method: study.tune.trials for method in winners}
-    put(document, "tune.done", {**study.tune.done, **tuned})
+    for winner in map(parse_variant, trials["trial"][trials["chosen"]]):
+        document["method"][winner.method] = merge(document["method"].get(winner.method, {}), winner.settings)
+    put(
+        document, "tune.done", study.tune.done | {parse_variant(one).method: study.tune.trials for one in study.methods}
+    )
     text = toml_text(document)
     assert StudyConfig(**tomllib.loads(text))
     table = "".join(
-        f"#   {'failed' if score is None else f'{score:6.2f}'}  {trial}{'  chosen' * (trial == winners[method])}\n"
-        for method, trial, score in rows
+        f"#   {'failed' if math.isnan(score) else f'{score:6.2f}'}  {trial}{'  chosen' * chosen}\n"
+        for _, trial, score, chosen in trials.itertuples(index=False)
     )
     return (
         f"# Chosen by `harness tune`: {study.tune.trials} trials per method on {study.tune.development}, "
         f"each with {study.tune.budget_share:g} of the budget.\n{table}\n{text}"
     )
-
-
-def _scores(path: Path) -> dict[str, float]:
-    """The overall score of each trial's last checkpoint."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["step"]))
-    return {row["method"]: float(row["overall"]) for row in rows}
-
-
-def _best(method: str, rows: list[tuple[str, str, float | None]]) -> str:
-    done = [(score, trial) for of, trial, score in rows if of == method and score is not None]
-    if not done:
-        raise UserError(f"no trial of {method} is complete, so none can be chosen; see the reasons above")
-    return max(done, key=lambda pair: pair[0])[1]
-
-
-def _write_trials(path: Path, rows: list[tuple[str, str, float | None]], winners: Mapping[str, str]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "trial", "overall", "chosen"])
-    writer.writerows([method, trial, score, trial == winners[method]] for method, trial, score in rows)
-    write_text(path, text.getvalue())
-
-
-def _table(rows: list[tuple[str, str, float | None]], winners: Mapping[str, str]) -> Table:
-    table = Table(title="Trials on the development split", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("Method", "Trial", "Overall", ""):
-        table.add_column(name, justify="right" if name == "Overall" else "left", overflow="fold")
-    for method, trial, score in rows:
-        shown = "failed" if score is None else f"{score:.2f}"
-        table.add_row(method, trial.removeprefix(f"{method}:"), shown, "chosen" if trial == winners[method] else "")
-    return table

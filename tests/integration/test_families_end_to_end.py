@@ -85,7 +85,7 @@ def test_each_method_takes_a_step_and_every_model_is_evaluated(
         assert run_cell([str(tmp_path), cell.id]) == 0, (folder / "status.json").read_text()
         name = "step-000000" if cell.is_base else "step-000001"
         answers = (folder / "vsibench" / name / "samples.jsonl").read_text().splitlines()
-        assert len(answers) == plan.questions
+        assert len(answers) == len(plan.benchmark.records)
         if not cell.is_base:
             steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             assert len(steps) == 1 and steps[0]["grad_norm"] > 0

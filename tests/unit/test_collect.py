@@ -166,7 +166,7 @@ def test_two_turns_stand_beside_one_and_both_raw_answers_are_shown(tmp_path: Pat
     signal.signal(signal.SIGTERM, before)  # a cell takes it over
     found = collect(tmp_path / "run").headline.reported
     alone, two = (found[found["method"] == method].set_index("question") for method in methods)
-    assert len(alone) == len(two) == plan.questions
+    assert len(alone) == len(two) == len(plan.benchmark.records)
     parts = two["answer"].str.split(SECOND_TURN, n=1, expand=True, regex=False)
     assert parts[0].tolist() == alone["answer"].tolist() and parts[1].tolist() == two["read"].tolist()
     assert (alone["answer"] == alone["read"]).all()

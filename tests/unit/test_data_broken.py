@@ -74,4 +74,4 @@ def test_a_study_skips_them_only_when_asked(tmp_path: Path) -> None:
     assert (
         (len(train.records), len(benchmark.records)) == (6, 6) == (9 - len(train.skipped), 9 - len(benchmark.skipped))
     )
-    assert make_plan(lenient, QUIET).train_digest == train.digest != make_plan(strict, QUIET).train_digest
+    assert make_plan(lenient, QUIET).train.digest == train.digest != make_plan(strict, QUIET).train.digest
