@@ -122,7 +122,7 @@ def _machine() -> Iterator[Finding]:
     import psutil
     import torch
 
-    from harness.data.pool import usable_cores
+    from harness.processes import usable_cores
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

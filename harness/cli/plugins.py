@@ -134,9 +134,7 @@ def check(
 
 @command(app, SETUP)
 def new(
-    kind: Annotated[
-        Literal["algorithm", "reward", "benchmark"], typer.Argument(help="What to write.", show_default=False)
-    ],
+    kind: Annotated[Literal["algorithm", "reward", "benchmark"], typer.Argument(help="What to write.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, such as my-method.")],
     out: Annotated[Path | None, out_option("NAME")] = None,
 ) -> None:

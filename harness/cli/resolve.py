@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.options import StudyOptions
-from harness.config.study import StudyConfig, change_study, load_study, preset_names
+from harness.config.study import StudyConfig, load_study, preset_names
 from harness.config.variants import parse_methods
 from harness.errors import UserError
 from harness.models.loading import locate
@@ -32,15 +32,14 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
         UserError: A name, key or value is unknown or wrong.
     """
     changes = {**options.changes(), **_benchmarks(options.benchmarks)}
-    settings = options.settings or ()
-    if own is not None and options.study is None:
-        return change_study(own, settings, changes, options.asked())
-    source = options.study
+    source = options.study or own
     if source is None:
         source, name = _preset(options.model or DEFAULT_MODEL)
         changes |= name
     methods = None if options.methods is None else method_names(options.methods)
-    study = load_study(source, overrides=settings, methods=methods, changes=changes, asked=options.asked())
+    study = load_study(
+        source, overrides=options.settings or (), methods=methods, changes=changes, asked=options.asked()
+    )
     locate(study.model.name)
     return study
 

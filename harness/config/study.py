@@ -140,7 +140,7 @@ def preset_names() -> list[str]:
 
 
 def load_study(
-    source: str | Path,
+    source: str | Path | StudyConfig,
     *,
     overrides: Sequence[str] = (),
     methods: Sequence[str] | None = None,
@@ -150,7 +150,7 @@ def load_study(
     """Read a study file or preset, apply overrides and validate.
 
     Args:
-        source: A preset's name or a path to a TOML file; the file may say ``extends = "tiny"``.
+        source: A preset's name or a path to a TOML file, which may say ``extends = "tiny"``; or a resolved study.
         overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
             or a method (``grpo.beta=0.01``). A value that is not TOML is text.
         methods: Replaces the study's methods; declared pairs that name any other method are dropped.
@@ -160,41 +160,15 @@ def load_study(
     Raises:
         UserError: The file is missing or unreadable, or a key or value is wrong.
     """
-    document, where = _read(source)
+    document, where = (
+        (source.model_dump(mode="json"), source.name) if isinstance(source, StudyConfig) else _read(source)
+    )
     if methods is not None:
         document["methods"] = list(methods)
         _drop_pairs(document, {BASE, *methods})
     _add_plugins(document)
-    of_methods = {} if methods is None else {"methods": "--methods"}
-    return _checked(document, where, overrides, changes or {}, of_methods | dict(asked or {}))
-
-
-def change_study(
-    study: StudyConfig, overrides: Sequence[str], changes: Mapping[str, Any], asked: Mapping[str, str]
-) -> StudyConfig:
-    """A resolved study with some settings changed.
-
-    Args:
-        study: The study, as a file or a cell has it.
-        overrides: As for :func:`load_study`.
-        changes: As for :func:`load_study`.
-        asked: As for :func:`load_study`.
-
-    Raises:
-        UserError: A key or value is wrong.
-    """
-    return _checked(study.model_dump(mode="json"), study.name, overrides, changes, dict(asked))
-
-
-def _checked(
-    document: dict[str, Any],
-    where: str,
-    overrides: Sequence[str],
-    changes: Mapping[str, Any],
-    asked: dict[str, str],
-) -> StudyConfig:
-    """Validate a document with changes; ``where`` and ``asked`` name their origin in error messages."""
-    for key, value in changes.items():
+    asked = ({} if methods is None else {"methods": "--methods"}) | dict(asked or {})
+    for key, value in (changes or {}).items():
         put(document, key, value)
     known_methods = registry.names("algorithms")
     for override in overrides:

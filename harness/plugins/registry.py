@@ -38,7 +38,6 @@ _files: dict[Path, list[EntryPoint]] = {}
 class Listing:
     """One line of ``harness list``: a plugin, loaded or broken."""
 
-    group: str
     name: str
     package: str
     summary: str
@@ -155,9 +154,9 @@ def listing(group: str) -> list[Listing]:
     for name, entry in sorted(_entries(group).items()):
         try:
             loaded = entry.load()
-            rows.append(Listing(group, name, _package(entry), str(getattr(loaded, "summary", ""))))
+            rows.append(Listing(name, _package(entry), str(getattr(loaded, "summary", ""))))
         except Exception as error:
-            rows.append(Listing(group, name, _package(entry), "", f"{type(error).__name__}: {error}"))
+            rows.append(Listing(name, _package(entry), "", f"{type(error).__name__}: {error}"))
     return rows
 
 

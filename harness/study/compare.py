@@ -62,7 +62,7 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     assert train is not None
     for skipped in filter(None, (train.skipped, benchmark.skipped)):
         console.print(Text(f"{len(skipped)} records are skipped:", style="yellow"))
-        console.print(Text(f"  {first_few(skipped, chr(10) + '  ')}"), soft_wrap=True)
+        console.print(Text("  " + first_few(skipped, "\n  ")), soft_wrap=True)
     questions = question_digests(study, benchmark)
     cells = matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions)
     return Plan(cells, train, benchmark)
@@ -152,7 +152,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     else:
         plan = make_plan(study, console)
         works = matrix.remaining_work(run_dir, plan.cells)
-    order = [w for w in _in_launch_order(works) if not w.complete]
+    order = [w for w in matrix.launch_order(works) if not w.complete]
     questions = len(plan.benchmark.records) if plan else None
     estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
     console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
@@ -176,7 +176,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
 def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:
     """Run the incomplete cells; return whether all are complete."""
     works = matrix.remaining_work(run_dir, cells)
-    todo = [work.cell for work in _in_launch_order(works) if not work.complete]
+    todo = [work.cell for work in matrix.launch_order(works) if not work.complete]
     if not todo:
         console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
@@ -215,11 +215,6 @@ def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> Non
         decoded = predecode(frames, videos, workers, show)
     if decoded:
         console.print(f"{decoded} videos decoded by {workers} processes", highlight=False)
-
-
-def _in_launch_order(works: Sequence[CellWork]) -> list[CellWork]:
-    by_id = {work.cell.id: work for work in works}
-    return [by_id[cell.id] for cell in matrix.launch_order(work.cell for work in works)]
 
 
 def _title(study: StudyConfig) -> str:

@@ -157,24 +157,15 @@ def cells_of(
         apart = (own.prompt.evaluation, own.evaluation) != (study.prompt.evaluation, study.evaluation)
         suffix = f"-{own.prompt.evaluation}{own.evaluation.max_new_tokens}{turns}" if apart else ""
         answers = evaluation_identities(own, questions)
-        for seed in seeds_of(study):
+        for seed in range(study.first_seed, study.first_seed + study.seeds):
             cell = _cell(study, seed, shared | {"seed": seed}, answers)
             cells.append(replace(cell, method=method, rollouts=algorithm.needs.rollouts, suffix=suffix))
     return cells
 
 
-def seeds_of(study: StudyConfig) -> range:
-    """The seeds of every method of a study."""
-    return range(study.first_seed, study.first_seed + study.seeds)
-
-
-def launch_order(cells: Iterable[Cell]) -> list[Cell]:
+def launch_order(works: Iterable[CellWork]) -> list[CellWork]:
     """The slow cells first, so that none runs alone at the end: methods that sample, other methods, base."""
-
-    def cost_class(cell: Cell) -> int:
-        return 2 if cell.is_base else 0 if cell.rollouts else 1
-
-    return sorted(cells, key=cost_class)
+    return sorted(works, key=lambda work: 2 if work.cell.is_base else 0 if work.cell.rollouts else 1)
 
 
 def remaining_work(run_dir: Path, cells: Iterable[Cell]) -> list[CellWork]:

@@ -99,7 +99,7 @@ def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
 
 def _cost(cells: Sequence[Cell], study: StudyConfig, run_dir: Path, questions: int) -> str:
     """Time and disk space of these cells from scratch, in words; from finished cells on this machine."""
-    works = [CellWork(cell, Status(), cell.is_base, False) for cell in matrix.launch_order(cells)]
+    works = matrix.launch_order(CellWork(cell, Status(), cell.is_base, False) for cell in cells)
     costs = [estimate(work, study, run_dir, questions) for work in works]
     seconds, size = makespan(costs, min(study.runtime.workers, len(works))), sum(one.size for one in costs)
     if not seconds and not size:

@@ -121,9 +121,8 @@ def tuned_file(study: StudyConfig, trials: pd.DataFrame) -> str:
     document = study.model_dump(mode="json")
     for winner in map(parse_variant, trials["trial"][trials["chosen"]]):
         document["method"][winner.method] = merge(document["method"].get(winner.method, {}), winner.settings)
-    put(
-        document, "tune.done", study.tune.done | {parse_variant(one).method: study.tune.trials for one in study.methods}
-    )
+    tuned = {parse_variant(one).method: study.tune.trials for one in study.methods}
+    put(document, "tune.done", study.tune.done | tuned)
     text = toml_text(document)
     assert StudyConfig(**tomllib.loads(text))
     table = "".join(

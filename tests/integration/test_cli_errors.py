@@ -82,8 +82,8 @@ def test_mistakes(harness: Cli, tmp_path: Path, arguments: list[str], words: lis
 def test_a_wrong_value_is_reported_under_what_was_typed(
     harness: Cli, train_and_test: list[str], options: str, message: str
 ) -> None:
-    data = train_and_test[-1]
-    ended = harness("compare", "--dry-run", *options.replace("DATA", data.partition("#")[0]).split())
+    options = options.replace("DATA", train_and_test[-1].partition("#")[0])
+    ended = harness("compare", "--dry-run", *train_and_test[:2], *options.split())
     assert ended.code == 2 and ended.err.replace("\n", " ").startswith("error: "), ended
     assert message in ended.err and "Value error" not in ended.err
 

@@ -15,6 +15,7 @@ from harness.plugins import registry
 from harness.study.matrix import (
     Cell,
     CellDocument,
+    CellWork,
     cells_of,
     launch_order,
     read_matrix,
@@ -111,7 +112,8 @@ def test_base_once_then_methods_by_seeds(methods: Callable[..., None]) -> None:
 
 
 def test_costly_cells_start_first(methods: Callable[..., None]) -> None:
-    order = [(c.method, c.seed) for c in launch_order(cells(study()))]
+    works = [CellWork(one, Status(), False, False) for one in cells(study())]
+    order = [(work.cell.method, work.cell.seed) for work in launch_order(works)]
     assert order == [("sampler", 0), ("sampler", 1), ("plain", 0), ("plain", 1), ("base", 0)]
 
 

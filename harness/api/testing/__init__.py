@@ -21,13 +21,13 @@ A method that breaks a check on purpose says so, with the reason::
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.api.algorithm import Algorithm, Method
+from harness.api.algorithm import Algorithm
 from harness.api.guest import GuestTrainer
 from harness.api.reward import Reward
 from harness.api.testing.checks import CHECKS, ContractError, InapplicableError, Subject
@@ -69,10 +69,9 @@ class Check:
 
     def run(self) -> CheckResult:
         """Run the check; anything the method raises becomes a failure with a message."""
-        exempt = _exemptions(self.subject.cls)
-        if self.name in exempt:
-            return CheckResult(self.name, True, f"exempt: {exempt[self.name]}")
-        return _run(self.name, lambda: CHECKS[self.name](self.subject))
+        if reason := self.subject.cls.exempt_checks.get(self.name):
+            return CheckResult(self.name, True, f"exempt: {reason}")
+        return _run(self.name, partial(CHECKS[self.name], self.subject))
 
     def __str__(self) -> str:
         return f"{self.subject.cls.__name__}-{self.name}"
@@ -88,15 +87,11 @@ def checks_for(method: type[Algorithm] | Algorithm, config: Any = None) -> list[
     Raises:
         UserError: It is not an :class:`~harness.api.Algorithm`, or is exempt from an unknown check.
     """
-    cls = method if isinstance(method, type) else type(method)
-    if not issubclass(cls, Algorithm):
-        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.Algorithm")
-    for name in _exemptions(cls):
+    subject = Subject.of(method, Algorithm, config)
+    for name in subject.cls.exempt_checks:
         if name not in CHECKS:
-            raise unknown_name(f"{cls.__name__}.exempt_checks: {name}", name, CHECKS)
-    if config is None and isinstance(method, Algorithm):
-        config = method.config
-    return [Check(name, Subject(cls, config)) for name in CHECKS]
+            raise unknown_name(f"{subject.cls.__name__}.exempt_checks: {name}", name, CHECKS)
+    return [Check(name, subject) for name in CHECKS]
 
 
 def check_algorithm(method: type[Algorithm] | Algorithm, config: Any = None) -> list[CheckResult]:
@@ -105,11 +100,7 @@ def check_algorithm(method: type[Algorithm] | Algorithm, config: Any = None) -> 
     A method that cannot be constructed gives one failed result.
     """
     checks = checks_for(method, config)
-    try:
-        checks[0].subject.new()
-    except Exception as error:
-        return [CheckResult("construction", False, f"raises {type(error).__name__}: {error}{_hint(error)}")]
-    return [check.run() for check in checks]
+    return _not_constructed(checks[0].subject) or [check.run() for check in checks]
 
 
 def parametrize_with_checks(methods: Sequence[type[Algorithm] | Algorithm]) -> Any:
@@ -146,8 +137,7 @@ GUEST_CHECKS = ("config", "documentation", "needs")
 
 def check_guest(guest: type[GuestTrainer] | GuestTrainer) -> list[CheckResult]:
     """Check a guest's configuration, needs and versions; :func:`check_training` checks its loop."""
-    cls = guest if isinstance(guest, type) else type(guest)
-    subject = Subject(cls, None if isinstance(guest, type) else guest.config)
+    subject = Subject.of(guest, GuestTrainer)
 
     def versions() -> str:
         return ", ".join(f"{name} {value[:12]}" for name, value in subject.new().versions().items())
@@ -164,16 +154,17 @@ def check_reward(reward: type[Reward] | Reward) -> list[CheckResult]:
     """
     from harness.api.testing.rewards import REWARD_CHECKS
 
-    cls = reward if isinstance(reward, type) else type(reward)
-    if not issubclass(cls, Reward):
-        raise UserError(f"`{cls.__name__}` is not a subclass of harness.api.Reward")
+    subject = Subject.of(reward, Reward)
+    return _not_constructed(subject) or [_run(name, partial(check, subject)) for name, check in REWARD_CHECKS.items()]
+
+
+def _not_constructed(subject: Subject) -> list[CheckResult]:
+    """One failed result if a plugin cannot be constructed."""
     try:
-        subject = cls() if isinstance(reward, type) else reward
+        subject.new()
     except Exception as error:
-        return [
-            CheckResult("construction", False, f"raises {type(error).__name__}: {error} (a reward defines `score`)")
-        ]
-    return [_run(name, partial(check, subject)) for name, check in REWARD_CHECKS.items()]
+        return [CheckResult("construction", False, f"raises {type(error).__name__}: {error}{_hint(error)}")]
+    return []
 
 
 def _run(name: str, check: Callable[[], str | None]) -> CheckResult:
@@ -189,17 +180,12 @@ def _run(name: str, check: Callable[[], str | None]) -> CheckResult:
     return CheckResult(name, True, remark or "")
 
 
-def _exemptions(cls: type[Method]) -> Mapping[str, str]:
-    exemptions: Mapping[str, str] = getattr(cls, "exempt_checks", {})
-    return exemptions
-
-
 def _hint(error: Exception) -> str:
     text = str(error)
     if "is nan at step" in text or "is inf at step" in text:
         return " (does `loss` take exp of an unbounded difference, divide by 0, or take log of 0?)"
     if "abstract" in text:
-        return " (a method defines `needs`, `experience` and `loss`)"
+        return " (a method defines `needs`, `experience` and `loss`; a reward defines `score`)"
     if "NoneType" in text:
         return " (batch.reference and batch.behaviour are None unless `needs` asks for them)"
     return ""

@@ -16,6 +16,7 @@ from harness.api.algorithm import Algorithm
 from harness.api.config import StrictConfig
 from harness.api.testing.synthetic import Step, World, build_world, collate, key_of, seeded, shifted
 from harness.api.types import Batch, Completion, Needs, Reduction, Sample
+from harness.errors import UserError
 from harness.train.reduction import micro_batches
 
 TOLERANCE = 1e-4
@@ -39,6 +40,18 @@ class Subject:
 
     cls: type[Any]
     config: Any = None
+
+    @classmethod
+    def of(cls, plugin: Any, contract: type, config: Any = None) -> Subject:
+        """That of a class, or of an instance with its configuration.
+
+        Raises:
+            UserError: It is not a subclass of the contract.
+        """
+        kind = plugin if isinstance(plugin, type) else type(plugin)
+        if not issubclass(kind, contract):
+            raise UserError(f"`{kind.__name__}` is not a subclass of harness.api.{contract.__name__}")
+        return cls(kind, plugin.config if config is None and plugin is not kind else config)
 
     def new(self) -> Any:
         return self.cls(self.config)

@@ -6,7 +6,6 @@ import math
 import random
 from collections.abc import Callable, Mapping
 
-from harness.api.reward import Reward
 from harness.api.testing.checks import ContractError, InapplicableError, Subject, config_is_documented, config_is_strict
 from harness.data.corruption import corrupted_answer
 from harness.vsibench.prompts import MODES, answer_text
@@ -43,8 +42,9 @@ HOSTILE = (
 )
 
 
-def returns_numbers(reward: Reward) -> None:
+def returns_numbers(subject: Subject) -> None:
     """``score`` returns a finite float or None for any text."""
+    reward = subject.new()
     for record in RECORDS:
         for mode in MODES:
             for text in (*HOSTILE, answer_text(record.ground_truth, mode)):
@@ -56,12 +56,13 @@ def returns_numbers(reward: Reward) -> None:
                     )
 
 
-def repeats_itself(reward: Reward) -> None:
+def repeats_itself(subject: Subject) -> None:
     """Equal completions get equal rewards, also from a new instance."""
+    reward = subject.new()
     for record in RECORDS:
         for mode in MODES:
             text = answer_text(record.ground_truth, mode)
-            values = {one.score(text, record, mode) for one in (reward, reward, type(reward)(reward.config))}
+            values = {one.score(text, record, mode) for one in (reward, reward, subject.new())}
             if len(values) > 1:
                 raise ContractError(
                     f"the same completion got the rewards {sorted(map(str, values))}: does `score` draw random numbers "
@@ -69,8 +70,9 @@ def repeats_itself(reward: Reward) -> None:
                 )
 
 
-def prefers_right(reward: Reward) -> None:
+def prefers_right(subject: Subject) -> None:
     """A right answer never gets less than a wrong one of the same form, and sometimes more."""
+    reward = subject.new()
     better = 0
     for record in RECORDS:
         for mode in MODES:
@@ -90,9 +92,9 @@ def prefers_right(reward: Reward) -> None:
         raise InapplicableError("the reward does not depend on whether an answer is right (a format or length reward)")
 
 
-REWARD_CHECKS: Mapping[str, Callable[[Reward], None]] = {
-    "config": lambda reward: config_is_strict(Subject(type(reward))),
-    "documentation": lambda reward: config_is_documented(Subject(type(reward))),
+REWARD_CHECKS: Mapping[str, Callable[[Subject], None]] = {
+    "config": config_is_strict,
+    "documentation": config_is_documented,
     "values": returns_numbers,
     "repeatable": repeats_itself,
     "direction": prefers_right,
