@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -118,15 +117,17 @@ def check(
     if group not in ("algorithms", "rewards"):
         raise UserError(f"`harness check {name}`: this is one of the {group}; only methods and rewards have checks")
     console = Console(highlight=False, soft_wrap=True)
-    results: list[CheckResult] = []
-    for stage in _stages(name, variant, group, pure, options.cache or Path("cache")):
-        if not all(one.passed for one in results):
+    results = _tell(_check_contract(variant, group), console)
+    if group == "algorithms" and not pure:
+        if all(one.passed for one in results):
+            from transformers.utils import logging
+
+            from harness.api.testing import check_training
+
+            logging.disable_progress_bar()
+            results += _tell(check_training(name, options.cache or Path("cache")), console)
+        else:
             console.print("The two training steps on the tiny model are run once these checks pass.", style="dim")
-            break
-        for one in (found := stage()):
-            mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
-            console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""))
-        results += found
     passed = sum(one.passed for one in results)
     console.print(f"{name}: {passed} of {len(results)} checks passed")
     return 0 if passed == len(results) else 1
@@ -174,26 +175,25 @@ def cost_class(needs: Needs) -> str:
     return "high" if needs.rollouts else "medium" if needs.reference else "low"
 
 
-def _stages(name: str, variant: Variant, group: str, pure: bool, cache: Path) -> list[Callable[[], list[CheckResult]]]:
-    """The checks of a plugin, cheap ones first; each stage is run once those before it pass."""
+def _check_contract(variant: Variant, group: str) -> list[CheckResult]:
+    """The checks of a plugin that need no model."""
     import harness.api.testing as testing
     from harness.api.guest import GuestTrainer
     from harness.plugins import registry
 
     cls = registry.load(group, variant.method)
     if group == "rewards":
-        return [lambda: testing.check_reward(cls)]
+        return testing.check_reward(cls)
     subject = registry.create(group, variant.method, dict(variant.settings)) if variant.settings else cls
     guest = isinstance(cls, type) and issubclass(cls, GuestTrainer)
-    contract = testing.check_guest if guest else testing.check_algorithm
+    return testing.check_guest(subject) if guest else testing.check_algorithm(subject)
 
-    def training() -> list[CheckResult]:
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        return testing.check_training(name, cache)
-
-    return [lambda: contract(subject)] if pure else [lambda: contract(subject), training]
+def _tell(results: list[CheckResult], console: Console) -> list[CheckResult]:
+    for one in results:
+        mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
+        console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""))
+    return results
 
 
 def _named(text: str, verb: str) -> tuple[Variant, str]:

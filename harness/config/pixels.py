@@ -13,29 +13,25 @@ _TOKEN = 28 * 28
 
 
 class PixelBounds(NamedTuple):
-    """Bounds of one frame and their source.
-
-    Attributes:
-        least: Minimum height x width.
-        most: Maximum height x width.
-        source: Who uses them.
-    """
+    """The least and the most pixels (height x width) of one frame."""
 
     least: int
     most: int
-    source: str
 
 
 PIXELS = MappingProxyType(
     {
-        "video-r1-train": PixelBounds(
-            16 * _TOKEN, 128 * _TOKEN, "Video-R1's training (arXiv 2503.21776); the least is ours"
-        ),
-        "video-r1-eval": PixelBounds(16 * _TOKEN, 256 * _TOKEN, "Video-R1's evaluation; the least is ours"),
-        "spatial-ladder": PixelBounds(16 * _TOKEN, 512 * _TOKEN, "SpatialLadder's evaluation"),
-        "lmms-eval": PixelBounds(4 * _TOKEN, 768 * _TOKEN, "lmms-eval's qwen2_vl model"),
-        "qwen2-vl": PixelBounds(128 * _TOKEN, 768 * _TOKEN, "the default of Qwen2VLVideoProcessor in transformers 5"),
-        "vlm-eval-kit": PixelBounds(1280 * _TOKEN, 16384 * _TOKEN, "VLMEvalKit's Qwen2-VL models"),
+        # Video-R1's training and evaluation (arXiv 2503.21776); the least is ours
+        "video-r1-train": PixelBounds(16 * _TOKEN, 128 * _TOKEN),
+        "video-r1-eval": PixelBounds(16 * _TOKEN, 256 * _TOKEN),
+        # SpatialLadder's evaluation
+        "spatial-ladder": PixelBounds(16 * _TOKEN, 512 * _TOKEN),
+        # lmms-eval's qwen2_vl model
+        "lmms-eval": PixelBounds(4 * _TOKEN, 768 * _TOKEN),
+        # the default of Qwen2VLVideoProcessor in transformers 5
+        "qwen2-vl": PixelBounds(128 * _TOKEN, 768 * _TOKEN),
+        # VLMEvalKit's Qwen2-VL models
+        "vlm-eval-kit": PixelBounds(1280 * _TOKEN, 16384 * _TOKEN),
     }
 )
 """By the name that ``data.pixels`` takes."""

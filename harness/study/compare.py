@@ -25,7 +25,7 @@ from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
 from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
-from harness.study.setup import benchmark_source, frame_cache, load_data, video_settings
+from harness.study.setup import benchmark_source, frame_cache, load_data
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, read_status
 from harness.study.time_estimate import Estimate, estimate, makespan
@@ -209,7 +209,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
 
 def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> None:
     """Decode the videos before the cells need them, with a progress bar."""
-    frames = frame_cache(study, video_settings(study, model_config(study.model.name)))
+    frames = frame_cache(study, model_config(study.model.name))
     workers = study.runtime.decoders or usable_cores()
     with progress_bar("decoding videos", console) as show:
         decoded = predecode(frames, videos, workers, show)

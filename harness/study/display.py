@@ -19,14 +19,14 @@ from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status
 
 STYLES: dict[State, str] = {
-    State.PENDING: "dim",
     State.RUNNING: "cyan",
-    State.DONE: "green",
     State.FAILED: "bold red",
     State.INTERRUPTED: "yellow",
+    State.PENDING: "dim",
     State.SKIPPED: "dim",
+    State.DONE: "green",
 }
-_SHOWN_FIRST = (State.RUNNING, State.FAILED, State.INTERRUPTED, State.PENDING, State.SKIPPED, State.DONE)
+"""By state; the first are the most important where not all fit on the screen."""
 _PLAIN_INTERVAL = 30.0
 
 
@@ -113,7 +113,7 @@ class MatrixDisplay:
     @staticmethod
     def _visible(rows: list[_Row], room: int) -> list[_Row]:
         """The most important rows that fit on the screen, in the order of the table."""
-        ranked = sorted(rows, key=lambda row: _SHOWN_FIRST.index(row.status.state))
+        ranked = sorted(rows, key=lambda row: list(STYLES).index(row.status.state))
         kept = {row.cell.id for row in ranked[: max(room, 4)]}
         return [row for row in rows if row.cell.id in kept]
 

@@ -19,6 +19,7 @@ from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
 from harness.models.families import video_defaults
+from harness.plugins import registry
 from harness.study.setup import Setup
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
@@ -64,28 +65,27 @@ class EvaluationJob:
 
 def evaluate(
     setup: Setup,
-    benchmark: Benchmark,
+    name: str,
     identity: dict[str, str],
     folder: Path,
-    progress: Callable[[int, int], None],
-    scorer: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> float:
     """Answer a benchmark with the weights that the policy holds, resuming where it stopped; return the overall score.
 
     Args:
         setup: The model, the study and its questions.
-        benchmark: What to answer.
+        name: One of the study's benchmarks.
         identity: As :class:`EvaluationJob` has it.
         folder: Likewise.
         progress: Likewise.
-        scorer: One of the benchmark's scorers; the default unless given.
 
     Raises:
         UserError: A video cannot be used (the record is named), or the manifest cannot be read.
     """
-    own, pixels = benchmark.questions(), benchmark.pixels()
-    dataset = own or setup.benchmark
     encoder, settings = setup.encoder, setup.study.evaluation
+    scorer = settings.scorer if name == settings.benchmark else None
+    benchmark: Benchmark = registry.create("benchmarks", name, settings.more.get(name))
+    dataset, pixels = benchmark.questions() or setup.benchmark, benchmark.pixels()
     mode: str = setup.study.prompt.evaluation
     if pixels:
         config = setup.policy.base.config

@@ -91,18 +91,12 @@ def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Data
     return without_broken_videos(found, study.data.frames, study.runtime.cache / "videos.json")
 
 
-def video_settings(study: StudyConfig, config: Any) -> VideoSettings:
-    """The study's frames and pixels, and the model's own settings."""
-    data = study.data
-    own = video_defaults(config)
-    return VideoSettings(frames=data.frames, min_pixels=data.min_pixels, max_pixels=data.max_pixels, **own)
-
-
-def frame_cache(study: StudyConfig, settings: VideoSettings) -> FrameCache:
-    """The cache of decoded frames, shared by all cells of a study."""
+def frame_cache(study: StudyConfig, config: Any) -> FrameCache:
+    """The cache of decoded frames, shared by all cells of a study: its frames and pixels, the model's own settings."""
+    data, own = study.data, video_defaults(config)
     return FrameCache(
         study.runtime.cache / "frames",
-        settings,
+        VideoSettings(frames=data.frames, min_pixels=data.min_pixels, max_pixels=data.max_pixels, **own),
         disk_bytes=int(study.runtime.frames_gb * 1e9),
         stills_rate=study.data.stills_rate,
     )
@@ -117,12 +111,10 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
     loaded = load_model(study.model, device, seed)
     require_chat_template(loaded.tokenizer, study.model.name)
     policy = Policy(*loaded, engine=study.model.engine)
-    settings = video_settings(study, policy.base.config)
-    frames = frame_cache(study, settings)
     config = policy.base.config
-    encoder = PromptEncoder(
-        loaded.tokenizer, config.video_token_id, frames, settings.merge_size, stamped=has_time_stamps(config)
-    )
+    frames = frame_cache(study, config)
+    size, stamped = frames.settings.merge_size, has_time_stamps(config)
+    encoder = PromptEncoder(loaded.tokenizer, config.video_token_id, frames, size, stamped=stamped)
     return Setup(study, policy, encoder, train, benchmark)
 
 

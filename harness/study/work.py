@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,6 @@ from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import write_json
 from harness.models.loading import model_digest
-from harness.plugins import registry
 from harness.study.evaluation import evaluate
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
 from harness.study.matrix import CellDocument
@@ -116,7 +115,7 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
     numbers: dict[str, float] = {}
     for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark)).items():
         folder = out if name == study.evaluation.benchmark else out / name
-        overall = _run_benchmark(setup, folder, name, identity.of(digest))
+        overall = evaluate(setup, name, identity.of(digest), folder)
         numbers["overall" if name == study.evaluation.benchmark else name] = overall
     return numbers
 
@@ -203,21 +202,9 @@ def _evaluate(
     for benchmark in (*(one for one in identities if one != headline), headline):
         progress(0, total)
         folder = cell_dir / benchmark / name
-        overall = _run_benchmark(setup, folder, benchmark, identities[benchmark].of(digest), progress)
+        overall = evaluate(setup, benchmark, identities[benchmark].of(digest), folder, progress)
     # Later estimates divide the time of evaluation by the number of questions.
     _report(cell_dir, "evaluate", step, 0, {"overall": overall, "done": total, "of": total})
-
-
-def _run_benchmark(
-    setup: Setup,
-    folder: Path,
-    name: str,
-    identity: dict[str, str],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> float:
-    section = setup.study.evaluation
-    benchmark = registry.create("benchmarks", name, section.more.get(name))
-    return evaluate(setup, benchmark, identity, folder, progress, section.scorer if name == section.benchmark else None)
 
 
 def _report(

@@ -129,7 +129,7 @@ def watch_steps(clock: Clock) -> list[dict[str, float]]:
 
 def random_prompt(study: StudyConfig, policy: Policy, number: int) -> EncodedPrompt:
     """A prompt on a video of random pixels that went through the video processor."""
-    settings = setup.video_settings(study, policy.base.config)
+    settings = setup.frame_cache(study, policy.base.config).settings
     size = (settings.frames, *VIDEO_SIZE, 3)
     video = process_frames(np.random.default_rng(number).integers(0, 256, size, np.uint8), settings)
     tokens = len(video.pixel_values) // settings.merge_size**2
