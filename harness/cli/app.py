@@ -62,18 +62,14 @@ def main() -> None:
     """Run the command line; a user's mistake ends with a message and exit code 2, never a traceback."""
     try:
         app(prog_name="harness")
-    except UserError as error:
-        _complain(str(error))
-        sys.exit(EXIT_USER_ERROR)
-    except OSError as error:
-        if error.errno not in _FIXABLE:
-            raise
-        _complain(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+    except (UserError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError):
+            if error.errno not in _FIXABLE:
+                raise
+            message = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        text = Text.assemble(("error: ", "bold red"), message)
+        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-
-
-def _complain(message: str) -> None:
-    text = Text.assemble(("error: ", "bold red"), message)
-    Console(stderr=True, highlight=False).print(text, soft_wrap=True)

@@ -7,17 +7,16 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from harness.errors import UserError
 from harness.study.locks import hold
-from harness.study.process import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, die_with_parent, is_first_rank
+from harness.study.process import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, die_with_parent, interrupt, is_first_rank
 
 
 def main(arguments: list[str]) -> int:
     """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended; return the exit code."""
     die_with_parent()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     cell_dir = Path(arguments[0]) / "cells" / arguments[1]
     if not is_first_rank():
         return _train_as_further_rank(cell_dir)
@@ -60,10 +59,6 @@ def _run_and_record(cell_dir: Path) -> int:
         with suppress(OSError):  # on a full disk the launcher finds the reason in the log
             record_state(cell_dir, State.FAILED, reason)
         return EXIT_FAILED
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
 from harness.study.setup import benchmark_source, frame_cache, load_data
 from harness.study.shared_training import reuse_training, training_rounds
-from harness.study.status import State, read_status
+from harness.study.status import State, Status, read_status
 from harness.study.time_estimate import Estimate, estimate, makespan
 
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
@@ -147,7 +147,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
         # Without the data a cell has no identity, so no folder of the run directory can be its own.
         plan = None
         cells = matrix.cells_of(study, model_digest=model_digest(study.model.name))
-        works = [CellWork(cell, read_status(Path()), cell.is_base, False) for cell in cells]
+        works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
         console.print(f"Data to be generated first: {', '.join(absent)}", highlight=False)
     else:
         plan = make_plan(study, console)

@@ -39,7 +39,6 @@ class EvaluationJob:
     """One benchmark for one checkpoint.
 
     Attributes:
-        policy: The model, with the checkpoint's weights in it.
         dataset: The questions.
         sampler: Answers batches of prompts.
         encoder: Turns a record into a prompt.
@@ -51,7 +50,6 @@ class EvaluationJob:
         words: A question's own words; None for those of the prompt mode.
     """
 
-    policy: Policy
     dataset: Dataset | Questions
     sampler: Sampler[Policy, EncodedPrompt]
     encoder: PromptEncoder
@@ -95,9 +93,7 @@ def evaluate(
         # A bare answer has no reasoning, so there is no second turn either.
         mode, settings = OWN_WORDS, settings.model_copy(update={"two_turns": False})
     sampler = make_sampler(setup.policy, setup.study.rollout, settings.batch)
-    job = EvaluationJob(
-        setup.policy, dataset, sampler, encoder, mode, settings, identity, folder, progress, benchmark.words
-    )
+    job = EvaluationJob(dataset, sampler, encoder, mode, settings, identity, folder, progress, benchmark.words)
     answer_benchmark(job)
     answers = {str(row["id"]): answer_in(row["answer"], mode) for row in read_samples(folder)}
     scores = benchmark.question_scores(dataset.records, answers, benchmark.scorer_named(scorer))
@@ -125,15 +121,15 @@ def answer_benchmark(job: EvaluationJob) -> Path:
     if manifest.is_file() and read_json(manifest)["complete"]:
         job.progress(len(records), len(records))
         return samples
-    write_json(manifest, {"identity": job.identity, "n": len(records), "complete": False})
+    document = {"identity": job.identity, "n": len(records), "complete": False}
+    write_json(manifest, document)
     size = job.settings.batch
     done = len(whole_lines(samples)) // size * size
     write_text(samples, "".join(line + "\n" for line in whole_lines(samples)[:done]))
     for start in range(done, len(records), size):
         append_lines(samples, list(_answer(job, records[start : start + size])))
         job.progress(min(start + size, len(records)), len(records))
-    document = {"identity": job.identity, "n": len(records), "complete": True, "samples": sha256_file(samples)}
-    write_json(manifest, document)
+    write_json(manifest, document | {"complete": True, "samples": sha256_file(samples)})
     return samples
 
 

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.matrix import Cell
-from harness.study.process import EXIT_INTERRUPTED, cell_command, cell_environment, visible_gpus
+from harness.study.process import EXIT_INTERRUPTED, cell_command, cell_environment, interrupt, visible_gpus
 from harness.study.status import State, Status, record_state, recorded_status
 
 LOG_FILE = "log.txt"
@@ -204,10 +203,6 @@ def _signals_as_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Read by torch.distributed and accelerate: the rank of this process and the number of processes."""
@@ -31,6 +32,11 @@ def command_line() -> str:
 def cell_command(run_dir: Path, cell_id: str) -> list[str]:
     """The command line that computes one cell."""
     return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id]
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A handler of signals that ends a process as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def is_first_rank() -> bool:

@@ -96,8 +96,6 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
     Returns:
         The benchmarks' headline numbers.
     """
-    if not checkpoint.is_dir():
-        raise UserError(f"`{checkpoint}`: no such checkpoint folder")
     ours = (checkpoint / MANIFEST).is_file()
     if not ours:
         study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})

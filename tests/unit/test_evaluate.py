@@ -34,7 +34,6 @@ def policy(kit: Kit) -> Policy:
 @pytest.fixture
 def job(kit: Kit, policy: Policy, tmp_path: Path) -> EvaluationJob:
     return EvaluationJob(
-        policy,
         kit.data,
         TransformersSampler(policy, 4),
         kit.encoder(policy),
@@ -52,9 +51,7 @@ def whole(kit: Kit, policy: Policy, tmp_path_factory: pytest.TempPathFactory) ->
     place = tmp_path_factory.mktemp("whole") / "step-000007"
     settings = EvaluationSection(max_new_tokens=5, batch=4)
     sampler, encoder = TransformersSampler(policy, 4), kit.encoder(policy)
-    job = EvaluationJob(
-        policy, kit.data, sampler, encoder, "official", settings, IDENTITY, place, lambda done, total: None
-    )
+    job = EvaluationJob(kit.data, sampler, encoder, "official", settings, IDENTITY, place, lambda done, total: None)
     return answer_benchmark(job).read_bytes()
 
 
@@ -201,4 +198,4 @@ def test_a_model_that_gives_no_numbers_is_an_error_and_not_an_answer(kit: Kit, j
     with torch.no_grad():
         policy.language_model.norm.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="not finite"):
-        answer_benchmark(replace(job, policy=policy, sampler=TransformersSampler(policy, 4)))
+        answer_benchmark(replace(job, sampler=TransformersSampler(policy, 4)))
