@@ -69,7 +69,7 @@ class Check:
 
     def run(self) -> CheckResult:
         """Run the check; anything the method raises becomes a failure with a message."""
-        if reason := self.subject.cls.exempt_checks.get(self.name):
+        if (reason := self.subject.cls.exempt_checks.get(self.name)) is not None:
             return CheckResult(self.name, True, f"exempt: {reason}")
         return _run(self.name, partial(CHECKS[self.name], self.subject))
 

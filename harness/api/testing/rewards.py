@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from itertools import product
 
 from harness.api.testing.checks import ContractError, InapplicableError, Subject, config_is_documented, config_is_strict
 from harness.data.corruption import corrupted_answer
@@ -45,49 +46,44 @@ HOSTILE = (
 def returns_numbers(subject: Subject) -> None:
     """``score`` returns a finite float or None for any text."""
     reward = subject.new()
-    for record in RECORDS:
-        for mode in MODES:
-            for text in (*HOSTILE, answer_text(record.ground_truth, mode)):
-                value = reward.score(text, record, mode)
-                if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-                    raise ContractError(
-                        f"`score` returned {value!r} for the answer {text[:40]!r} to {record.question_type}: "
-                        "return a finite float, or None if the reward does not apply"
-                    )
+    for record, mode in product(RECORDS, MODES):
+        for text in (*HOSTILE, answer_text(record.ground_truth, mode)):
+            value = reward.score(text, record, mode)
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise ContractError(
+                    f"`score` returned {value!r} for the answer {text[:40]!r} to {record.question_type}: "
+                    "return a finite float, or None if the reward does not apply"
+                )
 
 
 def repeats_itself(subject: Subject) -> None:
     """Equal completions get equal rewards, also from a new instance."""
     reward = subject.new()
-    for record in RECORDS:
-        for mode in MODES:
-            text = answer_text(record.ground_truth, mode)
-            values = {one.score(text, record, mode) for one in (reward, reward, subject.new())}
-            if len(values) > 1:
-                raise ContractError(
-                    f"the same completion got the rewards {sorted(map(str, values))}: does `score` draw random numbers "
-                    "or keep state between calls?"
-                )
+    for record, mode in product(RECORDS, MODES):
+        text = answer_text(record.ground_truth, mode)
+        values = {one.score(text, record, mode) for one in (reward, reward, subject.new())}
+        if len(values) > 1:
+            raise ContractError(
+                f"the same completion got the rewards {sorted(map(str, values))}: does `score` draw random numbers "
+                "or keep state between calls?"
+            )
 
 
 def prefers_right(subject: Subject) -> None:
     """A right answer never gets less than a wrong one of the same form, and sometimes more."""
     reward = subject.new()
     better = 0
-    for record in RECORDS:
-        for mode in MODES:
-            wrong = corrupted_answer(record, random.Random(0))
-            right, other = (
-                reward.score(answer_text(words, mode), record, mode) for words in (record.ground_truth, wrong)
+    for record, mode in product(RECORDS, MODES):
+        wrong = corrupted_answer(record, random.Random(0))
+        right, other = (reward.score(answer_text(words, mode), record, mode) for words in (record.ground_truth, wrong))
+        if right is None or other is None:
+            continue
+        if right < other:
+            raise ContractError(
+                f"{record.question_type}: the right answer {record.ground_truth!r} gets {right}, the wrong one "
+                f"{wrong!r} gets {other}: is a distance returned instead of a reward, or a sign flipped?"
             )
-            if right is None or other is None:
-                continue
-            if right < other:
-                raise ContractError(
-                    f"{record.question_type}: the right answer {record.ground_truth!r} gets {right}, the wrong one "
-                    f"{wrong!r} gets {other}: is a distance returned instead of a reward, or a sign flipped?"
-                )
-            better += right > other
+        better += right > other
     if not better:
         raise InapplicableError("the reward does not depend on whether an answer is right (a format or length reward)")
 
