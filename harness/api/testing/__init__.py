@@ -185,7 +185,8 @@ def _hint(error: Exception) -> str:
     if "is nan at step" in text or "is inf at step" in text:
         return " (does `loss` take exp of an unbounded difference, divide by 0, or take log of 0?)"
     if "abstract" in text:
-        return " (a method defines `needs`, `experience` and `loss`; a reward defines `score`)"
+        reward = text.endswith("score")
+        return " (a reward defines `score`)" if reward else " (a method defines `needs`, `experience` and `loss`)"
     if "NoneType" in text:
         return " (batch.reference and batch.behaviour are None unless `needs` asks for them)"
     return ""
