@@ -185,7 +185,7 @@ def _hint(error: Exception) -> str:
     if "is nan at step" in text or "is inf at step" in text:
         return " (does `loss` take exp of an unbounded difference, divide by 0, or take log of 0?)"
     if "abstract" in text:
-        reward = text.endswith("score")
+        reward = "score" in text.split()[-1]
         return " (a reward defines `score`)" if reward else " (a method defines `needs`, `experience` and `loss`)"
     if "NoneType" in text:
         return " (batch.reference and batch.behaviour are None unless `needs` asks for them)"
