@@ -76,11 +76,6 @@ class Results:
         found = self.benchmark.tasks_of(self.answers["type"].unique())
         return found if 1 < len(found) <= MOST_COLUMNS else ()
 
-    @property
-    def clusters(self) -> int:
-        """Number of clusters, such as rooms, that the questions are about."""
-        return int(self.answers["cluster"].nunique())
-
 
 def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Results:
     """The results of a run directory on one benchmark: the headline unless another is given."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,7 +32,10 @@ WIDTH, WIDE = 3.5, 7.2
 LEGEND_LINE = 0.213
 """Inches; a line of a legend."""
 
-INK, MUTED, GRID, PAPER = "#1d232b", "#66707c", "#dfe3e8", "#ffffff"
+_STYLE = mpl.rc_params_from_file(Path(__file__).parent / "assets" / "figures.mplstyle", use_default_template=False)
+
+INK, MUTED, GRID = (_STYLE[key] for key in ("text.color", "axes.labelcolor", "axes.edgecolor"))
+PAPER = "#ffffff"
 METHOD_COLOURS = ("#0b6cb0", "#c9540a", "#0c8a63", "#a8478a", "#8a6d00", "#3b4cc0", "#b02a37", "#4d7a1f")
 BASE_COLOUR = "#7b8794"
 MARKERS = "osD^vP*X"
@@ -51,33 +55,6 @@ TRAINING = {
 
 _LONG = 20
 """Characters in two methods' names together at and above which the label takes two lines."""
-
-_STYLE: dict[str, object] = {
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    "savefig.transparent": True,
-}
 
 
 @dataclass(frozen=True)
@@ -138,7 +115,7 @@ def add_legend(figure: Figure) -> None:
 
 def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> Drawing:
     """Write NAME.svg and NAME.pdf, whose bytes depend only on what is drawn; returns the SVG for a page."""
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
             content = io.BytesIO()
             figure.savefig(content, format=kind, metadata=metadata)
@@ -228,16 +205,13 @@ def task_bars(
     tasks = [task for task in (OVERALL, *titles) if any(task in frame.index for frame in scores.values())]
     figure, axes = new_axes(2.7, WIDE) if wide else new_axes(0.7 + len(tasks) * (0.13 + 0.095 * len(scores)))
     places, thick = np.arange(len(tasks)), 0.8 / max(1, len(scores))
-    baseline = axes.hlines if wide else axes.vlines
+    bars, baseline = (axes.bar, axes.hlines) if wide else (axes.barh, axes.vlines)
     for number, (method, frame) in enumerate(scores.items()):
         here = frame.reindex(tasks)
         spread = [here["score"] - here["low"], here["high"] - here["score"]]
         at, colour = places - 0.4 + (number + 0.5) * thick, palette.colour(method)
-        error = {"ecolor": INK, "elinewidth": 0.8}
-        if wide:
-            axes.bar(at, here["score"], 0.86 * thick, yerr=spread, color=colour, label=labels[method], error_kw=error)
-        else:
-            axes.barh(at, here["score"], 0.86 * thick, xerr=spread, color=colour, label=labels[method], error_kw=error)
+        intervals: dict[str, Any] = {"yerr" if wide else "xerr": spread, "error_kw": {"ecolor": INK, "elinewidth": 0.8}}
+        bars(at, here["score"], 0.86 * thick, color=colour, label=labels[method], **intervals)
     for style, (name, values) in zip(("-", ":"), baselines.items(), strict=False):
         known = [(place, values[task]) for place, task in zip(places, tasks, strict=True) if task in values]
         at, heights = np.array([place for place, _ in known]), [value for _, value in known]
@@ -245,18 +219,17 @@ def task_bars(
     # Intervals may exceed 0 and 100, the axis may not.
     top = min(100.0, 1.05 * max(float(np.nanmax(frame[["score", "high"]].to_numpy())) for frame in scores.values()))
     names = ["Overall" if task == OVERALL else titles[task] for task in tasks]
+    along, across = (axes.xaxis, axes.yaxis) if wide else (axes.yaxis, axes.xaxis)
+    along.set_ticks(places, [name.replace(" ", "\n") if wide else name for name in names])
+    along.grid(visible=False)
+    across.set_label_text("score in points")
     if wide:
-        axes.set_xticks(places, [name.replace(" ", "\n") for name in names])
         axes.margins(x=0.01)
         axes.set_ylim(0, max(1.0, top))
-        axes.set_ylabel("score in points")
     else:
-        axes.set_yticks(places, names)
         axes.margins(y=0.01)
         axes.set_xlim(0, max(1.0, top))
         axes.invert_yaxis()
-        axes.set_xlabel("score in points")
-    axes.grid(axis="x" if wide else "y", visible=False)
     add_legend(figure)
     return figure
 
@@ -320,11 +293,6 @@ def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Ma
         top = 1.08 * float(found[key].max()) or 1.0
         axes.set_ylim(-0.02 * top, top)
     return _labelled(figure, "examples" if x == "examples" else "optimiser steps", TRAINING[key][0])
-
-
-def logged(metrics: pd.DataFrame) -> Iterator[str]:
-    """The metrics to draw: those that some method logged."""
-    return (key for key in TRAINING if key in metrics and metrics[key].notna().any())
 
 
 def _labelled(figure: Figure, xlabel: str, ylabel: str) -> Figure:

@@ -68,8 +68,8 @@ def samples_section(
         paragraph(
             "The answers were generated elsewhere and read from the files listed below; how they were generated is "
             "outside this report.",
-            f"Every file answers the same {_questions(results.answers, results.benchmark)} ({benchmark.root}, split "
-            f"{benchmark.split}, SHA-256 {benchmark.digest[:DIGITS]}).",
+            f"Every file answers the same {questions_asked(results.answers, results.benchmark)} ({benchmark.root}, "
+            f"split {benchmark.split}, SHA-256 {benchmark.digest[:DIGITS]}).",
             _scoring(results.scorer, results.benchmark),
         ),
         heading("Statistics"),
@@ -129,7 +129,7 @@ def _evaluation(collected: Collected) -> Iterator[str]:
     study, test, headline = collected.study, collected.test, collected.headline
     identity = next((cell.identity for cell in collected.cells if cell.identity), {})
     yield (
-        f"Every checkpoint answered the same {_questions(headline.answers, headline.benchmark)} "
+        f"Every checkpoint answered the same {questions_asked(headline.answers, headline.benchmark)} "
         f"({study.data.benchmark}, SHA-256 {test.digest[:DIGITS]}) with the prompt "
         f"“{study.prompt.evaluation}”; decoding: {identity.get('decoding', 'unknown')}; engine: "
         f"{identity.get('engine', 'unknown')}; frame settings: SHA-256 {identity.get('frames', 'unknown')[:DIGITS]}."
@@ -137,7 +137,8 @@ def _evaluation(collected: Collected) -> Iterator[str]:
     yield _scoring(headline.scorer, headline.benchmark)
 
 
-def _questions(answers: pd.DataFrame, benchmark: Benchmark) -> str:
+def questions_asked(answers: pd.DataFrame, benchmark: Benchmark) -> str:
+    """How many questions were answered, and about how many clusters such as rooms."""
     clusters = count(answers["cluster"].nunique(), benchmark.cluster)
     return f"{count(answers['question'].nunique(), 'question')} about {clusters}"
 

@@ -29,15 +29,15 @@ from reports.page.figures import (
     compute_plot,
     forest,
     learning_curve,
-    logged,
     save_figure,
     task_bars,
     task_forest,
     training_curve,
 )
+from reports.page.methods import questions_asked
 from reports.results import Results
 from reports.statistics import LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
-from reports.tables import BASELINES, Tables, Verdict, tally
+from reports.tables import Tables, Verdict, tally
 from reports.text import Document, clean, count, listed
 
 PAGE = "index.html"
@@ -129,23 +129,29 @@ def _draw(
         f"Score by task with its {level(1 - LEVEL)} confidence interval over {results.benchmark.cluster}s; differences "
         "between methods are shown above. Horizontal lines: baselines that need no video."
     )
+    shown = {OVERALL, *titles}
+    baselines = {
+        clean(row.label): {name: score for name, score in row.runs[0].items() if name in shown}
+        for row in tables.rows
+        if row.kind == "baseline"
+    }
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
-        bars = task_bars(scores, _baselines(tables, titles), palette, labels, titles, wide=wide)
+        bars = task_bars(scores, baselines, palette, labels, titles, wide=wide)
         add("scores", name, caption, bars)
     contrasts = tables.contrasts
     if contrasts:
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
-    shown = [c for c in contrasts if c.task == OVERALL or c.task in titles]
     for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
         caption = f"{labels[b]} minus {labels[a]}, overall and by task."
-        figure = task_forest(shown, a, b, palette.colour(b), titles)
+        figure = task_forest([c for c in contrasts if c.task in shown], a, b, palette.colour(b), titles)
         add("differences", f"forest-{_file_name(b)}-{_file_name(a)}", caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, palette, labels):
             add("learning", name, caption, figure)
         metrics = training_metrics(collected)
-        for key in logged(metrics):
-            add("training", f"training-{key}", TRAINING[key][1], training_curve(metrics, key, palette, labels))
+        for key, (_, caption) in TRAINING.items():
+            if key in metrics and metrics[key].notna().any():
+                add("training", f"training-{key}", caption, training_curve(metrics, key, palette, labels))
     return drawings
 
 
@@ -163,27 +169,13 @@ def _learning(collected: Collected, palette: Palette, labels: Mapping[str, str])
         yield "compute", caption, compute_plot(lines, bands, palette, labels)
 
 
-def _baselines(tables: Tables, titles: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """Scores of the baselines that need no video, by label, as in the score table."""
-    table = tables.scores
-    columns = [(column.keys[0], place) for place, column in enumerate(table.columns)]
-    found = {}
-    for row in table.rows:
-        if row.group == BASELINES:
-            values = {name: row.cells[place].values[0] for name, place in columns if name == OVERALL or name in titles}
-            label = row.cells[0].shown(table.columns[0])
-            found[label] = {name: float(value) for name, value in values.items() if value is not None}
-    return found
-
-
 def _title(results: Results, labels: Mapping[str, str]) -> str:
     names = [labels[method] for method in results.present if method != BASE] or [labels[m] for m in results.present]
     return f"{listed(names)} on {results.title}"
 
 
 def _lead(results: Results, collected: Collected | None) -> str:
-    clusters = count(results.clusters, results.benchmark.cluster)
-    parts = [f"{count(len(results.records), 'question')} about {clusters}", f"scorer “{results.scorer}”"]
+    parts = [questions_asked(results.answers, results.benchmark), f"scorer “{results.scorer}”"]
     if collected is not None:
         study = collected.study
         parts += [f"model {study.model.name}", f"{study.budget.amount:g} {study.budget.kind} per run"]

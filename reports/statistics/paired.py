@@ -25,7 +25,15 @@ from harness.config.study import BASE
 from reports.statistics.answers import Answers, lay_out, select
 from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge
 from reports.statistics.inference import Inference, Part, infer, probability_better
-from reports.statistics.resampling import RESAMPLES, SEED, Array, bootstrap_interval, cluster_sums, permutation_p
+from reports.statistics.resampling import (
+    RESAMPLES,
+    SEED,
+    Array,
+    ClusterSums,
+    bootstrap_interval,
+    cluster_sums,
+    permutation_p,
+)
 
 
 def compare(
@@ -78,8 +86,9 @@ def _contrasts(
     """All contrasts of one pair, not yet corrected or judged."""
     wide, questions = select(answers, a, b)
     types, onehot, tasks, weights = _design(questions, benchmark)
-    runs: dict[str, Array] = {side: _points(wide, side) for side in (a, b)}
-    per_run = {side: weights @ _type_means(onehot, runs[side]) for side in (a, b)}
+    runs: dict[str, Array] = {side: 100 * np.asarray(wide[side], dtype=np.float64) for side in (a, b)}
+    type_means = {side: onehot.T.astype(float) @ scores / onehot.sum(0)[:, None] for side, scores in runs.items()}
+    per_run = {side: weights @ means for side, means in type_means.items()}
     clusters = pd.factorize(questions["cluster"], sort=True)[0]
     per_question = _round(runs[b].mean(1) - runs[a].mean(1))
     difference, variance = _clustered(per_question, onehot, weights, clusters)
@@ -93,7 +102,8 @@ def _contrasts(
         lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and clusters_of_type[j] < 2]
         parts: list[Part] = [(float(variance[i]), n_clusters - 1)]
         if claim == "methods":
-            parts += [_run_variance(per_run[side][i]) for side in (a, b) if per_run[side].shape[1] > 1]
+            of_runs = [per_run[side][i] for side in (a, b) if per_run[side].shape[1] > 1]
+            parts += [(float(scores.var(ddof=1)) / len(scores), len(scores) - 1) for scores in of_runs]
         if lonely or math.isnan(variance[i]):
             drawn = Inference(
                 note=f"no test: questions of one {benchmark.cluster} only ({', '.join(lonely) or 'all questions'})"
@@ -123,7 +133,8 @@ def _contrasts(
         )
         found.append(_alike(contrast, per_question, used))
     if resamples and not math.isnan(found[0].p):
-        found[0] = _cross_checked(found[0], per_question, onehot, weights[0], clusters, variance[0], alpha, resamples)
+        sums = cluster_sums(per_question, onehot, weights[0], clusters)
+        found[0] = _cross_checked(found[0], sums, float(variance[0]), alpha, resamples)
     return found
 
 
@@ -131,11 +142,6 @@ def _claim(runs: Mapping[str, Array]) -> Claim:
     """What a pair's runs allow; one run of the base model is enough: it is not trained."""
     enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in runs.items()]
     return "methods" if all(enough) else "checkpoints"
-
-
-def _run_variance(scores: Array) -> Part:
-    """Variance of the mean of a method's runs, and its degrees of freedom."""
-    return float(scores.var(ddof=1)) / len(scores), len(scores) - 1
 
 
 def _run_pairs(scores_a: Array, scores_b: Array, same_seeds: bool) -> dict[str, Any]:
@@ -160,20 +166,10 @@ def _alike(contrast: Contrast, per_question: Array, used: NDArray[np.bool_]) -> 
     return replace(contrast, verdict="equivalent", note="both sides score alike on every question")
 
 
-def _cross_checked(
-    contrast: Contrast,
-    per_question: Array,
-    onehot: NDArray[np.bool_],
-    weights: Array,
-    clusters: NDArray[np.intp],
-    variance: float,
-    alpha: float,
-    resamples: int,
-) -> Contrast:
+def _cross_checked(contrast: Contrast, sums: ClusterSums, variance: float, alpha: float, resamples: int) -> Contrast:
     """Add the two checks of the t-test over clusters, and a note where they decide otherwise."""
     n, cluster = contrast.n_rooms, contrast.cluster
     clusters_only = infer(contrast.difference, [(variance, n - 1)], n, alpha=alpha, margin=1.0, cluster=cluster)
-    sums = cluster_sums(per_question, onehot, weights, clusters)
     low, high = bootstrap_interval(sums, alpha, resamples) if variance else (math.nan, math.nan)
     found = replace(
         contrast,
@@ -218,13 +214,3 @@ def _design(questions: pd.DataFrame, benchmark: Benchmark) -> tuple[list[str], N
     onehot = np.stack([kinds == t for t in types], axis=1)
     tasks, weights = benchmark.weights(dict(zip(types, onehot.sum(0).tolist(), strict=True)))
     return types, onehot, tasks, weights
-
-
-def _points(wide: pd.DataFrame, method: str) -> Array:
-    """Scores (n, k) of the k runs of a method, 0 to 100."""
-    return 100 * np.asarray(wide[method], dtype=np.float64)
-
-
-def _type_means(onehot: NDArray[np.bool_], scores: Array) -> Array:
-    """Means (t, k) of (n, k) scores over the questions of each type."""
-    return onehot.T.astype(float) @ scores / onehot.sum(0)[:, None]

@@ -3,12 +3,10 @@
 from reports.tables.build import Tables, additional_table, build_tables
 from reports.tables.pairs import difference_text
 from reports.tables.power import advice, power_table
-from reports.tables.scores import BASELINES
 from reports.tables.table import MISSING, Table, csv_text, latex_document
 from reports.tables.verdicts import Verdict, tally
 
 __all__ = [
-    "BASELINES",
     "MISSING",
     "Table",
     "Tables",

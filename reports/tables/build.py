@@ -12,7 +12,7 @@ from reports.results import Results
 from reports.statistics import Contrast, compare
 from reports.tables.pairs import pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
-from reports.tables.scores import score_rows, scores_table
+from reports.tables.scores import ScoreRow, score_rows, scores_table
 from reports.tables.sensitivity import sensitivity_table
 from reports.tables.table import Table
 from reports.tables.verdicts import Verdict, verdicts
@@ -24,6 +24,7 @@ class Tables:
 
     Attributes:
         scores: The main table.
+        rows: What it shows.
         contrasts: Every difference that was tested.
         verdicts: What the differences in the overall score say.
         sensitivity: The same answers by every scorer; None where the benchmark has one scorer only.
@@ -33,6 +34,7 @@ class Tables:
     """
 
     scores: Table
+    rows: Sequence[ScoreRow]
     contrasts: Sequence[Contrast]
     verdicts: Sequence[Verdict]
     sensitivity: Table | None
@@ -56,6 +58,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         footnotes = (*footnotes, published_footnote(results.records))
     return Tables(
         scores_table(results, rows, found, footnotes=footnotes),
+        rows,
         found,
         verdicts(results, found),
         sensitivity_table(results) if len(benchmark.scorers) > 1 else None,

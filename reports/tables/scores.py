@@ -135,14 +135,15 @@ def _method_row(results: Results, method: str) -> ScoreRow:
         method,
         results.labels[method],
         "base" if method == BASE else "method",
-        [_run_score(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
+        [score_of(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
         results.modes.get(method, ""),
         results.planned.get(method, 1),
         missing_seeds(results.cells, method),
     )
 
 
-def _run_score(answers: pd.DataFrame, benchmark: Benchmark) -> dict[str, float]:
+def score_of(answers: pd.DataFrame, benchmark: Benchmark) -> dict[str, float]:
+    """The :func:`run_score` of a run's answers (type, score, parsed; truncated where it is known)."""
     shares = {"unparsable": 100 * (1 - float(answers["parsed"].mean()))}
     if "truncated" in answers:
         shares["truncated"] = 100 * float(answers["truncated"].astype(bool).mean())
@@ -154,7 +155,7 @@ def _baseline_rows(results: Results) -> list[ScoreRow]:
     rows = []
     for name, label, answers in results.benchmark.baselines(results.records, results.train):
         scored = results.benchmark.question_scores(results.records, answers, results.scorer)
-        rows.append(ScoreRow(name, label, "baseline", [_run_score(pd.DataFrame(scored), results.benchmark)]))
+        rows.append(ScoreRow(name, label, "baseline", [score_of(pd.DataFrame(scored), results.benchmark)]))
     return rows
 
 

@@ -12,6 +12,7 @@ from harness.config.study import BASE
 from harness.vsibench.records import Record
 from reports.results import Results
 from reports.statistics import OVERALL
+from reports.tables.scores import score_of
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import sentences
 
@@ -46,12 +47,7 @@ def sensitivity_table(results: Results) -> Table:
 
 
 def _scored_by_all(results: Results) -> pd.DataFrame:
-    """The benchmark's figures of every run by every scorer.
-
-    Returns:
-        One row per method, seed and scorer: method, seed, scorer, overall and the benchmark's means (points),
-        unparsable (percent of questions).
-    """
+    """The score of every run by every scorer: method, seed, scorer, and the columns of :func:`score_of`."""
     answers, benchmark = results.answers, results.benchmark
     if "read" in answers:
         answers = answers.assign(answer=answers["read"])
@@ -64,10 +60,7 @@ def _scored_by_all(results: Results) -> pd.DataFrame:
         scored = pd.concat([_scored(one, by_key, benchmark, name) for one in rounds])
         runs = answers[["method", "seed", "question", "answer"]].merge(scored, on=["question", "answer"])
         for (method, seed), run in runs.groupby(["method", "seed"], sort=True):
-            figures = benchmark.figures(run["type"].tolist(), run["score"].tolist())
-            unparsable = 100 * (1 - float(run["parsed"].mean()))
-            row = {"method": method, "seed": seed, "scorer": name, OVERALL: figures.overall, **figures.means}
-            rows.append(row | {"unparsable": unparsable})
+            rows.append({"method": method, "seed": seed, "scorer": name, **score_of(run, benchmark)})
     return pd.DataFrame(rows)
 
 

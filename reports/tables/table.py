@@ -17,7 +17,7 @@ import pandas as pd
 import rich.table
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from tabulate import tabulate
 
@@ -108,7 +108,7 @@ class Cell:
         """The displayed text: ``text``, else the formatted values, else :data:`MISSING`."""
         if self.text is not None:
             return clean(self.text)
-        if any(_is_missing(v) for v in self.values):
+        if any(pd.isna(v) for v in self.values):
             return MISSING
         return clean(column.format.format(*self.values))
 
@@ -183,7 +183,7 @@ class Table:
         kept = [
             j
             for j, column in enumerate(self.columns)
-            if column.keys[0] not in names or any(not _is_missing(row.cells[j].values[0]) for row in self.rows)
+            if column.keys[0] not in names or any(not pd.isna(row.cells[j].values[0]) for row in self.rows)
         ]
         return self._select(kept)
 
@@ -193,15 +193,15 @@ class Table:
 
     def to_frame(self) -> pd.DataFrame:
         """All values with full precision, one column for each name, missing ones as None."""
-        names = ["group"] * self._grouped + [name for column in self.columns for name in column.keys]
-        records: list[dict[str, Value]] = []
+        grouped = any(row.group for row in self.rows)
+        names = ["group"] * grouped + [name for column in self.columns for name in column.keys]
+        tidy = []
         for row in self.rows:
-            values: list[Value] = [row.group] if self._grouped else []
+            values: list[Value] = [row.group] if grouped else []
             values += [value for cell in row.cells for value in cell.values]
-            tidy = [clean(v) if isinstance(v, str) else None if _is_missing(v) else v for v in values]
-            records.append(dict(zip(names, tidy, strict=True)))
-        # Column by column: pandas would turn integers next to a None into floats.
-        return pd.DataFrame({n: pd.Series([r[n] for r in records], dtype=object) for n in names}, columns=names)
+            tidy.append([clean(v) if isinstance(v, str) else None if pd.isna(v) else v for v in values])
+        # Objects: pandas would turn integers next to a None into floats.
+        return pd.DataFrame(tidy, columns=names, dtype=object)
 
     def to_csv(self) -> str:
         """Comma-separated values, see :func:`csv_text`."""
@@ -274,20 +274,13 @@ class Table:
             fragments.append("\n".join([*lines, r"\end{table*}"]) + "\n")
         return "\\clearpage\n".join(fragments)
 
-    def to_rich(self, width: int = 120) -> Group:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table for a terminal; columns that do not fit follow below, with the first column repeated."""
-        blocks = list(self._blocks(width))
-        parts = [self._rich_block(columns, title=i == 0) for i, columns in enumerate(blocks)]
+        for i, columns in enumerate(self._blocks(options.max_width)):
+            yield self._rich_block(columns, title=i == 0)
         notes = [f"{i} {clean(note)}" for i, note in enumerate(self.remarks, 1)]
         texts = [clean(self.captions), *notes, *(clean(note) for note in self.footnotes)]
-        return Group(*parts, *(Text(text, style="dim") for text in texts if text))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.to_rich(options.max_width)
-
-    @property
-    def _grouped(self) -> bool:
-        return any(row.group for row in self.rows)
+        yield from (Text(text, style="dim") for text in texts if text)
 
     def _blocks(self, width: int) -> Iterator[list[int]]:
         """Indices of columns that fit on a line together; every block has the first column."""
@@ -339,10 +332,6 @@ def csv_text(frame: pd.DataFrame) -> str:
 def latex_document(fragments: Sequence[str]) -> str:
     """A complete landscape A4 document of LaTeX tables, as many per page as fit, for pdflatex."""
     return _PREAMBLE + "\n".join(fragments) + "\\end{document}\n"
-
-
-def _is_missing(value: Value) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _with_groups(rows: Sequence[Row]) -> Iterator[tuple[Row, bool, str]]:
