@@ -163,9 +163,8 @@ def collect(run_dir: Path) -> Collected:
 
     headline = evaluated(section.benchmark, {}, section.scorer)
     assert headline is not None
-    additional = {name: evaluated(name, options, None) for name, options in section.more.items()}
-    answered = {name: one for name, one in additional.items() if one is not None}
-    return Collected(run_dir, study, train, test, cells, headline, answered)
+    additional = {name: one for name, options in section.more.items() if (one := evaluated(name, options, None))}
+    return Collected(run_dir, study, train, test, cells, headline, additional)
 
 
 def _cell(folder: Path, entry: Mapping[str, Any], benchmark: str) -> CellResult:
@@ -177,9 +176,8 @@ def _cell(folder: Path, entry: Mapping[str, Any], benchmark: str) -> CellResult:
         int(entry["seed"]),
         str(status.state),
         status.reason,
-        _identity(evaluations[-1]) if evaluations else {},
-        _optional(folder / "compute.json"),
-        _optional(folder / "env.json"),
+        read_json(evaluations[-1] / MANIFEST)["identity"] if evaluations else {},
+        *(read_json(path) if path.is_file() else {} for path in (folder / "compute.json", folder / "env.json")),
     )
 
 
@@ -190,11 +188,6 @@ def _evaluations(folder: Path) -> list[Path]:
         for path in folder.glob(f"*/{MANIFEST}")
         if STEP_FOLDER.fullmatch(path.parent.name) and read_json(path)["complete"]
     )
-
-
-def _identity(evaluation: Path) -> dict[str, str]:
-    identity: dict[str, str] = read_json(evaluation / MANIFEST)["identity"]
-    return identity
 
 
 def _answers(
@@ -230,7 +223,7 @@ def _refuse_unequal(
         evaluations = _evaluations(folder / benchmark)
         if not evaluations:
             continue
-        cell = entry["id"], _identity(evaluations[-1])
+        cell = entry["id"], read_json(evaluations[-1] / MANIFEST)["identity"]
         first = first or cell
         same_mode = alike.setdefault(declared[entry["method"]], cell)
         for key in sorted(first[1].keys() | cell[1].keys()):
@@ -262,8 +255,3 @@ def _refuse_other_prompts(answers: pd.DataFrame, mode_of: Mapping[str, str]) -> 
 def _declared(study: StudyConfig, method: str) -> Declared:
     own = study if method == BASE else study.for_method(method)
     return Declared(own.prompt.evaluation, own.evaluation.max_new_tokens, own.evaluation.two_turns)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return document

@@ -43,9 +43,8 @@ class Comparison:
         """
         collected, folder = collect(run_dir), run_dir / "report"
         results = results_of(collected)
-        tables = build_tables(results, with_published=with_published)
         additional = {k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()}
-        tables = replace(tables, additional=additional)
+        tables = replace(build_tables(results, with_published=with_published), additional=additional)
         show(console, tables)
         written = write_tables(folder, tables)
         for name, table in additional.items():

@@ -92,7 +92,6 @@ def results_from(
     internal = {name: BASE if name == untrained else name for name in order}
     answers = {source: read_answers(source.path, data.records) for source in sources}
     asked = _asked(answers, data)
-    left_out = len(data.records) - len(asked)
     note = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions that every file answers."
     chosen = benchmark.scorer_named(scorer)
     return Results(
@@ -110,7 +109,7 @@ def results_from(
         scorer=chosen,
         report=settings,
         planned=Counter(internal[source.name] for source in sources),
-        footnotes=(note,) if left_out else (),
+        footnotes=(note,) if len(asked) < len(data.records) else (),
     )
 
 

@@ -123,7 +123,8 @@ def clean(text: str) -> str:
 
 def escape_latex(text: str) -> str:
     """Clean text as LaTeX source; characters that pdflatex cannot typeset appear as their code points."""
-    escaped = "".join(_latex_character(c) for c in clean(text))
+    known = ((c, _SPECIAL.get(c)) for c in clean(text))
+    escaped = "".join(new or (c if c.isascii() or c in _LETTERS else f"U+{ord(c):04X}") for c, new in known)
     return re.sub("--+", lambda dashes: "{}".join(dashes[0]), escaped)
 
 
@@ -132,12 +133,6 @@ def escape_markdown(text: str) -> str:
     escaped = re.sub(r"([\\`*_{}|#~$])", r"\\\1", clean(text).replace("&", "&amp;"))
     escaped = re.sub(r"\](?=[(\[:])|\[(?=\^)", r"\\\g<0>", escaped)  # links, footnotes; plain brackets are text
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", escaped).replace(">", "&gt;")
-
-
-def _latex_character(c: str) -> str:
-    if c in _SPECIAL:
-        return _SPECIAL[c]
-    return c if c.isascii() or c in _LETTERS else f"U+{ord(c):04X}"
 
 
 def _markdown_block(block: Block) -> str:

@@ -63,11 +63,8 @@ class Question(BaseModel):
         """The right option's letter, or None without options."""
         if self.options is None:
             return None
-        words = [normalised(option) for option in self.options]
-        if self.answer[0] in LETTERS[: len(words)]:
-            return self.answer[0]
-        right = normalised(self.answer[0])
-        return LETTERS[words.index(right)] if right in words else None
+        right = self.answer[0]
+        return right if right in LETTERS[: len(self.options)] else self._letter_of(right)
 
     @property
     def words(self) -> str:
@@ -86,11 +83,12 @@ class Question(BaseModel):
         if self.options is None:
             return float(normalised(answer) in map(normalised, self.answer))
         found = _LETTER.match(answer.strip())
-        if found:
-            return float(found[1] == self.letter)
-        words = [normalised(option) for option in self.options]
-        said = normalised(answer)
-        return float(said in words and LETTERS[words.index(said)] == self.letter)
+        return float((found[1] if found else self._letter_of(answer)) == self.letter)
+
+    def _letter_of(self, words: str) -> str | None:
+        known = [normalised(option) for option in self.options or ()]
+        said = normalised(words)
+        return LETTERS[known.index(said)] if said in known else None
 
 
 def normalised(text: str) -> str:

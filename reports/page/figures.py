@@ -240,10 +240,9 @@ def learning_curve(
 ) -> Figure:
     """Score at every checkpoint: thin lines for seeds, a thick one for their mean, with its interval over clusters."""
     figure, axes = new_axes(2.5)
-    base = bands[bands["method"] == BASE]
+    start, base = (table[table["method"] == BASE] for table in (lines, bands))
     for method in palette.ordered(bands["method"]):
         colour = palette.colour(method)
-        start = lines[lines["method"] == BASE]
         for _, run in lines[lines["method"] == method].groupby("seed"):
             path = pd.concat([start, run])
             axes.plot(path[x], path["score"], color=colour, linewidth=0.7, alpha=0.55)

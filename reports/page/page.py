@@ -96,7 +96,8 @@ def write_page(
         "cluster": results.benchmark.cluster,
         "frames_note": _frames_note(data),
         "sample_json": script_json(data),
-        "footer": _footer(),
+        "footer": f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M UTC} by vlm-harness "
+        f"{version('vlm-harness')}. This file is self-contained and needs no network.",
         "fairness": fairness,
         "methods": methods,
         "texts": texts,
@@ -143,8 +144,9 @@ def _draw(
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
     for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
         caption = f"{labels[b]} minus {labels[a]}, overall and by task."
+        name = re.sub(r"[^\w.+-]+", "_", f"forest-{b}-{a}")
         figure = task_forest([c for c in contrasts if c.task in shown], a, b, palette.colour(b), titles)
-        add("differences", f"forest-{_file_name(b)}-{_file_name(a)}", caption, figure)
+        add("differences", name, caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, palette, labels):
             add("learning", name, caption, figure)
@@ -213,13 +215,6 @@ def _frames_note(data: BrowserData) -> str:
     return f"{frames}Answers longer than {data['limit']:,} characters are cut in the middle."
 
 
-def _footer() -> str:
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        f"Written on {now} by vlm-harness {version('vlm-harness')}. This file is self-contained and needs no network."
-    )
-
-
 def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     drawings = context["drawings"]
     shown = {
@@ -253,7 +248,3 @@ def _render(context: Mapping[str, Any]) -> str:
     # Only this script may run in the page, whatever text from data it holds.
     digest = base64.b64encode(hashlib.sha256(own["js"].encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(**context, **own, js_digest=digest)
-
-
-def _file_name(method: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", method)

@@ -130,14 +130,14 @@ def _judged(c: Contrast, p: float, p_equivalence: float, alpha: float) -> Contra
     if p < alpha:
         verdict = "better" if c.difference > 0 else "worse"
         if p_equivalence < alpha:
-            note = _joined(note, f"there is a difference, but it is smaller than the declared margin of {c.margin:g}")
+            note = "; ".join(
+                filter(
+                    None, (note, f"there is a difference, but it is smaller than the declared margin of {c.margin:g}")
+                )
+            )
     elif p_equivalence < alpha or c.verdict == "equivalent":
         verdict = "equivalent"
     return replace(c, p_holm=p, p_equivalence=p_equivalence, verdict=verdict, note=note)
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
 
 
 def checked(c: Contrast, alpha: float) -> Contrast:
@@ -147,7 +147,7 @@ def checked(c: Contrast, alpha: float) -> Contrast:
         return c
     checks = " and ".join(against)
     found = f"cross-check: {checks} and the t-test over {c.cluster}s (p = {c.p_rooms:.3f}) disagree at {alpha:g}"
-    return replace(c, note=_joined(c.note, found))
+    return replace(c, note="; ".join(filter(None, (c.note, found))))
 
 
 def disagreements(c: Contrast, alpha: float) -> list[str]:

@@ -199,18 +199,17 @@ def _seeds_cell(row: ScoreRow) -> Cell:
 
 def _score_cell(column: str, best: Mapping[str, float], row: ScoreRow) -> Cell:
     """Mean over seeds, with the standard deviation over seeds when there are two or more."""
-    values = _values(row, column)
-    mean = _mean(values)
+    mean = _mean(row, column)
     if math.isnan(mean):
         return Cell((None, None))
-    deviation = statistics.stdev(values) if len(values) > 1 else None
+    deviation = statistics.stdev(run[column] for run in row.runs) if len(row.runs) > 1 else None
     text = f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
     note = row.note if column == OVERALL and row.kind == "published" else ""
     return Cell((mean, deviation), text, bold=_is_best(row, mean, best.get(column)), note=note)
 
 
 def _mean_cell(column: str, best: Mapping[str, float], row: ScoreRow) -> Cell:
-    mean = _mean(_values(row, column))
+    mean = _mean(row, column)
     return Cell((mean,), bold=_is_best(row, mean, best.get(column)))
 
 
@@ -223,16 +222,10 @@ def _best(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, float]:
     ranked = [row for row in rows if not row.group and row.runs]
     best = {}
     for column in columns:
-        means = [_shown(_mean(_values(row, column))) for row in ranked]
-        means = [m for m in means if not math.isnan(m)]
+        means = [_shown(mean) for row in ranked if not math.isnan(mean := _mean(row, column))]
         if len(means) > 1:
             best[column] = max(means)
     return best
-
-
-def _values(row: ScoreRow, column: str) -> list[float]:
-    """The column's value in each run."""
-    return [run.get(column, math.nan) for run in row.runs]
 
 
 def _shown(value: float) -> float:
@@ -240,6 +233,6 @@ def _shown(value: float) -> float:
     return float(f"{value:.1f}")
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Mean; NaN when there is no value."""
-    return statistics.fmean(values) if values else math.nan
+def _mean(row: ScoreRow, column: str) -> float:
+    """Mean of the column over the runs; NaN without runs or where one of them has no value."""
+    return statistics.fmean(run.get(column, math.nan) for run in row.runs) if row.runs else math.nan
