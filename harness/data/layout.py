@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data import vsi100k
@@ -20,6 +21,7 @@ _SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-(?P<count>\d{5})")
 _WHOLE = "test"
 
 
+@dataclass(frozen=True)
 class SplitFiles:
     """The files of a split, and which of their records belong to the split.
 
@@ -29,10 +31,9 @@ class SplitFiles:
         keep: Whether the records in ``ids`` are kept, or all others.
     """
 
-    def __init__(self, files: list[Path], ids: frozenset[str] | None = None, keep: bool = False) -> None:
-        self.files = files
-        self.ids = ids
-        self.keep = keep
+    files: list[Path]
+    ids: frozenset[str] | None = None
+    keep: bool = False
 
     def has(self, key: str) -> bool:
         return self.ids is None or (key in self.ids) == self.keep

@@ -117,6 +117,7 @@ def write_manifest(
         more: Further entries, such as ``notes``.
     """
     questions = Counter(record.question_type for record in records)
+    kinds = ("*.jsonl", "*.parquet", PRUNED_IDS)
     manifest = {
         "name": name,
         "source": source,
@@ -128,7 +129,7 @@ def write_manifest(
             "videos": len(videos),
         },
         "shortest_video": min((one["frames"] for one in videos.values()), default=0),
-        "files": {path.name: sha256_file(path) for path in _question_files(out)},
+        "files": {path.name: sha256_file(path) for kind in kinds for path in sorted(out.glob(kind))},
         **more,
         "videos": dict(videos),
     }
@@ -141,7 +142,3 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     """Write records as JSON lines in VSI-Bench's schema."""
     lines = [json.dumps(record.model_dump(mode="json"), ensure_ascii=False) for record in records]
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _question_files(out: Path) -> list[Path]:
-    return [*sorted(out.glob("*.jsonl")), *sorted(out.glob("*.parquet")), *sorted(out.glob(PRUNED_IDS))]

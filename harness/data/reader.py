@@ -108,7 +108,9 @@ def read_dataset(
         split, files, root = split_of(root), SplitFiles([root]), root.parent
     else:
         files = find_split(root, split)
-    renamed = _known_fields(fields or {})
+    renamed = fields or {}
+    for name in renamed.keys() - Record.model_fields.keys():
+        raise unknown_name(f"data.fields.{name}", name, Record.model_fields)
     notes = read_manifest(root).get("notes", vsi100k.NOTES if files.files[0].suffix == ".json" else ())
     data = Dataset(root, split, (), videos=videos, notes=tuple(notes))
     records: list[Record] = []
@@ -143,13 +145,6 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """The manifest of a prepared folder; empty if it was not prepared."""
     path = root / MANIFEST
     return dict(read_json(path)) if path.is_file() else {}
-
-
-def _known_fields(fields: Mapping[str, str]) -> Mapping[str, str]:
-    for name in fields:
-        if name not in Record.model_fields:
-            raise unknown_name(f"data.fields.{name}", name, Record.model_fields)
-    return fields
 
 
 def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:

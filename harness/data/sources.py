@@ -53,7 +53,10 @@ def resolve_source(
         UserError: The path does not exist, or the split is unknown or ambiguous.
     """
     if name.startswith(_WORLD):
-        return _world(name, cache, workers, progress)
+        from harness.world.build import build_split
+
+        of, root, scenes = _world_place(name, cache)
+        return build_split(of, root, scenes=scenes, workers=workers, progress=progress), of
     if repository := _hub_id(name):
         folder = _fetched(repository, Path(cache), workers, progress)
         name = str(folder) + name[len(name.partition("#")[0]) :]
@@ -129,13 +132,6 @@ def _fetched(repository: str, cache: Path, workers: int, progress: Progress | No
 
         vsibench.prepare_vsibench(fetch_dataset(repository), folder, workers=workers, progress=show)
     return folder
-
-
-def _world(name: str, cache: Path, workers: int, progress: Progress | None) -> tuple[Path, str]:
-    from harness.world.build import build_split
-
-    split, root, scenes = _world_place(name, cache)
-    return build_split(split, root, scenes=scenes, workers=workers, progress=progress), split
 
 
 def _world_place(name: str, cache: Path) -> tuple[str, Path, int | None]:

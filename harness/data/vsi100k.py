@@ -45,23 +45,19 @@ GET_SCANNET = (
 )
 
 _TYPES = {
-    "object_counting": ("objectcounting", "objectcount", "objcount", "counting", "count"),
-    "object_abs_distance": ("objectabsdistance", "objectabsolutedistance", "absolutedistance", "absdistance"),
-    "object_rel_distance": ("objectreldistance", "objectrelativedistance", "relativedistance", "reldistance"),
-    "object_rel_direction": (
-        "objectreldirection",
-        "objectreldirectioneasy",
-        "objectreldirectionmedium",
-        "objectreldirectionhard",
-        "objectrelativedirection",
-        "relativedirection",
-        "reldirection",
-        "direction",
-    ),
-    "object_size_estimation": ("objectsizeestimation", "objectsize", "objsize", "size"),
-    "room_size_estimation": ("roomsizeestimation", "roomsize", "roomarea"),
+    "count": "object_counting",
+    "counting": "object_counting",
+    "absdistance": "object_abs_distance",
+    "reldistance": "object_rel_distance",
+    "reldirection": "object_rel_direction",
+    "direction": "object_rel_direction",
+    "size": "object_size_estimation",
+    "sizeestimation": "object_size_estimation",
+    "roomsize": "room_size_estimation",
+    "roomsizeestimation": "room_size_estimation",
+    "roomarea": "room_size_estimation",
 }
-_TYPE_OF = {alias: kind for kind, aliases in _TYPES.items() for alias in aliases}
+"""Question types by their names without fillers, see :func:`_type_of`."""
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "scene_name": ("scene_name", "scene", "scene_id", "scan_id", "scan", "video", "video_path", "video_id", "path"),
@@ -180,8 +176,9 @@ def _said(record: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> str:
 
 @cache
 def _type_of(name: str) -> str | None:
-    plain = re.sub(r"vsi[-_]?100k|scannet|train|estimation_?qa|qa|data|[^a-z]", "", name.lower())
-    return _TYPE_OF.get(plain)
+    plain = name.lower().replace("absolute", "abs").replace("relative", "rel")
+    fillers = r"vsi[-_]?100k|scannet|train|estimation_?qa|qa|data|object|obj|easy|medium|hard|[^a-z]"
+    return _TYPES.get(re.sub(fillers, "", plain))
 
 
 def _level(answer: str, question: str) -> str:

@@ -6,7 +6,7 @@ are the baselines of the reports (:mod:`harness.vsibench.baselines`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,13 @@ def audit(
     """
     split, total = SPLITS["pretrain"], train_scenes + test_scenes
     first = split.capacity // 2 + seed * 100_000
-    asked: list[list[Raw]] = []
-    for index in range(first, first + total):
-        asked.append(split.questions(index))
+    train: list[Raw] = []
+    test: list[Raw] = []
+    for done, index in enumerate(range(first, first + total), start=1):
+        (train if done <= train_scenes else test).extend(split.questions(index))
         if progress is not None:
-            progress(len(asked), total)
-    return blind_scores(_flat(asked[:train_scenes]), _flat(asked[train_scenes:]))
+            progress(done, total)
+    return blind_scores(train, test)
 
 
 def blind_scores(train: Sequence[Raw], test: Sequence[Raw]) -> pd.DataFrame:
@@ -83,7 +84,3 @@ def _summary(scores: Mapping[str, Floats], asked: Sequence[Record]) -> dict[str,
     error = np.sqrt((np.bincount(scene, prior - prior.mean()) ** 2).sum()) / n
     means = {name: 100 * float(values.mean()) for name, values in scores.items()}
     return {**means, "text_prior_se": 100 * float(error), "n": n}
-
-
-def _flat(asked: Iterable[list[Raw]]) -> list[Raw]:
-    return [record for records in asked for record in records]

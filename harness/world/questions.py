@@ -91,18 +91,9 @@ BARELY_SEEN_SHARE = 0.001
 TWO_TURN_SHARE = 1 / 3
 """Share of routes with two turns where the scene has some."""
 
-DEFAULT_PER_TYPE: Mapping[str, int] = {
-    "object_counting": 2,
-    "object_abs_distance": 2,
-    "object_size_estimation": 2,
-    "room_size_estimation": 1,
-    "object_rel_distance": 2,
-    "object_rel_direction_easy": 1,
-    "object_rel_direction_medium": 1,
-    "object_rel_direction_hard": 1,
-    "route_planning": 1,
-    "obj_appearance_order": 1,
-}
+DEFAULT_PER_TYPE: Mapping[str, int] = dict.fromkeys(TEMPLATES, 1) | dict.fromkeys(
+    ("object_counting", "object_abs_distance", "object_size_estimation", "object_rel_distance"), 2
+)
 """Maximum number of questions of each type per scene: about 13 in total."""
 
 

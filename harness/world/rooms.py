@@ -7,7 +7,6 @@ inside it shows the whole room.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -88,9 +87,7 @@ class Room:
     @cached_property
     def walls(self) -> tuple[Wall, ...]:
         """All stretches of wall."""
-        return tuple(self._walls())
-
-    def _walls(self) -> Iterator[Wall]:
+        walls = []
         for side, at, extent in (
             (EAST, self.width, self.depth),
             (WEST, 0.0, self.depth),
@@ -102,10 +99,11 @@ class Room:
                 first, last, near, far = (s, n, w, e) if side in (EAST, WEST) else (w, e, s, n)
                 if at in (near, far):
                     low, high = (max(low, last), high) if first == 0 else (low, min(high, first))
-            yield Wall(side, at, low, high)
+            walls.append(Wall(side, at, low, high))
         for w, s, e, n in self.notches:
-            yield Wall(WEST, e, s, n) if w == 0 else Wall(EAST, w, s, n)
-            yield Wall(SOUTH, n, w, e) if s == 0 else Wall(NORTH, s, w, e)
+            walls.append(Wall(WEST, e, s, n) if w == 0 else Wall(EAST, w, s, n))
+            walls.append(Wall(SOUTH, n, w, e) if s == 0 else Wall(NORTH, s, w, e))
+        return tuple(walls)
 
     def holds(self, corners: Floats, gap: float) -> bool:
         """Whether a footprint (4, 2) lies on the floor, ``gap`` metres from every wall."""

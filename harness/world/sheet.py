@@ -107,11 +107,8 @@ def _floor_plan(axes: Axes, scene: Scene) -> None:
     for side in (-1, 1):
         dx, dy = _towards(walk.headings[0] + side * FIELD_OF_VIEW / 2)
         axes.plot([x, x + dx], [y, y + dy], color="grey", lw=0.6, ls="--")
-    axes.set_xlim(-0.3, scene.room.width + 0.3)
-    axes.set_ylim(-0.3, scene.room.depth + 0.3)
-    axes.set_aspect("equal")
-    axes.set_xlabel("metres east")
-    axes.set_ylabel("metres north")
+    axes.set(xlim=(-0.3, scene.room.width + 0.3), ylim=(-0.3, scene.room.depth + 0.3), aspect="equal")
+    axes.set(xlabel="metres east", ylabel="metres north")
 
 
 def _towards(heading: float) -> tuple[float, float]:

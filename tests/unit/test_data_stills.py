@@ -53,7 +53,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="frames change size"):
         decode_frames(folder, 4)
     (folder / "3.png").write_bytes((folder / "4.png").read_bytes()[:60])
-    with pytest.raises(UserError, match=r"3\.png: the frame cannot be read"):
+    with pytest.raises(UserError, match=r"3\.png: the image cannot be read"):
         decode_frames(folder, 4)
     empty = tmp_path / "empty"
     empty.mkdir()

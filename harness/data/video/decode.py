@@ -77,7 +77,7 @@ def decode_frames(path: Path, n: int, sampling: Sampling = "even") -> NDArray[np
         )
     wanted = frame_indices(total, n, sampling)
     if stills:
-        kept = [_read_still(stills[index]) for index in wanted]
+        kept = [read_image(stills[index]) for index in wanted]
     else:
         among = frozenset(wanted)
         kept = [frame.to_ndarray(format="rgb24") for index, frame in enumerate(_decoded(path, total)) if index in among]
@@ -96,7 +96,7 @@ def inspect_video(path: Path) -> VideoFacts:
         stills = still_files(path)
         if not stills:
             raise UserError(f"{path}: the folder contains no colour frames ({', '.join(_STILLS)})")
-        total, shapes = len(stills), {_read_still(stills[at]).shape[:2] for at in (0, len(stills) // 2, -1)}
+        total, shapes = len(stills), {read_image(stills[at]).shape[:2] for at in (0, len(stills) // 2, -1)}
     else:
         total = _count_frames(path)
         shapes = {(frame.height, frame.width) for frame in _decoded(path, total)}
@@ -139,12 +139,17 @@ def still_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.stem)], path.name))
 
 
-def _read_still(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image as (H, W, 3) RGB.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: the frame cannot be read: {error}. Download or export it again.") from error
+        raise UserError(f"{path}: the image cannot be read: {error}. Download or export it again.") from error
 
 
 @contextlib.contextmanager

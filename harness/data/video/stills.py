@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from harness.data.video.decode import read_image
 from harness.data.video.frames import ProcessedVideo, VideoSettings, process_frames
 from harness.errors import UserError
 
@@ -40,11 +40,7 @@ class StillImages:
         Raises:
             UserError: The image is missing or damaged, or one side is more than 200 times the other.
         """
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path}: the image cannot be read: {error}") from error
+        pixels = read_image(path)
         try:
             return process_frames(np.repeat(pixels[None], self.settings.frames, axis=0), self.settings)
         except UserError as error:
