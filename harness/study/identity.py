@@ -21,7 +21,7 @@ from harness.config.study import StudyConfig
 from harness.config.variants import parse_variant
 from harness.data.corruption import corrupted_answer
 from harness.data.reader import Dataset
-from harness.data.video.shuffled import shuffled_prompt
+from harness.data.shuffled import shuffled_prompt
 from harness.io import digest_of
 from harness.models.loading import choose_precision
 from harness.plugins import registry

@@ -13,7 +13,7 @@ from harness.api.types import Completion, Group, Needs, Source
 from harness.config.study import RolloutSection
 from harness.data.corruption import corrupted_answer
 from harness.data.encode import EncodedPrompt
-from harness.data.video.shuffled import shuffled_prompt
+from harness.data.shuffled import shuffled_prompt
 from harness.engine.out_of_memory import AdaptiveBatchSize
 from harness.engine.policy import Policy
 from harness.seeds import seed_for

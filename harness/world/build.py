@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from harness.data.video.decode import inspect_video
 from harness.errors import UserError, unknown_name
 from harness.io import read_json, sha256_file, write_json, write_text
 from harness.processes import in_processes
@@ -20,7 +21,7 @@ from harness.world.camera import FRAMES
 from harness.world.questions import DATASET, Raw, free_form, make_questions, question_rng
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
 from harness.world.scenes import WORLD_VERSION, Scene
-from harness.world.video import is_whole, write_video
+from harness.world.video import write_video
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -221,7 +222,7 @@ class _Job:
         """Generate one scene; its video only if there is no complete one yet."""
         scene, path = self.split.scene(index), self.video(index)
         questions = self.split.questions(index, scene)
-        if not is_whole(path, FRAMES):
+        if not _is_whole(path):
             write_video(path, render_scene(scene, self.size, tuple(range(FRAMES)))[0])
         return _Made(scene.seed, questions, sha256_file(path), path.stat().st_size)
 
@@ -250,6 +251,13 @@ class _Made:
     questions: list[Raw]
     sha256: str
     bytes: int
+
+
+def _is_whole(video: Path) -> bool:
+    try:
+        return inspect_video(video).frames == FRAMES
+    except UserError:
+        return False
 
 
 def _jsonl(records: list[Raw]) -> str:

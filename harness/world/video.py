@@ -66,19 +66,3 @@ def write_video(path: Path, frames: Frames) -> None:
         for picture in yuv420(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
         container.mux(stream.encode(None))
-
-
-def read_video(path: Path) -> Frames:
-    """Decode all frames (T, H, W, 3) of a video."""
-    with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack(frames)
-
-
-def is_whole(path: Path, frames: int) -> bool:
-    """Whether a file exists and decodes to this many frames."""
-    try:
-        with av.open(str(path)) as container:
-            return sum(1 for _ in container.decode(video=0)) == frames
-    except (OSError, av.FFmpegError, IndexError):
-        return False

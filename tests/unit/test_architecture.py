@@ -45,6 +45,7 @@ LAYERS = (
     "models",
     "data",
     "world",
+    "data.video",
     "config",
     "plugins",
     "api",

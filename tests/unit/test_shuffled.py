@@ -11,8 +11,8 @@ from harness.api.reward import WeightedRewards
 from harness.api.types import Needs
 from harness.config.sections import RolloutSection
 from harness.data.encode import EncodedPrompt
+from harness.data.shuffled import reorder_frames, shuffled_prompt
 from harness.data.video.frames import VideoSettings, patchify
-from harness.data.video.shuffled import reorder_frames, shuffled_prompt
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.train.groups import GroupBuilder

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.app import app
-from harness.data.video.decode import decode_frames
+from harness.data.video.decode import decode_frames, inspect_video
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.vsibench.records import Record
@@ -26,7 +26,7 @@ from harness.world.build import SPLITS, build_split
 from harness.world.camera import FRAMES, SAMPLED
 from harness.world.renderer import render_scene
 from harness.world.sheet import contact_sheet
-from harness.world.video import is_whole, read_video, write_video, yuv420
+from harness.world.video import write_video, yuv420
 
 SCENES = 5
 
@@ -71,7 +71,7 @@ def test_layout_and_records(built: Path) -> None:
 def test_videos_show_the_whole_walk(built: Path) -> None:
     for index in range(2):
         path = built / f"world/dev_{index:06d}.mp4"
-        frames, scene = read_video(path), SPLITS["dev"].scene(index)
+        frames, scene = decode_frames(path, FRAMES), SPLITS["dev"].scene(index)
         assert frames.shape == (FRAMES, 84, 84, 3)
         assert np.abs(frames.astype(int) - render_scene(scene, 84, tuple(range(FRAMES)))[0]).mean() < 4
         sampled = decode_frames(path, 16)
@@ -89,8 +89,8 @@ def test_encoding_is_reproducible_in_another_process(built: Path, tmp_path: Path
         f"write_video(Path(sys.argv[1]), render_scene(SPLITS['dev'].scene(0), 84, tuple(range({FRAMES})))[0])"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "c.mp4")], check=True)
-    decoded = [read_video(tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4")]
-    decoded.append(read_video(built / "world/dev_000000.mp4"))
+    decoded = [decode_frames(tmp_path / name, FRAMES) for name in ("a.mp4", "b.mp4", "c.mp4")]
+    decoded.append(decode_frames(built / "world/dev_000000.mp4", FRAMES))
     assert all(np.array_equal(decoded[0], other) for other in decoded[1:])
 
 
@@ -157,7 +157,7 @@ def test_killed_build_goes_on(built: Path, tmp_path: Path) -> None:
     assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=20)[1]  # none is left behind
     whole = list(tmp_path.glob("world/*.mp4"))
     assert len(whole) >= 3 and set(read_json(tmp_path / "dev.manifest.json")) == {"world_version", "size"}
-    assert all(is_whole(path, FRAMES) for path in whole)
+    assert all(inspect_video(path).frames == FRAMES for path in whole)
     build_split("dev", tmp_path, SCENES, workers=1)
     made, expected = contents(tmp_path), contents(built)
     assert {name: made[name] for name in expected} == expected
@@ -186,7 +186,7 @@ def test_another_version_is_replaced_with_a_warning(
 
 def test_larger_frames(tmp_path: Path) -> None:
     build_split("dev", tmp_path, 1, workers=1, size=112)
-    assert read_video(tmp_path / "world/dev_000000.mp4").shape == (FRAMES, 112, 112, 3)
+    assert decode_frames(tmp_path / "world/dev_000000.mp4", FRAMES).shape == (FRAMES, 112, 112, 3)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -113,13 +113,10 @@ def video_clock(path: Path, stills_rate: float | None = None) -> VideoClock | No
     """
     if path.is_dir():
         return None if stills_rate is None else VideoClock(len(still_files(path)), stills_rate)
-    try:
-        with _opened(path) as container:
-            stream = container.streams.video[0]
-            known = stream.frames and stream.average_rate
-            return VideoClock(stream.frames, float(stream.average_rate)) if known else None
-    except (OSError, IndexError) as error:
-        raise _damaged(path, _why(error)) from error
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        known = stream.frames and stream.average_rate
+        return VideoClock(stream.frames, float(stream.average_rate)) if known else None
 
 
 def frame_indices(total: int, n: int, sampling: Sampling = "even") -> list[int]:
@@ -153,32 +150,29 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open container; FFmpeg's errors become an OSError."""
+def _opened(path: Path, problem: Callable[[str], str] = str) -> Iterator[Any]:
+    """An open container; an error of FFmpeg or the file system means a damaged video, with the words of ``problem``."""
     import av
     from av.error import FFmpegError
 
     try:
         with av.open(str(path)) as container:
             yield container
-    except FFmpegError as error:
-        raise OSError(_why(error)) from error
+    except (FFmpegError, OSError, IndexError) as error:
+        raise _damaged(path, problem(str(getattr(error, "strerror", None) or error))) from error
 
 
 def _decoded(path: Path, total: int) -> Iterator[Any]:
     """Every frame of a file that declares ``total`` frames; fewer or damaged frames are refused."""
     decoded = 0
-    try:
-        with _opened(path) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise _damaged(path, f"frame {decoded} of {total} is corrupt")
-                yield frame
-                decoded += 1
-    except OSError as error:
-        raise _damaged(path, f"decoding stops after {decoded} of {total} frames ({_why(error)})") from error
+    with _opened(path, lambda why: f"decoding stops after {decoded} of {total} frames ({why})") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise _damaged(path, f"frame {decoded} of {total} is corrupt")
+            yield frame
+            decoded += 1
     if decoded < total:
         raise _damaged(path, f"only {decoded} of {total} frames can be decoded")
 
@@ -190,21 +184,18 @@ def _count_frames(path: Path) -> int:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the video file is empty. Download or export it again.")
     packets = hidden = 0
-    try:
-        with _opened(path) as container:
-            if not container.streams.video:
-                raise UserError(f"{path}: the file has no video stream")
-            stream = container.streams.video[0]
-            declared = stream.frames
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                if packet.is_corrupt:
-                    raise _damaged(path, f"it ends inside frame {packets}, so it is truncated")
-                packets += 1
-                hidden += packet.is_discard
-    except OSError as error:
-        raise _damaged(path, _why(error)) from error
+    with _opened(path) as container:
+        if not container.streams.video:
+            raise UserError(f"{path}: the file has no video stream")
+        stream = container.streams.video[0]
+        declared = stream.frames
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.is_corrupt:
+                raise _damaged(path, f"it ends inside frame {packets}, so it is truncated")
+            packets += 1
+            hidden += packet.is_discard
     if packets < declared:
         raise _damaged(path, f"it is truncated: its header declares {declared} frames, it contains {packets}")
     return packets - hidden
@@ -212,7 +203,3 @@ def _count_frames(path: Path) -> int:
 
 def _damaged(path: Path, problem: str) -> UserError:
     return UserError(f"{path}: the video cannot be read completely: {problem}. Download or export it again.")
-
-
-def _why(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)

@@ -11,14 +11,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.video.decode import decode_frames
 from harness.data.video.frames import VideoSettings
 from harness.io import atomic_file, write_bytes
-from harness.world.camera import STOPS
+from harness.world.camera import SAMPLED, STOPS
 from harness.world.catalogue import CATEGORIES
 from harness.world.questions import Raw, first_seen, make_questions
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
 from harness.world.scenes import Scene
-from harness.world.video import read_video, write_video
+from harness.world.video import write_video
 
 CELLS = FRAME_SIZE // 28
 TOKENS = STOPS * CELLS * CELLS
@@ -105,7 +106,7 @@ def write_shard(path: Path, seeds: Iterable[int], count: int, per_type: int = 4)
         with TemporaryDirectory() as folder:
             clip = Path(folder) / "clip.mp4"  # the model learns frames as a viewer of the video gets them
             write_video(clip, render_scene(scene)[0])
-            frames.append(read_video(clip))
+            frames.append(decode_frames(clip, len(SAMPLED)))
         examples.append(make_example(scene, per_type))
         if len(examples) == count:
             break
