@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,3 +138,13 @@ def test_tables_call_other_rewards_by_their_names() -> None:
     ]
     study = load_study("tiny", methods=["grpo:reward.weights={mra=0.5}", "grpo:beta=0"])
     assert [study.label(method) for method in study.methods] == ["GRPO (rewards 0.5 mra)", "GRPO (beta=0)"]
+
+
+def test_a_table_of_reward_weights_replaces_the_one_it_extends(tmp_path: Path) -> None:
+    """Merged key by key, the rewards that a study leaves out would still count."""
+    (tmp_path / "mine.toml").write_text(
+        'extends = "paper-2b"\n[reward.weights]\nmra = 1.0\n[train]\nwarmup_steps = 3\n'
+    )
+    study = load_study(tmp_path / "mine.toml", methods=["sft"])
+    assert study.reward.weights == {"mra": 1.0}
+    assert (study.train.warmup_steps, study.train.learning_rate) == (3, GIVEN["learning_rate"]["paper-2b"])
