@@ -12,7 +12,8 @@ from rich.text import Text
 
 from harness.api.algorithm import Algorithm, Method
 from harness.api.types import Completion, Group
-from harness.config.study import StudyConfig
+from harness.config.study import StudyConfig, load_study
+from harness.config.variants import parse_variant
 from harness.data.video.frames import smart_resize
 from harness.engine.activation_reuse import can_reuse
 from harness.memory.footprint import Footprint, footprint
@@ -155,15 +156,15 @@ def fitting_settings(study: StudyConfig, method: str, limit: MemoryLimit, **know
     If nothing more can be saved, the estimate still does not fit.
     """
     account = account_for(study, method, limit, **known)
-    changes: dict[str, Any] = {}
-    while not limit.holds(account):
-        step = _next_saving(study, method, account, limit)
-        if step is None:
+    changes: dict[str, str] = {}
+    while not limit.holds(account) and (step := _next_saving(study, method, account, limit)):
+        texts = {key: str(value).lower() for key, value in step.items()}
+        if texts.items() <= changes.items():  # a variant's own setting, which none in -s form changes
             break
-        changes |= step
-        study = _changed(study, method, step)
+        changes |= texts
+        study = load_study(study, overrides=[f"{key}={text}" for key, text in texts.items()])
         account = account_for(study, method, limit, **known)
-    return [f"-s {key}={str(value).lower()}" for key, value in changes.items()], account
+    return [f"-s {key}={text}" for key, text in changes.items()], account
 
 
 def _next_saving(study: StudyConfig, method: str, account: Footprint, limit: MemoryLimit) -> dict[str, Any] | None:
@@ -185,25 +186,13 @@ def _next_saving(study: StudyConfig, method: str, account: Footprint, limit: Mem
     if not model.gradient_checkpointing:
         return {"model.gradient_checkpointing": True}
     if train.micro_batch > 1:
-        return {"train.micro_batch": train.micro_batch // 2}
+        own = "" if train.micro_batch == study.train.micro_batch else f"{parse_variant(method).method}."
+        return {f"{own}train.micro_batch": train.micro_batch // 2}
     if model.quantisation == "none" and model.tuning == "lora":
         return {"model.quantisation": "4bit"}
     if study.data.max_pixels >= 2 * 28 * 28 * 4:
         return {"data.max_pixels": study.data.max_pixels // 2, "data.min_pixels": min(study.data.min_pixels, 28 * 28)}
     return None
-
-
-def _changed(study: StudyConfig, method: str, changes: dict[str, Any]) -> StudyConfig:
-    """The study with dotted keys set, for the method too where it overrides them."""
-    for key, value in changes.items():
-        section, name = key.split(".")
-        part = getattr(study, section).model_copy(update={name: value})
-        study = study.model_copy(update={section: part})
-        own = study.method.get(method, {}).get(section, {})
-        if name in own:
-            overrides = {**study.method, method: {**study.method[method], section: {**own, name: value}}}
-            study = study.model_copy(update={"method": overrides})
-    return study
 
 
 # ---------------------------------------------------------------------- printed

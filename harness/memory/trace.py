@@ -239,14 +239,8 @@ def _with_layers(config: Any, layers: int) -> Any:
 
 
 def _without_content(model: nn.Module, *, gradients: bool) -> None:
-    """Replace a model's tensors by tensors without content, which take a CPU's kernels."""
-    for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None:
-                empty = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype), requires_grad=weight.requires_grad)
-                if gradients and weight.requires_grad:
-                    empty.grad = torch.empty(weight.shape, dtype=weight.dtype)
-                module._parameters[name] = empty
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    """Replace a model's tensors by tensors without content, which take a CPU's kernels; under FakeTensorMode."""
+    model.to_empty(device="cpu")
+    for weight in model.parameters():
+        if gradients and weight.requires_grad:
+            weight.grad = torch.empty_like(weight)

@@ -22,7 +22,7 @@ from harness.engine.activation_reuse import can_reuse
 from harness.memory import estimate as memory
 from harness.memory import footprint as module
 from harness.memory.estimate import MemoryLimit, account_for, fitting_settings, trained_completions
-from harness.memory.footprint import count_parameters, footprint
+from harness.memory.footprint import Footprint, Part, count_parameters, footprint
 from harness.memory.trace import LiveBytes, Load, trace
 from harness.models.loading import model_sizes
 from harness.plugins import registry
@@ -207,6 +207,30 @@ def test_settings_that_make_it_fit_are_found_and_true(study: Any) -> None:
     watch = MemoryLimit("a watch", 2**30, 1, True)
     settings, least = fitting_settings(load_study("2b", methods=["grpo"], overrides=least_of_all), "grpo", watch)
     assert settings == [] and not watch.holds(least)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "expected"),
+    [
+        ("grpo", "train.micro_batch=14", ["-s train.micro_batch=3"]),
+        ("grpo", "grpo.train.micro_batch=12", ["-s grpo.train.micro_batch=3"]),
+        ("grpo:beta=0", "grpo.train.micro_batch=12", ["-s grpo.train.micro_batch=3"]),
+        ("grpo:train.micro_batch=14", "train.micro_batch=4", ["-s grpo.train.micro_batch=7"]),  # nothing helps
+    ],
+)
+def test_settings_that_make_it_fit_reach_a_methods_own_sections(
+    method: str, given: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a method has a setting of its own, the shared one would change nothing, and the search would never end."""
+
+    def account(study: Any, method: str, limit: MemoryLimit) -> Footprint:
+        return Footprint((Part("activations", "", study.for_method(method).train.micro_batch, "update"),), 0, 0)
+
+    monkeypatch.setattr(memory, "account_for", account)
+    overrides = ["model.gradient_checkpointing=true", given]
+    study = load_study("2b", methods=[method], overrides=overrides)
+    settings, _ = fitting_settings(study, method, MemoryLimit("a card", 4, 1, True))
+    assert settings == expected
 
 
 def test_a_run_begins_by_telling_what_it_takes(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
