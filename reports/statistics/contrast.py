@@ -130,11 +130,8 @@ def _judged(c: Contrast, p: float, p_equivalence: float, alpha: float) -> Contra
     if p < alpha:
         verdict = "better" if c.difference > 0 else "worse"
         if p_equivalence < alpha:
-            note = "; ".join(
-                filter(
-                    None, (note, f"there is a difference, but it is smaller than the declared margin of {c.margin:g}")
-                )
-            )
+            small = f"there is a difference, but it is smaller than the declared margin of {c.margin:g}"
+            note = "; ".join(filter(None, (note, small)))
     elif p_equivalence < alpha or c.verdict == "equivalent":
         verdict = "equivalent"
     return replace(c, p_holm=p, p_equivalence=p_equivalence, verdict=verdict, note=note)

@@ -121,11 +121,10 @@ def spread_from(answers: pd.DataFrame, benchmark: Benchmark, name: str) -> Sprea
         raise UserError(f"`--pilot {name}`: its questions are of too few {benchmark.cluster}s to estimate an error")
     by_question = answers.drop_duplicates("question")
     layout = layout_of(name, benchmark, by_question["type"].tolist(), by_question["cluster"].tolist())
-    default = default_spread()
     runs, found = _run_spread(answers, benchmark)
     source = f"the pilot {name}: {len(pairs)} pairs, {found}"
     rooms, per_run = np.sqrt(parts.mean(axis=0))
-    return Spread(float(rooms), float(per_run), runs or default.runs, layout, source)
+    return Spread(float(rooms), float(per_run), runs or default_spread().runs, layout, source)
 
 
 def _room_parts(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) -> tuple[float, float]:

@@ -24,10 +24,9 @@ _ROUNDING = 0.11
 
 def published_rows() -> list[ScoreRow]:
     """Every published row, the paper's first, each noting its source and its known inconsistencies."""
-    text = resources.files("reports.tables").joinpath("published_results.json").read_text(encoding="utf-8")
-    content = json.loads(text)
-    columns: Sequence[str] = content["columns"]
-    return [_row(entry, dict(zip(columns, entry["scores"], strict=True))) for entry in content["rows"]]
+    file = resources.files("reports.tables").joinpath("published_results.json")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return [_row(entry, dict(zip(content["columns"], entry["scores"], strict=True))) for entry in content["rows"]]
 
 
 def published_footnote(records: Sequence[Record]) -> str:

@@ -23,9 +23,7 @@ def sensitivity_table(results: Results) -> Table:
     scorers = benchmark.scorers
     heads = {name: head.replace("\n", " ") for name, head in benchmark.means.items()}
     figures = {OVERALL: "Avg", **heads, "unparsable": "Unpars. %"}
-    means: dict[Any, Any] = (
-        scores.groupby(["method", "scorer"], sort=False)[list(figures)].mean().to_dict(orient="index")
-    )
+    means: dict[Any, Any] = scores.groupby(["method", "scorer"], sort=False)[list(figures)].mean().to_dict("index")
     present = [method for method in labels if (method, results.scorer) in means]
     columns = [Column("Method", ("method",), align="left")]
     for key, head in figures.items():
