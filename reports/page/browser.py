@@ -139,11 +139,8 @@ def shown(text: str, limit: int) -> str:
     if len(text) > limit:
         head, tail = text[: limit - limit // 3], text[-(limit // 3) :]
         text = f"{head}\n[... {len(text) - limit:,} characters left out ...]\n{tail}"
-    return "".join(c if c.isprintable() or c == "\n" else _visible(c) for c in text)
-
-
-def _visible(c: str) -> str:
-    return c if unicodedata.category(c) == "Zs" else f"\N{LEFT CEILING}U+{ord(c):04X}\N{RIGHT CEILING}"
+    plain = {c for c in set(text) if c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs"}
+    return "".join(c if c in plain else f"\N{LEFT CEILING}U+{ord(c):04X}\N{RIGHT CEILING}" for c in text)
 
 
 def _limit(texts: Mapping[str, int]) -> int:

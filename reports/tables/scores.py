@@ -205,16 +205,12 @@ def _score_cell(column: str, best: Mapping[str, float], row: ScoreRow) -> Cell:
     deviation = statistics.stdev(run[column] for run in row.runs) if len(row.runs) > 1 else None
     text = f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
     note = row.note if column == OVERALL and row.kind == "published" else ""
-    return Cell((mean, deviation), text, bold=_is_best(row, mean, best.get(column)), note=note)
+    return Cell((mean, deviation), text, bold=not row.group and _shown(mean) == best.get(column), note=note)
 
 
 def _mean_cell(column: str, best: Mapping[str, float], row: ScoreRow) -> Cell:
     mean = _mean(row, column)
-    return Cell((mean,), bold=_is_best(row, mean, best.get(column)))
-
-
-def _is_best(row: ScoreRow, mean: float, best: float | None) -> bool:
-    return not row.group and _shown(mean) == best
+    return Cell((mean,), bold=not row.group and _shown(mean) == best.get(column))
 
 
 def _best(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, float]:

@@ -24,17 +24,16 @@ def sensitivity_table(results: Results) -> Table:
     heads = {name: head.replace("\n", " ") for name, head in benchmark.means.items()}
     figures = {OVERALL: "Avg", **heads, "unparsable": "Unpars. %"}
     means: dict[Any, Any] = scores.groupby(["method", "scorer"], sort=False)[list(figures)].mean().to_dict("index")
-    present = [method for method in labels if (method, results.scorer) in means]
     columns = [Column("Method", ("method",), align="left")]
     for key, head in figures.items():
         columns += [Column(f"{head}\n{name}", (f"{key}_{name}",), "{:.1f}") for name in scorers]
     columns.append(Column("Largest\ngap in Avg", ("gap",), "{:.1f}"))
     body = []
-    for method in present:
+    for method in results.present:
         averages = [means[method, name][OVERALL] for name in scorers]
         cells = [Cell((means[method, name][key],)) for key in figures for name in scorers]
         body.append(Row((Cell((method,), labels[method]), *cells, Cell((max(averages) - min(averages),)))))
-    trained = {m: {name: means[m, name][OVERALL] for name in scorers} for m in present if m != BASE}
+    trained = {m: {name: means[m, name][OVERALL] for name in scorers} for m in results.present if m != BASE}
     caption = sentences(
         f"The same raw answers scored by {len(scorers)} rules, means over seeds.",
         f"{'; '.join(f'{name}: {scorer.summary}' for name, scorer in scorers.items())}.",
