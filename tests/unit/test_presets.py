@@ -142,9 +142,8 @@ def test_tables_call_other_rewards_by_their_names() -> None:
 
 def test_a_table_of_reward_weights_replaces_the_one_it_extends(tmp_path: Path) -> None:
     """Merged key by key, the rewards that a study leaves out would still count."""
-    (tmp_path / "mine.toml").write_text(
-        'extends = "paper-2b"\n[reward.weights]\nmra = 1.0\n[train]\nwarmup_steps = 3\n'
-    )
-    study = load_study(tmp_path / "mine.toml", methods=["sft"])
-    assert study.reward.weights == {"mra": 1.0}
-    assert (study.train.warmup_steps, study.train.learning_rate) == (3, GIVEN["learning_rate"]["paper-2b"])
+    study = 'extends = "tiny"\n[reward.weights]\nmra = 1.0\n[train]\nwarmup_steps = 3\n'
+    (tmp_path / "mine.toml").write_text(study)
+    mine, tiny = load_study(tmp_path / "mine.toml"), load_study("tiny")
+    assert mine.reward.weights == {"mra": 1.0} != tiny.reward.weights
+    assert (mine.train.warmup_steps, mine.train.learning_rate) == (3, tiny.train.learning_rate)
