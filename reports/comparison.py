@@ -15,6 +15,7 @@ from rich.text import Text
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
+from harness.errors import UserError
 from harness.io import write_json, write_text
 from harness.plugins import registry
 from reports.collect import Evaluated, collect
@@ -123,6 +124,10 @@ class Comparison:
             rules: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
             asked = rules.question_scores(benchmark.records, {}, rules.default_scorer)
             types, clusters = [one.type for one in asked], [one.cluster for one in asked]
+            if len(set(clusters)) < 2:
+                raise UserError(
+                    f"`harness plan`: the {len(asked)} questions are about one {rules.cluster}; ask about more"
+                )
             layout = layout_of(study.data.benchmark, rules, types, clusters)
         tests = len(study.report.pairs or default_pairs([BASE, *study.methods]))
         seeds = sorted({3, 5, 8, 10, study.seeds, study.seeds + 1})

@@ -137,9 +137,7 @@ def tiny_prompt(
         options=None,
         ground_truth="1",
     )
-    return EncodedPrompt(
-        f"{video.digest}|{ids.tolist()}", record, "vanilla", ids, (ids == VIDEO).long() * 2, video, "text"
-    )
+    return EncodedPrompt(f"{video.digest}|{ids.tolist()}", record, "vanilla", ids, (ids == VIDEO).long() * 2, video)
 
 
 def stock_logits(model: Any, prompt: EncodedPrompt, completion: Sequence[int]) -> Tensor:

@@ -98,7 +98,7 @@ class StudyOptions:
     plugin: list[Path] | None = option(
         WHAT,
         "FILE.py",
-        "A Python file with a method, reward or benchmark of your own. Repeatable.",
+        "A Python file with a method, reward, benchmark or sampler of your own. Repeatable.",
         callback=_register,
         is_eager=True,
     )

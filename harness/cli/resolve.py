@@ -40,6 +40,9 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     study = load_study(
         source, overrides=options.settings or (), methods=methods, changes=changes, asked=options.asked()
     )
+    benchmark = study.data.benchmark
+    if options.split and ("#" in benchmark or benchmark.startswith("world:")):
+        raise UserError(f"`--split {options.split}`: the benchmark `{benchmark}` names its split itself; leave one out")
     locate(study.model.name)
     return study
 

@@ -31,7 +31,6 @@ class EncodedPrompt:
         input_ids: (P,) int64, up to and including the generation prompt.
         mm_token_type_ids: (P,) int64, 2 on video tokens and 0 elsewhere.
         video: The vision input; it has as many merged patches as there are video tokens.
-        text_digest: SHA-256 of the whole chat text, with one placeholder for each block of video tokens.
     """
 
     id: str
@@ -40,7 +39,6 @@ class EncodedPrompt:
     input_ids: Tensor
     mm_token_type_ids: Tensor
     video: ProcessedVideo
-    text_digest: str
 
 
 class VideoLoader(Protocol):
@@ -126,7 +124,6 @@ class PromptEncoder:
             input_ids=input_ids,
             mm_token_type_ids=(input_ids == self._video_token_id).long() * VIDEO_TOKEN_TYPE,
             video=video,
-            text_digest=_sha256(chat),
         )
 
     def _with_time_stamps(self, chat: str, video: ProcessedVideo, record: Record) -> str:

@@ -29,6 +29,8 @@ HOW_TO_ADD = (
     'To add one, install a package that declares it in [project.entry-points."harness.{group}"] (pip install -e .), '
     "or name its file with --plugin FILE.py"
 )
+_OPTIONS = {"rewards": "reward.options.{}", "benchmarks": "evaluation.more.{}", "samplers": "rollout.sampler_options"}
+"""Where a study has the options of a plugin; those of a method stand under its own name."""
 _FILE_MODULE = "harness_plugin_"
 _files: dict[Path, list[EntryPoint]] = {}
 """Plugin files and the entries of each."""
@@ -130,7 +132,8 @@ def configure(
     try:
         return cls, cls.Config(**(options or {}))
     except ValidationError as error:
-        raise UserError(describe_validation(error, f"{name}", cls.Config)) from error
+        where = _OPTIONS.get(group, "{}").format(name)
+        raise UserError(describe_validation(error, where, cls.Config)) from error
 
 
 def create(group: str, name: str, options: dict[str, Any] | None = None, *, asked: str | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,13 @@ def run_cell(cell_dir: Path) -> None:
     if is_base:
         _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
         return
-    for folder in train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks):
+    try:
+        checkpoints = train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks)
+    except RuntimeError:
+        if ranks.size > 1:  # a lost connection: the watcher of the process that caused it records why and ends this one
+            time.sleep(10)
+        raise
+    for folder in checkpoints:
         checkpoint = read_checkpoint(folder)
         restore_weights(setup.policy.model, checkpoint)
         _evaluate(setup, cell_dir, folder.name, checkpoint.digest, cell.evaluation)

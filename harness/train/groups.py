@@ -106,7 +106,12 @@ class GroupBuilder:
         return [
             [
                 Completion(
-                    prompt.id, one.tokens, one.text, source=source, behaviour=one.log_probs, truncated=one.truncated
+                    prompt.id,
+                    one.tokens,
+                    one.text,
+                    source=source,
+                    behaviour=() if shuffled else one.log_probs,  # those of another prompt are not to be trained on
+                    truncated=one.truncated,
                 )
                 for one in group
             ]

@@ -101,15 +101,6 @@ def text_prior_answers(train: Sequence[Record], test: Sequence[Record]) -> dict[
     return answers
 
 
-def chance(records: Sequence[Record]) -> dict[str, float]:
-    """Expected score (0-100) of a uniformly random option, by question type; numeric types have none."""
-    return {
-        kind: 100 * math.fsum(1 / len(r.options) for r in found if r.options) / len(found)
-        for kind, found in _by_type(records).items()
-        if all(r.options for r in found)
-    }
-
-
 def _object_constants(train: Sequence[Record]) -> dict[tuple[str, ...], str]:
     """The best constant per type and set of named objects, shrunk towards that of the type."""
     constants = {}

@@ -152,7 +152,6 @@ def prompt_about(video: ProcessedVideo, length: int, vocabulary: int, seed: int)
         input_ids=ids,
         mm_token_type_ids=(ids == VIDEO).long() * VIDEO_TOKEN_TYPE,
         video=video,
-        text_digest=f"text-{seed}",
     )
 
 

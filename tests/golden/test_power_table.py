@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from harness.config.study import load_study
+from harness.data.reader import Dataset
 from harness.errors import UserError
+from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
+from reports.comparison import Comparison
 from reports.statistics.power import (
     default_spread,
     detectable,
@@ -124,3 +130,10 @@ def test_a_pilot_that_cannot_be_used_is_refused() -> None:
         spread_from(answers[answers["method"] == "a"], VSIBench(), "runs/x")
     with pytest.raises(UserError, match=r"--pilot runs/x.*too few rooms"):
         spread_from(answers.assign(cluster="r"), VSIBench(), "runs/x")
+
+
+def test_questions_about_one_room_are_no_plan(tmp_path: Path) -> None:
+    fields = {"dataset": "world", "scene_name": "test_000001", "question": "How many?", "ground_truth": "2"}
+    records = tuple(Record(id=number, question_type="object_counting", **fields) for number in range(3))
+    with pytest.raises(UserError, match="3 questions share one room"):
+        Comparison().plan(Console(), load_study("tiny"), Dataset(tmp_path, "test", records), None)

@@ -76,6 +76,8 @@ def test_mistakes(harness: Cli, tmp_path: Path, arguments: list[str], words: lis
         ("-s data.pixels=qwen", "`-s data.pixels=qwen`: no such name; did you mean qwen2-vl? Known:"),
         ("-s model.tuning=full -s model.quantisation=4bit", "`tiny.toml.model`: quantisation needs tuning"),
         ("--benchmark-data DATA --split dev", "no split `dev` (given by --split, data.split or #SPLIT). Known: test"),
+        ("--benchmark-data world:test --split dev", "the benchmark `world:test` names its split itself"),
+        ("-s rollout.sampler_options.k=1", "`rollout.sampler_options.k`: no such key"),
         ("--benchmark-data . --split dev", "the folder contains no data set"),
     ],
 )

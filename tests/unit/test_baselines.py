@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harness.vsibench.baselines import best_constant, categories, chance, constant_answers, text_prior_answers
+from harness.vsibench.baselines import best_constant, categories, constant_answers, text_prior_answers
 from harness.vsibench.mra import mean_relative_accuracy
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS
@@ -190,13 +190,3 @@ def test_answers_are_deterministic_and_whatever_the_order_of_training() -> None:
     test = [lettered(100 + i, "route_planning", [str(x) for x in rng.permutation(words)], "w") for i in range(20)]
     assert text_prior_answers(train, test) == text_prior_answers(train[::-1], test)
     assert text_prior_answers(train, test) == text_prior_answers(train, test)
-
-
-def test_chance() -> None:
-    records = [
-        lettered(1, "route_planning", ["x", "y"], "x"),
-        lettered(2, "route_planning", ["x", "y", "z", "w"], "x"),
-        record(3, "object_counting", "4"),
-        record(4, "object_rel_distance", "sink"),
-    ]
-    assert chance(records) == {"route_planning": 37.5}

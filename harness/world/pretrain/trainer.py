@@ -112,7 +112,7 @@ class Trainer:
         """A prompt from the token ids that follow its video, which ask a record's question in a form."""
         tokens = torch.tensor([*self._before_text, *ids])
         kinds = (tokens == self.model.config.video_token_id).long() * VIDEO_TOKEN_TYPE
-        return EncodedPrompt(f"{record.key}/{form}", record, form, tokens, kinds, video, text_digest="")
+        return EncodedPrompt(f"{record.key}/{form}", record, form, tokens, kinds, video)
 
     def category_embeddings(self) -> Tensor:
         """(categories, hidden) embeddings of the categories' tokens."""
