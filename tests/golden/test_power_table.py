@@ -135,5 +135,5 @@ def test_a_pilot_that_cannot_be_used_is_refused() -> None:
 def test_questions_about_one_room_are_no_plan(tmp_path: Path) -> None:
     fields = {"dataset": "world", "scene_name": "test_000001", "question": "How many?", "ground_truth": "2"}
     records = tuple(Record(id=number, question_type="object_counting", **fields) for number in range(3))
-    with pytest.raises(UserError, match="3 questions share one room"):
+    with pytest.raises(UserError, match="3 questions are about one room"):
         Comparison().plan(Console(), load_study("tiny"), Dataset(tmp_path, "test", records), None)

@@ -74,7 +74,7 @@ def test_a_sampler_in_a_file_serves_training_and_evaluation(
 def test_a_sampler_is_listed_and_its_options_are_checked(harness: Cli, file: Path) -> None:
     ended = harness("list", "--plugin", str(file))
     assert ended.code == 0 and "says the same to every prompt" in ended.out and "transformers" in ended.out
-    with pytest.raises(UserError, match=r"constant\.words`: no such key.*text"):
+    with pytest.raises(UserError, match=r"rollout\.sampler_options\.words`: no such key.*text"):
         load_study("tiny", overrides=["rollout.sampler=constant", "rollout.sampler_options.words=7"])
     with pytest.raises(UserError, match=r"rollout\.sampler = constnat.*did you mean constant"):
         load_study("tiny", overrides=["rollout.sampler=constnat"])
