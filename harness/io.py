@@ -1,19 +1,33 @@
-"""Atomic writing of files (temporary name, sync, rename), reading JSON and JSON lines, digests."""
+"""Files: the one reader of text and JSON, atomic writing (temporary name, sync, rename), digests."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
 import uuid
 from collections.abc import Iterator
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import tomli_w
 
 from harness.errors import UserError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_FAULT = re.compile("[\0\udc80-\udcff]")
+"""A NUL, or a byte that is not UTF-8, as ``surrogateescape`` keeps it."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,18 +74,111 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_text(path: Path | Traversable) -> str:
+    """Read a text file: UTF-8, or UTF-16 or UTF-32 with a byte-order mark, and lines that end in LF, CRLF or CR.
+
+    Returns:
+        The text with LF at the ends of lines and without marks, also those of files that were joined to it.
+
+    Raises:
+        UserError: The file is missing or cannot be read, or holds a NUL or bytes that are not text (line named).
+    """
+    text = _decoded(path)
+    if why := _fault(text):
+        number = text.count("\n", 0, why[1]) + 1
+        raise UserError(f"`{path}`, line {number}: {why[0]}; save the file as UTF-8")
+    return text
+
+
+def read_lines(path: Path | Traversable) -> list[str]:
+    """Read the lines of a text file as :func:`read_text` does; a bad byte is left for :func:`parse_json` to refuse,
+    so that it spoils only its own line.
+
+    Raises:
+        UserError: The file is missing or cannot be read.
+    """
+    return _decoded(path).removesuffix("\n").split("\n")
+
+
+def _decoded(path: Path | Traversable) -> str:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"`{path}`: no such file") from error
+    except OSError as error:
+        raise UserError(f"`{path}`: cannot be read: {error.strerror}") from error
+    if data.startswith(b"\x1f\x8b"):
+        raise UserError(f"`{path}`: it is compressed; unpack it with gunzip")
+    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "utf-8"))
+    if not mark and b"\0" in data[:4]:
+        raise UserError(f"`{path}`: it begins with NUL bytes, so it is UTF-16 or no text; save the file as UTF-8")
+    try:
+        text = data[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict")
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start + len(mark)}"
+        raise UserError(f"`{path}`, {where}: it is not {encoding}, as its mark says; save the file as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n\ufeff", "\n").removeprefix("\ufeff")
+
+
+def _fault(text: str) -> tuple[str, int] | None:
+    """What is wrong with a text and where, if it holds a NUL or a byte that is not UTF-8."""
+    if (found := _FAULT.search(text)) is None:
+        return None
+    bad = found[0]
+    return "a NUL byte" if bad == "\0" else f"the byte 0x{ord(bad) - 0xDC00:02x} is not UTF-8", found.start()
+
+
+def read_json(path: Path | Traversable) -> Any:
+    """Read a JSON file, as strictly as :func:`parse_json`.
 
     Raises:
         UserError: The file is missing or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"`{path}`: no such file") from error
-    except (OSError, ValueError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise UserError(f"`{path}`: cannot be read as JSON: {error}") from error
+
+
+def parse_json(text: str, *, constants: bool = False) -> Any:
+    """Parse JSON and refuse what other readers would change without a word.
+
+    Args:
+        text: One JSON value.
+        constants: Accept NaN and Infinity, which JSON lacks.
+
+    Raises:
+        ValueError: It is not JSON; an object has a key twice; a number is too large for a float; it nests too deeply;
+            or it holds a NUL or a byte that is not UTF-8.
+    """
+    if why := _fault(text):
+        raise ValueError(f"{why[0]}, at character {why[1] + 1}")
+    options: dict[str, Any] = {} if constants else {"parse_constant": _no_constant}
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats, parse_float=_finite, **options)
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice in one object; keep one")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text} is too large")
+    return number
 
 
 def append_lines(path: Path, lines: list[str]) -> None:

@@ -14,12 +14,12 @@ lists are opened.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import UserError
+from harness.io import parse_json, read_lines
 from harness.vsibench.records import Record
 
 _EXAMPLE = 'a line must look like {"id": 17, "answer": "4"}, or be one of lmms-eval\'s logged samples'
@@ -62,19 +62,15 @@ def read_answers(path: Path, records: Sequence[Record]) -> dict[str, RawAnswer]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the answers file {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             yield number, line
 
 
 def _entry(line: str, where: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        entry = parse_json(line, constants=True)  # lmms-eval writes metrics that are NaN
+    except ValueError as error:
         raise UserError(f"{where}: not valid JSON ({error}); {_EXAMPLE}") from error
     if not isinstance(entry, dict):
         raise UserError(f"{where}: a JSON object is expected, not {type(entry).__name__}; {_EXAMPLE}")

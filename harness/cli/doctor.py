@@ -21,6 +21,7 @@ from rich.text import Text
 
 from harness.cli.options import SETUP, StudyOptions, command
 from harness.errors import UserError
+from harness.io import read_lines
 
 if TYPE_CHECKING:
     from harness.config.study import StudyConfig
@@ -209,7 +210,7 @@ def _hub() -> Finding:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = [line for line in read_lines(info) if line.startswith("model name")] if info.exists() else []
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
 
 

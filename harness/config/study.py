@@ -27,7 +27,7 @@ from harness.config.sections import (
 )
 from harness.config.variants import BASE, SECTIONS, in_words, merge, parse_methods, parse_variant, put, toml_value
 from harness.errors import UserError, unknown_name
-from harness.io import digest_of
+from harness.io import digest_of, read_text
 from harness.plugins import registry
 from harness.vsibench.prompts import MODES
 
@@ -271,7 +271,7 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
     text, where = _read_text(source)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"`{where}`: not valid TOML: {error}") from error
     parent = document.pop("extends", None)
     if parent is not None:
@@ -285,13 +285,7 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
 
 def _read_text(source: str | Path) -> tuple[str, str]:
     if str(source) in preset_names():
-        return resources.files("harness.config.presets").joinpath(f"{source}.toml").read_text(), f"{source}.toml"
-    path = Path(source)
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"`{source}`: no such study file, and no such preset. Presets: {', '.join(preset_names())}"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"`{source}`: cannot be read as a study file: {error}") from error
+        return read_text(resources.files("harness.config.presets").joinpath(f"{source}.toml")), f"{source}.toml"
+    if not Path(source).exists():
+        raise UserError(f"`{source}`: no such study file, and no such preset. Presets: {', '.join(preset_names())}")
+    return read_text(Path(source)), str(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.data import vsi100k
 from harness.data.video.decode import still_files
 from harness.errors import UserError
+from harness.io import read_text
 
 SUFFIXES = (".jsonl", ".parquet")
 PRUNED_IDS = "pruned_ids.txt"
@@ -74,10 +75,7 @@ def pruned_ids(root: Path) -> frozenset[str]:
         UserError: The file cannot be read or is empty.
     """
     path = root / PRUNED_IDS
-    try:
-        ids = frozenset(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
+    ids = frozenset(read_text(path).split())
     if not ids:
         raise UserError(f"{path}: contains no ids; download it again")
     return ids

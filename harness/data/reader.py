@@ -18,14 +18,14 @@ from pydantic import ValidationError
 from harness.data import vsi100k
 from harness.data.layout import SUFFIXES, SplitFiles, find_split, find_video, split_of
 from harness.errors import UserError, first_few, unknown_name
-from harness.io import read_json
+from harness.io import parse_json, read_json, read_lines
 from harness.vsibench.records import BadRecordError, Record
 from harness.vsibench.types import LETTERS, QUESTION_TYPES
 
 MANIFEST = "manifest.json"
 """The file in which ``harness data prepare`` describes a folder."""
 
-Row = tuple[str, bytes | dict[str, Any] | BadRecordError]
+Row = tuple[str, str | dict[str, Any] | BadRecordError]
 """The place of a record ("FILE, line 3"), and its JSON text, its fields or why it cannot be used."""
 
 
@@ -157,19 +157,19 @@ def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
             for number, row in enumerate(table.to_pylist(), start=1):
                 yield f"{file}, row {number}", row
         else:
-            for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+            for number, line in enumerate(read_lines(file), start=1):
                 if line.strip():
                     yield f"{file}, line {number}", line
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
 
 
-def _parsed(content: bytes | dict[str, Any] | BadRecordError, fields: Mapping[str, str]) -> Record:
+def _parsed(content: str | dict[str, Any] | BadRecordError, fields: Mapping[str, str]) -> Record:
     if isinstance(content, BadRecordError):
         raise content
     try:
-        row = json.loads(content) if isinstance(content, bytes) else content
-    except (ValueError, RecursionError) as error:
+        row = parse_json(content) if isinstance(content, str) else content
+    except ValueError as error:
         raise BadRecordError(f"not a JSON record ({error}); fix the line") from error
     if not isinstance(row, dict):
         raise BadRecordError(f"a JSON object is expected, not {type(row).__name__}; fix the line")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.io import parse_json, read_text
 from harness.vsibench.records import BadRecordError
 
 DATASET = "scannet"
@@ -101,13 +102,13 @@ def rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str,
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
+    text = read_text(file)
     try:
-        text = file.read_text(encoding="utf-8")
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError:
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
+            content = [parse_json(line) for line in text.split("\n") if line.strip()]
+    except ValueError as error:
         raise UserError(f"{file}: cannot be read as JSON: {error}; download it again") from error
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]

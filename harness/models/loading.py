@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from importlib.resources import files
 from pathlib import Path
@@ -96,7 +95,7 @@ def model_sizes(name: str) -> Any:
         return model_config(name)
     from transformers import AutoConfig
 
-    content = json.loads(files("harness.models").joinpath(preset.sizes).read_text("utf-8"))
+    content = read_json(files("harness.models").joinpath(preset.sizes))
     return AutoConfig.for_model(content.pop("model_type"), **content)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from harness.errors import UserError
-from harness.io import write_text
+from harness.io import read_text, write_text
 from harness.plugins import registry
 
 KINDS = ("algorithm", "reward", "benchmark")
@@ -44,7 +44,7 @@ def write_package(kind: str, name: str, folder: Path) -> Path:
     }
     templates = resources.files("harness.plugins").joinpath("templates")
     for path, template in files.items():
-        text = templates.joinpath(f"{template}.txt").read_text(encoding="utf-8")
+        text = read_text(templates.joinpath(f"{template}.txt"))
         write_text(folder / path, Template(text).substitute(values))
     return folder
 

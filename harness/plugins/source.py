@@ -53,7 +53,7 @@ def source_digest(*plugins: Any) -> str:
         if file.suffix != ".py":
             found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
             continue
-        found[name], imports = _parsed(file.read_text(encoding="utf-8"))
+        found[name], imports = _parsed(file.read_bytes())
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         waiting += [target for one in imports for target in _targets(one, package)]
     # Names are left out: a plugin file's contains the path of its folder.
@@ -110,9 +110,9 @@ def _spec(module: str) -> ModuleSpec | None:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(text: str) -> tuple[str, tuple[ast.Import | ast.ImportFrom, ...]]:
+def _parsed(source: bytes) -> tuple[str, tuple[ast.Import | ast.ImportFrom, ...]]:
     """A module's digest and its import statements."""
-    tree = ast.parse(text)
+    tree = ast.parse(source)
     imports = tuple(node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
     return hashlib.sha256(_canonical(tree).encode()).hexdigest(), imports
 

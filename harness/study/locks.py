@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
+from harness.io import read_json
 from harness.study.process import command_line
 
 LOCK_FILE = ".lock"
@@ -54,7 +55,7 @@ def hold(folder: Path, what: str) -> Iterator[None]:
 
 def _holder(file: Path) -> str:
     try:
-        holder = json.loads(file.read_text(encoding="utf-8"))
+        holder = read_json(file)
         return f"process {holder['pid']} on {holder['host']} since {holder['since']}: {holder['command']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return "another process, which has not given its name"

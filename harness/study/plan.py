@@ -66,7 +66,7 @@ def _storage(study: StudyConfig, cells: Sequence[Cell]) -> str:
     try:
         sizes = count_parameters(model_sizes(study.model.name), study.model)
     except UserError as error:
-        return f"Disk: unknown, because {str(error).splitlines()[0]}"
+        return f"Disk: unknown, because {str(error).split(chr(10))[0]}"
     # As the trainer saves them: fp32, the whole model with full tuning, else the trained weights.
     each = 4.0 * (sizes.total if study.model.tuning == "full" else sizes.trained)
     total = 0.0
@@ -90,7 +90,7 @@ def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
             return load_data(study, with_train=False)[1]
         reason = f"{source} is not generated yet"
     except UserError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).split(chr(10))[0]
     limit = study.data.benchmark_limit
     full = f"the full VSI-Bench, not for {limit} of its questions" if limit else "the full VSI-Bench"
     console.print(Text(f"Planned for {full}, because {reason}", style="yellow"), soft_wrap=True)

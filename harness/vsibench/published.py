@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from importlib.resources import files
 from typing import TypedDict
 
+from harness.io import read_json
 from harness.vsibench.rooms import room_of
 
 
@@ -34,5 +34,5 @@ def published_rooms() -> frozenset[str]:
 
 @cache
 def _published() -> _Published:
-    content: _Published = json.loads(files(__package__).joinpath("vsi_bench.json").read_text("utf-8"))
+    content: _Published = read_json(files(__package__).joinpath("vsi_bench.json"))
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.api.benchmark import Benchmark, Questions, ScoringRule
 from harness.api.config import StrictConfig
 from harness.errors import UserError
-from harness.io import digest_of, sha256_file
+from harness.io import digest_of, parse_json, read_lines, sha256_file
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import ItemScore
 from harness.vsibench.types import LETTERS
@@ -145,16 +144,12 @@ class General(Benchmark):
                 "`harness show general` describes its lines"
             )
         path = Path(self.config.file)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"`{path}`: the questions of the benchmark general cannot be read: {error}") from error
         found: dict[str, Question] = {}
         problems = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_lines(path), 1):
             if line.strip():
                 try:
-                    question = Question(**json.loads(line))
+                    question = Question(**parse_json(line))
                     if question.id in found:
                         raise ValueError(f"the id {question.id} occurs twice")
                     if not (path.parent / question.image).is_file():

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
-from harness.io import write_bytes
+from harness.io import read_text, write_bytes
 from reports.statistics import OVERALL, Contrast, overall
 from reports.tables import difference_text
 
@@ -120,7 +120,7 @@ def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> Drawin
             content = io.BytesIO()
             figure.savefig(content, format=kind, metadata=metadata)
             write_bytes(folder / f"{name}.{kind}", content.getvalue())
-    return Drawing(name, caption, _inline((folder / f"{name}.svg").read_text(encoding="utf-8")))
+    return Drawing(name, caption, _inline(read_text(folder / f"{name}.svg")))
 
 
 def _inline(svg: str) -> str:

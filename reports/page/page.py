@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from harness.config.study import BASE
 from harness.data.reader import Dataset
-from harness.io import write_text
+from harness.io import read_text, write_text
 from reports.collect import Collected
 from reports.page.browser import BrowserData, browser_data, script_json
 from reports.page.fairness import fairness_card
@@ -244,7 +244,7 @@ def _render(context: Mapping[str, Any]) -> str:
     environment.filters["together"] = lambda text: re.sub(
         r"\bp ([=<]) ", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text
     )
-    own = {kind: assets.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
+    own = {kind: read_text(assets.joinpath(f"page.{kind}")) for kind in ("css", "js")}
     # Only this script may run in the page, whatever text from data it holds.
     digest = base64.b64encode(hashlib.sha256(own["js"].encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(**context, **own, js_digest=digest)

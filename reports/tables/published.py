@@ -6,11 +6,11 @@ differ by more than most methods do. Numbers are as printed; known inconsistenci
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 
+from harness.io import read_json
 from harness.vsibench.prompts import MODES
 from harness.vsibench.published import published_counts, published_rooms
 from harness.vsibench.records import Record
@@ -25,7 +25,7 @@ _ROUNDING = 0.11
 def published_rows() -> list[ScoreRow]:
     """Every published row, the paper's first, each noting its source and its known inconsistencies."""
     file = resources.files("reports.tables").joinpath("published_results.json")
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     return [_row(entry, dict(zip(content["columns"], entry["scores"], strict=True))) for entry in content["rows"]]
 
 

@@ -100,7 +100,7 @@ def test_a_key_of_the_file_is_named_once(harness: Cli, tmp_path: Path) -> None:
     ("content", "words"),
     [
         (b'name = "x"\n[train\n', ["study.toml", "not valid TOML", "line 2"]),
-        (b"\xff\xfe", ["study.toml", "cannot be read"]),
+        (b"\xff\xfe\x00", ["study.toml", "save the file as UTF-8"]),
         (b'extends = "tinny"', ["tinny", "no such study file"]),
         (b'name = "x"\n', ["study.toml.budget"]),
         (b'extends = "tiny"\nmethods = ["sft", "gpro"]', ["methods: gpro", "did you mean grpo?"]),

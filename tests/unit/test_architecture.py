@@ -99,6 +99,59 @@ def test_a_room_is_entered_by_its_door(room):
             assert not [node.module for node in nodes if (node.module or "").startswith(f"{room}.")], path
 
 
+READS_TEXT_ITSELF = {
+    "harness/io.py": "the one reader",
+    "harness/study/launch.py": "the last words of a log, which may hold any bytes",
+}
+
+
+def reads_text(call: ast.Call) -> bool:
+    """Whether a call reads a text file past `harness.io`, or splits text where U+2028 and its kin stand."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name in ("read_text", "splitlines"):
+        return isinstance(call.func, ast.Attribute)
+    if ast.unparse(call.func) in ("json.load", "tomllib.load"):
+        return True
+    if name != "open" or getattr(getattr(call.func, "value", None), "id", "") in ("self", "steps", "os"):
+        return False
+    given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    modes = [str(one.value) for one in given if isinstance(one, ast.Constant) and set(str(one.value)) <= set("rwxabt+")]
+    plain = isinstance(call.func, ast.Name) or not call.args
+    return any("b" not in mode and "r" in mode for mode in modes) or (plain and not modes)
+
+
+def test_text_is_read_by_one_reader():
+    found = {
+        str(path.relative_to(ROOT))
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and reads_text(node)
+    }
+    assert found <= READS_TEXT_ITSELF.keys(), "use read_text, read_lines or read_json of harness.io"
+
+
+@pytest.mark.parametrize(
+    ("line", "caught"),
+    [
+        ("path.read_text()", True),
+        ("open(path)", True),
+        ("path.open()", True),
+        ("open(path, 'r', encoding='utf-8')", True),
+        ("path.open(mode='rt')", True),
+        ("text.splitlines()", True),
+        ("json.load(file)", True),
+        ("tomllib.load(file)", True),
+        ("read_text(path)", False),
+        ("path.open('rb')", False),
+        ("path.open('wb')", False),
+        ("archive.open(member)", False),
+        ("tomllib.loads(text)", False),
+    ],
+)
+def test_which_calls_read_text(line, caught):
+    assert reads_text(ast.parse(line).body[0].value) is caught
+
+
 def test_files_form_no_circle():
     files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 

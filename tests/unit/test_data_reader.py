@@ -165,7 +165,7 @@ def test_missing_videos_may_be_ignored(tmp_path: Path) -> None:
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such data set folder"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         read_dataset(tmp_path / "nowhere.jsonl")
     root = write(tmp_path, [NUMERIC])
     with pytest.raises(UserError, match=r"no train\.jsonl.*splits found: test"):

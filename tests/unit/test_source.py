@@ -172,14 +172,14 @@ def test_what_changes_where_in_the_package(
     from harness.study.identity import evaluation_identities, training_identity
 
     def sources(change: Callable[[str], str]) -> dict[str, str]:
-        read, study = Path.read_text, load_study("tiny", methods=["grpo", "sft"])
+        read, study = Path.read_bytes, load_study("tiny", methods=["grpo", "sft"])
 
-        def read_changed(path: Path, *arguments: str, **options: str) -> str:
-            text = read(path, *arguments, **options)
-            return change(text) if str(path).endswith(file) else text
+        def read_changed(path: Path) -> bytes:
+            source = read(path)
+            return change(source.decode()).encode() if str(path).endswith(file) else source
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_text", read_changed)
+            patch.setattr(Path, "read_bytes", read_changed)
             found: dict[str, str] = {}
             for method in study.methods:
                 parts = training_identity(study, method, study.algorithm(method))["sources"]

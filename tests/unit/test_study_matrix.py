@@ -214,8 +214,8 @@ def test_changed_wordings_and_changed_code_are_other_answers(
     before = cells(study())[0].evaluation["vsibench"]
     monkeypatch.setattr(prompts, "SYSTEM", "You are a helpful robot.")
     assert cells(study())[0].evaluation["vsibench"].prompts != before.prompts
-    read = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path, **how: read(path, **how) + "\nX = 1" * (path.stem == "sampler"))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"\nX = 1" * (path.stem == "sampler"))
     assert cells(study())[0].evaluation["vsibench"].sources != before.sources
 
 

@@ -148,9 +148,9 @@ def test_a_variants_cell_holds_its_own_view_of_the_study(tmp_path: Path) -> None
 
 def test_a_changed_parent_changes_the_methods_that_inherit(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cells(study("sft", "rft", "dpo"))
-    read = Path.read_text
-    more = "\nRULE = 1\n"
-    monkeypatch.setattr(Path, "read_text", lambda path, **how: read(path, **how) + more * (path.name == "sft.py"))
+    read = Path.read_bytes
+    more = b"\nRULE = 1\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + more * (path.name == "sft.py"))
     after = cells(study("sft", "rft", "dpo"))
     assert [b.id == a.id for b, a in zip(before, after, strict=True)] == [False, False, True]
 

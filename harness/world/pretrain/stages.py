@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from harness.errors import UserError
-from harness.io import append_lines, read_json, sha256_file, whole_lines, write_text
+from harness.io import append_lines, read_json, read_text, sha256_file, whole_lines, write_text
 from harness.processes import process_pool
 from harness.vsibench.scoring import overall_of_types
 from harness.world.build import SPLITS
@@ -123,7 +123,7 @@ def pretrain(run: Run, report: Report) -> bool:
     if run.device not in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         raise UserError(f"`--device {run.device}`: torch sees no such device here; leave it out to train on the CPU")
     started, kept = time.monotonic(), run.work / "identity.json"
-    if kept.exists() and kept.read_text() != run.identity():
+    if kept.exists() and read_text(kept) != run.identity():
         raise UserError(f"`{run.work}` holds a run with another seed or scale: give another --work or remove it")
     write_text(kept, run.identity())
     render_shards(run, report)
