@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from harness.api.benchmark import Benchmark
 from harness.api.reward import WeightedRewards
 from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
@@ -26,6 +28,7 @@ from harness.io import digest_of
 from harness.models.families import has_time_stamps, video_defaults
 from harness.models.loading import load_model, require_chat_template
 from harness.plugins import registry
+from harness.vsibench.records import Record
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "av", "numpy", "scipy", "statsmodels")
 
@@ -73,8 +76,16 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
     if not with_train:
         return None, benchmark
     train = _read(data.train, study, "train", fields=data.fields, videos=data.videos)
-    train = check_leakage(train, benchmark, data.drop_leaking)
+    train = check_leakage(train, benchmark, data.drop_leaking, _asked_besides(study))
     return (replace(train, records=train.records[: data.limit]) if data.limit else train), benchmark
+
+
+def _asked_besides(study: StudyConfig) -> Iterator[Record]:
+    """The questions that additional benchmarks bring along."""
+    for name, options in study.evaluation.more.items():
+        benchmark: Benchmark = registry.create("benchmarks", name, options)
+        if own := benchmark.questions():
+            yield from own.records
 
 
 def benchmark_source(data: DataSection) -> str:

@@ -7,12 +7,12 @@ from importlib.resources import files
 from typing import TypedDict
 
 from harness.io import read_json
-from harness.vsibench.rooms import room_of
 
 
 class _Published(TypedDict):
     questions: dict[str, int]
     scenes: dict[str, list[str]]
+    same_visit: dict[str, list[str]]
 
 
 def published_counts() -> dict[str, int]:
@@ -26,10 +26,9 @@ def published_scenes() -> frozenset[tuple[str, str]]:
     return frozenset((dataset, scene) for dataset, scenes in _published()["scenes"].items() for scene in scenes)
 
 
-@cache
-def published_rooms() -> frozenset[str]:
-    """The physical rooms of the videos, as :func:`harness.vsibench.rooms.room_of` names them."""
-    return frozenset(room_of(*scene) for scene in published_scenes())
+def same_visits() -> dict[str, list[str]]:
+    """ARKitScenes' other videos of the visit of a benchmark video, by that video: they show the same room."""
+    return _published()["same_visit"]
 
 
 @cache

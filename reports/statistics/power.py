@@ -19,7 +19,8 @@ from scipy import stats
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from harness.errors import UserError
-from harness.vsibench.published import published_counts, published_rooms
+from harness.vsibench.published import published_counts
+from harness.vsibench.rooms import published_rooms
 from reports.benchmarks import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
 from reports.statistics.inference import combine, minimum_detectable_effect

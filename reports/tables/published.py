@@ -12,8 +12,9 @@ from importlib import resources
 
 from harness.io import read_json
 from harness.vsibench.prompts import MODES
-from harness.vsibench.published import published_counts, published_rooms
+from harness.vsibench.published import published_counts
 from harness.vsibench.records import Record
+from harness.vsibench.rooms import published_rooms
 from harness.vsibench.types import TASKS
 from reports.benchmarks import figures_of
 from reports.tables.scores import ScoreRow, run_score

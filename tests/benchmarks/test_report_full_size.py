@@ -16,7 +16,8 @@ import pytest
 
 from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json
-from harness.vsibench.published import published_counts, published_rooms
+from harness.vsibench.published import published_counts
+from harness.vsibench.rooms import published_rooms
 
 METHODS, SEEDS, CHECKPOINTS = ("sft", "dpo", "grpo", "rloo", "kto"), 5, 10
 SECONDS, MEGABYTES = 30, 1000

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.leakage import check_leakage, leaking_rooms
+from harness.data.leakage import check_leakage, leaking_rooms, shared_rooms
 from harness.data.reader import Dataset
 from harness.errors import UserError
-from harness.vsibench.published import published_rooms
 from harness.vsibench.records import Record
+from harness.vsibench.rooms import published_rooms
 
 
 def record(number: int, dataset: str, scene: str) -> Record:
@@ -50,6 +50,7 @@ def test_the_288_videos_are_288_rooms() -> None:
         ("arkitscenes", "41159526", "arkitscenes/41159525"),
         ("ScanNet++", "09c1414f1b", "scannetpp/09c1414f1b"),
         ("scannetpp", "0d2ee665be", "scannetpp/0d2ee665be"),
+        ("sr91k", "scene0025_01", "scannet/scene0025"),
     ],
 )
 def test_rooms_of_vsi_bench_are_recognised(dataset: str, scene: str, room: str) -> None:
@@ -58,7 +59,7 @@ def test_rooms_of_vsi_bench_are_recognised(dataset: str, scene: str, room: str) 
 
 @pytest.mark.parametrize(
     ("dataset", "scene"),
-    [("scannet", "scene0000_00"), ("scannetpp", "scene0025_01"), ("arkitscenes", "1"), ("world", "train_000000")],
+    [("scannet", "scene0000_00"), ("mine", "scene0001_01"), ("arkitscenes", "1"), ("world", "train_000000")],
 )
 def test_other_rooms_are_not(dataset: str, scene: str) -> None:
     assert leaking_rooms([record(0, dataset, scene)]) == {}
@@ -91,3 +92,52 @@ def test_leaking_data_are_dropped_counted_and_told(caplog: pytest.LogCaptureFixt
 def test_nothing_left_is_refused() -> None:
     with pytest.raises(UserError, match="Nothing else is left"):
         check_leakage(data(("world", "test_000000")), NOTHING, drop=True)
+
+
+def folder(root: Path, *names: str) -> Dataset:
+    """A data set with one record and one file for each name, each of its own content."""
+    for name in names:
+        file = root / "mine" / f"{name}.mp4"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode().ljust(9))
+    return Dataset(root, "train", tuple(record(number, "mine", name) for number, name in enumerate(names)))
+
+
+def test_a_renamed_copy_of_a_benchmark_s_file_leaks(tmp_path: Path) -> None:
+    test, train = folder(tmp_path / "test", "hall", "attic"), folder(tmp_path / "train", "kitchen", "cellar")
+    assert shared_rooms(train, [test]) == {}
+    (tmp_path / "train/mine/cellar.mp4").write_bytes((tmp_path / "test/mine/attic.mp4").read_bytes())
+    assert shared_rooms(train, [test]) == {"1": "mine/attic"}
+    assert [one.scene_name for one in check_leakage(train, test, drop=True).records] == ["kitchen"]
+
+
+@pytest.mark.parametrize("target", ["scans/scene0025_01/scene0025_01.mp4", "arkit/41069025_wide.mp4"])
+def test_a_link_to_a_published_video_leaks(tmp_path: Path, target: str) -> None:
+    train = folder(tmp_path / "train", "kitchen", "cellar")
+    elsewhere = tmp_path / target
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(b"video")
+    (tmp_path / "train/mine/cellar.mp4").unlink()
+    (tmp_path / "train/mine/cellar.mp4").symlink_to(elsewhere)
+    assert list(shared_rooms(train, [NOTHING])) == ["1"]
+
+
+def test_a_linked_folder_of_stills_is_the_benchmark_s(tmp_path: Path) -> None:
+    test, train = folder(tmp_path / "test", "hall"), folder(tmp_path / "train", "kitchen")
+    for name in ("test/mine/hall.mp4", "train/mine/kitchen.mp4"):
+        (tmp_path / name).unlink()
+    stills = tmp_path / "test/mine/hall"
+    stills.mkdir()
+    (stills / "0.jpg").write_bytes(b"")
+    (tmp_path / "train/mine/kitchen").symlink_to(stills)
+    assert shared_rooms(train, [test]) == {"0": "mine/hall"}
+
+
+def test_the_folder_of_a_data_set_is_no_evidence(tmp_path: Path) -> None:
+    assert shared_rooms(folder(tmp_path / "scene0025_01", "kitchen"), [NOTHING]) == {}
+
+
+def test_rooms_of_additional_benchmarks_leak(tmp_path: Path) -> None:
+    train = data(("mine", "kitchen"), ("mine", "cellar"))
+    with pytest.raises(UserError, match="mine/cellar"):
+        check_leakage(train, NOTHING, drop=False, more=[record(5, "Mine", "cellar")])
