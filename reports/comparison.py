@@ -37,7 +37,7 @@ class Comparison:
     summary: ClassVar[str] = "scores, pairs, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
 
     def write(self, run_dir: Path, console: Console, *, with_published: bool = False) -> list[Path]:
-        """Print the verdicts and tables, write every file of ``RUN_DIR/report`` and return their paths, the page first.
+        """Write every file of ``RUN_DIR/report``, print the verdicts and tables and return the paths, the page first.
 
         Raises:
             UserError: Nothing has finished, or the cells were not evaluated alike.
@@ -46,7 +46,6 @@ class Comparison:
         results = results_of(collected)
         additional = {k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()}
         tables = replace(build_tables(results, with_published=with_published), additional=additional)
-        show(console, tables)
         written = write_tables(folder, tables)
         for name, table in additional.items():
             written += _write(folder, f"additional-{name}", [table])
@@ -63,6 +62,7 @@ class Comparison:
             collected=collected,
             methods=methods_section(collected, tables.contrasts),
         )
+        show(console, tables)
         return [page[0], *written, *page[1:]]
 
     def write_samples(
@@ -77,7 +77,7 @@ class Comparison:
         settings: ReportSection | None = None,
         command: str = "",
     ) -> list[Path]:
-        """Report on answers made elsewhere: print the tables, write them below ``folder``, return the paths.
+        """Report on answers made elsewhere: write the tables below ``folder``, print them, return the paths.
 
         Args:
             console: Where to print.
@@ -96,10 +96,11 @@ class Comparison:
         settings = settings or ReportSection()
         results = results_from(sources, benchmark, rules, base=base, scorer=scorer, settings=settings)
         tables = build_tables(results)
-        show(console, tables)
         methods = samples_section(parse_sources(sources), results, benchmark, tables.contrasts, command)
         page = write_page(folder, results, tables, benchmark=benchmark, methods=methods)
-        return [page[0], *write_tables(folder, tables), *page[1:]]
+        written = write_tables(folder, tables)
+        show(console, tables)
+        return [page[0], *written, *page[1:]]
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find, before it is run.

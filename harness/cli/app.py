@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -19,6 +21,28 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 """Errors of the operating system that the user can fix: a full disk, a missing right, a file in a folder's place."""
+
+
+class _Output(io.FileIO):
+    """An output whose reader may leave, as in ``harness compare | head``: the rest goes nowhere, and work goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+    @classmethod
+    def in_place_of(cls, stream: TextIO) -> TextIO:
+        """A process's own output with this behaviour, and "?" for what its encoding lacks; any other as it is."""
+        if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
+            return stream
+        stream.flush()
+        raw = io.BufferedWriter(cls(stream.fileno(), "w", closefd=False))
+        return io.TextIOWrapper(raw, encoding=stream.encoding, errors="replace", line_buffering=stream.line_buffering)
 
 
 class _Group(TyperGroup):
@@ -60,6 +84,7 @@ app.add_typer(world.app, name="world", rich_help_panel=SETUP)
 
 def main() -> None:
     """Run the command line; a user's mistake ends with a message and exit code 2, never a traceback."""
+    sys.stdout, sys.stderr = map(_Output.in_place_of, (sys.stdout, sys.stderr))
     try:
         app(prog_name="harness")
     except (UserError, OSError) as error:

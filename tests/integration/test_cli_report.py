@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +111,24 @@ def test_answers_made_elsewhere_get_the_whole_report(harness: Run, data: Path, t
     assert "Ready to paste" in (tmp_path / "rep" / "index.html").read_text()
     code, said = harness("score", "other.jsonl", "--benchmark", str(data), "--json")
     assert code == 0 and json.loads(said)["official"]["overall"] == 100
+
+
+def test_a_reader_that_leaves_costs_no_file_and_no_traceback(data: Path, tmp_path: Path) -> None:
+    """As in `harness report ... | head -1`: the pipe is closed before anything is printed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = ["report", "--samples", str(answers(tmp_path / "a.jsonl", 0.5)), "--benchmark", str(data)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "harness", *command, "--out", str(tmp_path / "report")],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert {"index.html", "scores.md", "scores.csv"} <= {path.name for path in (tmp_path / "report").iterdir()}
 
 
 def test_mistakes_with_samples_are_reported(harness: Run, data: Path, run_dir: Path, tmp_path: Path) -> None:
