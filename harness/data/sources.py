@@ -108,6 +108,12 @@ def is_ready(name: str, cache: Path) -> bool:
     return is_built(split, root, scenes)
 
 
+def world_split(name: str) -> str | None:
+    """The split of the embedded world that a source draws its rooms from; None for other sources."""
+    match = _WORLD_NAME.fullmatch(name.removeprefix(_WORLD)) if name.startswith(_WORLD) else None
+    return match["split"].removesuffix("_free") if match else None
+
+
 def _hub_id(name: str) -> str:
     """The hub data set that a source names, or an empty string. A local folder of that name takes precedence."""
     repository = name.partition("#")[0]

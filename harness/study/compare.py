@@ -57,7 +57,7 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     """
     weights = model_digest(study.model.name)
     for source in (benchmark_source(study.data), study.data.train):
-        _build(source, study, console)
+        build_source(source, study, console)
     train, benchmark = load_data(study)
     assert train is not None
     for skipped in filter(None, (train.skipped, benchmark.skipped)):
@@ -243,7 +243,7 @@ def _plan_table(
     return table
 
 
-def _build(source: str, study: StudyConfig, console: Console) -> None:
+def build_source(source: str, study: StudyConfig, console: Console) -> None:
     """Generate a source that can be generated, with a progress bar; find any other."""
     if not is_ready(source, study.runtime.cache):
         console.print(f"Generating the data {source}", highlight=False)

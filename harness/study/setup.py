@@ -70,7 +70,7 @@ class Setup:
 def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset | None, Dataset]:
     """Read the training and the benchmark records and check them for leaking rooms."""
     data = study.data
-    benchmark = _read(benchmark_source(data), study, "test")
+    benchmark = read_benchmark(study)
     if data.benchmark_limit:
         benchmark = stratified_subset(benchmark, data.benchmark_limit)
     if not with_train:
@@ -78,6 +78,11 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
     train = _read(data.train, study, "train", fields=data.fields, videos=data.videos)
     train = check_leakage(train, benchmark, data.drop_leaking, _asked_besides(study))
     return (replace(train, records=train.records[: data.limit]) if data.limit else train), benchmark
+
+
+def read_benchmark(study: StudyConfig) -> Dataset:
+    """All records of the benchmark, whatever ``data.benchmark_limit``."""
+    return _read(benchmark_source(study.data), study, "test")
 
 
 def _asked_besides(study: StudyConfig) -> Iterator[Record]:

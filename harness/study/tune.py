@@ -18,10 +18,13 @@ from rich.table import Table
 from harness.config.sections import TuneRange
 from harness.config.study import BASE, StudyConfig
 from harness.config.variants import merge, parse_variant, put
-from harness.errors import UserError
+from harness.data.leakage import count_rooms, shared_rooms
+from harness.data.sources import is_ready, world_split
+from harness.errors import UserError, first_few
 from harness.io import toml_text, write_text
 from harness.seeds import seed_for
-from harness.study.compare import compare
+from harness.study.compare import build_source, compare
+from harness.study.setup import benchmark_source, load_data, read_benchmark
 
 TRIALS_FILE = "trials.csv"
 TUNED_FILE = "tuned.toml"
@@ -56,22 +59,48 @@ def trials_of(study: StudyConfig, method: str) -> list[str]:
 
 
 def tuning_study(study: StudyConfig) -> StudyConfig:
-    """The study of all trials, with the smaller budget, on the development split.
-
-    Raises:
-        UserError: The development split is the benchmark.
-    """
-    if study.tune.development == study.data.benchmark:
-        raise UserError(f"`tune.development` = {study.tune.development} is the benchmark; choose by other records")
+    """The study of all trials, with the smaller budget, on the development split."""
     document = study.model_dump(mode="json")
     document["name"] = f"{study.name}-tune"
     document["methods"] = [trial for method in study.methods for trial in trials_of(study, method)]
     document["seeds"] = 1
-    document["data"]["benchmark"] = study.tune.development
+    document["data"] |= {"benchmark": study.tune.development, "split": None}
     document["budget"]["amount"] = study.budget.amount * study.tune.budget_share
     document["train"]["checkpoints"] = 1
     document["report"]["pairs"] = [[BASE, trial] for trial in document["methods"]]
     return StudyConfig(**document)
+
+
+def check_development(study: StudyConfig, console: Console, *, build: bool) -> None:
+    """Refuse a development split with rooms of the benchmark, of VSI-Bench's 288, or with copies of their videos.
+
+    Args:
+        study: The study to tune.
+        console: For messages.
+        build: Generate data that are missing; otherwise they are not checked, which is said.
+
+    Raises:
+        UserError: The splits share rooms; they are named.
+    """
+    chosen, benchmark = study.tune.development, benchmark_source(study.data)
+    source = f"`tune.development` = {chosen}"
+    if (split := world_split(chosen)) and (asked := world_split(benchmark)):
+        if split == asked:
+            raise UserError(f"{source} is the benchmark, {benchmark}; choose by other rooms, such as world:dev")
+        return  # No room is in two splits of the world.
+    for one in (chosen, benchmark, study.data.train):
+        if build:
+            build_source(one, study, console)
+        elif not is_ready(one, study.runtime.cache):
+            console.print(f"Not checked for rooms of the benchmark yet: {one} is not generated", highlight=False)
+            return
+    load_data(study)  # It refuses training data with rooms of the benchmark, before any trial.
+    whole = read_benchmark(study)
+    if shared := count_rooms(shared_rooms(read_benchmark(tuning_study(study)), [whole]).values()):
+        raise UserError(
+            f"{source} shows {len(shared)} rooms of the benchmark ({whole.source}, or VSI-Bench): "
+            f"{first_few([f'{room} ({count})' for room, count in shared.items()])}. Choose by records on other rooms"
+        )
 
 
 def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
@@ -81,9 +110,11 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
         The exit code of the trials' comparison; failed trials are not chosen.
 
     Raises:
-        UserError: As :func:`harness.study.compare.compare`; or no trial of a method is complete.
+        UserError: As :func:`harness.study.compare.compare` and :func:`check_development`; or no trial of a method is
+            complete.
     """
     trial_study = tuning_study(study)
+    check_development(study, console, build=not dry_run)
     code = compare(trial_study, run_dir, dry_run=dry_run, console=console)
     if dry_run:
         return code

@@ -1,8 +1,14 @@
 """Fair tuning: draws that do not move each other, equal numbers, the winner by the development split."""
 
+import json
+import shutil
 import tomllib
+from collections.abc import Mapping
+from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import write_video
 from rich.console import Console
 
 from harness.config.sections import TuneRange
@@ -46,9 +52,47 @@ def test_every_method_has_as_many_trials_on_the_development_split(study):
     assert trials.seeds == 1
 
 
-def test_the_benchmark_is_refused_as_development_split():
+def chosen_by(development: object, benchmark: object = "world:test", *, split: str | None = None) -> None:
+    """Check a development split as a real run does; it trains on a room of its own."""
+    data = {"data.benchmark": str(benchmark), "data.train": "world:train@1", "data.split": split}
+    study = load_study("tiny", changes={**data, "tune.development": str(development)})
+    tuning.check_development(study, Console(quiet=True), build=True)
+
+
+@pytest.mark.parametrize("development", ["world:test", "world:test@5", "world:test_free"])
+def test_the_world_s_benchmark_is_refused_as_development_split(development, monkeypatch):
+    monkeypatch.setattr(tuning, "build_source", lambda *_: pytest.fail("the names say enough"))
     with pytest.raises(UserError, match="is the benchmark"):
-        tuning.tuning_study(load_study("tiny", overrides=["tune.development=world:test"]))
+        chosen_by(development)
+    chosen_by("world:dev")
+
+
+def mine(root: Path, rooms: Mapping[str, int], split: str = "test") -> Path:
+    """A data set with one question about each room; the number decides a video's content."""
+    for room, seed in rooms.items():
+        frames = np.random.default_rng(seed).integers(0, 255, (8, 56, 56, 3), dtype=np.uint8)
+        write_video(root / "mine" / f"{room}.mp4", frames)
+    fields = {"dataset": "mine", "question_type": "room_size_estimation", "question": "How large?"}
+    lines = [{"id": key, "scene_name": room, "ground_truth": "9", **fields} for key, room in enumerate(rooms)]
+    (root / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+def test_development_records_on_the_benchmark_s_rooms_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    benchmark = mine(tmp_path / "D", {"hall": 1, "attic": 2})
+    mine(benchmark, {"attic": 2, "cellar": 3}, split="pruned")
+    (tmp_path / "link").symlink_to(benchmark)
+    shutil.copytree(benchmark, tmp_path / "copy")
+    mine(tmp_path / "renamed", {"kitchen": 4, "landing": 2})
+    mine(tmp_path / "other", {"kitchen": 4, "scene0025_01": 5})
+    mine(tmp_path / "good", {"kitchen": 4, "den": 6})
+    same = (f"{benchmark}#test", "D", "./D/../D/", f"{benchmark}/test.jsonl", "link", "copy#test", "copy")
+    for development in (*same, f"{benchmark}#pruned", "renamed", "other"):
+        with pytest.raises(UserError, match="rooms of the benchmark") as refused:
+            chosen_by(development, benchmark, split="test")
+        assert "tune.development" in str(refused.value)
+    chosen_by("good", benchmark, split="test")
 
 
 def test_the_winner_is_the_best_done_trial_and_the_file_is_a_study(study, tmp_path, monkeypatch):
