@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
 
 from harness.engine.activation_reuse import ActivationReuse, can_reuse
 from harness.engine.model_runner import Engine, ModelRunner
 from harness.engine.packing import PackedRows, pack
 from harness.engine.vision_features import VideoFeatures
 from harness.errors import UserError
+from harness.models.conversation import answer_ends, special_tokens, vision_tokens
 from harness.models.families import prompt_positions, vision_inputs
 from harness.models.prompt_state import PromptState
 
@@ -30,11 +32,17 @@ class Policy(ModelRunner):
 
     Args:
         model: A Qwen2-VL model, possibly inside a PEFT wrapper.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer; None for an outline that only counts memory.
         device: Where it is.
         precision: ``fp32`` or ``bf16`` (autocast).
         video: The vision tower's features, when shared with another policy.
         engine: ``shared`` runs each prompt once for all its completions, ``naive`` once for each.
+
+    Attributes:
+        end_tokens: Token ids that end a completion; the first ends a supervised answer.
+
+    Raises:
+        UserError: The checkpoint's files name something as an end that cannot be one, or nothing.
     """
 
     def __init__(
@@ -49,21 +57,21 @@ class Policy(ModelRunner):
         super().__init__(model, device, precision, engine)
         self.tokenizer = tokenizer
         self.video = video or VideoFeatures(self.base, device, precision)
+        self.end_tokens: tuple[int, ...] = ()
+        if tokenizer is not None:
+            self.end_tokens = answer_ends(tokenizer, self.base.config, self.base.generation_config)
+            # So that generate(), which TRL calls, ends at the same tokens and adds no defaults of the checkpoint.
+            ends, pad = list(self.end_tokens), tokenizer.pad_token_id
+            self.base.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=pad)
         self._reuse: ActivationReuse | None = None
 
     @property
-    def end_tokens(self) -> tuple[int, ...]:
-        """Token ids that end a completion."""
-        ends = self.base.generation_config.eos_token_id
-        return tuple(ends) if isinstance(ends, (list, tuple)) else (int(ends),)
-
-    @property
     def banned_tokens(self) -> tuple[int, ...]:
-        """Special tokens that must never be sampled: a sampled video token would have no features."""
+        """Tokens that must never be sampled: a video token would have no features, an id without a token no text."""
         config = self.base.config
-        special = {*self.tokenizer.all_special_ids, config.video_token_id, config.image_token_id}
-        special |= {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return tuple(sorted(special - set(self.end_tokens)))
+        nameless = set(range(config.text_config.vocab_size)).difference(self.tokenizer.get_vocab().values())
+        banned = nameless.union(special_tokens(self.tokenizer), vision_tokens(config))
+        return tuple(sorted(banned.difference(self.end_tokens)))
 
     # ------------------------------------------------------------------ prompts
 

@@ -16,6 +16,7 @@ from harness.data.sources import is_ready, resolve_source
 from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
 from harness.memory import estimate as memory
+from harness.models.conversation import conversation_notes
 from harness.models.loading import model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
@@ -50,12 +51,14 @@ class Plan:
 
 
 def make_plan(study: StudyConfig, console: Console) -> Plan:
-    """Find the model, generate or read the data, check for leaking rooms and list the cells.
+    """Find the model, say what of its own defaults is not used, read or generate the data, list the cells.
 
     Raises:
         UserError: The model or the data cannot be used.
     """
     weights = model_digest(study.model.name)
+    for note in conversation_notes(study.model.name):
+        console.print(Text(note, style="yellow"), soft_wrap=True)
     for source in (benchmark_source(study.data), study.data.train):
         build_source(source, study, console)
     train, benchmark = load_data(study)

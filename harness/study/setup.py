@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.io import digest_of
+from harness.models.conversation import settle_conversation
 from harness.models.families import has_time_stamps, video_defaults
-from harness.models.loading import load_model, require_chat_template
+from harness.models.loading import load_model
 from harness.plugins import registry
 from harness.vsibench.records import Record
 
@@ -125,7 +127,9 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
     train, benchmark = load_data(study, with_train=with_train)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(study.model, device, seed)
-    require_chat_template(loaded.tokenizer, study.model.name)
+    model: Any = loaded.model
+    for note in settle_conversation(loaded.tokenizer, model.config, model.generation_config, study.model.name):
+        logging.getLogger(__name__).warning("%s", note)
     policy = Policy(*loaded, engine=study.model.engine)
     config = policy.base.config
     frames = frame_cache(study, config)

@@ -16,7 +16,7 @@ from harness.data.encode import EncodedPrompt
 from harness.engine.policy import Policy
 from harness.errors import UserError
 from harness.models import loading
-from harness.models.loading import load_model, locate, model_config, model_digest, require_chat_template
+from harness.models.loading import load_model, locate, model_config, model_digest
 from harness.models.presets import TINY
 from harness.study import setup
 
@@ -51,20 +51,6 @@ def test_other_families_are_refused_with_the_list_of_what_is_supported(tmp_path:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"cannot load .*Fetch the folder again"):
         model_config(str(tmp_path))
-
-
-def test_a_chat_template_is_the_models_own_or_there_is_none(tmp_path: Path) -> None:
-    name, tokenizer = str(folder(tmp_path, "qwen2_vl")), tiny_tokenizer()
-    with pytest.raises(
-        UserError, match=r"no chat template, and no other is substituted\. Put the chat_template\.jinja"
-    ):
-        require_chat_template(tokenizer, name)
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    require_chat_template(tokenizer, name)
-    assert tokenizer.chat_template == "{{ messages }}"
-    tokenizer.chat_template = "{{ its_own }}"
-    require_chat_template(tokenizer, name)
-    assert tokenizer.chat_template == "{{ its_own }}"
 
 
 def test_adapters_in_place_of_a_model_are_refused(tmp_path: Path) -> None:
