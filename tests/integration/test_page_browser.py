@@ -88,14 +88,14 @@ def test_it_opens_and_pages_through_the_samples(page: Browser) -> None:
 
 def test_what_models_answer_cannot_run(page: Browser) -> None:
     choose(page, search="test_000001", order="disagreement")
-    assert page.run("return document.title").startswith("SFT and GRPO on the embedded world")
+    assert page.run("return document.title").startswith("SFT and GRPO on test")
     shown = page.run("return [...document.querySelectorAll('.chip')].map((chip) => chip.textContent)")
     assert any(ATTACK in text for text in shown)
     page.run(
         "const script = document.createElement('script'); script.textContent = \"document.title = 'owned'\";"
         "document.body.append(script);"
     )
-    assert page.run("return document.title").startswith("SFT and GRPO on the embedded world")
+    assert page.run("return document.title").startswith("SFT and GRPO on test")
     assert ["Content Security Policy" in message for message in page.complaints()] == [True]
 
 
