@@ -92,7 +92,8 @@ def whole_vsi_bench() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     lines: list[dict[str, Any]] = []
     for kind, count in published_counts().items():
-        direction = (["A. left", "B. right"], "A") if "direction" in kind else (None, "2.5")
+        figure = (None, "2" if kind == "object_counting" else "2.5")
+        direction = (["A. left", "B. right"], "A") if "direction" in kind else figure
         options, truth = example.get(kind, direction)
         for number in range(count):
             # One room size a scene, as in the real one; the others fall where they fall.

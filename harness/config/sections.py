@@ -61,7 +61,8 @@ class DataSection(StrictConfig):
         description="Frames per second of folders of stills; Qwen2.5-VL and Qwen3-VL need it.",
     )
     fields: dict[str, str] = Field(
-        default_factory=dict, description="Our field names and those of the training file, where they differ."
+        default_factory=dict,
+        description="Our field names, or `video` for a path, and the training file's, where they differ.",
     )
     limit: int | None = Field(None, ge=1, description="Use only the first N training records.")
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")

@@ -120,14 +120,14 @@ def offers(root: Path, split: str) -> bool:
 
 
 def find_video(root: Path, scene: str) -> Path | None:
-    """The video of ``DATASET/SCENE``: an mp4 file, or a folder of colour frames.
+    """The video of ``DATASET/SCENE``: a file, or a folder of colour frames.
 
-    Looked for as ``SCENE.mp4``, ``SCENE/SCENE.mp4``, ``SCENE/color/`` and ``SCENE/`` below ``root/DATASET``, then
-    below ``root`` and ``root/scans``, as ScanNet's own folders are laid out.
+    Looked for as ``SCENE.mp4``, ``SCENE/SCENE.mp4``, ``SCENE``, ``SCENE/color/`` and ``SCENE/`` below
+    ``root/DATASET``, then below ``root`` and ``root/scans``, as ScanNet's own folders are laid out.
     """
-    dataset, name = scene.split("/")
+    dataset, _, name = scene.partition("/")
     for folder in (root / dataset, root, root / "scans"):
-        for file in (folder / f"{name}.mp4", folder / name / f"{name}.mp4"):
+        for file in (folder / f"{name}.mp4", folder / name / f"{name}.mp4", folder / name):
             if file.is_file():
                 return file
         for stills in (folder / name / "color", folder / name):

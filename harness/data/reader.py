@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
-from pydantic import ValidationError
 
 from harness.data import vsi100k
-from harness.data.layout import SUFFIXES, SplitFiles, find_split, find_video, split_of
-from harness.errors import UserError, first_few, unknown_name
+from harness.data.layout import PRUNED_IDS, SUFFIXES, SplitFiles, find_split, find_video, split_of
+from harness.data.rows import RowReader
+from harness.errors import UserError, first_few
 from harness.io import parse_json, read_json, read_lines
 from harness.vsibench.records import BadRecordError, Record
-from harness.vsibench.types import LETTERS, QUESTION_TYPES
 
 MANIFEST = "manifest.json"
 """The file in which ``harness data prepare`` describes a folder."""
@@ -108,19 +107,20 @@ def read_dataset(
         split, files, root = split_of(root), SplitFiles([root]), root.parent
     else:
         files = find_split(root, split)
-    renamed = fields or {}
-    for name in renamed.keys() - Record.model_fields.keys():
-        raise unknown_name(f"data.fields.{name}", name, Record.model_fields)
-    notes = read_manifest(root).get("notes", vsi100k.NOTES if files.files[0].suffix == ".json" else ())
-    data = Dataset(root, split, (), videos=videos, notes=tuple(notes))
+    reader, released = RowReader(fields), files.files[0].suffix == ".json"
+    if released:  # its rows come with our names
+        reader = RowReader(None)
+    data = Dataset(root, split, (), videos=videos)
     records: list[Record] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
+    others: set[str] = set()
     present: dict[str, Path | None] = {}
-    for place, content in (row for file in files.files for row in _rows(file, renamed)):
+    for place, content in (row for file in files.files for row in _rows(file, fields or {})):
         try:
-            record = _checked(_parsed(content, renamed))
+            record = reader.record(_parsed(content))
             if not files.has(record.key):
+                others.add(record.key)
                 continue
             if record.key in seen:
                 raise BadRecordError(f"id {record.key} was used before, at {seen[record.key]}; make ids unique")
@@ -138,7 +138,19 @@ def read_dataset(
     if not records:
         reason = f"; all {len(problems)} were bad, the first: {problems[0]}" if problems else ""
         raise UserError(f"{files.files[0]}: no records{reason}")
-    return replace(data, records=tuple(records), skipped=tuple(problems))
+    if not problems and (unknown := sorted((files.ids or frozenset()) - seen.keys() - others)):
+        raise UserError(f"{root / PRUNED_IDS}: {len(unknown)} ids belong to no question: {first_few(unknown)}")
+    remarks = [f"{files.files[0]}: {remark}" for remark in reader.remarks()]
+    for remark in remarks:
+        _tell(remark)
+    notes = read_manifest(root).get("notes", vsi100k.NOTES if released else ())
+    return replace(data, records=tuple(records), skipped=tuple(problems), notes=(*notes, *remarks))
+
+
+@cache
+def _tell(remark: str) -> None:
+    """Say it once, however often a process reads the file."""
+    logging.getLogger(__name__).warning("%s", remark)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -160,11 +172,11 @@ def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
             for number, line in enumerate(read_lines(file), start=1):
                 if line.strip():
                     yield f"{file}, line {number}", line
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
 
 
-def _parsed(content: str | dict[str, Any] | BadRecordError, fields: Mapping[str, str]) -> Record:
+def _parsed(content: str | dict[str, Any] | BadRecordError) -> dict[str, Any]:
     if isinstance(content, BadRecordError):
         raise content
     try:
@@ -173,61 +185,7 @@ def _parsed(content: str | dict[str, Any] | BadRecordError, fields: Mapping[str,
         raise BadRecordError(f"not a JSON record ({error}); fix the line") from error
     if not isinstance(row, dict):
         raise BadRecordError(f"a JSON object is expected, not {type(row).__name__}; fix the line")
-    row |= {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
-    if row.get("options") == []:
-        row = {**row, "options": None}
-    try:
-        return Record.model_validate(row)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = first["loc"][0]
-        if first["type"] == "missing":
-            given = ", ".join(map(repr, row)) or "no fields at all"
-            raise BadRecordError(
-                f"field `{field}` is missing among {given}; add it, or map another in the study file: "
-                f'[data.fields] {field} = "KEY"'
-            ) from error
-        raise BadRecordError(f"field `{field}` = {first['input']!r}: {first['msg']}") from error
-
-
-def _checked(record: Record) -> Record:
-    for field, name in (("dataset", record.dataset), ("scene_name", record.scene_name)):
-        if ".." in name or "/" in name or "\\" in name or not name.isprintable() or name == ".":
-            raise BadRecordError(f"{field} {name!r} leads out of the data set's folder; use a name without .., / or \\")
-    kind, truth, options = record.question_type, record.ground_truth, record.options
-    if kind not in QUESTION_TYPES:
-        raise BadRecordError(str(unknown_name(f"question_type: {kind}", kind, QUESTION_TYPES)))
-    if record.is_numeric:
-        if options is not None:
-            raise BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
-        if not _is_positive(truth):
-            raise BadRecordError(
-                f"ground_truth {truth!r} of {kind} is not a positive number, which relative accuracy needs; fix it"
-            )
-    elif options is not None:
-        _check_options(options, truth)
-    return record
-
-
-def _check_options(options: tuple[str, ...], truth: str) -> None:
-    if len(options) > len(LETTERS):
-        raise BadRecordError(f"{len(options)} options; at most {len(LETTERS)} are allowed")
-    for letter, option in zip(LETTERS, options, strict=False):
-        if not option.startswith(f"{letter}. "):
-            raise BadRecordError(f"option {option!r} should begin with {letter + '. '!r}; letter the options in order")
-    letters = LETTERS[: len(options)]
-    if len(truth) != 1 or truth not in letters:
-        raise BadRecordError(
-            f"ground_truth {truth!r} is not among the options {', '.join(letters)}; give the right option's letter"
-        )
-
-
-def _is_positive(text: str) -> bool:
-    try:
-        number = float(text)
-    except ValueError:
-        return False
-    return math.isfinite(number) and number > 0
+    return row
 
 
 def _require_video(data: Dataset, record: Record, present: dict[str, Path | None]) -> None:

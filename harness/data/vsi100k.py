@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.data.rows import ALIASES, VIDEO, spoken
 from harness.errors import UserError
 from harness.io import parse_json, read_text
 from harness.vsibench.records import BadRecordError
@@ -60,20 +61,11 @@ _TYPES = {
 }
 """Question types by their names without fillers, see :func:`_type_of`."""
 
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "scene_name": ("scene_name", "scene", "scene_id", "scan_id", "scan", "video", "video_path", "video_id", "path"),
-    "question": ("question", "problem", "query", "instruction", "prompt", "conversations", "messages"),
-    "ground_truth": ("ground_truth", "answer", "gt", "solution", "label", "response", "conversations", "messages"),
-}
-_OPTIONAL: dict[str, tuple[str, ...]] = {
-    "id": ("id", "question_id", "qid", "idx", "index"),
-    "question_type": ("question_type", "problem_type", "type", "task", "category"),
-}
+_NEEDED = ("scene_name", "question", "ground_truth")
+_OPTIONAL = ("id", "question_type", "options")
 _SCENE = re.compile(r"scene\d{4}_\d{2}")
-_PLACEHOLDER = re.compile(r"<(?:video|image)>\s*")
 _QUADRANT = re.compile(r"(?:front|back)[- ](?:left|right)")
 _BACK = re.compile(r"\bback\b")
-_ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant")
 
 
 def question_files(root: Path) -> list[Path]:
@@ -127,12 +119,15 @@ def _object(file: Path, record: Any) -> dict[str, Any]:
 def _layout(file: Path, record: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, str]:
     """Maps our field names to the file's, judging by its first record."""
     names: dict[str, str] = {}
-    for ours, aliases in (_FIELDS | _OPTIONAL).items():
+    for ours in (*_NEEDED, *_OPTIONAL):
+        aliases = ALIASES[ours]
         given = fields.get(ours)
+        if ours == "scene_name":
+            aliases, given = (*aliases, *ALIASES[VIDEO]), given or fields.get(VIDEO)
         found = [given] if given in record else [] if given else [name for name in aliases if name in record]
         if found:
             names[ours] = str(found[0])
-        elif given or ours in _FIELDS:
+        elif given or ours in _NEEDED:
             why = f"`data.fields.{ours}` = {given!r} is not one of them" if given else f"none is recognised as {ours}"
             raise UserError(
                 f"{file}: its records have the keys {', '.join(map(repr, record))}; {why}. Map it in the study file: "
@@ -143,8 +138,7 @@ def _layout(file: Path, record: Mapping[str, Any], fields: Mapping[str, str]) ->
 
 
 def _row(record: dict[str, Any], names: Mapping[str, str], stem: str, number: int) -> dict[str, Any]:
-    question = _said(record, names["question"], _ASKING)
-    answer = _said(record, names["ground_truth"], _ANSWERING)
+    question, answer = (spoken(field, record.get(names[field])) for field in ("question", "ground_truth"))
     kind = _type_of(str(record.get(names.get("question_type", ""), ""))) or _type_of(stem)
     scene = _SCENE.search(str(record.get(names["scene_name"], "")))
     if scene is None:
@@ -153,26 +147,15 @@ def _row(record: dict[str, Any], names: Mapping[str, str], stem: str, number: in
             "fix the record"
         )
     return {
+        **{key: value for key, value in record.items() if key not in names.values()},
         "id": f"{stem}-{record.get(names.get('id', ''), number)}",
         "dataset": DATASET,
         "scene_name": scene.group(),
-        "question_type": _level(answer, question) if kind == "object_rel_direction" else kind,
+        "question_type": _level(str(answer), str(question)) if kind == "object_rel_direction" else kind,
         "question": question,
-        "options": None,
+        "options": record.get(names.get("options", "")),
         "ground_truth": answer,
     }
-
-
-def _said(record: Mapping[str, Any], name: str, roles: tuple[str, ...]) -> str:
-    """A field's text; for a conversation, the first message of one side."""
-    value = record.get(name)
-    if isinstance(value, list):
-        turns = [turn for turn in value if isinstance(turn, dict)]
-        said = [turn.get("value", turn.get("content")) for turn in turns if turn.get("from", turn.get("role")) in roles]
-        value = said[0] if said else None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRecordError(f"`{name}` = {value!r} is neither text nor a number; fix the record")
-    return _PLACEHOLDER.sub("", str(value)).strip()
 
 
 @cache

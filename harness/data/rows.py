@@ -1,0 +1,267 @@
+"""A row of a file as a record: lenient about how it is written, strict about what it means.
+
+What is read otherwise than it stands there is counted and said; what may mean two things is refused with the fix.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.errors import UserError, closest, first_few, unknown_name
+from harness.vsibench.options import lone_letter, option_texts, plain_text, right_letter
+from harness.vsibench.records import BadRecordError, Record
+from harness.vsibench.types import LETTERS, NUMERIC_TYPES, QUESTION_TYPES
+
+VIDEO = "video"
+"""A field that may stand for dataset and scene_name: the video's path below the data set's folder."""
+
+FIELDS = (*Record.model_fields, VIDEO)
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "id": ("id", "question_id", "qid", "problem_id", "idx", "index"),
+    "question_type": ("question_type", "problem_type", "type", "task", "category"),
+    "scene_name": ("scene_name", "scene", "scene_id", "scan_id", "scan", "video_id"),
+    "video": ("video", "videos", "video_path", "path", "file_name", "file"),
+    "question": ("question", "problem", "query", "instruction", "prompt", "conversations", "messages"),
+    "options": ("options", "choices", "candidates", "option", "answer_choices"),
+    "ground_truth": (
+        "ground_truth",
+        "answer",
+        "gt",
+        "solution",
+        "label",
+        "response",
+        "correct_answer",
+        "conversations",
+        "messages",
+    ),
+}
+"""What other data sets call our fields, the likeliest first."""
+
+_ROLES = {"question": ("human", "user"), "ground_truth": ("gpt", "assistant")}
+_MARK = r"<(?:video|image|frame)s?(?:[ _-]?\d+)?>|<\|(?:vision_start|vision_end|video_pad|image_pad)\|>"
+_MARKS_AT_EDGES = re.compile(rf"^\s*(?:(?:{_MARK})\s*)+|(?:\s*(?:{_MARK}))+\s*$", re.IGNORECASE)
+_SPECIAL = re.compile(rf"{_MARK}|<\|[^\s|<>]+\|>", re.IGNORECASE)
+_IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
+
+
+class RowReader:
+    """Turns the rows of a data set into records and keeps count of what it read otherwise, or not at all.
+
+    Args:
+        fields: Maps our field names, or ``video``, to the file's; None where names cannot be mapped.
+    """
+
+    def __init__(self, fields: Mapping[str, str] | None) -> None:
+        for name in fields or ():
+            if name not in FIELDS:
+                raise unknown_name(f"data.fields.{name}", name, FIELDS)
+        self._fields = fields
+        self._said: Counter[str] = Counter()
+        self._unread: Counter[str] = Counter()
+        self._found: set[str] = set()
+
+    def record(self, row: Mapping[str, Any]) -> Record:
+        """The record of a row.
+
+        Raises:
+            BadRecordError: The row is no question that can be asked and scored.
+        """
+        given = self._named(row)
+        kind = self._question_type(given["question_type"])
+        values = {
+            "id": _id(given["id"]),
+            "dataset": given["dataset"],
+            "scene_name": given["scene_name"],
+            "question_type": kind,
+            "question": self._question(given["question"]),
+            **self._answer(kind, given.get("options"), spoken("ground_truth", given["ground_truth"])),
+        }
+        for field in ("question", "ground_truth"):
+            _refuse_special(field, values[field])
+        for option in values["options"] or ():
+            _refuse_special("options", option)
+        try:
+            return Record.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise BadRecordError(f"field `{first['loc'][0]}` = {first['input']!r}: {first['msg']}") from error
+
+    def remarks(self) -> list[str]:
+        """What was read otherwise than it stands in the file, and which fields were not read, with counts.
+
+        Raises:
+            UserError: A mapped field is in no row.
+        """
+        for ours, theirs in (self._fields or {}).items():
+            if theirs not in self._found:
+                raise UserError(f"`data.fields.{ours}` = {theirs!r}: no record has such a field")
+        remarks = [f"{what} ({count} records)" for what, count in self._said.items()]
+        if self._unread:
+            fields = [f"`{name}` ({count} records)" for name, count in self._unread.most_common()]
+            remarks.append(f"fields that are not read: {first_few(fields, shown=10)}")
+        return remarks
+
+    def _named(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a row by our names."""
+        mapped = {ours: row[theirs] for ours, theirs in (self._fields or {}).items() if theirs in row}
+        for ours, theirs in (self._fields or {}).items():
+            if ours not in mapped and ours != "options":  # numeric questions have none
+                raise BadRecordError(f"`data.fields.{ours}` = {theirs!r} is none of its fields{closest(theirs, row)}")
+        given = {name: row[name] for name in FIELDS if name in row} | mapped
+        read = {*given, *(self._fields or {}).values()}
+        self._found |= row.keys() & read
+        if given.get("options") is None and {"A", "B"} <= row.keys():
+            given["options"] = {letter: row[letter] for letter in LETTERS if letter in row}
+            read |= set(LETTERS)
+        by_path = VIDEO in mapped or (VIDEO in given and "scene_name" not in given)
+        if by_path:
+            given |= _place_of(given[VIDEO], given.get("dataset"))
+        elif VIDEO not in (self._fields or {}).values():
+            read.discard(VIDEO)
+        for field, needed in Record.model_fields.items():
+            if needed.is_required() and field not in given:
+                raise BadRecordError(f"field `{field}` is missing among {_keys(row)}; {self._fix(field, row)}")
+        if not given.get("options") and (other := _alias("options", row, read)) and row[other]:
+            raise BadRecordError(f"it has `{other}` and no `options`; {self._fix('options', row)}")
+        if not by_path:
+            given |= {field: _name(field, given[field]) for field in ("dataset", "scene_name")}
+        self._unread.update(key for key, value in row.items() if key not in read and value is not None)
+        return given
+
+    def _fix(self, field: str, row: Mapping[str, Any]) -> str:
+        """How to make good for a missing field, with the name that it probably has."""
+        names = [VIDEO, field] if field in ("dataset", "scene_name") else [field]
+        found = next(((name, key) for name in names if (key := _alias(name, row, set(FIELDS)))), None)
+        if self._fields is None:
+            return f"rename `{found[1]}` to `{found[0]}`" if found else "add it"
+        ours, theirs = found or (field, "KEY")
+        return f'add it, or map another in the study file: [data.fields] {ours} = "{theirs}"'
+
+    def _question_type(self, value: Any) -> str:
+        kind = plain_text("question_type", value)
+        plain = re.sub(r"[\s_-]+", "_", kind.strip().casefold())
+        if plain not in QUESTION_TYPES:
+            raise BadRecordError(str(unknown_name(f"question_type: {kind}", kind, QUESTION_TYPES)))
+        if plain != kind:
+            self._said["`question_type` is spelled otherwise"] += 1
+        return plain
+
+    def _question(self, value: Any) -> str:
+        text = spoken("question", value)
+        plain = _MARKS_AT_EDGES.sub("", text)
+        if plain != text:
+            self._said["placeholders such as <video> were removed around `question`"] += 1
+        if not plain.strip():
+            raise BadRecordError(f"question {text!r} is empty; fix the record")
+        return plain
+
+    def _answer(self, kind: str, options: Any, truth: Any) -> dict[str, Any]:
+        """Options with their letters, and the ground truth."""
+        if isinstance(truth, str) and len(tagged := _IN_TAGS.findall(truth)) == 1:
+            truth = tagged[0]
+            self._said["`ground_truth` was taken out of its <answer> tags"] += 1
+        said = plain_text("ground_truth", truth).strip()
+        if kind in NUMERIC_TYPES:
+            if options not in (None, [], ""):
+                raise BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
+            return {"options": None, "ground_truth": _number(kind, said)}
+        texts = option_texts(options)
+        if texts is None:
+            if lone_letter(said) or _NUMBER.fullmatch(said):
+                raise BadRecordError(
+                    f"ground_truth {said!r} stands for an option, but the record has no options; add them as a list"
+                )
+            return {"options": None, "ground_truth": said}
+        letter = right_letter(truth, texts)
+        lettered = tuple(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+        if not isinstance(options, list | tuple) or lettered != tuple(options):
+            self._said['`options` were written as "A. ...", "B. ...", in their order'] += 1
+        if letter != truth:
+            self._said["`ground_truth` was read as its option's letter"] += 1
+        return {"options": lettered, "ground_truth": letter}
+
+
+def _id(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    text = plain_text("id", value)
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise BadRecordError(f"id {value!r} is not a whole number; fix it")
+        return int(value)
+    if not text or text != text.strip() or not text.isprintable():
+        raise BadRecordError(f"id {text!r} is empty or has spaces at its ends or unprintable characters; fix it")
+    return text
+
+
+def _name(field: str, value: Any) -> str:
+    """A part of a video's path that is one name; a number may be a float, as in tables with gaps."""
+    name = plain_text(field, int(value) if isinstance(value, float) and value.is_integer() else value)
+    if ".." in name or "/" in name or "\\" in name or not name.isprintable() or name.strip() in ("", "."):
+        raise BadRecordError(f"{field} {name!r} leads out of the data set's folder; use a name without .., / or \\")
+    return name
+
+
+def _place_of(video: Any, dataset: Any) -> dict[str, str]:
+    """Data set and scene of a video's path: "clips/a.mp4" is "a" of "clips"; "a.mp4" of the data set that is given."""
+    if isinstance(video, list | tuple) and len(video) == 1:
+        video = video[0]
+    path = plain_text(VIDEO, video)
+    *folders, name = path.removeprefix("./").split("/")
+    if not path.isprintable() or "\\" in path or {"", ".", ".."} & {*folders, name}:
+        raise BadRecordError(
+            f"video {path!r} leads out of the data set's folder; write a path below it, or below data.videos"
+        )
+    home = folders[0] if folders else "." if dataset is None else _name("dataset", dataset)
+    return {"dataset": home, "scene_name": "/".join([*folders[1:], name.removesuffix(".mp4")])}
+
+
+def spoken(field: str, value: Any) -> Any:
+    """A field's value; of a conversation what one side says, if that is one message."""
+    if not isinstance(value, list):
+        return value
+    turns = [turn for turn in value if isinstance(turn, dict)]
+    mine = [turn for turn in turns if turn.get("from", turn.get("role")) in _ROLES[field]]
+    if len(mine) != 1:
+        shown = str(value)[:100]
+        raise BadRecordError(f"`{field}` = {shown!r} is not one question and one answer; write a record of each pair")
+    said = mine[0].get("value", mine[0].get("content"))
+    if isinstance(said, list):  # parts, of which some may be media
+        return "".join(str(part["text"]) for part in said if isinstance(part, dict) and "text" in part)
+    return said
+
+
+def _refuse_special(field: str, text: str) -> None:
+    if found := _SPECIAL.search(text):
+        raise BadRecordError(f"{field} contains {found[0]!r}, which a model takes for more than text; remove it")
+
+
+def _number(kind: str, text: str) -> str:
+    """A positive plain number; of a count, a whole one."""
+    if not _NUMBER.fullmatch(text) or not 0 < float(text) < math.inf:
+        raise BadRecordError(
+            f"ground_truth {text!r} of {kind} is not a positive number in plain digits, which relative accuracy needs; "
+            "fix it"
+        )
+    if kind == "object_counting" and not float(text).is_integer():
+        raise BadRecordError(f"ground_truth {text!r} of {kind} is not a whole number; fix it")
+    return text.partition(".")[0] if kind == "object_counting" else text
+
+
+def _alias(field: str, row: Mapping[str, Any], taken: set[str]) -> str | None:
+    """The key of a row that probably holds one of our fields: another name for it, or another spelling."""
+    plain = {re.sub(r"[\W_]", "", key.casefold()): key for key in map(str, row) if key not in taken}
+    names = (re.sub(r"[\W_]", "", name) for name in ALIASES.get(field, (field,)))
+    return next((plain[name] for name in names if name in plain), None)
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, row)) or "no fields at all"
