@@ -13,11 +13,14 @@ import uuid
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 import tomli_w
+from pydantic import TypeAdapter, ValidationError
 
-from harness.errors import UserError
+from harness.errors import UserError, first_few
+
+Shape = TypeVar("Shape")
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -139,6 +142,31 @@ def read_json(path: Path | Traversable) -> Any:
         return parse_json(text)
     except ValueError as error:
         raise UserError(f"`{path}`: cannot be read as JSON: {error}") from error
+
+
+def read_as(shape: type[Shape], path: Path, fix: str) -> Shape:
+    """Read a JSON file as a pydantic model, a dataclass or a container of them.
+
+    Args:
+        shape: What it must be.
+        path: The file.
+        fix: What to do about a file that is something else.
+
+    Raises:
+        UserError: The file is missing, is not JSON, or is something else; the message names the file, the key and the
+            fix.
+    """
+    document = read_json(path)
+    try:
+        return TypeAdapter(shape).validate_python(document)
+    except ValidationError as error:
+        raise UserError(f"`{path}`: {problems_of(error)}. {fix}") from error
+
+
+def problems_of(error: ValidationError) -> str:
+    """The first problems of a failed validation, each with its key."""
+    found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    return first_few([f"`{key}`: {why}" if key else why for key, why in found], "; ", shown=3)
 
 
 def parse_json(text: str, *, constants: bool = False) -> Any:

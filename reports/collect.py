@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,24 @@ import pandas as pd
 from harness.api.benchmark import Benchmark, check_ids
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
-from harness.errors import UserError
-from harness.io import read_json
+from harness.errors import UserError, first_few
+from harness.io import read_as
 from harness.plugins import registry
-from harness.study.evaluation import MANIFEST, OWN_WORDS, read_samples
-from harness.study.matrix import CELLS, read_matrix
-from harness.study.setup import load_data
+from harness.study.evaluation import MANIFEST, OWN_WORDS, EvaluationManifest, read_samples
+from harness.study.matrix import (
+    AGAIN,
+    CELLS,
+    COMPUTE_FILE,
+    MATRIX_FILE,
+    STUDY_FILE,
+    Matrix,
+    MatrixRow,
+    read_consumption,
+    read_matrix,
+)
+from harness.study.setup import ENVIRONMENT_FILE, Environment, load_data
 from harness.study.status import read_status
+from harness.train.meter import Consumption
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 
@@ -43,8 +55,8 @@ class CellResult:
         state: Its status.
         reason: Why, when it is not done.
         identity: The evaluation's identity of its last checkpoint, or empty.
-        consumed: What training consumed, or empty.
-        environment: Versions and machine, or empty.
+        consumed: What training consumed, or None.
+        environment: Versions and machine, or None.
     """
 
     cell: str
@@ -53,8 +65,8 @@ class CellResult:
     state: str
     reason: str
     identity: dict[str, str]
-    consumed: dict[str, float]
-    environment: dict[str, Any]
+    consumed: Consumption | None
+    environment: Environment | None
 
 
 @dataclass(frozen=True)
@@ -116,15 +128,16 @@ def collect(run_dir: Path) -> Collected:
     """Read every finished cell of a run directory.
 
     Raises:
-        UserError: It is not a run directory, no cell has finished, or two evaluations differ in anything but
-            their weights (the differing part is named).
+        UserError: It is not a run directory, a document of it is damaged, no cell has finished, or two evaluations
+            differ in anything but their weights (the differing part is named).
     """
     matrix = read_matrix(run_dir)
-    study = StudyConfig(**read_json(run_dir / "study.json"))
+    study = read_as(StudyConfig, run_dir / STUDY_FILE, f"To restore it, {AGAIN}")
+    _check_matrix(matrix, study, run_dir)
     train, test = load_data(study)
     assert train is not None
     section = study.evaluation
-    entries = [(run_dir / CELLS / entry["id"], entry) for entry in matrix["cells"]]
+    entries = [(run_dir / CELLS / entry.id, entry) for entry in matrix.cells]
     cells = [_cell(folder, entry, section.benchmark) for folder, entry in entries]
     finished = [one for one, cell in zip(entries, cells, strict=True) if cell.identity]
     if not finished:
@@ -150,7 +163,7 @@ def collect(run_dir: Path) -> Collected:
             return frame.assign(type=pd.Categorical(frame["type"]), cluster=pd.Categorical(frame["cluster"]))
 
         frames = [
-            _answers(step, entry, modes[entry["method"]], score).assign(last=step == steps[-1])
+            _answers(step, entry, modes[entry.method], score).assign(last=step == steps[-1])
             for folder, entry in finished
             for steps in [_evaluations(folder / name)]
             for step in steps
@@ -167,17 +180,33 @@ def collect(run_dir: Path) -> Collected:
     return Collected(run_dir, study, train, test, cells, headline, additional)
 
 
-def _cell(folder: Path, entry: Mapping[str, Any], benchmark: str) -> CellResult:
+def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
+    """Each cell of the study is there once: an answer that is counted twice would change every number."""
+    seeds = range(study.first_seed, study.first_seed + study.seeds)
+    planned = Counter([(BASE, 0), *((method, seed) for method in study.methods for seed in seeds)])
+    found = Counter((one.method, one.seed) for one in matrix.cells)
+    wrong = [f"method {method}, seed {seed}" for method, seed in [*(found - planned), *(planned - found)]]
+    wrong += [f"cell {name}" for name, times in Counter(one.id for one in matrix.cells).items() if times > 1]
+    if wrong:
+        raise UserError(
+            f"`{run_dir / MATRIX_FILE}`: its cells are not those of {STUDY_FILE}: {first_few(wrong, '; ')}. To restore "
+            f"both, {AGAIN}"
+        )
+
+
+def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> CellResult:
     status = read_status(folder)
     evaluations = _evaluations(folder / benchmark) if status.state == "done" else []
+    ran_on = folder / ENVIRONMENT_FILE
     return CellResult(
-        entry["id"],
-        entry["method"],
-        int(entry["seed"]),
+        entry.id,
+        entry.method,
+        entry.seed,
         str(status.state),
         status.reason,
-        read_json(evaluations[-1] / MANIFEST)["identity"] if evaluations else {},
-        *(read_json(path) if path.is_file() else {} for path in (folder / "compute.json", folder / "env.json")),
+        EvaluationManifest.read(evaluations[-1]).identity if evaluations else {},
+        read_consumption(folder) if (folder / COMPUTE_FILE).is_file() else None,
+        read_as(Environment, ran_on, "Delete the file, which is only shown") if ran_on.is_file() else None,
     )
 
 
@@ -186,12 +215,12 @@ def _evaluations(folder: Path) -> list[Path]:
     return sorted(
         path.parent
         for path in folder.glob(f"*/{MANIFEST}")
-        if STEP_FOLDER.fullmatch(path.parent.name) and read_json(path)["complete"]
+        if STEP_FOLDER.fullmatch(path.parent.name) and EvaluationManifest.read(path.parent).complete
     )
 
 
 def _answers(
-    folder: Path, entry: Mapping[str, Any], mode: str, score: Callable[[Mapping[str, str]], pd.DataFrame]
+    folder: Path, entry: MatrixRow, mode: str, score: Callable[[Mapping[str, str]], pd.DataFrame]
 ) -> pd.DataFrame:
     """The scored answers of one checkpoint, in the order of the questions."""
     samples = pd.DataFrame(read_samples(folder)).assign(question=lambda frame: frame["id"].astype(str))
@@ -203,15 +232,15 @@ def _answers(
         samples["answer"] = samples["reasoning"] + SECOND_TURN + samples["answer"]
     kept = scored.join(samples[["truncated", "prompt", "answer", "read"]], on="question")
     return kept.assign(
-        method=entry["method"],
-        model=entry["model"],
-        seed=int(entry["seed"]),
+        method=entry.method,
+        model=entry.model,
+        seed=entry.seed,
         step=int(folder.name.split("-")[1]),
     )
 
 
 def _refuse_unequal(
-    finished: Sequence[tuple[Path, Mapping[str, Any]]], benchmark: str, declared: Mapping[str, Declared]
+    finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, declared: Mapping[str, Declared]
 ) -> None:
     """Answers may be compared only if everything they depend on, except the weights, is equal.
 
@@ -223,9 +252,9 @@ def _refuse_unequal(
         evaluations = _evaluations(folder / benchmark)
         if not evaluations:
             continue
-        cell = entry["id"], read_json(evaluations[-1] / MANIFEST)["identity"]
+        cell = entry.id, EvaluationManifest.read(evaluations[-1]).identity
         first = first or cell
-        same_mode = alike.setdefault(declared[entry["method"]], cell)
+        same_mode = alike.setdefault(declared[entry.method], cell)
         for key in sorted(first[1].keys() | cell[1].keys()):
             other = same_mode if key in MODE_KEYS else first
             ours, theirs = other[1].get(key), cell[1].get(key)

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from harness.api.benchmark import Benchmark, Questions
+from harness.api.config import StrictConfig
 from harness.api.sampler import Sampled, Sampler
 from harness.config.study import EvaluationSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
@@ -17,7 +20,7 @@ from harness.data.video.stills import StillImages
 from harness.engine.policy import Policy
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
-from harness.io import append_lines, read_json, sha256_file, whole_lines, write_json, write_text
+from harness.io import append_lines, read_as, sha256_file, whole_lines, write_json, write_text
 from harness.models.families import video_defaults
 from harness.plugins import registry
 from harness.study.setup import Setup
@@ -32,6 +35,32 @@ SECOND_TURN_TOKENS = 16
 
 OWN_WORDS = "official"
 """The prompt mode of questions with words of their own: no part of the answer is set apart by tags."""
+
+
+class EvaluationManifest(StrictConfig):
+    """``manifest.json`` of the answers of one checkpoint to one benchmark.
+
+    Attributes:
+        identity: What the answers depend on.
+        n: Questions.
+        complete: Whether all are answered.
+        samples: SHA-256 of the answers; set when they are complete.
+    """
+
+    identity: dict[str, str]
+    n: int = Field(ge=0)
+    complete: bool
+    samples: str | None = None
+
+    @staticmethod
+    def read(folder: Path) -> EvaluationManifest:
+        """Read that of a folder of answers.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+        path = folder / MANIFEST
+        return read_as(EvaluationManifest, path, f"To evaluate again, delete {folder} and run the same command")
 
 
 @dataclass(frozen=True)
@@ -118,18 +147,18 @@ def answer_benchmark(job: EvaluationJob) -> Path:
     records = job.dataset.records
     if not _is_of(job):
         _set_aside(job.folder)
-    if manifest.is_file() and read_json(manifest)["complete"]:
+    if manifest.is_file() and EvaluationManifest.read(job.folder).complete:
         job.progress(len(records), len(records))
         return samples
-    document = {"identity": job.identity, "n": len(records), "complete": False}
-    write_json(manifest, document)
+    document = EvaluationManifest(identity=job.identity, n=len(records), complete=False)
+    write_json(manifest, document.model_dump(exclude_none=True))
     size = job.settings.batch
     done = len(whole_lines(samples)) // size * size
     write_text(samples, "".join(line + "\n" for line in whole_lines(samples)[:done]))
     for start in range(done, len(records), size):
         append_lines(samples, list(_answer(job, records[start : start + size])))
         job.progress(min(start + size, len(records)), len(records))
-    write_json(manifest, document | {"complete": True, "samples": sha256_file(samples)})
+    write_json(manifest, document.model_dump() | {"complete": True, "samples": sha256_file(samples)})
     return samples
 
 
@@ -138,12 +167,12 @@ def _is_of(job: EvaluationJob) -> bool:
     samples, manifest = job.folder / SAMPLES, job.folder / MANIFEST
     if not manifest.is_file():
         return not samples.exists()
-    found = read_json(manifest)
-    return found["identity"] == job.identity and (not found["complete"] or _is_whole(samples, found))
+    found = EvaluationManifest.read(job.folder)
+    return found.identity == job.identity and (not found.complete or _is_whole(samples, found))
 
 
-def _is_whole(samples: Path, manifest: dict[str, Any]) -> bool:
-    return samples.is_file() and manifest.get("samples") == sha256_file(samples)
+def _is_whole(samples: Path, manifest: EvaluationManifest) -> bool:
+    return samples.is_file() and manifest.samples == sha256_file(samples)
 
 
 def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[str]:
@@ -185,7 +214,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: They are not what the evaluation wrote.
     """
-    if not _is_whole(folder / SAMPLES, read_json(folder / MANIFEST)):
+    if not _is_whole(folder / SAMPLES, EvaluationManifest.read(folder)):
         raise UserError(
             f"`{folder / SAMPLES}`: its content is not what the evaluation wrote (digest differs). "
             f"To evaluate again, delete {folder.parent.parent / 'status.json'} and run the same command"

@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import NonNegativeFloat
+
 from harness.errors import UserError
-from harness.io import read_json, write_json
+from harness.io import read_as, write_json
 from harness.study.matrix import Cell
 from harness.study.process import EXIT_INTERRUPTED, cell_command, cell_environment, interrupt, visible_gpus
 from harness.study.status import State, Status, record_state, recorded_status
@@ -154,8 +156,17 @@ def _add_timing(item: _Running) -> None:
     """Record the wall time of each phase over all attempts, for later estimates."""
     path = item.folder / TIMING_FILE
     with suppress(OSError, UserError):
-        total = read_json(path) if path.exists() else {}
+        total = read_timing(item.folder) if path.exists() else {}
         write_json(path, {p: round(total.get(p, 0.0) + item.seconds.get(p, 0.0), 1) for p in total | item.seconds})
+
+
+def read_timing(folder: Path) -> dict[str, float]:
+    """A cell's wall seconds by phase.
+
+    Raises:
+        UserError: They are not recorded, or the file is damaged.
+    """
+    return read_as(dict[str, NonNegativeFloat], folder / TIMING_FILE, "Delete the file, which only serves estimates")
 
 
 def _last_words(folder: Path) -> str:

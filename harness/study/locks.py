@@ -53,6 +53,14 @@ def hold(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def command_of(folder: Path) -> str:
+    """The command that last held a folder; empty where it is not known, since nothing depends on it."""
+    try:
+        return str(read_json(folder / LOCK_FILE)["command"])
+    except (UserError, KeyError, TypeError):
+        return ""
+
+
 def _holder(file: Path) -> str:
     try:
         holder = read_json(file)

@@ -9,19 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field
 
 from harness.api.config import StrictConfig
 from harness.config.study import BASE, StudyConfig
 from harness.errors import UserError
-from harness.io import digest_of, read_json, toml_text, write_json, write_text
+from harness.io import digest_of, read_as, toml_text, write_json, write_text
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, read_status, record_state
+from harness.train.meter import Consumption
 
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
 CONFIG_FILE = "config.json"
 COMPUTE_FILE = "compute.json"
+STUDY_FILE = "study.json"
+AGAIN = "run `harness compare` again, with the run directory's study.toml"
+"""What restores a document of a run directory."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,31 @@ class CellDocument(StrictConfig):
         Raises:
             UserError: There is none, or another version of this package wrote it.
         """
-        path = folder / CONFIG_FILE
-        try:
-            return CellDocument(**read_json(path))
-        except (ValidationError, TypeError) as error:
-            raise UserError(f"`{path}`: not written by this version; run `harness compare` again: {error}") from error
+        return read_as(CellDocument, folder / CONFIG_FILE, f"Another version wrote it; {AGAIN}")
+
+
+class MatrixRow(StrictConfig):
+    """A cell in ``matrix.json``, with the attributes of :class:`Cell`; ``id`` names its folder."""
+
+    id: str = Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")
+    method: str
+    model: str
+    seed: int = Field(ge=0)
+    hash8: str
+
+
+class Matrix(StrictConfig):
+    """``matrix.json``: what a run directory is about.
+
+    Attributes:
+        study: The study's name.
+        data: Digests of the records, ``train`` and ``benchmark``.
+        cells: In the order of the table.
+    """
+
+    study: str
+    data: dict[str, str]
+    cells: tuple[MatrixRow, ...]
 
 
 @dataclass(frozen=True)
@@ -201,23 +225,22 @@ def write_matrix(
     """Write ``study.toml``, ``study.json`` and ``matrix.json``, which the report is built from."""
     document = study.model_dump(mode="json")
     write_text(run_dir / "study.toml", toml_text(document))
-    write_json(run_dir / "study.json", document)
-    rows = [{"id": c.id, "method": c.method, "model": c.model, "seed": c.seed, "hash8": c.hash8} for c in cells]
+    write_json(run_dir / STUDY_FILE, document)
+    rows = [MatrixRow(id=c.id, method=c.method, model=c.model, seed=c.seed, hash8=c.hash8) for c in cells]
     digests = {"train": train_digest, "benchmark": benchmark_digest}
-    write_json(run_dir / MATRIX_FILE, {"study": study.name, "data": digests, "cells": rows})
+    write_json(run_dir / MATRIX_FILE, Matrix(study=study.name, data=digests, cells=tuple(rows)).model_dump(mode="json"))
 
 
-def read_matrix(run_dir: Path) -> dict[str, Any]:
+def read_matrix(run_dir: Path) -> Matrix:
     """Read ``matrix.json``.
 
     Raises:
-        UserError: The folder is not a run directory.
+        UserError: The folder is not a run directory, or the file is damaged.
     """
     path = run_dir / MATRIX_FILE
     if not path.is_file():
         raise UserError(f"`{run_dir}`: not a run directory (it has no {MATRIX_FILE}); `harness compare` makes one")
-    matrix: dict[str, Any] = read_json(path)
-    return matrix
+    return read_as(Matrix, path, AGAIN)
 
 
 def _cell(
@@ -230,13 +253,22 @@ def _cell(
 def budget_spent(folder: Path, cell: Cell) -> bool:
     """Whether a cell's training is complete, by its recorded consumption."""
     path, budget = folder / COMPUTE_FILE, cell.identity["budget"]
-    return path.is_file() and float(read_json(path).get(budget["kind"], 0)) >= budget["amount"]
+    return path.is_file() and getattr(read_consumption(folder), budget["kind"]) >= budget["amount"]
+
+
+def read_consumption(folder: Path) -> Consumption:
+    """What a cell's training has consumed.
+
+    Raises:
+        UserError: There is no record of it, or it is damaged.
+    """
+    return read_as(Consumption, folder / COMPUTE_FILE, f"Delete it and {AGAIN}")
 
 
 def _recorded_evaluation(folder: Path) -> Any:
     """As JSON: a document that cannot be read in full, because of a missing plugin, still answers this."""
     path = folder / CONFIG_FILE
-    return read_json(path).get("evaluation") if path.is_file() else None
+    return read_as(dict[str, Any], path, f"Delete it and {AGAIN}").get("evaluation") if path.is_file() else None
 
 
 def _plain(evaluation: Mapping[str, EvaluationIdentity]) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from harness.api.benchmark import Benchmark
+from harness.api.config import StrictConfig
 from harness.api.reward import WeightedRewards
 from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
@@ -32,6 +34,7 @@ from harness.models.loading import load_model
 from harness.plugins import registry
 from harness.vsibench.records import Record
 
+ENVIRONMENT_FILE = "env.json"
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "av", "numpy", "scipy", "statsmodels")
 
 
@@ -145,17 +148,29 @@ def build_rewards(study: StudyConfig) -> WeightedRewards:
     return WeightedRewards(rewards, weights)
 
 
-def environment(study: StudyConfig) -> dict[str, Any]:
-    """Versions and machine, for ``env.json``."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "argv": sys.argv,
-        "study_digest": digest_of(study.model_dump(mode="json")),
-    }
+class Environment(StrictConfig):
+    """What a cell ran on, its ``env.json``."""
+
+    python: str
+    platform: str
+    device: str
+    threads: int = Field(ge=1)
+    packages: dict[str, str]
+    argv: tuple[str, ...]
+    study_digest: str = ""
+
+
+def environment(study: StudyConfig) -> Environment:
+    """Versions and machine."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        threads=torch.get_num_threads(),
+        packages={name: _version(name) for name in PACKAGES},
+        argv=tuple(sys.argv),
+        study_digest=digest_of(study.model_dump(mode="json")),
+    )
 
 
 def _version(name: str) -> str:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from pydantic import BaseModel, PositiveInt
+
 from harness.config.study import StudyConfig
 from harness.errors import UserError
-from harness.io import read_json
-from harness.study.launch import TIMING_FILE
-from harness.study.matrix import CELLS, COMPUTE_FILE, CONFIG_FILE, CellWork
+from harness.io import read_as
+from harness.study.launch import TIMING_FILE, read_timing
+from harness.study.matrix import CELLS, COMPUTE_FILE, CONFIG_FILE, CellWork, read_consumption
 from harness.study.status import State, read_status
 
 
@@ -72,15 +74,30 @@ def _finished(work: CellWork, run_dir: Path) -> Sequence[Path]:
     return [folder for folder in folders if read_status(folder).state is State.DONE]
 
 
+class _Train(BaseModel):
+    checkpoints: PositiveInt
+
+
+class _Study(BaseModel):
+    train: _Train
+
+
+class _Planned(BaseModel):
+    """What is read of a cell's ``config.json``, of any version."""
+
+    study: _Study
+
+
 def _measure(folder: Path, kind: str) -> dict[str, float]:
     """Seconds of the start, per unit of the budget and per answer, and bytes on disk; without what is not recorded."""
     try:
-        timing, config = read_json(folder / TIMING_FILE), read_json(folder / CONFIG_FILE)
-        consumed = read_json(folder / COMPUTE_FILE) if (folder / COMPUTE_FILE).exists() else {}
+        timing = read_timing(folder)
+        consumed = read_consumption(folder) if (folder / COMPUTE_FILE).exists() else None
+        planned = read_as(_Planned, folder / CONFIG_FILE, "")
     except UserError:
         return {}
-    checkpoints = config["study"]["train"]["checkpoints"] if consumed else 1
+    checkpoints = planned.study.train.checkpoints if consumed else 1
     answers = read_status(folder).numbers.get("of", 0.0) * checkpoints
-    units = {"start": 1.0, "train": consumed.get(kind), "evaluate": answers}
+    units = {"start": 1.0, "train": getattr(consumed, kind, 0), "evaluate": answers}
     paces = {part: timing[part] / count for part, count in units.items() if count and timing.get(part)}
     return paces | {"size": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())}

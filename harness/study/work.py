@@ -20,7 +20,7 @@ from harness.study.evaluation import evaluate
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
 from harness.study.matrix import CellDocument
 from harness.study.process import EXIT_FAILED, EXIT_INTERRUPTED, is_first_rank, start_ranks
-from harness.study.setup import Setup, build_rewards, environment, prepare
+from harness.study.setup import ENVIRONMENT_FILE, Setup, build_rewards, environment, prepare
 from harness.study.status import State, Status, record_state, write_status
 from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
 from harness.train.groups import GroupBuilder
@@ -45,7 +45,7 @@ def run_cell(cell_dir: Path) -> None:
     ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train.processes)
     setup = prepare(study, with_train=not is_base, seed=cell.seed)
     _check_evaluation(cell, setup)
-    write_json(cell_dir / "env.json", environment(study))
+    write_json(cell_dir / ENVIRONMENT_FILE, environment(study).model_dump(mode="json"))
     if is_base:
         _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
         return

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 
 from harness.config.study import BudgetSection
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass
@@ -31,14 +34,16 @@ class Consumption:
         peak_memory: Bytes: resident on a CPU, allocated on a GPU.
     """
 
-    steps: int = 0
-    examples: int = 0
-    seconds: float = 0.0
-    tokens_sampled: int = 0
-    tokens_trained: int = 0
-    forward_passes: int = 0
-    updates: int = 0
-    peak_memory: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    steps: Count = 0
+    examples: Count = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    tokens_sampled: Count = 0
+    tokens_trained: Count = 0
+    forward_passes: Count = 0
+    updates: Count = 0
+    peak_memory: Count = 0
 
 
 class BudgetMeter:

@@ -8,10 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from harness.errors import UserError
-from harness.io import append_lines, whole_lines, write_text
+from harness.io import append_lines, parse_json, problems_of, whole_lines, write_text
+
+_LINE = TypeAdapter(dict[str, int | float | None])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The numbers of each step of ``metrics.jsonl``, ``step`` among them; [] without a file.
+
+    Raises:
+        UserError: A line is something else.
+    """
+    found = []
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            numbers = _LINE.validate_python(parse_json(line))
+            if not isinstance(numbers.get("step"), int):
+                raise ValueError("`step` is missing")
+        except ValueError as error:
+            why = problems_of(error) if isinstance(error, ValidationError) else error
+            raise UserError(
+                f"`{path}`, line {number}: not the numbers of a training step: {why}. Delete the file, whose numbers "
+                "are only drawn"
+            ) from error
+        found.append(numbers)
+    return found
 
 
 class Metrics:
@@ -24,13 +49,13 @@ class Metrics:
         model: Handed to trackers.
 
     Raises:
-        UserError: A tracker is unknown or not installed.
+        UserError: A tracker is unknown or not installed, or the file is damaged.
     """
 
     def __init__(self, path: Path, resume_step: int, report_to: Sequence[str], model: nn.Module) -> None:
         self._path = path
-        kept = [line for line in whole_lines(path) if json.loads(line)["step"] <= resume_step]
-        write_text(path, "".join(line + "\n" for line in kept))
+        kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._callbacks: list[Any] = []
         if report_to:
             self._connect(report_to, path.parent / "trackers", model)

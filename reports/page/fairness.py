@@ -67,7 +67,7 @@ def settings_of_methods(study: StudyConfig) -> Iterator[tuple[str, str]]:
 def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     study = collected.study
     identity = next(cell.identity for cell in collected.cells if cell.identity)
-    environment = next((cell.environment for cell in collected.cells if cell.environment), {})
+    environment = next((cell.environment for cell in collected.cells if cell.environment), None)
     train, benchmark, headline = collected.train, collected.test, collected.headline
     tower = "frozen" if study.model.freeze_vision else "trained"
     yield "Model", f"{study.model.name}, {study.model.tuning} tuning, vision tower {tower}"
@@ -77,13 +77,13 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield (
         "Frames",
         f"{study.data.frames} of {study.data.min_pixels:,} to {study.data.max_pixels:,} pixels, digest "
-        f"{identity['frames'][:12]}",
+        f"{identity.get('frames', 'unknown')[:12]}",
     )
     yield "Training prompt", study.prompt.train
-    yield "Evaluation prompt", identity["prompts"][: len(study.prompt.evaluation) + 13]
-    yield "Decoding", identity["decoding"]
+    yield "Evaluation prompt", identity.get("prompts", "unknown")[: len(study.prompt.evaluation) + 13]
+    yield "Decoding", identity.get("decoding", "unknown")
     yield "Scorer", f"{headline.scorer}, {headline.benchmark.scorers[headline.scorer].version}"
-    yield "Engine", identity["engine"]
+    yield "Engine", identity.get("engine", "unknown")
     yield "Tuning", _tuning(study)
     yield "Data order", "by seed, the same for every method"
     yield "Reported checkpoint", "the last, declared in advance"
@@ -91,7 +91,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
     yield "Equivalence margin", f"{count(study.report.margin, 'point')}, declared in advance"
     yield "Level of the tests", f"{study.report.alpha:g}"
-    yield "CPU threads per cell", str(environment.get("threads", "unknown"))
+    yield "CPU threads per cell", str(environment.threads if environment else "unknown")
 
 
 def _tuning(study: StudyConfig) -> str:
@@ -116,7 +116,9 @@ def _consumption(collected: Collected) -> Iterator[tuple[str, ...]]:
         means = []
         for key in CONSUMED:
             scale = 2**20 if key == "peak_memory" else 1
-            means.append(f"{sum(one[key] for one in consumed) / len(consumed) / scale:,.0f}" if consumed else MISSING)
+            means.append(
+                f"{sum(getattr(one, key) for one in consumed) / len(consumed) / scale:,.0f}" if consumed else MISSING
+            )
         yield collected.study.label(method), str(len(consumed)), *means
 
 

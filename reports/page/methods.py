@@ -12,7 +12,9 @@ import pandas as pd
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
-from harness.io import read_json, sha256_file
+from harness.io import sha256_file
+from harness.study.locks import command_of
+from harness.study.setup import Environment
 from reports.collect import CellResult, Collected
 from reports.page.fairness import settings_of_methods
 from reports.results import Results
@@ -184,9 +186,8 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
 
 def _commands(collected: Collected) -> list[str]:
     """The command that started the run, the one that repeats it from its resolved study, and that of one cell."""
-    lock = collected.run_dir / ".lock"
-    started = str(read_json(lock).get("command", "")) if lock.is_file() else ""
-    arguments = next((cell.environment["argv"] for cell in collected.cells if cell.environment.get("argv")), None)
+    started = command_of(collected.run_dir)
+    arguments = next((cell.environment.argv for cell in collected.cells if cell.environment), None)
     single = shlex.join(["python", "-m", "harness.study.cell", *arguments[1:]]) if arguments else ""
     return [command for command in (started, "harness compare --study study.toml", single) if command]
 
@@ -196,22 +197,16 @@ def _versions(cells: Sequence[CellResult]) -> str:
     found: dict[str, list[str]] = {}
     for cell in cells:
         if cell.environment:
-            found.setdefault(_machine(cell), []).append(cell.cell)
+            found.setdefault(_machine(cell.environment), []).append(cell.cell)
     if len(found) == 1:
         return f"{next(iter(found))}."
     return " ".join(f"{machine}: {', '.join(names)}." for machine, names in found.items()) or "Unknown."
 
 
-def _machine(cell: CellResult) -> str:
-    environment = cell.environment
-    packages = [f"{name} {number}" for name, number in environment.get("packages", {}).items()]
-    parts = [
-        ", ".join([f"Python {environment.get('python', 'unknown')}", *packages]),
-        f"device {environment.get('device', 'unknown')}",
-        f"CPU threads: {environment.get('threads', 'unknown')}",
-        str(environment.get("platform", "unknown platform")),
-    ]
-    return "; ".join(parts)
+def _machine(environment: Environment) -> str:
+    packages = [f"{name} {number}" for name, number in environment.packages.items()]
+    python = ", ".join([f"Python {environment.python}", *packages])
+    return f"{python}; device {environment.device}; CPU threads: {environment.threads}; {environment.platform}"
 
 
 def _weights(cell: CellResult) -> tuple[str, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
+from pydantic import BaseModel
 
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
-from harness.io import read_json, whole_lines
+from harness.io import read_as
+from harness.train.meter import Consumption
+from harness.train.tracking import read_metrics
 from reports.collect import CellResult, Collected
 from reports.statistics.contrast import OVERALL
 from reports.statistics.paired import compare
@@ -90,13 +92,23 @@ def _consumed(run_dir: Path, cell: CellResult, step: int) -> dict[str, float]:
     unknown = {"examples": math.nan, "seconds": math.nan}
     manifest = run_dir / "cells" / cell.cell / "checkpoints" / f"step-{step:06d}" / "manifest.json"
     if manifest.is_file():
-        consumed = read_json(manifest).get("consumed", {})
-        return {key: float(consumed.get(key, math.nan)) for key in unknown}
+        consumed = read_as(_Manifest, manifest, "Delete the checkpoint's folder, whose answers stay").consumed
+        return {key: float(getattr(consumed, key)) for key in unknown} if consumed else unknown
     lines = [line for line in _logged(run_dir, cell.cell) if line["step"] <= step]
     if not lines:
         return unknown
-    return {"examples": lines[-1]["examples"], "seconds": math.fsum(line["seconds"] or 0 for line in lines)}
+    examples = lines[-1].get("examples")
+    return {
+        "examples": math.nan if examples is None else float(examples),
+        "seconds": math.fsum(line.get("seconds") or 0 for line in lines),
+    }
+
+
+class _Manifest(BaseModel):
+    """What is read of a checkpoint's manifest."""
+
+    consumed: Consumption | None = None
 
 
 def _logged(run_dir: Path, cell: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in whole_lines(run_dir / "cells" / cell / "metrics.jsonl")]
+    return read_metrics(run_dir / "cells" / cell / "metrics.jsonl")

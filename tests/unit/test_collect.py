@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from study_kit import QUIET, finish_cell, prepare_cells, small_study
 
 from harness.config.study import StudyConfig
 from harness.errors import UserError
-from harness.io import read_json
+from harness.io import read_json, write_json
 from harness.study.cell import main as run_cell
 from harness.study.matrix import Cell
+from harness.study.setup import environment
 from harness.study.status import State, Status, write_status
 from reports.collect import SECOND_TURN, collect
 from reports.comparison import Comparison
 from reports.page import fairness_card
 from reports.results import results_of
+from reports.statistics import training_metrics
 from reports.tables import build_tables
 
 RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
@@ -63,6 +66,60 @@ def test_unequal_evaluations_are_refused_and_the_part_named(tmp_path: Path, cell
     with pytest.raises(UserError, match=rf"must not be compared: {key} is .*something else") as caught:
         collect(tmp_path)
     assert cells["sft-1"].id in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("study.json", "seeds", "two"),
+        ("study.json", "nonsense", 1),
+        ("matrix.json", "cells", 3),
+        ("matrix.json", "cells.1.id", "../../elsewhere"),
+        ("matrix.json", "cells.1.seed", None),
+        ("CELL/compute.json", "seconds", -1),
+        ("CELL/compute.json", "tokens_sampled", "many"),
+        ("CELL/env.json", "packages", ["torch"]),
+        ("CELL/vsibench/step-000002/manifest.json", "complete", "perhaps"),
+        ("CELL/vsibench/step-000002/manifest.json", "identity", [1]),
+    ],
+)
+def test_a_damaged_document_is_refused_by_file_and_key(
+    tmp_path: Path, study: StudyConfig, cells: dict[str, Cell], file: str, key: str, value: Any
+) -> None:
+    finish_all(tmp_path, cells)
+    write_json(cells["sft-0"].folder(tmp_path) / "env.json", environment(study).model_dump(mode="json"))
+    path = tmp_path / file.replace("CELL", f"cells/{cells['sft-0'].id}")
+    document = read_json(path)
+    *parts, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    node = document
+    for part in parts:
+        node = node[part]
+    node[last] = value
+    write_json(path, document)
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}.*`{key}") as caught:
+        collect(tmp_path)
+    assert "again" in str(caught.value) or "Delete" in str(caught.value)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        collect(tmp_path)
+
+
+def test_cells_other_than_the_studys_are_refused(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    matrix = read_json(tmp_path / "matrix.json")
+    for rows in (matrix["cells"][:-1], matrix["cells"] + matrix["cells"][-1:]):
+        write_json(tmp_path / "matrix.json", matrix | {"cells": rows})
+        with pytest.raises(UserError, match=r"matrix\.json.*not those of study\.json.*method sft, seed 1"):
+            collect(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1}', '{"step": "x"}', '{"step": 1, "loss": "low"}', "[1]", "{", ""])
+def test_damaged_metrics_are_refused_by_line(tmp_path: Path, cells: dict[str, Cell], line: str) -> None:
+    finish_all(tmp_path, cells)
+    file = cells["sft-0"].folder(tmp_path) / "metrics.jsonl"
+    file.write_text(f'{{"step": 1, "loss": null, "examples": 4.0}}\n{line}\n')
+    with pytest.raises(UserError, match=rf"{re.escape(str(file))}`, line 2"):
+        training_metrics(collect(tmp_path))
 
 
 def test_a_video_that_changed_between_two_evaluations_is_noticed(tmp_path: Path, cells: dict[str, Cell]) -> None:

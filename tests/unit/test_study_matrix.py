@@ -275,8 +275,8 @@ def test_study_and_matrix_are_written_and_read(methods: Callable[..., None], tmp
     assert StudyConfig(**tomllib.loads((tmp_path / "study.toml").read_text())) == one
     assert StudyConfig(**read_json(tmp_path / "study.json")) == one
     found = read_matrix(tmp_path)
-    assert [row["id"] for row in found["cells"]] == ids(one)
-    assert found["data"] == {"train": "d", "benchmark": "b"}
+    assert [row.id for row in found.cells] == ids(one)
+    assert found.data == {"train": "d", "benchmark": "b"}
 
 
 def test_a_folder_that_is_no_run_directory_is_refused(tmp_path: Path) -> None:
