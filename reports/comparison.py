@@ -18,6 +18,7 @@ from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import write_json, write_text
 from harness.plugins import registry
+from harness.study.setup import benchmark_source
 from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
 from reports.results import results_of
@@ -119,8 +120,11 @@ class Comparison:
         """
         spread, layout = default_spread(), vsi_bench_layout()
         if pilot is not None:
-            found = collect(pilot).headline
+            collected = collect(pilot)
+            found = collected.headline
             spread = spread_from(found.reported, found.benchmark, str(pilot))
+            title = found.benchmark.title(found.records, benchmark_source(collected.study.data))
+            spread = replace(spread, source=f"{spread.source}, on {title}")
         if benchmark is not None:
             rules: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
             asked = rules.question_scores(benchmark.records, {}, rules.default_scorer)
@@ -129,7 +133,7 @@ class Comparison:
                 raise UserError(
                     f"`harness plan`: the {len(asked)} questions are about one {rules.cluster}; ask about more"
                 )
-            layout = layout_of(study.data.benchmark, rules, types, clusters)
+            layout = layout_of(rules.title(benchmark.records, benchmark_source(study.data)), rules, types, clusters)
         tests = len(study.report.pairs or default_pairs([BASE, *study.methods]))
         seeds = sorted({3, 5, 8, 10, study.seeds, study.seeds + 1})
         alpha = study.report.alpha

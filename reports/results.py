@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
+from harness.study.setup import benchmark_source
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.collect import CellResult, Collected, Evaluated
@@ -87,7 +88,7 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
         answers=found.reported,
         records=found.records,
         benchmark=found.benchmark,
-        title=found.benchmark.title(found.records, study.data.benchmark),
+        title=found.benchmark.title(found.records, benchmark_source(study.data)),
         scorer=found.scorer,
         report=study.report,
         train=collected.train.records,

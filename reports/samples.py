@@ -105,7 +105,7 @@ def results_from(
         ),
         records=asked,
         benchmark=benchmark,
-        title=benchmark.title(asked),
+        title=benchmark.title(asked, f"{data.root}#{data.split}"),
         scorer=chosen,
         report=settings,
         planned=Counter(internal[source.name] for source in sources),

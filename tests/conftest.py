@@ -51,8 +51,8 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 
 def write_small_dataset(root: Path, scenes: int = 3, size: int = 56, seed: int = 0, split: str = "test") -> Path:
-    """A data set in VSI-Bench's layout with random videos."""
-    rng = np.random.default_rng(seed)
+    """A data set in VSI-Bench's layout with random videos, others for each split."""
+    rng = np.random.default_rng([seed, *split.encode()])
     lines = []
     for scene in range(scenes):
         name = f"{split}_{scene:06d}"

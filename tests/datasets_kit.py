@@ -99,7 +99,7 @@ def whole_vsi_bench() -> list[dict[str, Any]]:
             # One room size a scene, as in the real one; the others fall where they fall.
             dataset, scene = scenes[number if kind == "room_size_estimation" else rng.integers(len(scenes))]
             row = {"id": len(lines), "dataset": dataset, "scene_name": scene, "question_type": kind}
-            lines.append(row | {"question": "What?", "options": options, "ground_truth": truth})
+            lines.append(row | {"question": f"What is {len(lines)}?", "options": options, "ground_truth": truth})
     return lines
 
 

@@ -23,8 +23,8 @@ QUIET = Console(quiet=True)
 def small_study(root: Path, **changes: Any) -> StudyConfig:
     """A study of a few steps; ``changes`` replace top-level sections or add to them."""
     if not (root / "data").is_dir():
-        for seed, split in enumerate(("test", "train")):  # other videos: a copy of the benchmark's would leak
-            write_small_dataset(root / "data", split=split, seed=seed)
+        for split in ("train", "test"):
+            write_small_dataset(root / "data", split=split)
     sections: dict[str, Any] = {
         "name": "small",
         "methods": ("sft",),

@@ -14,7 +14,7 @@ from itertools import permutations
 
 import numpy as np
 
-from harness.vsibench.answers import normalise, option_words
+from harness.vsibench.letters import normalise, option_words
 from harness.vsibench.mra import MRA_THRESHOLDS, numeric_truth, thresholds_met
 from harness.vsibench.records import Record
 from harness.vsibench.types import LETTERS

@@ -28,7 +28,7 @@ _OFFICIAL_WORDS = "Please answer the question using a single word or phrase."
 _COT = "Let's think step by step."
 _SECOND_TURN = "Give the final answer to the question from what you wrote above.\n"
 _TAGGED_ANSWER = "<answer>{}</answer>"
-_IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_IN_TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from harness.vsibench.answers import NUMBER_WORDS, matches, normalise, parse_answer, words_to_number
+from harness.vsibench.answers import matches, parse_answer
+from harness.vsibench.letters import normalise
 from harness.vsibench.mra import mean_relative_accuracy, numeric_truth
+from harness.vsibench.numbers import SMALL_NUMBERS
 from harness.vsibench.records import Record
 from harness.vsibench.types import LETTERS
 
@@ -82,19 +84,32 @@ def _official(answer: str, record: Record) -> float | str | None:
         return None
 
 
+_LMMS_REASONING = (("<think>", "</think>"), ("<analysis>", "</analysis>"))
 _LMMS_DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
+_LMMS_WORDS = {**SMALL_NUMBERS, "hundred": 100, "thousand": 1000}
 _LETTERS_RUN = re.compile(r"[a-z]+")
 
 
 def _lmms_eval(answer: str, record: Record) -> float | str | None:
+    answer = _without_reasoning(answer)
     if not record.is_numeric:
         return _token_choice(answer, record)
-    text = answer.strip().lower()
+    text = answer.lower()
     digits = _LMMS_DIGITS.search(text)
     start, words = _first_word_run(text)
     if digits and (not words or digits.start() < start):
         return float(digits.group())
-    return words_to_number(words) if words else None
+    return _sum_of_words(words) if words else None
+
+
+def _without_reasoning(answer: str) -> str:
+    """What lmms-eval's evaluator gives its scorers by default: no reasoning blocks, no white space at the ends."""
+    for start, end in _LMMS_REASONING:
+        while (opened := answer.find(start)) >= 0 and (closed := answer.find(end, opened)) >= 0:
+            answer = answer[:opened] + answer[closed + len(end) :]
+        if start not in answer:  # the chat template may have opened it
+            answer = answer.rpartition(end)[2]
+    return answer.strip()
 
 
 def _first_word_run(text: str) -> tuple[int, list[str]]:
@@ -103,12 +118,26 @@ def _first_word_run(text: str) -> tuple[int, list[str]]:
     words: list[str] = []
     for found in _LETTERS_RUN.finditer(text):
         word = found.group()
-        if word in NUMBER_WORDS:
+        if word in _LMMS_WORDS:
             start = found.start() if not words else start
             words.append(word)
         elif words and word != "and":
             break
     return start, words
+
+
+def _sum_of_words(words: Sequence[str]) -> float:
+    """lmms-eval's value of any run of number words, whether or not it is one number: "two three" is 5."""
+    total = current = 0
+    for word in words:
+        value = _LMMS_WORDS[word]
+        if value == 1000:
+            total, current = total + max(current, 1) * 1000, 0
+        elif value == 100:
+            current = max(current, 1) * 100
+        else:
+            current += value
+    return float(total + current)
 
 
 SCORERS: dict[str, Scorer] = {
@@ -122,14 +151,16 @@ SCORERS: dict[str, Scorer] = {
         ),
         Scorer(
             "lmms-eval",
-            "1 (lmms-eval 0.7.3)",
-            "lmms-eval since July 2026: the first number anywhere, in digits or words; letters as official",
+            "2 (lmms-eval 0.7.3)",
+            "lmms-eval since July 2026, as it runs: without reasoning blocks and outer white space, the first "
+            "number anywhere, in digits or words; letters as official",
             _lmms_eval,
         ),
         Scorer(
             "tolerant",
-            "1",
-            "answer tags, phrases, number words, thousands and units are understood",
+            "2",
+            "answer tags, phrases, number words, thousands and units are understood; what could mean two things is not "
+            "read",
             parse_answer,
         ),
     )

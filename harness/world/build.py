@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from harness.data.video.decode import inspect_video
 from harness.errors import UserError, unknown_name
 from harness.io import read_json, sha256_file, write_json, write_text
 from harness.processes import in_processes
+from harness.vsibench.records import Record
 from harness.world.camera import FRAMES
 from harness.world.questions import DATASET, Raw, free_form, make_questions, question_rng
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
@@ -87,6 +89,32 @@ SPLITS: dict[str, Split] = {
     )
 }
 """Test has about 2,500 questions, train about 6,200; pre-training has practically unlimited scenes."""
+
+_SCENE = re.compile(rf"{DATASET}/(?P<split>{'|'.join(SPLITS)})_(?P<index>[0-9]{{6,}})")
+
+
+def is_of_the_world(records: Sequence[Record]) -> bool:
+    """Whether questions are the embedded world's: by the names of their scenes, and by making those on three anew.
+
+    The first, the middle and the last scene; drawing all of a split would take seconds.
+    """
+    scenes = sorted({record.scene for record in records})
+    named = [match for match in map(_SCENE.fullmatch, scenes) if match]
+    if not named or len(named) < len(scenes):
+        return False
+    for scene in {named[0], named[len(named) // 2], named[-1]}:
+        split, index = SPLITS[scene["split"]], int(scene["index"])
+        if index >= split.capacity:
+            return False
+        made = split.questions(index)
+        known = {_asked(Record(**question)) for one in made for question in (one, free_form(one))}
+        if not known.issuperset(_asked(record) for record in records if record.scene == scene.string):
+            return False
+    return True
+
+
+def _asked(record: Record) -> tuple[Any, ...]:
+    return record.question_type, record.question, record.options, record.ground_truth
 
 
 def build_split(

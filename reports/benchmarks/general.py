@@ -14,6 +14,7 @@ from harness.api.benchmark import Benchmark, Questions, ScoringRule
 from harness.api.config import StrictConfig
 from harness.errors import UserError
 from harness.io import digest_of, parse_json, read_lines, sha256_file
+from harness.vsibench.answers import parse_letter
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import ItemScore
 from harness.vsibench.types import LETTERS
@@ -22,7 +23,6 @@ ASK_LETTER = "Answer with the option's letter from the given choices directly."
 ASK_WORDS = "Answer the question using a single word or phrase."
 
 _SHOWN = 5
-_LETTER = re.compile(r"\(?([A-H])(?![A-Za-z])")
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
     word: str(number)
@@ -63,7 +63,7 @@ class Question(BaseModel):
         if self.options is None:
             return None
         right = self.answer[0]
-        return right if right in LETTERS[: len(self.options)] else self._letter_of(right)
+        return right if right in tuple(LETTERS[: len(self.options)]) else self._letter_of(right)
 
     @property
     def words(self) -> str:
@@ -76,18 +76,17 @@ class Question(BaseModel):
     def score(self, answer: str) -> float:
         """1 for a right answer, else 0.
 
-        With options the answer begins with a letter, or is an option's words. Without, it equals an accepted answer
-        after :func:`normalised`.
+        With options the answer gives the right letter (:func:`harness.vsibench.letters.read_letter`) or an option's
+        words. Without, it equals an accepted answer. Words are compared after :func:`normalised`.
         """
         if self.options is None:
             return float(normalised(answer) in map(normalised, self.answer))
-        found = _LETTER.match(answer.strip())
-        return float((found[1] if found else self._letter_of(answer)) == self.letter)
+        return float((parse_letter(answer, self.options) or self._letter_of(answer)) == self.letter)
 
     def _letter_of(self, words: str) -> str | None:
         known = [normalised(option) for option in self.options or ()]
         said = normalised(words)
-        return LETTERS[known.index(said)] if said in known else None
+        return LETTERS[known.index(said)] if known.count(said) == 1 else None
 
 
 def normalised(text: str) -> str:
@@ -127,7 +126,9 @@ class General(Benchmark):
 
     Config: ClassVar[type[StrictConfig]] = GeneralConfig
     summary: ClassVar[str] = "Questions about images of your own, to watch for forgetting: general=FILE.jsonl"
-    scorers: ClassVar[Mapping[str, ScoringRule]] = {"match": ScoringRule("a letter or words equal to the right ones")}
+    scorers: ClassVar[Mapping[str, ScoringRule]] = {
+        "match": ScoringRule("a letter or words equal to the right ones", "2")
+    }
     average: ClassVar[str] = "the share of right answers"
     cluster: ClassVar[str] = "image"
 

@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from harness.api.benchmark import Baseline, Benchmark, Figures, ScoringRule, Task, check_ids
+from harness.data.layout import BENCHMARK_SPLITS, SUFFIXES
 from harness.vsibench.baselines import constant_answers, text_prior_answers
+from harness.vsibench.questions import part_of_vsi_bench
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS, ItemScore
 from harness.vsibench.scoring import means_of_tasks, task_scores, task_weights
 from harness.vsibench.types import DIRECTION_TYPES
-from harness.world.questions import DATASET
+from harness.world.build import is_of_the_world
 from reports.answerfiles import read_answers
+from reports.text import listed
 
 
 class VSIBench(Benchmark):
@@ -50,10 +53,20 @@ class VSIBench(Benchmark):
     cluster: ClassVar[str] = "room"
 
     def title(self, records: Sequence[Record], source: str = "") -> str:
-        """VSI-Bench, or the embedded world where its scenes are asked about."""
-        if {record.dataset for record in records} != {DATASET}:
-            return "VSI-Bench"
-        return f"the embedded world ({source})" if source else "the embedded world"
+        """VSI-Bench or how much of it, the embedded world, or else the name of the user's own questions.
+
+        By what is asked: neither the name of a folder nor of a data set makes questions VSI-Bench's.
+        """
+        name, _, split = source.partition("#")
+        if part := part_of_vsi_bench(records):
+            of = f", split {split}" if split in BENCHMARK_SPLITS[1:] else ""
+            return f"VSI-Bench{of}{f' ({part.words})' if part.words else ''}"
+        if is_of_the_world(records):
+            return f"the embedded world ({source if source.startswith('world:') else split})".removesuffix(" ()")
+        if not source:
+            return f"questions about {listed(sorted({record.dataset for record in records}))}"
+        own = Path(name).stem if name.endswith(SUFFIXES) else Path(name).name or Path(name).resolve().name
+        return f"{own} ({split})" if split else own
 
     def score(self, answer: str, record: Record, scorer: str) -> ItemScore:
         """Score by a rule of :mod:`harness.vsibench.scorers`."""

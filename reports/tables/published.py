@@ -6,15 +6,14 @@ differ by more than most methods do. Numbers are as printed; known inconsistenci
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 
 from harness.io import read_json
 from harness.vsibench.prompts import MODES
 from harness.vsibench.published import published_counts
+from harness.vsibench.questions import part_of_vsi_bench
 from harness.vsibench.records import Record
-from harness.vsibench.rooms import published_rooms
 from harness.vsibench.types import TASKS
 from reports.benchmarks import figures_of
 from reports.tables.scores import ScoreRow, run_score
@@ -36,15 +35,17 @@ def published_footnote(records: Sequence[Record]) -> str:
     Args:
         records: The questions behind all other rows of the table.
     """
-    counts = published_counts()
-    full = f"the full VSI-Bench ({sum(counts.values()):,} questions)"
-    rooms = {record.room for record in records}
-    if Counter(record.question_type for record in records) == counts and rooms == published_rooms():
-        questions = ""
-    elif rooms <= published_rooms():
-        questions = f" They are scores on {full}; the other rows are scores on {len(records):,} of these questions."
-    else:
+    part = part_of_vsi_bench(records)
+    full = f"the full VSI-Bench ({sum(published_counts().values()):,} questions)"
+    if part is None:
         questions = f" They are scores on {full}, not on the questions of the other rows."
+    elif part.is_whole:
+        questions = ""
+    else:
+        changed = f", {part.changed:,} of them changed" if part.changed else ""
+        questions = (
+            f" They are scores on {full}; the other rows are scores on {part.questions:,} of these questions{changed}."
+        )
     return (
         "Published rows are copied as printed and take no part in tests, bold or differences: frames, prompts, engine "
         f"and scorer may differ from ours.{questions}"

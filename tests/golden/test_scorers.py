@@ -46,13 +46,13 @@ NUMERIC_CASES = [
     ("nan", "object_counting", None, None, None),
     ("inf", "object_counting", None, None, None),
     ("-inf", "object_counting", None, None, None),
-    ("<think>2 sofas</think><answer>5</answer>", "object_counting", None, 2, 5),
-    ("3-4", "object_counting", None, 3, 3),
-    ("2 to 3", "object_counting", 2, 2, 2),
+    ("<think>2 sofas</think><answer>5</answer>", "object_counting", None, 5, 5),
+    ("3-4", "object_counting", None, 3, None),
+    ("2 to 3", "object_counting", 2, 2, None),
     ("one apple, room 2", "object_counting", None, 1, 1),
     ("twenty-one", "object_counting", None, 21, 21),
     ("three hundred and twenty-one", "object_counting", None, 321, 321),
-    ("two, three", "object_counting", None, 5, 2),
+    ("two, three", "object_counting", None, 5, None),
     ("", "object_counting", None, None, None),
     ("a few", "object_counting", None, None, None),
 ]
@@ -77,35 +77,35 @@ def test_what_each_rule_reads_as_a_number(
 
 
 @pytest.mark.parametrize(
-    ("answer", "strict", "tolerant"),
+    ("answer", "official", "lmms", "tolerant"),
     [
-        ("A", 1, 1),
-        ("a", 1, 1),
-        ("A.", 1, 1),
-        ("A...", 1, 1),
-        ("A. chair", 1, 1),
-        ("A chair", 1, 1),
-        ("A\n", 1, 1),
-        ("A.\n", 0, 1),
-        ("(A)", 0, 1),
-        ("A)", 0, 1),
-        ("A:", 0, 1),
-        ("A, because", 0, 1),
-        ("**A**", 0, 1),
-        (" A", 0, 1),
-        ("The answer is A", 0, 1),
-        ("<answer>A</answer>", 0, 1),
-        ("<think>B</think><answer>A</answer>", 0, 1),
-        ("chair", 0, 1),
-        ("B", 0, 0),
-        ("E", 0, 0),
-        ("", 0, 0),
-        ("no idea", 0, 0),
+        ("A", 1, 1, 1),
+        ("a", 1, 1, 1),
+        ("A.", 1, 1, 1),
+        ("A...", 1, 1, 1),
+        ("A. chair", 1, 1, 1),
+        ("A chair", 1, 1, 1),
+        ("A\n", 1, 1, 1),
+        ("A.\n", 0, 1, 1),
+        ("(A)", 0, 0, 1),
+        ("A)", 0, 0, 1),
+        ("A:", 0, 0, 1),
+        ("A, because", 0, 0, 1),
+        ("**A**", 0, 0, 1),
+        (" A", 0, 1, 1),
+        ("The answer is A", 0, 0, 1),
+        ("<answer>A</answer>", 0, 0, 1),
+        ("<think>B</think><answer>A</answer>", 0, 0, 1),
+        ("chair", 0, 0, 1),
+        ("B", 0, 0, 0),
+        ("E", 0, 0, 0),
+        ("", 0, 0, 0),
+        ("no idea", 0, 0, 0),
     ],
 )
-def test_letters(answer: str, strict: int, tolerant: int) -> None:
-    assert SCORERS["official"].score(answer, lettered("A")).score == strict
-    assert SCORERS["lmms-eval"].score(answer, lettered("A")).score == strict
+def test_letters(answer: str, official: int, lmms: int, tolerant: int) -> None:
+    assert SCORERS["official"].score(answer, lettered("A")).score == official
+    assert SCORERS["lmms-eval"].score(answer, lettered("A")).score == lmms
     assert SCORERS["tolerant"].score(answer, lettered("A")).score == tolerant
 
 
@@ -128,12 +128,12 @@ def test_boundaries_of_mean_relative_accuracy(answer: str, truth: float, expecte
 
 
 @pytest.mark.parametrize("row", RULES["rows"], ids=range(len(RULES["rows"])))
-def test_equal_to_the_other_library(row: list) -> None:
-    answer, number, letter, official, lmms, choice = row
+def test_equal_to_the_sources(row: list) -> None:
+    answer, number, letter, official, lmms, official_choice, lmms_choice = row
     assert SCORERS["official"].score(answer, numeric(number)).score == pytest.approx(official, abs=1e-12)
     assert SCORERS["lmms-eval"].score(answer, numeric(number)).score == pytest.approx(lmms, abs=1e-12)
-    assert SCORERS["official"].score(answer, lettered(letter)).score == choice
-    assert SCORERS["lmms-eval"].score(answer, lettered(letter)).score == choice
+    assert SCORERS["official"].score(answer, lettered(letter)).score == official_choice
+    assert SCORERS["lmms-eval"].score(answer, lettered(letter)).score == lmms_choice
 
 
 def test_free_words() -> None:

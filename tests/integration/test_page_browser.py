@@ -37,7 +37,7 @@ CARDS = "return document.querySelectorAll('.sample').length"
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
-    train = write_small_dataset(root / "train", scenes=2, split="train", seed=1)
+    train = write_small_dataset(root / "train", scenes=2, split="train")
     benchmark = write_small_dataset(root / "test", scenes=10)
 
     def answer(record: Any, method: str, seed: int) -> str | None:
@@ -88,14 +88,14 @@ def test_it_opens_and_pages_through_the_samples(page: Browser) -> None:
 
 def test_what_models_answer_cannot_run(page: Browser) -> None:
     choose(page, search="test_000001", order="disagreement")
-    assert page.run("return document.title").startswith("SFT and GRPO on the embedded world")
+    assert page.run("return document.title").startswith("SFT and GRPO on test")
     shown = page.run("return [...document.querySelectorAll('.chip')].map((chip) => chip.textContent)")
     assert any(ATTACK in text for text in shown)
     page.run(
         "const script = document.createElement('script'); script.textContent = \"document.title = 'owned'\";"
         "document.body.append(script);"
     )
-    assert page.run("return document.title").startswith("SFT and GRPO on the embedded world")
+    assert page.run("return document.title").startswith("SFT and GRPO on test")
     assert ["Content Security Policy" in message for message in page.complaints()] == [True]
 
 

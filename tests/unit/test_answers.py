@@ -3,13 +3,11 @@ import pytest
 from harness.vsibench.answers import (
     final_answer,
     matches,
-    normalise,
-    option_words,
     parse_answer,
     parse_letter,
     parse_number,
-    words_to_number,
 )
+from harness.vsibench.letters import normalise, option_words
 from harness.vsibench.records import Record
 
 OPTIONS = ("A. chair", "B. front-left", "C. table, lamp, sofa", "D. Turn Left")
@@ -50,7 +48,7 @@ def test_final_answer(text: str, expected: str) -> None:
         ("1e2", 100.0),
         ("1,200", 1200.0),
         ("1,234,567.5", 1234567.5),
-        ("1,2000", 1.0),
+        ("1,2000", None),
         ("three", 3.0),
         ("Three chairs.", 3.0),
         ("twenty-one", 21.0),
@@ -60,16 +58,16 @@ def test_final_answer(text: str, expected: str) -> None:
         ("a hundred", 100.0),
         ("nineteen", 19.0),
         ("zero", 0.0),
-        ("five two", 5.0),
-        ("two and three", 2.0),
-        ("two, three", 2.0),
+        ("five two", None),
+        ("two and three", None),
+        ("two, three", None),
         ("There are 3 chairs", 3.0),
         ("about 7.2 meters", 7.2),
         ("**4**", 4.0),
         ("4\nbecause", 4.0),
         ("one apple, room 2", 1.0),
-        ("3-4", 3.0),
-        ("2 to 3", 2.0),
+        ("3-4", None),
+        ("2 to 3", None),
         ("The answer is 7 of the 9", 7.0),
         ("There are 9 things. Answer: 7", 7.0),
         ("7 is my answer: ", 7.0),
@@ -192,7 +190,6 @@ def test_every_number_below_a_thousand_reads_back() -> None:
 
     for n in [*range(1000), 1000, 1001, 1999, 21_345, 999_999]:
         assert parse_number(f"There are {spell(n)} chairs") == n
-    assert words_to_number(["three", "thousand", "seven"]) == 3007.0
 
 
 def record(kind: str, truth: str, options: tuple[str, ...] | None = None) -> Record:

@@ -15,6 +15,7 @@ import pytest
 from datasets_kit import whole_vsi_bench
 
 from harness.config.study import ReportSection
+from harness.vsibench import questions
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
 from reports.benchmarks.vsibench import VSIBench, figures_of
@@ -37,7 +38,7 @@ def run(values: list[float], shift: float = 0.0) -> dict[str, float]:
     return run_score(figures_of(tasks), unparsable=3.0, truncated=0.25)
 
 
-FOREIGN = {**whole_vsi_bench()[0], "dataset": "world"}
+FOREIGN = {**whole_vsi_bench()[0], "scene_name": "kitchen"}
 LABELS = {"base": "base", "sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}
 
 
@@ -191,12 +192,16 @@ def test_inconsistent_published_rows_say_so() -> None:
     assert all("arXiv" in note for note in notes.values())
 
 
-def test_published_rows_say_which_questions_they_are_about() -> None:
+def test_published_rows_say_which_questions_they_are_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions of the right number and types about the right rooms are not yet the benchmark's."""
     whole = [Record(**line) for line in whole_vsi_bench()]
+    assert "not on the questions of the other rows" in published_footnote(whole)
+    monkeypatch.setattr(questions, "_published", lambda: frozenset(map(questions.question_digest, whole)))
     assert "5,130" not in published_footnote(whole)
     part = [record for record in whole if record.dataset == "scannet"]
-    assert f"the other rows are scores on {len(part):,} of these questions" in published_footnote(part)
-    assert "not on the questions of the other rows" in published_footnote([*whole, Record(**FOREIGN)])
+    assert f"the other rows are scores on {len(part):,} of these questions." in published_footnote(part)
+    changed = [*part, Record(**FOREIGN)]
+    assert f"{len(changed):,} of these questions, 1 of them changed" in published_footnote(changed)
 
 
 def test_packaged_published_scores_are_those_checked_against_the_papers() -> None:

@@ -154,7 +154,7 @@ REWARDS, SAMPLER, ENGINE = (
 CHANGES = [
     ("harness/api/losses.py", "ratio.clamp(1 - low, 1 + high)", "ratio.clamp(1 - low, 1 + 2 * high)", {"grpo method"}),
     ("harness/api/experience.py", "/ max(1, size(scored))", "/ max(2, size(scored))", {"grpo method"}),
-    ("harness/vsibench/answers.py", '"thousand": 1000', '"thousand": 1001', REWARDS),
+    ("harness/vsibench/numbers.py", '"thousand": 1000', '"thousand": 1001', REWARDS),
     ("harness/vsibench/prompts.py", "SYSTEM = ", "SYSTEM = 'Hm. ' + ", REWARDS | ENGINE),
     ("harness/data/corruption.py", "rng", "random", ENGINE),
     ("harness/engine/sampler.py", "temperature", "heat", SAMPLER | {"answers"}),
