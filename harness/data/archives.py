@@ -5,9 +5,12 @@ Members are checked before anything is written, every file is complete or absent
 
 from __future__ import annotations
 
+import errno
+import lzma
 import re
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +20,8 @@ from harness.errors import UserError
 from harness.io import atomic_file
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
+"""What zipfile and its decompressors raise about damaged archives, besides an OSError from a wrong offset (EINVAL)."""
 _SPARE_BYTES = 2**28
 """Disk space that must remain free after extraction."""
 
@@ -49,7 +54,9 @@ def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path
                     with atomic_file(targets[name]) as file, opened.open(member) as source:
                         shutil.copyfileobj(source, file, 2**20)  # its end verifies the checksum
                 yield targets[name]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's or a right's
+            raise
         raise UserError(
             f"{archive}: not a complete zip archive ({archive.stat().st_size:,} bytes; {error}); the download was "
             "probably interrupted. Download it again and rerun the command: extracted files are kept"

@@ -65,6 +65,28 @@ def test_folders_are_linked_and_the_first_publication_has_one_split(tmp_path: Pa
             read_dataset(tmp_path / "out", "debiased")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_no_damage_of_an_archive_is_a_traceback_or_a_wrong_file(tmp_path: Path, method: int) -> None:
+    """Every byte of a small archive, one after another, is inverted."""
+    archive, content = tmp_path / "world.zip", bytes(range(64)) * 4
+    with zipfile.ZipFile(archive, "w", method) as packing:
+        packing.writestr("world/a.mp4", content)
+    whole = archive.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        archive.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        target = tmp_path / str(place) / "a.mp4"
+        try:
+            found = list(archives.extract_members(archive, {"a.mp4": target}))
+        except UserError as error:
+            assert "world.zip" in str(error)
+            assert not target.exists()
+            refused += 1
+        else:
+            assert [path.read_bytes() for path in found] in ([], [content])
+    assert refused > len(whole) / 3
+
+
 def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, decoded = tmp_path / "out", []
 
