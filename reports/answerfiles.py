@@ -8,8 +8,8 @@ dropped on writing, but VSI-Bench's metrics (``vsibench_score``, since 2026 ``vs
 it. So the question is, in this order, ``doc.id``; the ``id`` of a metric that has one; row ``doc_id`` of the
 benchmark, counted from 0. The last holds only for the same file in the same order (``LMMS_EVAL_SHUFFLE_DOCS`` breaks
 it), so ``target`` is compared with the record's ground truth, and ``input`` must contain its question. The answer is
-``filtered_resps``, which is what lmms-eval scored (reasoning tags stripped since 0.7), else ``resps``; lists nested in
-lists are opened.
+``filtered_resps``, which is what lmms-eval scored (reasoning tags stripped since 0.7), even if the filter left nothing;
+without it ``resps``. Lists nested in lists are opened.
 """
 
 from __future__ import annotations
@@ -91,7 +91,11 @@ def _own(entry: Mapping[str, Any], where: str) -> tuple[str, RawAnswer]:
 def _lmms_sample(
     entry: Mapping[str, Any], where: str, records: Sequence[Record], by_key: Mapping[str, Record]
 ) -> tuple[str, RawAnswer]:
-    found = list(_texts(entry.get("filtered_resps") or entry.get("resps")))
+    found = list(_texts(entry.get("filtered_resps")))
+    raw = list(_texts(entry.get("resps")))
+    if not found:
+        # A filter that leaves nothing makes an empty answer, which is wrong, and not a missing one.
+        found = [""] if entry.get("filtered_resps") is not None and len(raw) == 1 else raw
     if len(found) != 1:
         raise UserError(f"{where}: {len(found)} responses to one question; log one a question (repeats = 1)")
     key = _document_id(entry)

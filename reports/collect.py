@@ -17,7 +17,8 @@ from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.io import read_as
 from harness.plugins import registry
-from harness.study.evaluation import MANIFEST, OWN_WORDS, EvaluationManifest, read_samples
+from harness.study.asked import MANIFEST, EvaluationManifest
+from harness.study.evaluation import OWN_WORDS, read_samples
 from harness.study.matrix import (
     AGAIN,
     CELLS,

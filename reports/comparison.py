@@ -22,7 +22,7 @@ from harness.study.setup import benchmark_source
 from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
 from reports.results import results_of
-from reports.samples import parse_sources, results_from
+from reports.samples import parse_sources, results_from, score_file
 from reports.statistics import default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
 from reports.tables import Table, Tables, additional_table, advice, build_tables, csv_text, latex_document, power_table
 from reports.text import escape_markdown
@@ -71,6 +71,7 @@ class Comparison:
         console: Console,
         sources: Sequence[str],
         benchmark: Dataset,
+        rules: Benchmark,
         folder: Path,
         *,
         base: str | None = None,
@@ -84,6 +85,7 @@ class Comparison:
             console: Where to print.
             sources: ``FILE``, ``NAME=FILE`` or ``NAME@SEED=FILE``, see :mod:`reports.samples`.
             benchmark: What was asked.
+            rules: What it is scored by.
             folder: Where the files go.
             base: The name of the untrained model among the sources.
             scorer: The scorer of the headline.
@@ -93,7 +95,6 @@ class Comparison:
         Raises:
             UserError: A source is wrong, or two sources answer different questions.
         """
-        rules: Benchmark = registry.create("benchmarks", "vsibench")
         settings = settings or ReportSection()
         results = results_from(sources, benchmark, rules, base=base, scorer=scorer, settings=settings)
         tables = build_tables(results)
@@ -102,6 +103,20 @@ class Comparison:
         written = write_tables(folder, tables)
         show(console, tables)
         return [page[0], *written, *page[1:]]
+
+    def score(
+        self, answers: Path, benchmark: Dataset, rules: Benchmark, scorers: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """The scores of a file of answers, see :func:`reports.samples.score_file`."""
+        return score_file(answers, benchmark.records, rules, scorers)
+
+    def files_of(self, sources: Sequence[str]) -> list[Path]:
+        """The files that ``FILE``, ``NAME=FILE`` and ``NAME@SEED=FILE`` name.
+
+        Raises:
+            UserError: As :func:`reports.samples.parse_sources`.
+        """
+        return [source.path for source in parse_sources(sources)]
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find, before it is run.

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -14,6 +15,8 @@ from harness.api.benchmark import Benchmark, check_ids
 from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few, unknown_name
+from harness.study.asked import read_asked
+from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
@@ -59,6 +62,77 @@ def _source(text: str) -> Source:
     return Source(match["name"].strip(), int(match["seed"] or 0), Path(match["file"]))
 
 
+class AnswerFile(NamedTuple):
+    """The answers of a file.
+
+    Attributes:
+        answers: As they were given, by question.
+        read: The part of each that is scored.
+        records: The questions that were asked; where that is not known, those that it answers.
+        known: Whether it is known.
+    """
+
+    answers: Mapping[str, RawAnswer]
+    read: Mapping[str, str]
+    records: Sequence[Record]
+    known: bool
+
+
+def read_file(path: Path, records: Sequence[Record]) -> AnswerFile:
+    """Read a file of answers to a benchmark's records, with its evaluation's manifest where there is one.
+
+    Raises:
+        UserError: The file is malformed, its evaluation is incomplete, or it is not about these records.
+    """
+    asked, answers = read_asked(path), read_answers(path, records)
+    kept = [record for record in records if record.key in answers] if asked is None else asked.of(records, path)
+    try:
+        check_ids(records, answers)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    texts = {key: one.text if asked is None else answer_in(one.text, asked.mode) for key, one in answers.items()}
+    return AnswerFile(answers, texts, kept, asked is not None)
+
+
+def score_file(
+    path: Path, records: Sequence[Record], benchmark: Benchmark, scorers: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Score a file of answers: the questions that were asked or, where that is not known, those that it answers.
+
+    Args:
+        path: JSON lines, see :mod:`reports.answerfiles`.
+        records: The benchmark's questions.
+        benchmark: The rules.
+        scorers: Names of its scorers; all of them unless given.
+
+    Returns:
+        Per scorer ``overall``, ``tasks`` (0-100), ``n`` (questions scored), ``of`` (questions of the benchmark) and
+        ``unparsable`` (those without a readable answer). Where some questions have no answer and it is not known
+        whether they were asked, ``if_all_asked`` is the overall score with them as wrong.
+
+    Raises:
+        UserError: An unknown scorer, or as :func:`read_file`.
+    """
+    chosen = [benchmark.scorer_named(name) for name in scorers or benchmark.scorers]
+    found = read_file(path, records)
+    result: dict[str, dict[str, Any]] = {}
+    for name in chosen:
+        scored = benchmark.question_scores(found.records, found.read, name)
+        figures = benchmark.figures([one.type for one in scored], [one.score for one in scored])
+        result[name] = {
+            "overall": figures.overall,
+            "tasks": dict(figures.tasks),
+            "n": len(scored),
+            "of": len(records),
+            "unparsable": sum(not one.parsed for one in scored),
+        }
+        if not found.known and len(scored) < len(records):
+            everything = benchmark.question_scores(records, found.read, name)
+            all_asked = benchmark.figures([one.type for one in everything], [one.score for one in everything])
+            result[name]["if_all_asked"] = all_asked.overall
+    return result
+
+
 def results_from(
     texts: Sequence[str],
     data: Dataset,
@@ -72,7 +146,7 @@ def results_from(
 
     Args:
         texts: As :func:`parse_sources` takes them.
-        data: What was asked. Questions that no file answers are left out, and a footnote says so.
+        data: The benchmark. Questions that were not asked, or that no file answers, are left out; a footnote says so.
         benchmark: The rules to score and average by.
         base: The name of the untrained model among the sources; a source named ``base`` is it anyway.
         scorer: One of the benchmark's scorers; the default unless given.
@@ -90,16 +164,17 @@ def results_from(
     untrained = base or (BASE if BASE in names else None)
     order = [*([untrained] if untrained else []), *(name for name in names if name != untrained)]
     internal = {name: BASE if name == untrained else name for name in order}
-    answers = {source: read_answers(source.path, data.records) for source in sources}
-    asked = _asked(answers, data)
-    note = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions that every file answers."
+    found = {source: read_file(source.path, data.records) for source in sources}
+    asked = _asked(found)
+    why = "that were asked" if any(file.known for file in found.values()) else "that every file answers"
+    note = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions {why}."
     chosen = benchmark.scorer_named(scorer)
     return Results(
         labels={internal[name]: f"{name} (base)" if name == untrained else name for name in order},
         answers=pd.concat(
             [
-                _scored(found, asked, benchmark, chosen).assign(method=internal[source.name], seed=source.seed)
-                for source, found in answers.items()
+                _scored(file, asked, benchmark, chosen).assign(method=internal[source.name], seed=source.seed)
+                for source, file in found.items()
             ],
             ignore_index=True,
         ),
@@ -113,34 +188,29 @@ def results_from(
     )
 
 
-def _asked(answers: Mapping[Source, Mapping[str, RawAnswer]], data: Dataset) -> list[Record]:
-    """The records that all files answer; refuses files that differ in their questions."""
-    for source, found in answers.items():
-        try:
-            check_ids(data.records, found)
-        except UserError as error:
-            raise UserError(f"{source.path}: {error}") from error
-    first, *others = answers.items()
+def _asked(files: Mapping[Source, AnswerFile]) -> Sequence[Record]:
+    """The records that were asked; refuses files that differ in their questions."""
+    keys = {source: {record.key: None for record in file.records} for source, file in files.items()}
+    first, *others = keys.items()
     for source, found in others:
         only_first, only_other = [k for k in first[1] if k not in found], [k for k in found if k not in first[1]]
         if only_first or only_other:
             lines = [
-                f"  only {one.path} answers {len(keys)}: {first_few(keys)}"
-                for one, keys in ((first[0], only_first), (source, only_other))
-                if keys
+                f"  only {one.path} answers {len(some)}: {first_few(some)}"
+                for one, some in ((first[0], only_first), (source, only_other))
+                if some
             ]
             raise UserError(
                 f"{first[0].path} and {source.path} answer different questions and must not be compared; "
                 "evaluate both on the same benchmark files:\n" + "\n".join(lines)
             )
-    return [record for record in data.records if record.key in first[1]]
+    return files[first[0]].records
 
 
-def _scored(
-    answers: Mapping[str, RawAnswer], asked: Sequence[Record], benchmark: Benchmark, scorer: str
-) -> pd.DataFrame:
-    scored = benchmark.question_scores(asked, {key: answer.text for key, answer in answers.items()}, scorer)
-    frame = pd.DataFrame(scored).assign(model="external", answer=[answers[record.key].text for record in asked])
-    truncated = [bool(answers[record.key].truncated) for record in asked]
-    known = all(answer.truncated is not None for answer in answers.values())
-    return frame.assign(truncated=truncated) if known else frame
+def _scored(file: AnswerFile, asked: Sequence[Record], benchmark: Benchmark, scorer: str) -> pd.DataFrame:
+    scored = benchmark.question_scores(asked, file.read, scorer)
+    given = [file.answers[record.key] for record in asked]
+    read = [file.read[record.key] for record in asked]
+    frame = pd.DataFrame(scored).assign(model="external", answer=[one.text for one in given], read=read)
+    known = all(answer.truncated is not None for answer in file.answers.values())
+    return frame.assign(truncated=[bool(one.truncated) for one in given]) if known else frame

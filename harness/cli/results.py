@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.cli.options import DATA, READ, AsJson, StudyOptions, command, option, out_option
 from harness.errors import UserError
 
-if TYPE_CHECKING:
-    from harness.data.reader import Dataset
-
 ELSEWHERE = "Answers made elsewhere"
-SCORER = "Scoring rule: official, lmms-eval or tolerant."
-BENCHMARK = "Benchmark records: a folder in VSI-Bench's layout or world:SPLIT."
+SCORER = "Scoring rule; VSI-Bench's are official, lmms-eval and tolerant."
+BENCHMARK = (
+    "What was asked: records (a folder in VSI-Bench's layout, a file or world:SPLIT), after NAME= where another "
+    "benchmark's rules score them, such as general=FILE.jsonl. \\[default: what the answers' evaluation asked]"
+)
 
 app = typer.Typer()
 
@@ -34,12 +35,12 @@ class SampleOptions:
         "A file of answers, ours or lmms-eval's (--log_samples), instead of a run directory. Repeatable.",
     )
     base: str | None = option(ELSEWHERE, "NAME", "Which of them are the untrained model's.")
-    scorer: str | None = option(ELSEWHERE, "NAME", f"{SCORER} \\[default: official]")
+    scorer: str | None = option(ELSEWHERE, "NAME", f"{SCORER} \\[default: the benchmark's first]")
     margin: float | None = option(ELSEWHERE, "POINTS", "Smaller differences count as equivalent. \\[default: 1]")
-    benchmark: str | None = option(DATA, "SOURCE", BENCHMARK)
+    benchmark: str | None = option(DATA, "[NAME=]SOURCE", BENCHMARK)
 
 
-@command(app, READ, only=("split", "cache"))
+@command(app, READ, only=("plugin", "split", "cache"))
 def score(
     answers: Annotated[
         Path,
@@ -47,24 +48,34 @@ def score(
             metavar="ANSWERS.jsonl", help='Lines {"id": ..., "answer": "..."}.', exists=True, dir_okay=False
         ),
     ],
-    benchmark: Annotated[str, typer.Option("--benchmark", metavar="SOURCE", help=BENCHMARK, rich_help_panel=DATA)],
     options: StudyOptions,
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", metavar="[NAME=]SOURCE", help=BENCHMARK, rich_help_panel=DATA)
+    ] = None,
     scorer: Annotated[
         list[str] | None,
         typer.Option("--scorer", metavar="NAME", help=f"{SCORER} \\[default: all]", rich_help_panel=ELSEWHERE),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score raw answers of any tool by the benchmark's rules, on a scale from 0 to 100."""
-    from harness.plugins import registry
+    """Score raw answers of any tool by the benchmark's rules, on a scale from 0 to 100.
 
-    dataset = _read_benchmark(benchmark, options)
-    rules = registry.load("benchmarks", "vsibench")()
-    result: dict[str, Any] = rules.score_file(answers, dataset.records, *([scorer] if scorer else []))
+    Where an evaluation of ours wrote the file, the questions are those that it asked, and the rules its benchmark's.
+    Elsewhere only answered questions are scored, and how many have no answer is said.
+    """
+    from harness.study.asked import rules_and_questions
+    from harness.study.report import load_report
+
+    rules, dataset = rules_and_questions([answers], benchmark, options.split, options.cache)
+    result = load_report().score(answers, dataset, rules, scorer or ())
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
-    else:
-        Console().print(_score_table(result))
+        return
+    console = Console()
+    console.print(_score_table(result))
+    first = next(iter(result.values()))
+    if first["n"] < first["of"]:
+        console.print(Text(_left_out(first), style="yellow"))
 
 
 @command(app, READ, only=("plugin", "split", "cache", "with_published"))
@@ -103,20 +114,22 @@ def report(
 def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:
     """The report on answers made elsewhere."""
     from harness.config.study import ReportSection
+    from harness.study.asked import rules_and_questions
     from harness.study.compare import tell_files
     from harness.study.process import command_line
     from harness.study.report import load_report
 
-    if samples.benchmark is None:
-        raise UserError("`--benchmark`: name the records that were answered, for example --benchmark data/vsi-bench")
     margin = 1.0 if samples.margin is None else samples.margin
     if margin <= 0:
         raise UserError(f"`--margin {margin:g}`: a margin must be more than 0 points")
-    console = Console()
-    paths = load_report().write_samples(
+    console, report, sources = Console(), load_report(), samples.samples or ()
+    files = report.files_of(sources)
+    rules, dataset = rules_and_questions(files, samples.benchmark, options.split, options.cache)
+    paths = report.write_samples(
         console,
-        samples.samples or (),
-        _read_benchmark(samples.benchmark, options),
+        sources,
+        dataset,
+        rules,
         out,
         base=samples.base,
         scorer=samples.scorer,
@@ -124,15 +137,6 @@ def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) ->
         command=command_line(),
     )
     tell_files(paths, console)
-
-
-def _read_benchmark(source: str, options: StudyOptions) -> Dataset:
-    """The questions of a benchmark; scoring does not need its videos."""
-    from harness.data.reader import read_dataset
-    from harness.data.sources import resolve_source
-
-    root, found = resolve_source(source, options.cache or Path("cache"), default=options.split or "test")
-    return read_dataset(root, options.split or found, check_videos=False)
 
 
 def _score_table(result: dict[str, Any]) -> Table:
@@ -145,4 +149,16 @@ def _score_table(result: dict[str, Any]) -> Table:
         table.add_row(task, *(f"{one['tasks'][task]:.2f}" for one in result.values()))
     for key, label in (("n", "questions"), ("unparsable", "without a readable answer")):
         table.add_row(label, *(f"{one[key]:g}" for one in result.values()), style="dim")
+    if "if_all_asked" in next(iter(result.values())):
+        table.add_row("overall, unanswered as wrong", *(f"{one['if_all_asked']:.2f}" for one in result.values()))
     return table
+
+
+def _left_out(score: dict[str, Any]) -> str:
+    """Which of the benchmark's questions are not in a score."""
+    if "if_all_asked" not in score:
+        return f"Only the {score['n']:,} of the benchmark's {score['of']:,} questions that were asked are scored."
+    return (
+        f"Only the {score['n']:,} of the benchmark's {score['of']:,} questions that the file answers are scored, since "
+        "it does not say which were asked; a question that was asked and has no answer would count as wrong."
+    )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from harness.api.benchmark import Benchmark, Questions
-from harness.api.config import StrictConfig
 from harness.api.sampler import Sampled, Sampler
 from harness.config.study import EvaluationSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
@@ -20,47 +17,19 @@ from harness.data.video.stills import StillImages
 from harness.engine.policy import Policy
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
-from harness.io import append_lines, read_as, sha256_file, whole_lines, write_json, write_text
+from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
 from harness.models.families import video_defaults
 from harness.plugins import registry
-from harness.study.setup import Setup
+from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
+from harness.study.setup import Setup, benchmark_source
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
-
-SAMPLES = "samples.jsonl"
-MANIFEST = "manifest.json"
 
 SECOND_TURN_TOKENS = 16
 """Token limit of a second turn: VSI-Bench's own for an answer alone."""
 
 OWN_WORDS = "official"
 """The prompt mode of questions with words of their own: no part of the answer is set apart by tags."""
-
-
-class EvaluationManifest(StrictConfig):
-    """``manifest.json`` of the answers of one checkpoint to one benchmark.
-
-    Attributes:
-        identity: What the answers depend on.
-        n: Questions.
-        complete: Whether all are answered.
-        samples: SHA-256 of the answers; set when they are complete.
-    """
-
-    identity: dict[str, str]
-    n: int = Field(ge=0)
-    complete: bool
-    samples: str | None = None
-
-    @staticmethod
-    def read(folder: Path) -> EvaluationManifest:
-        """Read that of a folder of answers.
-
-        Raises:
-            UserError: It is missing or damaged.
-        """
-        path = folder / MANIFEST
-        return read_as(EvaluationManifest, path, f"To evaluate again, delete {folder} and run the same command")
 
 
 @dataclass(frozen=True)
@@ -77,6 +46,9 @@ class EvaluationJob:
         folder: Where ``samples.jsonl`` and ``manifest.json`` go.
         progress: Called with (questions done, questions in all).
         words: A question's own words; None for those of the prompt mode.
+        benchmark: The registered name of the benchmark, for the manifest.
+        options: Its options, likewise.
+        source: Where the questions come from, likewise.
     """
 
     dataset: Dataset | Questions
@@ -88,6 +60,22 @@ class EvaluationJob:
     folder: Path
     progress: Callable[[int, int], None]
     words: Callable[[Record], str | None] = lambda record: None
+    benchmark: str = DEFAULT_RULES
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def asked(self) -> Asked:
+        """What it asks, for the manifest."""
+        records = self.dataset.records
+        return Asked(
+            benchmark=self.benchmark,
+            options=dict(self.options),
+            source=self.source,
+            mode=self.mode,
+            ids=tuple(record.key for record in records),
+            questions=digest_of_questions(records),
+        )
 
 
 def evaluate(
@@ -111,8 +99,10 @@ def evaluate(
     """
     encoder, settings = setup.encoder, setup.study.evaluation
     scorer = settings.scorer if name == settings.benchmark else None
-    benchmark: Benchmark = registry.create("benchmarks", name, settings.more.get(name))
-    dataset, pixels = benchmark.questions() or setup.benchmark, benchmark.pixels()
+    options = settings.more.get(name, {})
+    benchmark: Benchmark = registry.create("benchmarks", name, options)
+    own, pixels = benchmark.questions(), benchmark.pixels()
+    dataset, source = (own, own.source) if own else (setup.benchmark, benchmark_source(setup.study.data))
     mode: str = setup.study.prompt.evaluation
     if pixels:
         config = setup.policy.base.config
@@ -122,7 +112,20 @@ def evaluate(
         # A bare answer has no reasoning, so there is no second turn either.
         mode, settings = OWN_WORDS, settings.model_copy(update={"two_turns": False})
     sampler = make_sampler(setup.policy, setup.study.rollout, settings.batch)
-    job = EvaluationJob(dataset, sampler, encoder, mode, settings, identity, folder, progress, benchmark.words)
+    job = EvaluationJob(
+        dataset,
+        sampler,
+        encoder,
+        mode,
+        settings,
+        identity,
+        folder,
+        progress,
+        benchmark.words,
+        benchmark=name,
+        options=options,
+        source=source,
+    )
     answer_benchmark(job)
     answers = {str(row["id"]): answer_in(row["answer"], mode) for row in read_samples(folder)}
     scores = benchmark.question_scores(dataset.records, answers, benchmark.scorer_named(scorer))
@@ -150,15 +153,16 @@ def answer_benchmark(job: EvaluationJob) -> Path:
     if manifest.is_file() and EvaluationManifest.read(job.folder).complete:
         job.progress(len(records), len(records))
         return samples
-    document = EvaluationManifest(identity=job.identity, n=len(records), complete=False)
-    write_json(manifest, document.model_dump(exclude_none=True))
+    begun = EvaluationManifest(identity=job.identity, n=len(records), asked=job.asked, complete=False)
+    document = begun.model_dump(mode="json", exclude_none=True)
+    write_json(manifest, document)
     size = job.settings.batch
     done = len(whole_lines(samples)) // size * size
     write_text(samples, "".join(line + "\n" for line in whole_lines(samples)[:done]))
     for start in range(done, len(records), size):
         append_lines(samples, list(_answer(job, records[start : start + size])))
         job.progress(min(start + size, len(records)), len(records))
-    write_json(manifest, document.model_dump() | {"complete": True, "samples": sha256_file(samples)})
+    write_json(manifest, document | {"complete": True, "samples": sha256_file(samples)})
     return samples
 
 
@@ -168,11 +172,7 @@ def _is_of(job: EvaluationJob) -> bool:
     if not manifest.is_file():
         return not samples.exists()
     found = EvaluationManifest.read(job.folder)
-    return found.identity == job.identity and (not found.complete or _is_whole(samples, found))
-
-
-def _is_whole(samples: Path, manifest: EvaluationManifest) -> bool:
-    return samples.is_file() and manifest.samples == sha256_file(samples)
+    return found.identity == job.identity and (not found.complete or found.is_of(samples))
 
 
 def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[str]:
@@ -214,7 +214,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: They are not what the evaluation wrote.
     """
-    if not _is_whole(folder / SAMPLES, EvaluationManifest.read(folder)):
+    if not EvaluationManifest.read(folder).is_of(folder / SAMPLES):
         raise UserError(
             f"`{folder / SAMPLES}`: its content is not what the evaluation wrote (digest differs). "
             f"To evaluate again, delete {folder.parent.parent / 'status.json'} and run the same command"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from rich.console import Console
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import ReportSection, StudyConfig
 from harness.data.reader import Dataset
 
@@ -24,6 +25,7 @@ class Report(Protocol):
         console: Console,
         sources: Sequence[str],
         benchmark: Dataset,
+        rules: Benchmark,
         folder: Path,
         *,
         base: str | None = None,
@@ -32,6 +34,14 @@ class Report(Protocol):
         command: str = "",
     ) -> list[Path]:
         """Print and write the report on answers made elsewhere; return its files, the page first."""
+
+    def score(
+        self, answers: Path, benchmark: Dataset, rules: Benchmark, scorers: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """The scores of a file of answers by some of the rules' scorers, or by all; each as JSON holds it."""
+
+    def files_of(self, sources: Sequence[str]) -> list[Path]:
+        """The files that sources such as ``NAME=FILE`` name."""
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find; return the number of questions planned for."""

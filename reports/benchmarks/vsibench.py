@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from harness.api.benchmark import Baseline, Benchmark, Figures, ScoringRule, Task, check_ids
+from harness.api.benchmark import Baseline, Benchmark, Figures, ScoringRule, Task
 from harness.data.layout import BENCHMARK_SPLITS, SUFFIXES
 from harness.vsibench.baselines import constant_answers, text_prior_answers
 from harness.vsibench.questions import part_of_vsi_bench
@@ -17,7 +17,6 @@ from harness.vsibench.scorers import SCORERS, ItemScore
 from harness.vsibench.scoring import means_of_tasks, task_scores, task_weights
 from harness.vsibench.types import DIRECTION_TYPES
 from harness.world.build import is_of_the_world
-from reports.answerfiles import read_answers
 from reports.text import listed
 
 
@@ -89,37 +88,6 @@ class VSIBench(Benchmark):
             Baseline("constant", "Constant answer", constant_answers(train, records)),
             Baseline("text-prior", "Text only, no video", text_prior_answers(train, records)),
         )
-
-    def score_file(
-        self, answers: Path, records: Sequence[Record], scorers: Sequence[str] = tuple(SCORERS)
-    ) -> dict[str, Any]:
-        """Score a file of answers, for ``harness score``.
-
-        Args:
-            answers: JSON lines, see :mod:`reports.answerfiles`.
-            records: The questions.
-            scorers: Names of scorers.
-
-        Returns:
-            Per scorer ``overall``, ``tasks`` (0-100), ``n`` (questions) and ``unparsable`` (questions
-            without a readable answer, the unanswered ones included).
-
-        Raises:
-            UserError: An unknown scorer, or as :func:`read_answers` and :func:`check_ids`.
-        """
-        raw = {key: answer.text for key, answer in read_answers(answers, records).items()}
-        check_ids(records, raw)
-        result: dict[str, Any] = {}
-        for name in scorers:
-            scored = self.question_scores(records, raw, self.scorer_named(name))
-            figures = self.figures([one.type for one in scored], [one.score for one in scored])
-            result[name] = {
-                "overall": figures.overall,
-                "tasks": figures.tasks,
-                "n": len(scored),
-                "unparsable": sum(not one.parsed for one in scored),
-            }
-        return result
 
 
 def figures_of(tasks: Mapping[str, float]) -> Figures:

@@ -227,6 +227,7 @@ def test_score_prints_json_alone(harness: Cli, tmp_path: Path, train_and_test: l
     assert found["official"]["overall"] == pytest.approx(200 / 3)
     assert found["official"]["n"] == 3
     assert "66.67" in harness("score", "answers.jsonl", "--benchmark", benchmark).out
+    mistake(harness("score", "answers.jsonl"), "`--benchmark`: name the records that were answered")
     mistake(
         harness("score", "answers.jsonl", "--benchmark", benchmark, "--scorer", "offical"), "did you mean official?"
     )

@@ -15,6 +15,7 @@ from study_kit import QUIET, finish_cell, prepare_cells, small_study
 from harness.config.study import StudyConfig, load_study
 from harness.errors import UserError
 from harness.plugins import registry
+from harness.study.asked import rules_and_questions
 from harness.study.cell import main
 from harness.study.status import read_status
 from reports.comparison import Comparison
@@ -105,9 +106,15 @@ def test_the_status_of_a_cell_shows_the_same_score(study: StudyConfig, tmp_path:
     _, cells = prepare_cells(study, run)
     assert main([str(run), cells["base-0"].id]) == 0
     folder = cells["base-0"].folder(run)
-    lines = (folder / "lengths" / "step-000000" / "samples.jsonl").read_text().splitlines()
-    mean = 100 * closeness([json.loads(line)["answer"] for line in lines]).mean()
+    samples = folder / "lengths" / "step-000000" / "samples.jsonl"
+    mean = 100 * closeness([json.loads(line)["answer"] for line in samples.read_text().splitlines()]).mean()
     assert read_status(folder).numbers["overall"] == pytest.approx(mean)
+    # So does `harness score`, which knows from the manifest what was asked and whose rules score it.
+    rules, questions = rules_and_questions([samples], None, None, None)
+    result = Comparison().score(samples, questions, rules, ())
+    assert list(result) == ["four", "short"] and result["four"]["overall"] == pytest.approx(mean)
+    page = Comparison().write_samples(QUIET, [f"a={samples}"], questions, rules, tmp_path / "report")[0].read_text()
+    assert "Scores on Lengths" in page and "VSI-Bench" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
 def test_a_scorer_that_the_headline_does_not_have_is_refused(study: StudyConfig) -> None:

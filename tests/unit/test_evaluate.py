@@ -99,7 +99,11 @@ def test_the_manifest_says_what_the_answers_depend_on(kit: Kit, job: EvaluationJ
     seen: list[tuple[int, int]] = []
     samples = answer_benchmark(replace(job, progress=lambda done, total: seen.append((done, total))))
     assert seen == [(4, 9), (8, 9), (9, 9)]
-    assert read_json(job.folder / "manifest.json") == {
+    manifest = read_json(job.folder / "manifest.json")
+    asked = manifest.pop("asked")
+    assert asked["ids"] == [record.key for record in kit.data.records]
+    assert (asked["benchmark"], asked["mode"]) == ("vsibench", "official")
+    assert manifest == {
         "identity": IDENTITY,
         "n": 9,
         "complete": True,

@@ -13,11 +13,13 @@ import pytest
 from harness.config.study import ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError
+from harness.io import sha256_file, write_json
+from harness.study.asked import MANIFEST, SAMPLES, Asked, digest_of_questions
 from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
 from reports.benchmarks.vsibench import VSIBench
-from reports.samples import parse_sources, results_from
+from reports.samples import parse_sources, read_file, results_from, score_file
 from reports.tables import build_tables
 
 OPTIONS = ("A. w", "B. x", "C. y", "D. z")
@@ -83,7 +85,7 @@ def test_every_form_of_lmms_evals_log_is_read(version: str, tmp_path: Path) -> N
     found = read_answers(lmms(tmp_path / "log.jsonl", version), BENCH.records)
     assert found["100"] == RawAnswer("99")  # what lmms-eval scored, without the reasoning
     assert [found[r.key].text for r in BENCH.records[1:]] == [r.ground_truth for r in BENCH.records[1:]]
-    official = VSIBench().score_file(tmp_path / "log.jsonl", BENCH.records, ["official"])["official"]
+    official = score_file(tmp_path / "log.jsonl", BENCH.records, VSIBench(), ["official"])["official"]
     assert official["tasks"]["route_planning"] == 100 and official["tasks"]["object_counting"] == pytest.approx(500 / 6)
 
 
@@ -177,6 +179,78 @@ def test_a_shared_subset_is_compared_and_said_to_be_one(tmp_path: Path) -> None:
     found = results(texts)
     assert len(found.records) == 30 and len(found.answers) == 60
     assert "Only the 30 of the benchmark's 60 questions" in build_tables(found).scores.to_markdown()
+
+
+def evaluation(folder: Path, data: Dataset, mode: str = "official", complete: bool = True, **more: Any) -> Path:
+    """Answers in the folder of an evaluation that asked ``data``; every third is wrong."""
+    folder.mkdir()
+    path = own(folder / SAMPLES, 3, data)
+    ids = tuple(record.key for record in data.records)
+    asked = Asked(mode=mode, ids=ids, questions=digest_of_questions(data.records), **more).model_dump()
+    manifest = {"identity": {}, "n": len(ids), "asked": asked, "complete": complete}
+    write_json(folder / MANIFEST, manifest | ({"samples": sha256_file(path)} if complete else {}))
+    return path
+
+
+HALF = Dataset(BENCH.root, "test", BENCH.records[:30])
+
+
+def test_a_question_that_was_not_asked_is_not_wrong(tmp_path: Path) -> None:
+    alone = score_file(own(tmp_path / "own.jsonl", 3, HALF), HALF.records, VSIBench(), ["official"])["official"]
+    told = score_file(evaluation(tmp_path / "e", HALF), BENCH.records, VSIBench(), ["official"])["official"]
+    assert told == alone | {"of": 60}
+    # Nothing says whether the questions without an answer were asked: both scores are given.
+    unknown = score_file(tmp_path / "own.jsonl", BENCH.records, VSIBench(), ["official"])["official"]
+    # Each type has three answered questions of six.
+    assert unknown == alone | {"of": 60, "if_all_asked": pytest.approx(alone["overall"] / 2)}
+
+
+def test_what_was_asked_is_checked_against_the_benchmark(tmp_path: Path) -> None:
+    path = evaluation(tmp_path / "e", HALF)
+    with pytest.raises(UserError, match=r"lacks 10 of the 30 questions that were asked \(120, .*--benchmark"):
+        read_file(path, [*HALF.records[:20], *BENCH.records[30:]])
+    other = [record.model_copy(update={"question": "Another?"}) for record in BENCH.records]
+    with pytest.raises(UserError, match="other questions were asked than the benchmark has"):
+        read_file(path, other)
+    with pytest.raises(UserError, match="evaluation of 30 questions is not complete; run the same command again"):
+        read_file(evaluation(tmp_path / "part", HALF, complete=False), BENCH.records)
+    path.write_text(path.read_text().replace("99", "98"))
+    with pytest.raises(UserError, match="not what the evaluation wrote"):
+        read_file(path, BENCH.records)
+    path.rename(tmp_path / "edited.jsonl")
+    assert not read_file(tmp_path / "edited.jsonl", BENCH.records).known
+
+
+def test_two_evaluations_of_other_questions_are_not_compared(tmp_path: Path) -> None:
+    texts = [f"a={evaluation(tmp_path / 'a', HALF)}", f"b={evaluation(tmp_path / 'b', BENCH)}"]
+    with pytest.raises(UserError, match="answer different questions and must not be compared"):
+        results(texts)
+    found = results([texts[0], f"b={own(tmp_path / 'b.jsonl', 3, HALF)}"])
+    assert "Only the 30 of the benchmark's 60 questions that were asked" in build_tables(found).scores.to_markdown()
+
+
+def test_the_part_of_an_answer_that_is_scored_follows_the_evaluations_prompt(tmp_path: Path) -> None:
+    tagged = [
+        json.dumps({"id": r.id, "answer": f"<think>7</think><answer>{r.ground_truth}</answer>"}) for r in BENCH.records
+    ]
+    for mode, overall in (("think", 100), ("official", 0)):
+        path = evaluation(tmp_path / mode, BENCH, mode)
+        path.write_text("\n".join(tagged) + "\n")
+        manifest = path.with_name(MANIFEST)
+        write_json(manifest, json.loads(manifest.read_text()) | {"samples": sha256_file(path)})
+        assert score_file(path, BENCH.records, VSIBench(), ["official"])["official"]["overall"] == overall
+    assert results([str(tmp_path / "think" / SAMPLES)]).answers["score"].mean() == 1
+
+
+@pytest.mark.parametrize("filtered", ["", [""], [[""]], [], [None]])
+def test_an_empty_filtered_answer_is_an_answer_and_not_the_unfiltered_one(filtered: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    entry = {"doc_id": 0, "target": BENCH.records[0].ground_truth, "resps": [[BENCH.records[0].ground_truth]]}
+    path.write_text(json.dumps(entry | {"filtered_resps": filtered}) + "\n")
+    assert read_answers(path, BENCH.records) == {"100": RawAnswer("")}
+    assert score_file(path, BENCH.records[:1], VSIBench(), ["official"])["official"]["overall"] == 0
+    path.write_text(json.dumps(entry) + "\n")  # no filter: lmms-eval scored the response itself
+    assert read_answers(path, BENCH.records) == {"100": RawAnswer(BENCH.records[0].ground_truth)}
 
 
 HOSTILE = '<script>alert(1)</script> \\input{/etc/passwd} $x^2$ | `rm` \x1b[31m\x00 "q" \u202e 4'

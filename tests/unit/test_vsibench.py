@@ -19,6 +19,7 @@ from harness.vsibench.scoring import (
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
 from reports.benchmarks.vsibench import VSIBench
+from reports.samples import score_file
 
 
 def record(key: int | str, kind: str = "object_counting", truth: str = "4") -> Record:
@@ -136,9 +137,10 @@ def test_reading_answers(tmp_path: Path) -> None:
     lines = [{"id": 1, "answer": "a\u2028b"}, {"id": "x", "answer": 4, "more": [1]}]
     path.write_text("\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
     assert read_answers(path, []) == {"1": RawAnswer("a\u2028b"), "x": RawAnswer("4")}
-    assert VSIBench().score_file(path, [record(1), record("x")], ["official"])["official"] == {
+    assert score_file(path, [record(1), record("x")], VSIBench(), ["official"])["official"] == {
         "overall": 50.0,
         "tasks": {"object_counting": 50.0},
         "n": 2,
+        "of": 2,
         "unparsable": 1,
     }
