@@ -1,4 +1,4 @@
-"""The Hugging Face hub: downloading a data set, identifying a model's weights, explaining failures."""
+"""The Hugging Face hub: downloading data sets and models, identifying a model's files, explaining failures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from harness.errors import UserError
 from harness.io import read_json, sha256_file
 
 Kind = Literal["model", "dataset"]
+
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+MODEL_SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
+"""The files of a model, besides its weights, that decide what it is asked and what it answers."""
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_FILES = ["*.jsonl", "*.json", "*.parquet", "*.txt", "*.zip", "*.mp4"]
@@ -39,41 +58,118 @@ def fetch_dataset(repository: str, *, local_only: bool = False) -> Path:
         raise unavailable(error, repository, "dataset") from error
 
 
-def weight_digests(repository: str) -> dict[str, str]:
-    """SHA-256 of each safetensors file of a model, from the hub or else from its cache on this machine.
+def model_digests(location: str) -> dict[str, str]:
+    """SHA-256 of each file of a model that decides a number: equal on the hub, in its cache and in a folder.
+
+    Weights are the files that are read, not copies beside them. The digests of those that are not on this machine come
+    from the hub.
+
+    Args:
+        location: A folder or a hub id.
 
     Raises:
         UserError: The model is not available, or has no safetensors file.
     """
-    from huggingface_hub import HfApi
+    folder = Path(location)
+    if not folder.is_dir():
+        folder = _settings_folder(location)
+        weights = _listed_digests(location, folder)
+    else:
+        weights = {name: sha256_file(folder / name) for name in weight_files(folder)}
+    settings = sorted(path for name in MODEL_SETTINGS for path in folder.glob(name))
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in settings} | weights
 
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold a model's weights: one, or those of its index. They need not exist.
+
+    Raises:
+        UserError: There is neither the file nor an index, or the index cannot be read.
+    """
+    index = folder / WEIGHTS_INDEX
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not index.is_file():
+        raise UserError(
+            f"`{folder}`: it has no {WEIGHTS} and no {WEIGHTS_INDEX}; only safetensors are loaded. Save the model "
+            "again with save_pretrained"
+        )
+    names = set(indexed_tensors(index).values())
+    if outside := sorted(name for name in names if Path(name).name != name):
+        raise UserError(f"`{index}`: names a file outside its folder: {outside[0]}. Fetch or save the model again")
+    return sorted(names)
+
+
+def indexed_tensors(index: Path) -> dict[str, str]:
+    """The file of each tensor, as a model's index has it.
+
+    Raises:
+        UserError: It is not an index of tensors.
+    """
+    document = read_json(index)
+    found = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(f"`{index}`: `weight_map` names no files. Fetch or save the model again")
+    return found
+
+
+def fetch_model(repository: str) -> Path:
+    """The folder of a model's snapshot with its settings and weights; what is missing is downloaded.
+
+    Raises:
+        UserError: The model is not available; the message gives the reason and the fix.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    folder = _settings_folder(repository)
+    weights = weight_files(folder) if (folder / WEIGHTS_INDEX).is_file() else [WEIGHTS]
     try:
-        listed = HfApi().model_info(repository, files_metadata=True).siblings or []
-        found = {one.rfilename: one.lfs.sha256 for one in listed if one.lfs and one.rfilename.endswith(".safetensors")}
+        snapshot_download(repository, revision=folder.name, allow_patterns=weights)
     except Exception as error:
-        found = _cached_digests(repository)
-        if not found:
-            raise unavailable(error, repository, "model") from error
-    if not found:
-        raise UserError(f"`--model {repository}`: it has no .safetensors file; only safetensors are loaded")
-    return dict(sorted(found.items()))
+        raise unavailable(error, repository, "model") from error
+    if absent := [name for name in weights if not (folder / name).is_file()]:
+        raise unavailable(errors.LocalEntryNotFoundError(absent[0]), repository, "model")
+    return folder
 
 
-def _cached_digests(repository: str) -> dict[str, str]:
-    """The same from the cache, whose files link to blobs named by their SHA-256; {} if one is missing."""
+def cached_model(repository: str) -> Path | None:
+    """The folder of a model's snapshot in the cache on this machine, if its weights are there."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repository, "config.json")
     if not isinstance(config, str):
-        return {}
+        return None
     folder = Path(config).parent
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    files = [folder / name for name in names]
-    if not all(file.is_file() for file in files):
-        return {}
-    blobs = {file.name: file.resolve() for file in files}
-    return {name: blob.name if _SHA256.fullmatch(blob.name) else sha256_file(blob) for name, blob in blobs.items()}
+    whole = any((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX))
+    return folder if whole and all((folder / name).is_file() for name in weight_files(folder)) else None
+
+
+def _settings_folder(repository: str) -> Path:
+    """The folder of a model's snapshot with all its files but the weights."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[*MODEL_SETTINGS, WEIGHTS_INDEX]))
+    except Exception as error:
+        raise unavailable(error, repository, "model") from error
+
+
+def _listed_digests(repository: str, folder: Path) -> dict[str, str]:
+    """Of a model's weight files, from the hub or else from its cache, whose files link to blobs named by digest."""
+    from huggingface_hub import HfApi
+
+    try:
+        listed = HfApi().model_info(repository, revision=folder.name, files_metadata=True).siblings or []
+    except Exception as error:
+        if not (whole := cached_model(repository)):
+            raise unavailable(error, repository, "model") from error
+        blobs = {name: (whole / name).resolve() for name in weight_files(whole)}
+        return {name: blob.name if _SHA256.fullmatch(blob.name) else sha256_file(blob) for name, blob in blobs.items()}
+    digests = {one.rfilename: one.lfs.sha256 for one in listed if one.lfs}
+    names = [WEIGHTS] if WEIGHTS in digests else weight_files(folder)
+    if absent := [name for name in names if name not in digests]:
+        raise UserError(f"`--model {repository}`: the hub has no {absent[0]}, which its {WEIGHTS_INDEX} names")
+    return {name: digests[name] for name in names}
 
 
 def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:

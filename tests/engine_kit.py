@@ -107,6 +107,18 @@ def tiny_model(family: str = "qwen2_vl", dtype: torch.dtype = torch.float32, see
     return model.eval()
 
 
+def stored_quantised(folder: Path, place: Path, **kind: bool) -> Path:
+    """The model of a folder as bitsandbytes and ``save_pretrained`` store it: all linear layers but the output's."""
+    from transformers import BitsAndBytesConfig
+
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder, quantization_config=BitsAndBytesConfig(**kind), device_map={"": "cpu"}, dtype=torch.float32
+    )
+    model.save_pretrained(place, save_original_format=False)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(place)
+    return place
+
+
 def tiny_policy(model: torch.nn.Module, engine: Engine = "shared", precision: str = "fp32") -> Policy:
     return Policy(model, tiny_tokenizer(), torch.device("cpu"), precision, engine=engine)
 

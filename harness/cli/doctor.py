@@ -143,27 +143,26 @@ def _machine() -> Iterator[Finding]:
 
 
 def _models(study: StudyConfig | None, hub: Finding) -> Iterator[Finding]:
-    from huggingface_hub import try_to_load_from_cache
-
-    from harness.models.loading import locate
+    from harness.config.study import ModelSection
+    from harness.models.conversation import conversation_notes
+    from harness.models.loading import check_model, local_folder, locate
     from harness.plugins import registry
 
     for name in [study.model.name] if study else registry.names("models"):
         try:
             location = locate(name)
+            if folder := local_folder(location):
+                section = study.model if study else ModelSection(name=name)
+                remarks = check_model(section, values=study is not None)
+                remarks += conversation_notes(name) if study else ()
+                where = f"here: {location}" if folder == Path(location) else f"{location}, in the hub's cache here"
+                yield Finding(name, "; ".join([where, *remarks]), "note" if remarks else "good")
+            elif hub.level == "good":
+                yield Finding(name, f"{location}, to be fetched from the hub")
+            else:
+                yield Finding(name, f"{location} is not here and the hub cannot be reached", "bad" if study else "note")
         except UserError as error:
             yield Finding(name, str(error), "bad")
-            continue
-        if Path(location).is_dir():
-            whole = any(Path(location).glob("*.safetensors"))
-            text = f"here: {location}" if whole else f"{location} has no .safetensors file"
-            yield Finding(name, text, "good" if whole else "bad")
-        elif isinstance(try_to_load_from_cache(location, "config.json"), str):
-            yield Finding(name, f"{location}, in the hub's cache on this machine")
-        elif hub.level == "good":
-            yield Finding(name, f"{location}, to be fetched from the hub")
-        else:
-            yield Finding(name, f"{location} is not here and the hub cannot be reached", "bad" if study else "note")
 
 
 def _data(study: StudyConfig | None) -> Iterator[Finding]:

@@ -126,11 +126,11 @@ def conversation_notes(name: str) -> tuple[str, ...]:
 
     config, location = model_config(name), locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"`--model {name}`: its tokenizer cannot be loaded from {location}: {error}") from error
     try:
-        generation = GenerationConfig.from_pretrained(location)
+        generation = GenerationConfig.from_pretrained(location, trust_remote_code=False)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
     return settle_conversation(tokenizer, config, generation, name)

@@ -13,18 +13,22 @@ from torch import nn
 
 from harness.config.study import ModelSection
 from harness.errors import UserError, unknown_name
-from harness.hub import unavailable, weight_digests
-from harness.io import digest_of, read_json, sha256_file
+from harness.hub import cached_model, fetch_model, model_digests, unavailable
+from harness.io import digest_of, read_json
 from harness.models.families import FAMILIES
 from harness.models.presets import ModelPreset
+from harness.models.quantisation import (
+    agreed_quantisation,
+    compute_in,
+    keep_weights_trainable_on_cpu,
+    quantisation_config,
+)
+from harness.models.weights import StoredWeights, check_finite, check_weights, load_whole, quantised_weights
 from harness.plugins import registry
 from harness.seeds import seed_for
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """LoRA goes on every linear layer of the language model; the paper does not say where. Ours."""
-
-NOT_QUANTISED = ["model.visual", "lm_head"]
-"""Parts that are not quantised, by their full prefix: ``visual`` alone would match nothing."""
 
 
 class LoadedModel(NamedTuple):
@@ -47,19 +51,23 @@ def locate(name: str) -> str:
         return preset.location
     path = Path(name)
     if path.is_dir():
-        if (path / "adapter_config.json").is_file():
-            base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
-            raise UserError(
-                f"`model.name` = {name}: the folder holds adapters for {base}, not a model. Name the base model; a "
-                "cell's checkpoint is evaluated with `harness evaluate CHECKPOINT`, other adapters are merged into "
-                "their base first (merge_and_unload of peft)"
-            )
+        _refuse_adapters(name, path)
         if not (path / "config.json").is_file():
             raise UserError(f"`model.name` = {name}: the folder has no config.json, so it is not a model")
         return str(path)
     if name.count("/") == 1 and not path.is_absolute() and not name.startswith("."):
         return name
     raise unknown_name(f"--model {name}", name, registry.names("models"))
+
+
+def _refuse_adapters(name: str, folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise UserError(
+            f"`model.name` = {name}: the folder holds adapters for {base}, not a model. Name the base model; a "
+            "cell's checkpoint is evaluated with `harness evaluate CHECKPOINT`, other adapters are merged into "
+            "their base first (merge_and_unload of peft)"
+        )
 
 
 def model_config(name: str) -> Any:
@@ -72,7 +80,7 @@ def model_config(name: str) -> Any:
 
     location = locate(name)
     try:
-        config = AutoConfig.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     except Exception as error:
         raise _not_loadable(name, location, error) from error
     if config.model_type not in FAMILIES:
@@ -106,19 +114,57 @@ def _not_loadable(name: str, location: str, error: Exception) -> UserError:
 
 
 def model_digest(name: str) -> str:
-    """Identifies the weights: SHA-256 over their files' own, which are equal on the hub and in a local copy.
+    """Identifies a model: SHA-256 over those of its weights, configuration, tokenizer and templates.
+
+    It is equal on the hub and in a local copy.
 
     Raises:
         UserError: The model cannot be found, is not of a supported family, or has no safetensors.
     """
     model_config(name)
-    location = Path(locate(name))
-    if not location.is_dir():
-        return digest_of(weight_digests(str(location)))
-    weights = sorted(location.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"`model.name` = {name}: {location} has no .safetensors file; only safetensors are loaded")
-    return digest_of({file.name: sha256_file(file) for file in weights})
+    return digest_of(model_digests(locate(name)))
+
+
+def local_folder(location: str) -> Path | None:
+    """Where a located model is on this machine, in the hub's cache too; None if it is not."""
+    return Path(location) if Path(location).is_dir() else cached_model(location)
+
+
+def check_model(section: ModelSection, *, values: bool = True) -> list[str]:
+    """Check a model without loading it: configuration, quantisation and weights must fit each other.
+
+    Of a model of the hub that is not on this machine, only the configuration is checked; :func:`load_model` does the
+    rest.
+
+    Args:
+        section: Which model, and how it is trained.
+        values: Read the weights too, and refuse NaN and infinite ones; else only the headers of their files are read.
+
+    Returns:
+        What is worth knowing about it, in words.
+
+    Raises:
+        UserError: They do not, or the model cannot be found; the message names what does not fit and the fix.
+    """
+    config, location = model_config(section.name), locate(section.name)
+    agreed_quantisation(section, config)
+    if not (folder := local_folder(location)):
+        return []
+    weights = _fitting_weights(section, folder, config)
+    if values:
+        check_finite(weights)
+    return list(weights.remarks)
+
+
+def _fitting_weights(section: ModelSection, folder: Path, config: Any) -> StoredWeights:
+    _refuse_adapters(section.name, folder)
+    weights = check_weights(folder, config)
+    if not section.freeze_vision and any("visual." in name for name in quantised_weights(weights)):
+        raise UserError(
+            f"`model.freeze_vision` = false: the vision tower of {section.name} is stored quantised and cannot be "
+            "trained. Set it to true, or name the model that it was made from, in full precision"
+        )
+    return weights
 
 
 def choose_precision(section: ModelSection, device: torch.device) -> str:
@@ -142,26 +188,35 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     Raises:
         UserError: The model cannot be found or read; the message says which and how to get it.
     """
-    from transformers import AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    location = locate(section.name)
-    model_config(section.name)
+    location, config = locate(section.name), model_config(section.name)
+    stored = agreed_quantisation(section, config)
+    folder = Path(location) if Path(location).is_dir() else fetch_model(location)
     precision = choose_precision(section, device)
     dtype = weights_dtype(section, precision)
-    quantised = quantisation_config(section.quantisation, dtype)
-    options = {} if quantised is None else {"quantization_config": quantised, "device_map": {"": device}}
+    options: dict[str, Any] = {"config": config}
+    if section.quantisation != "none":
+        quantised = quantisation_config(section.quantisation, dtype)
+        if stored == "none":
+            options["quantization_config"] = quantised
+        compute_in(config, dtype)
+        options["device_map"] = {"": device}
+    weights = _fitting_weights(section, folder, config)
+    for remark in weights.remarks:
+        logging.getLogger(__name__).warning("%s: %s", section.name, remark)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-        model = AutoModelForImageTextToText.from_pretrained(
-            location,
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = load_whole(
+            weights,
             dtype=dtype,
             attn_implementation={"text_config": "sdpa", "vision_config": vision_attention(device, precision)},
-            use_safetensors=True,
             **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise _not_loadable(section.name, location, error) from error
-    if quantised is None:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise _not_loadable(section.name, str(folder), error) from error
+    model.name_or_path = location  # which adapters name as their base
+    if section.quantisation == "none":
         model.to(device)
     else:
         keep_weights_trainable_on_cpu(model)
@@ -220,40 +275,3 @@ def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
         # In fp32 like the adapters: in bf16 the updates of a small learning rate would be rounded away.
         wrapped.get_base_model().model.visual.float().requires_grad_(True)
     return wrapped
-
-
-def quantisation_config(kind: str, compute: torch.dtype) -> Any:
-    """The configuration for ``from_pretrained``, or None for ``none``.
-
-    4 bits are NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314).
-
-    Raises:
-        UserError: bitsandbytes is asked for and not installed.
-    """
-    if kind == "none":
-        return None
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise UserError(f'`model.quantisation` = "{kind}" needs bitsandbytes: pip install bitsandbytes') from error
-    from transformers import BitsAndBytesConfig
-
-    if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=NOT_QUANTISED)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-        llm_int8_skip_modules=NOT_QUANTISED,
-    )
-
-
-def keep_weights_trainable_on_cpu(model: nn.Module) -> None:
-    """Keep 4-bit layers from repacking their weights for inference on a CPU with AVX512-BF16.
-
-    bitsandbytes 0.50 does that in the first evaluation and the next training step then fails.
-    """
-    for module in model.modules():
-        if hasattr(module, flag := "support_avx512bf16_for_cpu"):
-            setattr(module, flag, False)

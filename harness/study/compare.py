@@ -17,7 +17,7 @@ from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
 from harness.memory import estimate as memory
 from harness.models.conversation import conversation_notes
-from harness.models.loading import model_config, model_digest
+from harness.models.loading import check_model, model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
@@ -56,9 +56,7 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     Raises:
         UserError: The model or the data cannot be used.
     """
-    weights = model_digest(study.model.name)
-    for note in conversation_notes(study.model.name):
-        console.print(Text(note, style="yellow"), soft_wrap=True)
+    weights = _checked_digest(study, console)
     for source in (benchmark_source(study.data), study.data.train):
         build_source(source, study, console)
     train, benchmark = load_data(study)
@@ -69,6 +67,14 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     questions = question_digests(study, benchmark)
     cells = matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions)
     return Plan(cells, train, benchmark)
+
+
+def _checked_digest(study: StudyConfig, console: Console) -> str:
+    """What identifies the model, which is checked first."""
+    remarks = [f"{study.model.name}: {remark}" for remark in check_model(study.model)]
+    for note in (*remarks, *conversation_notes(study.model.name)):
+        console.print(Text(note, style="yellow"), soft_wrap=True)
+    return model_digest(study.model.name)
 
 
 def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
@@ -149,7 +155,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     if absent:
         # Without the data a cell has no identity, so no folder of the run directory can be its own.
         plan = None
-        cells = matrix.cells_of(study, model_digest=model_digest(study.model.name))
+        cells = matrix.cells_of(study, model_digest=_checked_digest(study, console))
         works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
         console.print(f"Data to be generated first: {', '.join(absent)}", highlight=False)
     else:

@@ -31,6 +31,7 @@ from harness.io import digest_of
 from harness.models.conversation import settle_conversation
 from harness.models.families import has_time_stamps, video_defaults
 from harness.models.loading import load_model
+from harness.models.quantisation import describe_quantisation
 from harness.plugins import registry
 from harness.vsibench.records import Record
 
@@ -157,11 +158,12 @@ class Environment(StrictConfig):
     threads: int = Field(ge=1)
     packages: dict[str, str]
     argv: tuple[str, ...]
+    quantisation: str = "none"
     study_digest: str = ""
 
 
-def environment(study: StudyConfig) -> Environment:
-    """Versions and machine."""
+def environment(setup: Setup) -> Environment:
+    """Versions, machine and how the weights are stored in memory."""
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -169,7 +171,8 @@ def environment(study: StudyConfig) -> Environment:
         threads=torch.get_num_threads(),
         packages={name: _version(name) for name in PACKAGES},
         argv=tuple(sys.argv),
-        study_digest=digest_of(study.model_dump(mode="json")),
+        quantisation=describe_quantisation(setup.policy.base),
+        study_digest=digest_of(setup.study.model_dump(mode="json")),
     )
 
 

@@ -15,7 +15,7 @@ from harness.config.study import BASE, StudyConfig
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import write_json
-from harness.models.loading import model_digest
+from harness.models.loading import check_model, model_digest
 from harness.study.evaluation import evaluate
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
 from harness.study.matrix import CellDocument
@@ -45,7 +45,7 @@ def run_cell(cell_dir: Path) -> None:
     ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train.processes)
     setup = prepare(study, with_train=not is_base, seed=cell.seed)
     _check_evaluation(cell, setup)
-    write_json(cell_dir / ENVIRONMENT_FILE, environment(study).model_dump(mode="json"))
+    write_json(cell_dir / ENVIRONMENT_FILE, environment(setup).model_dump(mode="json"))
     if is_base:
         _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
         return
@@ -106,14 +106,15 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
     ours = (checkpoint / MANIFEST).is_file()
     if not ours:
         study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
+    check_model(study.model)
     setup = prepare(study, with_train=False)
     digest = model_digest(study.model.name)
     if ours:
         opened = read_checkpoint(checkpoint)
-        if opened.manifest["adapter"] and opened.manifest["base"] != digest:
+        if opened.manifest["base"] != digest:
             raise UserError(
-                f"`{checkpoint}`: its adapters were trained on other weights than the present ones of the model "
-                f"{study.model.name}; name the right model in the study"
+                f"`{checkpoint}`: it was trained from other weights, another tokenizer or other settings than the "
+                f"present ones of the model {study.model.name}; name the right model in the study"
             )
         restore_weights(setup.policy.model, opened)
         digest = opened.digest

@@ -14,12 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.io import digest_of, read_json, sha256_file, write_json
+from harness.models.weights import check_weights, load_whole, refuse_infinite
 
 MANIFEST = "manifest.json"
 STATE = "trainer"
 VISION = "vision.safetensors"
+ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+"""What decides how adapters' tensors act, besides their names and shapes."""
 
 
 @dataclass(frozen=True)
@@ -165,27 +168,37 @@ def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         if adapter:
             _restore_adapter(model, checkpoint.folder)
         else:
-            source = type(model).from_pretrained(  # type: ignore[attr-defined]
-                checkpoint.folder, dtype=torch.float32, use_safetensors=True
-            )
-            model.load_state_dict(source.state_dict())
+            _restore_full(model, checkpoint.folder)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"`{checkpoint.folder}`: does not fit this model: {error}") from error
 
 
-def _restore_adapter(model: Any, folder: Path) -> None:
-    from peft import set_peft_model_state_dict
+def _restore_full(model: nn.Module, folder: Path) -> None:
+    from transformers import AutoConfig
 
-    saved, mine = read_json(folder / "adapter_config.json"), model.peft_config[model.active_adapter]
-    for key in ("r", "lora_alpha"):
-        if saved[key] != getattr(mine, key):
-            raise ValueError(f"its adapters have {key} = {saved[key]}, the model section asks for {getattr(mine, key)}")
-    result = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
-    wrong = [*result.unexpected_keys, *(key for key in result.missing_keys if "lora_" in key)]
-    if wrong:
-        raise ValueError(f"its adapters and the model's differ, for example in {wrong[0]}")
+    weights = check_weights(folder, AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    model.load_state_dict(load_whole(weights, dtype=torch.float32).state_dict())
+
+
+def _restore_adapter(model: Any, folder: Path) -> None:
+    """Load adapters, all of them or none: PEFT leaves out what does not fit."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    saved, mine = read_json(folder / "adapter_config.json"), model.peft_config[model.active_adapter].to_dict()
+    for key in ADAPTER_SETTINGS:
+        if saved[key] != mine[key]:
+            raise ValueError(f"its adapters have {key} = {saved[key]}, the model section asks for {mine[key]}")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    shapes, stored = ({name: one.shape for name, one in some.items()} for some in (own, tensors))
+    if wrong := sorted(name for name in shapes | stored if shapes.get(name) != stored.get(name)):
+        raise ValueError(f"its adapters and the model's differ in name or shape: {first_few(wrong)}")
+    refuse_infinite(folder, tensors.items())
+    set_peft_model_state_dict(model, tensors)
     if (folder / VISION).exists():
-        model.get_base_model().model.visual.load_state_dict(load_file(folder / VISION))
+        vision = load_file(folder / VISION)
+        refuse_infinite(folder, vision.items())
+        model.get_base_model().model.visual.load_state_dict(vision)
 
 
 def restore_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     train, benchmark, headline = collected.train, collected.test, collected.headline
     tower = "frozen" if study.model.freeze_vision else "trained"
     yield "Model", f"{study.model.name}, {study.model.tuning} tuning, vision tower {tower}"
+    yield "Quantisation", environment.quantisation if environment else study.model.quantisation
     yield "Training records", f"{study.data.train}: {len(train.records)}, digest {train.digest[:12]}"
     yield "Benchmark", f"{study.data.benchmark}: {len(benchmark.records)} questions, digest {benchmark.digest[:12]}"
     yield "Additional benchmarks", ", ".join(study.evaluation.more) or "none"

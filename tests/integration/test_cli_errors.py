@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli_kit import Cli, mistake
 from conftest import write_small_dataset
+from engine_kit import write_family
+from safetensors.torch import load_file, save_file
 
 from harness.plugins import registry
 
@@ -210,6 +212,24 @@ def test_doctor_never_raises(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert ended.code == 1
     assert "no such thing as memory" in ended.out and "offline mode is on" in ended.out
     assert "world:test" in ended.out
+
+
+def test_a_model_that_is_not_whole_is_refused_before_anything_is_computed(
+    harness: Cli, tmp_path: Path, train_and_test: list[str]
+) -> None:
+    """By doctor, the dry run, compare and evaluate alike, with the tensor's name; no folder is written."""
+    folder = write_family("qwen2_vl", tmp_path / "model")
+    weights = folder / "model.safetensors"
+    save_file(dict(list(load_file(weights).items())[1:]), weights, {"format": "pt"})
+    before, words = set(tmp_path.iterdir()), "1 missing: "
+    study = ["--model", "model", *train_and_test, "--methods", "sft"]
+    for arguments in (["compare", "--dry-run", *study], ["compare", *study], ["train", "sft", *study[:-2]]):
+        mistake(harness(*arguments), words)
+    test = ["--study", "tiny", *train_and_test[2:], "--out", "answers"]
+    mistake(harness("evaluate", "model", *test), words)
+    ended = harness("doctor", *study)
+    assert ended.code == 1 and "1 missing:" in " ".join(ended.out.split())
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_doctor_refuses_an_unknown_model(harness: Cli) -> None:

@@ -86,6 +86,23 @@ def test_no_import_goes_up_a_layer(path):
     assert not upwards, f"{module} imports from above itself: {sorted(upwards)}"
 
 
+def test_models_are_loaded_through_one_door_and_never_run_code_of_a_checkpoint():
+    """What from_pretrained only warns about is refused in harness/models/weights.py; torch.load needs weights_only."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if node.func.attr == "from_pretrained":
+                assert options.get("trust_remote_code") == "False", f"{path}:{node.lineno}"
+                plain = ast.unparse(node.func.value) in ("AutoConfig", "AutoTokenizer", "GenerationConfig")
+                assert plain or path.stem == "weights", f"{path}:{node.lineno}: use load_whole"
+            if ast.unparse(node.func) == "torch.load":
+                assert options.get("weights_only") == "True", f"{path}:{node.lineno}"
+            if node.func.attr == "load_state_dict":
+                assert "strict" not in options, f"{path}:{node.lineno}: what is left out is drawn at random"
+
+
 ROOMS = ("reports.benchmarks", "reports.statistics", "reports.tables", "reports.page")
 """Packages with a door: code outside imports from the package itself, never from a file in it."""
 

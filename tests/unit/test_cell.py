@@ -268,5 +268,5 @@ def test_evaluate_gives_a_cells_own_answers_again(data: Path, tmp_path: Path) ->
     AutoTokenizer.from_pretrained(TINY.location).save_pretrained(tmp_path / "other")
     assert evaluate_checkpoint(tmp_path / "other", limited, tmp_path / "plain")
     moved = study.model_copy(update={"model": study.model.model_copy(update={"name": str(tmp_path / "other")})})
-    with pytest.raises(UserError, match="trained on other weights"):
+    with pytest.raises(UserError, match="trained from other weights"):
         evaluate_checkpoint(checkpoint, moved, tmp_path / "refused")

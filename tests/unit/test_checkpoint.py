@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from trainer_kit import Kit, Stop, make_kit, weights
 
 from harness.engine.policy import Policy
@@ -169,6 +170,47 @@ def test_an_adapter_is_refused_in_full_tuning_and_the_reverse(
     for other in ({"lora_rank": 4}, {"lora_alpha": 8}):
         with pytest.raises(UserError, match=r"does not fit.*(r|lora_alpha) = "):
             restore_weights(kit.policy(tuning="lora", **other).model, read_checkpoint(adapter))
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    save_file({name: one.clone() for name, one in change(load_file(path)).items()}, path, {"format": "pt"})
+
+
+ADAPTERS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "one missing": lambda all: dict(list(all.items())[1:]),
+    "one renamed": lambda all: {name.replace("layers.0.mlp", "layers.9.mlp"): one for name, one in all.items()},
+    "one too many": lambda all: all | {"base_model.model.other.lora_A.weight": torch.ones(1)},
+    "another rank": lambda all: {name: one[:1] if "lora_A" in name else one for name, one in all.items()},
+    "NaN": lambda all: all | {name: torch.full_like(one, torch.nan) for name, one in list(all.items())[:1]},
+}
+
+
+def test_adapters_are_loaded_whole_or_not_at_all(kit: Kit, tmp_path: Path) -> None:
+    """PEFT itself leaves out what does not fit; a digest that agrees is no proof either."""
+    checkpoint = read_checkpoint(train(kit, tmp_path, kit.policy(tuning="lora"))[-1])
+    file, settings = (checkpoint.folder / f"adapter_{name}" for name in ("model.safetensors", "config.json"))
+    model, content = kit.policy(tuning="lora").model, file.read_bytes()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    for case, change in ADAPTERS.items():
+        _rewrite(file, change)
+        with pytest.raises(UserError, match="NaN" if case == "NaN" else "differ in name or shape: base_model"):
+            restore_weights(model, checkpoint)
+        file.write_bytes(content)
+    settings.write_text(json.dumps(read_json(settings) | {"use_rslora": True}))
+    with pytest.raises(UserError, match="use_rslora = True"):
+        restore_weights(model, checkpoint)
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+def test_full_weights_that_lack_a_tensor_are_refused(
+    kit: Kit, trained: tuple[Policy, list[Path]], tmp_path: Path
+) -> None:
+    checkpoint = read_checkpoint(copy_of(trained[1][-1], tmp_path))
+    _rewrite(
+        checkpoint.folder / "model.safetensors", lambda all: {n: one for n, one in all.items() if "0.mlp.up" not in n}
+    )
+    with pytest.raises(UserError, match=r"1 missing: .*layers\.0\.mlp\.up_proj\.weight"):
+        restore_weights(kit.policy().model, checkpoint)
 
 
 def test_weights_of_another_shape_are_refused(kit: Kit, trained: tuple[Policy, list[Path]]) -> None:

@@ -16,6 +16,7 @@ import harness.hub as hub
 from harness.data.reader import read_dataset
 from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError
+from harness.io import sha256_file
 
 CONFIG = '{"model_type": "qwen2_vl"}'
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -133,24 +134,33 @@ def _model(snapshot: Path, *shards: str) -> dict[str, str]:
     return digests
 
 
-def test_a_models_weights_are_the_same_online_offline_and_in_a_folder(
+def test_a_model_has_the_same_digests_online_offline_and_in_a_folder(
     offline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Of its weights and of all settings; a copy beside the weights, which is not read, does not count."""
     from harness.models.loading import model_digest
 
-    digests = _model(cached(offline, "a/model", "models"), "model.safetensors")
-    assert hub.weight_digests("a/model") == digests
-    files = [SimpleNamespace(rfilename=n, lfs=SimpleNamespace(sha256=d)) for n, d in digests.items()]
+    snapshot = cached(offline, "a/model", "models")
+    weights = _model(snapshot, "model.safetensors")
+    (snapshot / "tokenizer.json").write_text("{}")
+    settings = {name: sha256_file(snapshot / name) for name in ("config.json", "tokenizer.json")}
+    assert hub.model_digests("a/model") == settings | weights
+    listed = weights | {"consolidated.safetensors": "0" * 64}
+    files = [SimpleNamespace(rfilename=n, lfs=SimpleNamespace(sha256=d)) for n, d in listed.items()]
     files.append(SimpleNamespace(rfilename="config.json", lfs=None))
     listing = SimpleNamespace(siblings=files)
     with monkeypatch.context() as patch:
         patch.setattr(huggingface_hub.HfApi, "model_info", lambda *args, **options: listing)
-        assert hub.weight_digests("a/model") == digests
+        patch.setattr(huggingface_hub, "snapshot_download", lambda *args, **options: str(snapshot))
+        assert hub.model_digests("a/model") == settings | weights
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / "config.json").write_text(CONFIG)
+    for name in settings:
+        (folder / name).write_bytes((snapshot / name).read_bytes())
     (folder / "model.safetensors").write_bytes(b"model.safetensors")
     assert model_digest(str(folder)) == model_digest("a/model")
+    (folder / "tokenizer.json").write_text("{ }")
+    assert model_digest(str(folder)) != model_digest("a/model")
 
 
 def test_a_model_that_is_not_whole_in_the_cache_is_not_taken(offline: Path) -> None:
@@ -159,5 +169,25 @@ def test_a_model_that_is_not_whole_in_the_cache_is_not_taken(offline: Path) -> N
     (snapshot / "model.safetensors.index.json").write_text(
         '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     )
-    with pytest.raises(UserError, match=r"model a/model: offline mode is on .*is incomplete"):
-        hub.weight_digests("a/model")
+    assert hub.cached_model("a/model") is None
+    for call in (hub.model_digests, hub.fetch_model):
+        with pytest.raises(UserError, match=r"model a/model: offline mode is on .*is incomplete"):
+            call("a/model")
+
+
+def test_a_model_of_the_hub_is_loaded_from_the_cache_and_named_by_its_id(offline: Path) -> None:
+    """With the same checks as a folder's."""
+    import torch
+    from engine_kit import tiny_model, tiny_tokenizer
+
+    from harness.config.study import ModelSection
+    from harness.models.loading import load_model
+
+    snapshot = cached(offline, "a/model", "models")
+    tiny_model().save_pretrained(snapshot)
+    tiny_tokenizer().save_pretrained(snapshot)
+    loaded = load_model(ModelSection(name="a/model"), torch.device("cpu"))
+    assert loaded.model.peft_config["default"].base_model_name_or_path == "a/model"
+    (snapshot / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds adapters"):
+        load_model(ModelSection(name="a/model"), torch.device("cpu"))

@@ -114,7 +114,9 @@ class Curriculum:
     """Draws the token sequences about a scene."""
 
     def __init__(self) -> None:
-        tokenizer = self.tokenizer = AutoTokenizer.from_pretrained(SHIPPED, local_files_only=True)
+        tokenizer = self.tokenizer = AutoTokenizer.from_pretrained(
+            SHIPPED, local_files_only=True, trust_remote_code=False
+        )
         self.category_ids: list[int] = tokenizer.convert_tokens_to_ids(list(CATEGORIES))
         self._kinds = {token: index for index, token in enumerate(self.category_ids)}
         self._encode: Callable[[str], list[int]] = functools.lru_cache(10_000)(tokenizer.encode)

@@ -21,7 +21,7 @@ from harness.models.presets import TINY
 
 SHIPPED = Path(TINY.location)
 WEIGHTS, RECIPE_FILE = "model.safetensors", "recipe.json"
-HIDDEN: int = AutoConfig.from_pretrained(SHIPPED).text_config.hidden_size
+HIDDEN: int = AutoConfig.from_pretrained(SHIPPED, trust_remote_code=False).text_config.hidden_size
 
 
 def build_model(seed: int) -> Qwen2VLForConditionalGeneration:
@@ -33,7 +33,7 @@ def build_model(seed: int) -> Qwen2VLForConditionalGeneration:
     is the beginning of every look-up (the word "chair" finds the video tokens that show one).
     """
     torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(SHIPPED))
+    model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(SHIPPED, trust_remote_code=False))
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             scale = 1 / math.sqrt(module.in_features)
@@ -49,7 +49,7 @@ def build_model(seed: int) -> Qwen2VLForConditionalGeneration:
         with torch.no_grad():
             layer.self_attn.k_proj.weight[: HIDDEN // 2] = layer.self_attn.q_proj.weight[: HIDDEN // 2]
     model.tie_weights()
-    model.generation_config = GenerationConfig.from_pretrained(SHIPPED)
+    model.generation_config = GenerationConfig.from_pretrained(SHIPPED, trust_remote_code=False)
     return model
 
 
