@@ -13,12 +13,14 @@ import uuid
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import UserError, first_few
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 Shape = TypeVar("Shape")
 
@@ -156,6 +158,8 @@ def read_as(shape: type[Shape], path: Path, fix: str) -> Shape:
         UserError: The file is missing, is not JSON, or is something else; the message names the file, the key and the
             fix.
     """
+    from pydantic import TypeAdapter, ValidationError  # not with the module, which `harness --help` loads
+
     document = read_json(path)
     try:
         return TypeAdapter(shape).validate_python(document)
