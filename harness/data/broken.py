@@ -41,8 +41,8 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
 def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:
     status = path.stat()
     stamp = {"size": status.st_size, "modified": status.st_mtime_ns}
-    before: dict[str, Any] = known.get(str(path), {})
-    if stamp.items() <= before.items():
+    before = known.get(str(path))
+    if isinstance(before, dict) and stamp.items() <= before.items() and {"frames", "problem"} <= before.keys():
         return before
     try:
         return {**stamp, "frames": inspect_video(path).frames, "problem": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness.data.layout import PRUNED_IDS, find_video
 from harness.data.reader import MANIFEST
-from harness.data.video.decode import inspect_video, still_files
+from harness.data.video.decode import VideoFacts, inspect_video, still_files
 from harness.errors import UserError, first_few
 from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
 from harness.processes import in_processes
@@ -62,7 +63,7 @@ def check_videos(root: Path, scenes: Sequence[str], workers: int, progress: Prog
         raise UserError(
             f"{root}: {len(missing)} of {len(videos)} videos are missing: {first_few(missing)}; put them there"
         )
-    known = {line["name"]: line for line in map(json.loads, whole_lines(root / _CHECKED))}
+    known = _checked_before(root / _CHECKED)
     jobs = [(name, path, known.get(name)) for name, path in videos.items() if path is not None]
     facts: dict[str, Any] = {}
     faults: list[str] = []
@@ -78,6 +79,17 @@ def check_videos(root: Path, scenes: Sequence[str], workers: int, progress: Prog
     if faults:
         raise UserError(f"{len(faults)} of {len(jobs)} videos cannot be used:\n" + first_few(faults, "\n"))
     return {name: {key: value for key, value in one.items() if key != "name"} for name, one in facts.items()}
+
+
+def _checked_before(file: Path) -> dict[str, dict[str, Any]]:
+    """Facts about videos by scene, from an interrupted check; a damaged line is checked again."""
+    known = {}
+    for line in whole_lines(file):
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and {"name", "bytes", "sha256", *VideoFacts._fields} <= entry.keys():
+                known[str(entry["name"])] = entry
+    return known
 
 
 Job = tuple[str, Path, dict[str, Any] | None]

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
 from harness.data.archives import extract_members
 from harness.data.layout import PRUNED_IDS, find_video, pruned_ids
 from harness.data.prepare import (
@@ -57,9 +55,10 @@ def prepare_vsibench(
     out.mkdir(parents=True, exist_ok=True)
     scenes = scenes_of(data.records)
     _bring_videos(source, out, scenes, progress)
-    if source.resolve() != out.resolve() or not (out / _FILE).is_file():
+    elsewhere = source.resolve() != out.resolve()
+    if elsewhere or not (out / _FILE).is_file():
         write_records(out / _FILE, data.records)
-    if pruned is not None and not (out / PRUNED_IDS).is_file():
+    if pruned is not None and (elsewhere or not (out / PRUNED_IDS).is_file()):
         write_text(out / PRUNED_IDS, "\n".join(pruned) + "\n")
     videos = check_videos(out, scenes, workers, progress)
     splits = {"full": len(data.records)}
@@ -105,7 +104,7 @@ def _pruned(source: Path, data: Dataset) -> list[str] | None:
     for split in ("debiased", "pruned"):
         path = source / f"test_{split}.parquet"
         if path.is_file():
-            listed = {str(key) for key in pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist()}
+            listed = {record.key for record in read_dataset(path, check_videos=False).records}
             listings[path.name] = listed if split == "pruned" else keys - listed
     if len({frozenset(ids) for ids in listings.values()}) > 1:
         sizes = ", ".join(f"{name} {len(ids)}" for name, ids in listings.items())

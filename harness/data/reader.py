@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+from pydantic import BaseModel, ValidationError
 
 from harness.data import vsi100k
 from harness.data.layout import PRUNED_IDS, SUFFIXES, SplitFiles, find_split, find_video, split_of
-from harness.data.rows import RowReader
+from harness.data.rows import RowReader, tell
 from harness.errors import UserError, first_few
 from harness.io import parse_json, read_json, read_lines
 from harness.vsibench.records import BadRecordError, Record
@@ -142,21 +142,34 @@ def read_dataset(
         raise UserError(f"{root / PRUNED_IDS}: {len(unknown)} ids belong to no question: {first_few(unknown)}")
     remarks = [f"{files.files[0]}: {remark}" for remark in reader.remarks()]
     for remark in remarks:
-        _tell(remark)
-    notes = read_manifest(root).get("notes", vsi100k.NOTES if released else ())
+        tell(remark)
+    manifest = read_manifest(root)
+    notes = manifest.notes if manifest and manifest.notes is not None else vsi100k.NOTES if released else ()
     return replace(data, records=tuple(records), skipped=tuple(problems), notes=(*notes, *remarks))
 
 
-@cache
-def _tell(remark: str) -> None:
-    """Say it once, however often a process reads the file."""
-    logging.getLogger(__name__).warning("%s", remark)
+class Manifest(BaseModel):
+    """What is read of a prepared folder's manifest."""
+
+    name: str = ""
+    notes: tuple[str, ...] | None = None
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder; empty if it was not prepared."""
+def read_manifest(root: Path) -> Manifest | None:
+    """The manifest of a prepared folder; None if it was not prepared.
+
+    Raises:
+        UserError: The file is not such a manifest.
+    """
     path = root / MANIFEST
-    return dict(read_json(path)) if path.is_file() else {}
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"`{path}`: {where}: {first['msg']}; prepare the folder again with `harness data`") from error
 
 
 def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
@@ -197,6 +210,8 @@ def _require_video(data: Dataset, record: Record, present: dict[str, Path | None
         zipped, fix = data.root / f"{record.dataset}.zip", "put it there"
         if zipped.is_file():
             fix = f"extract it from {zipped} with `harness data prepare vsibench --from {data.root} --out {data.root}`"
-        elif vsi100k.question_files(data.root) or read_manifest(data.root).get("name") == vsi100k.HUB_ID:
+        elif vsi100k.question_files(data.root) or (
+            (manifest := read_manifest(data.root)) and manifest.name == vsi100k.HUB_ID
+        ):
             fix = vsi100k.GET_SCANNET
         raise BadRecordError(f"video {missing} is missing; {fix}")

@@ -5,10 +5,12 @@ What is read otherwise than it stands there is counted and said; what may mean t
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -77,7 +79,7 @@ class RowReader:
         given = self._named(row)
         kind = self._question_type(given["question_type"])
         values = {
-            "id": _id(given["id"]),
+            "id": record_id(given["id"]),
             "dataset": given["dataset"],
             "scene_name": given["scene_name"],
             "question_type": kind,
@@ -85,9 +87,9 @@ class RowReader:
             **self._answer(kind, given.get("options"), spoken("ground_truth", given["ground_truth"])),
         }
         for field in ("question", "ground_truth"):
-            _refuse_special(field, values[field])
+            refuse_special(field, values[field])
         for option in values["options"] or ():
-            _refuse_special("options", option)
+            refuse_special("options", option)
         try:
             return Record.model_validate(values)
         except ValidationError as error:
@@ -105,8 +107,7 @@ class RowReader:
                 raise UserError(f"`data.fields.{ours}` = {theirs!r}: no record has such a field")
         remarks = [f"{what} ({count} records)" for what, count in self._said.items()]
         if self._unread:
-            fields = [f"`{name}` ({count} records)" for name, count in self._unread.most_common()]
-            remarks.append(f"fields that are not read: {first_few(fields, shown=10)}")
+            remarks.append(unread_fields(self._unread))
         return remarks
 
     def _named(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class RowReader:
         for field, needed in Record.model_fields.items():
             if needed.is_required() and field not in given:
                 raise BadRecordError(f"field `{field}` is missing among {_keys(row)}; {self._fix(field, row)}")
-        if not given.get("options") and (other := _alias("options", row, read)) and row[other]:
+        if not given.get("options") and (other := alias_of("options", row, read)) and row[other]:
             raise BadRecordError(f"it has `{other}` and no `options`; {self._fix('options', row)}")
         if not by_path:
             given |= {field: _name(field, given[field]) for field in ("dataset", "scene_name")}
@@ -139,7 +140,7 @@ class RowReader:
     def _fix(self, field: str, row: Mapping[str, Any]) -> str:
         """How to make good for a missing field, with the name that it probably has."""
         names = [VIDEO, field] if field in ("dataset", "scene_name") else [field]
-        found = next(((name, key) for name in names if (key := _alias(name, row, set(FIELDS)))), None)
+        found = next(((name, key) for name in names if (key := alias_of(name, row, set(FIELDS)))), None)
         if self._fields is None:
             return f"rename `{found[1]}` to `{found[0]}`" if found else "add it"
         ours, theirs = found or (field, "KEY")
@@ -155,12 +156,10 @@ class RowReader:
         return plain
 
     def _question(self, value: Any) -> str:
-        text = spoken("question", value)
-        plain = _MARKS_AT_EDGES.sub("", text)
+        text = plain_text("question", spoken("question", value))
+        plain = without_placeholders(text)
         if plain != text:
             self._said["placeholders such as <video> were removed around `question`"] += 1
-        if not plain.strip():
-            raise BadRecordError(f"question {text!r} is empty; fix the record")
         return plain
 
     def _answer(self, kind: str, options: Any, truth: Any) -> dict[str, Any]:
@@ -189,7 +188,12 @@ class RowReader:
         return {"options": lettered, "ground_truth": letter}
 
 
-def _id(value: Any) -> int | str:
+def record_id(value: Any) -> int | str:
+    """A record's id: a whole number or visible text.
+
+    Raises:
+        BadRecordError: It is neither.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = plain_text("id", value)
@@ -239,7 +243,24 @@ def spoken(field: str, value: Any) -> Any:
     return said
 
 
-def _refuse_special(field: str, text: str) -> None:
+def without_placeholders(question: str) -> str:
+    """A question without the placeholders of a video or image at its edges.
+
+    Raises:
+        BadRecordError: Nothing is left.
+    """
+    plain = _MARKS_AT_EDGES.sub("", question)
+    if not plain.strip():
+        raise BadRecordError(f"question {question!r} is empty; fix the record")
+    return plain
+
+
+def refuse_special(field: str, text: str) -> None:
+    """Refuse a text that a tokenizer could take for a video or a special token.
+
+    Raises:
+        BadRecordError: It is such a text.
+    """
     if found := _SPECIAL.search(text):
         raise BadRecordError(f"{field} contains {found[0]!r}, which a model takes for more than text; remove it")
 
@@ -256,11 +277,29 @@ def _number(kind: str, text: str) -> str:
     return text.partition(".")[0] if kind == "object_counting" else text
 
 
-def _alias(field: str, row: Mapping[str, Any], taken: set[str]) -> str | None:
-    """The key of a row that probably holds one of our fields: another name for it, or another spelling."""
+def alias_of(field: str, row: Mapping[str, Any], taken: set[str]) -> str | None:
+    """The key of a row that probably holds one of our fields: another name for it, or another spelling.
+
+    Args:
+        field: Our name.
+        row: The row.
+        taken: Its keys that are read already.
+    """
     plain = {re.sub(r"[\W_]", "", key.casefold()): key for key in map(str, row) if key not in taken}
     names = (re.sub(r"[\W_]", "", name) for name in ALIASES.get(field, (field,)))
     return next((plain[name] for name in names if name in plain), None)
+
+
+def unread_fields(counts: Counter[str]) -> str:
+    """The remark on fields that are not read, with the number of records that have them."""
+    fields = [f"`{name}` ({count} records)" for name, count in counts.most_common()]
+    return f"fields that are not read: {first_few(fields, shown=10)}"
+
+
+@cache
+def tell(remark: str) -> None:
+    """Say something about a file once, however often a process reads it."""
+    logging.getLogger(__name__).warning("%s", remark)
 
 
 def _keys(row: Mapping[str, Any]) -> str:

@@ -69,16 +69,16 @@ def option_texts(value: Any) -> tuple[str, ...] | None:
     return tuple(texts)
 
 
-def right_letter(truth: Any, texts: Sequence[str]) -> str:
+def right_letter(truth: Any, texts: Sequence[str], field: str = "ground_truth") -> str:
     """The letter of the right option, given as its letter, its words, or both.
 
     Raises:
         BadRecordError: It is no option, or may be two.
     """
-    said = plain_text("ground_truth", truth).strip()
+    said = plain_text(field, truth).strip()
     letters, plain = LETTERS[: len(texts)], [text.casefold() for text in texts]
     wrong = BadRecordError(
-        f"ground_truth {truth!r} is not among the options {', '.join(letters)}; give the right option's letter"
+        f"{field} {truth!r} is not among the options {', '.join(letters)}; give the right option's letter"
     )
     if not isinstance(truth, str):  # an index, counted from 0 or from 1
         raise wrong
@@ -88,7 +88,7 @@ def right_letter(truth: Any, texts: Sequence[str]) -> str:
         letter = None
     found = {letter, by_words} - {None}
     if len(found) > 1:
-        raise BadRecordError(f"ground_truth {truth!r} is a letter and another option's words; fix the record")
+        raise BadRecordError(f"{field} {truth!r} is a letter and another option's words; fix the record")
     if not found:
         raise wrong
     return str(found.pop())

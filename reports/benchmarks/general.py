@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from harness.api.benchmark import Benchmark, Questions, ScoringRule
 from harness.api.config import StrictConfig
+from harness.data.rows import alias_of, record_id, refuse_special, tell, unread_fields, without_placeholders
 from harness.errors import UserError
 from harness.io import digest_of, parse_json, read_lines, sha256_file
 from harness.vsibench.answers import parse_letter
-from harness.vsibench.records import Record
+from harness.vsibench.options import option_texts, plain_text, right_letter
+from harness.vsibench.records import BadRecordError, Record
 from harness.vsibench.scorers import ItemScore
 from harness.vsibench.types import LETTERS
 
@@ -46,24 +49,27 @@ class Question(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_answer(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and isinstance(fields.get("answer"), str | int | float):
-            return {**fields, "answer": [fields["answer"]]}
-        return fields
-
-    @model_validator(mode="after")
-    def _answer_is_an_option(self) -> Question:
-        if self.options is not None and self.letter is None:
-            raise ValueError("`answer` is neither an option's letter nor its words")
-        return self
+    def _as_written(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in fields.items() if name in cls.model_fields}
+        try:
+            if "id" in given:
+                given["id"] = str(record_id(given["id"]))
+            if isinstance(given.get("question"), str):
+                given["question"] = without_placeholders(given["question"])
+                refuse_special("question", given["question"])
+            given["options"] = option_texts(given.get("options"))
+            if given["options"] is None and (other := alias_of("options", fields, set(given))):
+                raise BadRecordError(f"it has `{other}` and no `options`; rename it")
+            if "answer" in given:
+                given["answer"] = _answers(given["answer"], given["options"])
+        except BadRecordError as error:
+            raise ValueError(str(error)) from error
+        return given
 
     @property
     def letter(self) -> str | None:
         """The right option's letter, or None without options."""
-        if self.options is None:
-            return None
-        right = self.answer[0]
-        return right if right in tuple(LETTERS[: len(self.options)]) else self._letter_of(right)
+        return None if self.options is None else self.answer[0]
 
     @property
     def words(self) -> str:
@@ -87,6 +93,19 @@ class Question(BaseModel):
         known = [normalised(option) for option in self.options or ()]
         said = normalised(words)
         return LETTERS[known.index(said)] if known.count(said) == 1 else None
+
+
+def _answers(given: Any, options: Sequence[str] | None) -> list[str]:
+    """The accepted answers; with options the letter of the right one."""
+    listed = given if isinstance(given, list) else [given]
+    if options is not None:
+        if len(listed) != 1:
+            raise BadRecordError(f"answer {given!r}: one option is right; give its letter")
+        return [right_letter(listed[0], options, "answer")]
+    texts = [plain_text("answer", one) for one in listed]
+    if empty := [text for text in texts if not normalised(text)]:
+        raise BadRecordError(f"answer {empty[0]!r} is empty without articles and punctuation; give words, or options")
+    return texts
 
 
 def normalised(text: str) -> str:
@@ -147,10 +166,13 @@ class General(Benchmark):
         path = Path(self.config.file)
         found: dict[str, Question] = {}
         problems = []
+        unread: Counter[str] = Counter()
         for number, line in enumerate(read_lines(path), 1):
             if line.strip():
                 try:
-                    question = Question(**parse_json(line))
+                    fields = parse_json(line)
+                    question = Question(**fields)
+                    unread.update(fields.keys() - Question.model_fields.keys())
                     if question.id in found:
                         raise ValueError(f"the id {question.id} occurs twice")
                     if not (path.parent / question.image).is_file():
@@ -161,6 +183,8 @@ class General(Benchmark):
         if problems or not found:
             more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
             raise UserError("\n".join(problems[:_SHOWN]) + more if problems else f"`{path}`: it has no question")
+        if unread:
+            tell(f"{path}: {unread_fields(unread)}")
         return found
 
     @cached_property

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import write_video
 
+from harness.data.prepare import check_videos
 from harness.data.reader import Dataset, read_dataset
 from harness.errors import UserError
 from harness.vsibench.prompts import prompt_text
@@ -85,6 +88,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an index": ({**CHOICE, "ground_truth": 1}, "1 is not among the options A, B, C; give the right option's letter"),
     "an index as text": ({**CHOICE, "ground_truth": "1"}, "'1' is not among"),
+    "an index or an option": ({**CHOICE, "options": [1, 2, 3], "ground_truth": 2}, "2 is not among the options"),
     "beyond the options": ({**CHOICE, "ground_truth": "D"}, "'D' is not among the options A, B, C"),
     "another option's words": ({**CHOICE, "ground_truth": "B. chair"}, "'B. chair' is not among"),
     "two meanings": ({**CHOICE, "options": ["B", "A"], "ground_truth": "A"}, "a letter and another option's words"),
@@ -275,3 +279,18 @@ def test_pruned_ids_of_no_question_are_refused(tmp_path: Path) -> None:
     for split in ("debiased", "pruned"):
         with pytest.raises(UserError, match=r"pruned_ids.txt: 1 ids belong to no question: 1,"):
             read_dataset(tmp_path, split, check_videos=False)
+
+
+@pytest.mark.parametrize("manifest", ['{"notes": 0.5}', "[]", '{"name": ["x"]}', "[" * 100_000])
+def test_a_damaged_manifest_is_named(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        read(tmp_path, NUMERIC)
+
+
+def test_a_damaged_line_of_an_interrupted_check_is_checked_again(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    write_video(tmp_path / "mine" / "kitchen.mp4", np.zeros((4, 28, 28, 3), np.uint8))
+    for line in ('{"name": "mine/kitchen"}', "[1]", "{", '{"name": "mine/kitchen", "frames": 1, "height": 2}'):
+        (tmp_path / ".videos.jsonl").write_text(line + "\n")
+        assert check_videos(tmp_path, ["mine/kitchen"], 1, None)["mine/kitchen"]["height"] == 28

@@ -118,6 +118,9 @@ def test_the_digest_covers_questions_and_images(tmp_path: Path) -> None:
     assert digest() != first
 
 
+OWN = {"id": 5, "image": "a.png", "question": "?"}
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -127,9 +130,18 @@ def test_the_digest_covers_questions_and_images(tmp_path: Path) -> None:
         ({"id": 5, "image": "c.png", "question": "?", "answer": "x"}, "c.png"),
         (
             {"id": 5, "image": "a.png", "question": "?", "options": ["p", "q"], "answer": "C"},
-            "neither an option's letter nor its words",
+            "answer 'C' is not among the options A, B; give the right option's letter",
         ),
         ("[1]", "line 5"),
+        (OWN | {"choices": ["p", "q"], "answer": "p"}, "it has `choices` and no `options`"),
+        (OWN | {"options": ["p", "q"], "answer": 1}, "answer 1 is not among the options A, B"),
+        (OWN | {"options": ["p", "q"], "answer": ["p", "q"]}, "one option is right"),
+        (OWN | {"options": ["p", "q", "P"], "answer": "q"}, "'p' occurs twice"),
+        (OWN | {"answer": "A"}, "answer 'A' is empty without articles"),
+        (OWN | {"answer": True}, "`answer` = True: text or a number is expected"),
+        (OWN | {"answer": "\ud800"}, "answer"),
+        (OWN | {"id": " ", "answer": "x"}, "id ' ' is empty"),
+        (OWN | {"question": "Is <image> red?", "answer": "x"}, "contains '<image>'"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: Any, words: str) -> None:
@@ -137,6 +149,14 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: Any, words: str) -> None:
     with pytest.raises(UserError) as error:
         General(General.Config(file=path)).questions()
     assert words in str(error.value) and "questions.jsonl" in str(error.value)
+
+
+def test_options_with_letters_placeholders_and_other_fields(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    line = OWN | {"question": "<image>\nColour?", "options": ["A. red", "B. blue"], "answer": "(b)", "source": "web"}
+    path = write_questions(tmp_path, [line])
+    asked = General(General.Config(file=path)).by_id["5"]
+    assert asked.words.startswith("Colour?\nOptions:\nA. red\nB. blue\n") and asked.letter == "B"
+    assert caplog.messages == [f"{path}: fields that are not read: `source` (1 records)"]
 
 
 def test_what_is_asked_includes_a_benchmarks_words_and_image_sizes(

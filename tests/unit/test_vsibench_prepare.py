@@ -15,10 +15,10 @@ from datasets_kit import PRUNED_EVERY, write_vsi_bench, write_whole_vsi_bench
 import harness.data.archives as archives
 import harness.data.prepare as prepare_module
 from harness.data.prepare_vsibench import prepare_vsibench
-from harness.data.reader import read_dataset, read_manifest
+from harness.data.reader import read_dataset
 from harness.data.sources import resolve_source
 from harness.errors import UserError
-from harness.io import atomic_file, sha256_file
+from harness.io import atomic_file, read_json, sha256_file
 from harness.vsibench.published import published_counts, published_scenes
 
 
@@ -45,7 +45,7 @@ def test_a_copy_becomes_a_folder_with_three_splits(copy: Path, tmp_path: Path) -
     film = manifest["videos"]["scannet/scene0025_01"]
     assert film["sha256"] == sha256_file(out / "scannet" / "scene0025_01.mp4")
     assert (film["frames"], film["height"]) == (manifest["shortest_video"], 84)
-    assert read_manifest(out) == manifest
+    assert read_json(out / "manifest.json") == manifest
     debiased = read_dataset(copy, "debiased", check_videos=False)
     assert debiased.records == read_dataset(out, "debiased").records, "the parquet file and the list of ids agree"
     assert read_dataset(out, "full").digest == read_dataset(out, "test").digest
