@@ -166,7 +166,8 @@ def _models(study: StudyConfig | None, hub: Finding) -> Iterator[Finding]:
 
 
 def _data(study: StudyConfig | None) -> Iterator[Finding]:
-    from harness.config.study import load_study, preset_names
+    from harness.config.layers import preset_names
+    from harness.config.study import load_study
     from harness.data.sources import is_ready, resolve_source
     from harness.study.setup import benchmark_source
 

@@ -152,7 +152,7 @@ class StudyOptions:
     def changes(self) -> dict[str, Any]:
         """The study keys that the given options set, with their values."""
         given = {one.metadata["sets"]: getattr(self, one.name) for one in fields(self) if one.metadata["sets"]}
-        return {key: value for key, value in given.items() if value not in (None, False)}
+        return {key: value for key, value in given.items() if value is not None and value is not False}
 
     def asked(self) -> dict[str, str]:
         """These keys with the options as typed, for error messages."""

@@ -28,7 +28,7 @@ app = typer.Typer()
 @command(app, SETUP, name="list", only=("plugin",))
 def list_(options: StudyOptions) -> None:
     """List all plugins and preset studies: what they are, need and cost."""
-    from harness.config.study import preset_names
+    from harness.config.layers import preset_names
     from harness.plugins import registry
 
     table = Table(box=None, padding=(0, 2, 0, 0))

@@ -6,17 +6,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from harness.cli.options import StudyOptions
-from harness.config.study import StudyConfig, load_study, preset_names
+from harness.config.layers import (
+    LARGE_PRESET,
+    kept_settings,
+    leaves,
+    model_named,
+    parse_setting,
+    preset_names,
+    preset_of,
+    read_layers,
+)
+from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_methods
 from harness.errors import UserError
 from harness.models.loading import locate
-from harness.plugins import registry
 
 DEFAULT_MODEL = "tiny"
-LARGE_PRESET = "2b"
-"""The preset study of a model that has none of its own."""
-
+_NOT_OF_A_MODEL = ("name", "methods", "seeds", "report")
 _COMMA = r",(?![^{\[]*[}\]])"
 """Between two methods; those inside a TOML table or list belong to a variant."""
 
@@ -31,20 +40,29 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     Raises:
         UserError: A name, key or value is unknown or wrong.
     """
-    changes = {**options.changes(), **_benchmarks(options.benchmarks)}
-    source = options.study or own
+    benchmarks = _benchmarks(options.benchmarks)
+    changes, asked = options.changes() | benchmarks, options.asked()
+    asked |= dict.fromkeys(benchmarks, f"--benchmarks {options.benchmarks}")
+    if options.methods is not None:
+        asked["methods"] = f"--methods {options.methods}"
+    source, settings = own if options.study is None else options.study, options.settings or ()
+    model = _model(options)
     if source is None:
-        source, name = _preset(options.model or DEFAULT_MODEL)
+        source, name = _preset(model or DEFAULT_MODEL)
         changes |= name
     methods = None if options.methods is None else method_names(options.methods)
-    study = load_study(
-        source, overrides=options.settings or (), methods=methods, changes=changes, asked=options.asked()
-    )
-    benchmark = study.data.benchmark
-    if options.split and ("#" in benchmark or benchmark.startswith("world:")):
-        raise UserError(f"`--split {options.split}`: the benchmark `{benchmark}` names its split itself; leave one out")
+    study = load_study(source, overrides=settings, methods=methods, changes=changes, asked=asked)
     locate(study.model.name)
+    if model and options.study is not None:
+        _tell_kept(options.study, model)
     return study
+
+
+def keys_set(options: StudyOptions) -> tuple[str, ...]:
+    """The study keys that the user sets: by options, and in a file that extends another."""
+    own = () if options.study is None else leaves(read_layers(options.study, _model(options)).own)
+    settings = (parse_setting(text, StudyConfig.model_fields).key for text in options.settings or ())
+    return tuple(dict.fromkeys((*(key for key, _ in own), *options.changes(), *settings)))
 
 
 def method_names(text: str) -> list[str]:
@@ -59,16 +77,29 @@ def method_names(text: str) -> list[str]:
         raise UserError(f"`--methods {text}`: {error}") from error
 
 
+def _model(options: StudyOptions) -> str | None:
+    """The model that the command line names."""
+    return options.model or model_named(options.settings or ())
+
+
+def _tell_kept(source: str, model: str) -> None:
+    """Print what a study keeps of its own for another model than it was written for."""
+    layers = read_layers(source, model)
+    kept = [f"{key} = {value}" for key, value in leaves(layers.kept) if key.partition(".")[0] not in _NOT_OF_A_MODEL]
+    below = preset_of(model)
+    if below is None and layers.document.get("model", {}).get("name") != model:
+        kept = kept_settings(layers.document, LARGE_PRESET)
+    if kept:
+        told = f"{source} for the model {model}" + (f", on the preset {below}" if below else "")
+        Console(stderr=True, highlight=False).print(f"{told}, keeps {', '.join(kept)}", style="yellow", markup=False)
+
+
 def _preset(model: str) -> tuple[str, dict[str, Any]]:
     """The preset study of a model, and the study's name where the preset is not the model's own."""
-    known, presets = registry.names("models"), preset_names()
-    if model in presets and model not in known:
+    if model in preset_names() and preset_of(model) is None:
         raise UserError(f"`--model {model}`: this is a preset study; write --study {model}")
-    preset = registry.load("models", model).study if model in known else LARGE_PRESET
-    if preset == model:
-        return preset, {}
-    name = re.sub(r"[^\w.+-]+", "_", Path(locate(model)).name)
-    return preset if preset in presets else LARGE_PRESET, {"name": name}
+    preset = preset_of(model) or LARGE_PRESET
+    return preset, {} if preset == model else {"name": re.sub(r"[^\w.+-]+", "_", Path(locate(model)).name)}
 
 
 def _benchmarks(text: str | None) -> dict[str, Any]:
@@ -84,7 +115,5 @@ def _benchmarks(text: str | None) -> dict[str, Any]:
     for name, _, file in others:
         if f"evaluation.more.{name}" in found:
             raise UserError(f"`--benchmarks {text}`: {name} is named twice; name each benchmark once")
-        found[f"evaluation.more.{name}"] = {}
-        if file:
-            found[f"evaluation.more.{name}.file"] = file
+        found[f"evaluation.more.{name}"] = {"file": file} if file else {}
     return found

@@ -39,11 +39,11 @@ def compare(options: StudyOptions, out: RunDirectory = None, dry_run: DryRun = F
     harness compare --methods sft,grpo,grpo:beta=0 --seeds 3 --out runs/beta
     harness compare --study my-study.toml --dry-run
     """
-    from harness.cli.resolve import resolve_study
+    from harness.cli.resolve import keys_set, resolve_study
     from harness.study.compare import compare as run
 
     study = resolve_study(options)
-    return run(study, out or RUNS / study.name, dry_run=dry_run, console=Console())
+    return run(study, out or RUNS / study.name, dry_run=dry_run, console=Console(), keys=keys_set(options))
 
 
 @command(app, COMPUTE)
@@ -143,7 +143,7 @@ def evaluate(
     harness evaluate runs/tiny/cells/sft-tiny-s0-1a2b3c4d/checkpoints/step-000060
     """
     from harness.cli.resolve import resolve_study
-    from harness.config.study import preset_names
+    from harness.config.layers import preset_names
     from harness.study.matrix import CellDocument
     from harness.study.work import evaluate_checkpoint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,19 @@ class ModelSection(StrictConfig):
         return self
 
 
+def names_split(benchmark: Any) -> bool:
+    """Whether a source of records names its split itself: ``FOLDER#SPLIT`` and ``world:SPLIT`` do."""
+    return isinstance(benchmark, str) and ("#" in benchmark or benchmark.startswith("world:"))
+
+
+def bounds_by_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of ``[data]`` with a known name of ``pixels`` replaced by its bounds: both give the same study."""
+    name = values.get("pixels")
+    if not isinstance(name, str) or name not in PIXELS or not {"min_pixels", "max_pixels"}.isdisjoint(values):
+        return dict(values)
+    return {**values, "pixels": None, "min_pixels": PIXELS[name].least, "max_pixels": PIXELS[name].most}
+
+
 class DataSection(StrictConfig):
     """Training and evaluation data."""
 
@@ -82,15 +96,20 @@ class DataSection(StrictConfig):
     @model_validator(mode="before")
     @classmethod
     def _pixels_by_name(cls, values: Any) -> Any:
-        """Replace a name by its bounds, so that naming them and writing them out give the same study."""
-        name = values.get("pixels") if isinstance(values, dict) else None
-        if not isinstance(name, str) or name not in PIXELS:
-            return values
-        return {**values, "pixels": None, "min_pixels": PIXELS[name].least, "max_pixels": PIXELS[name].most}
+        return bounds_by_name(values) if isinstance(values, Mapping) else values
+
+    @field_validator("split")
+    @classmethod
+    def _split_once(cls, split: str | None, info: ValidationInfo) -> str | None:
+        if split is not None and names_split(benchmark := info.data.get("benchmark")):
+            raise ValueError(f"the benchmark `{benchmark}` names its split itself; leave one out")
+        return split
 
     @field_validator("pixels")
     @classmethod
     def _known_pixels(cls, name: str | None) -> None:
+        if name in PIXELS:
+            raise ValueError("it sets min_pixels and max_pixels; leave them out")
         if name is not None:
             raise ValueError(f"no such name{closest(name, PIXELS)}")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,17 @@ from pydantic import Field, ValidationError, field_validator
 
 from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
+from harness.config.layers import (
+    Layers,
+    Said,
+    leaves,
+    model_named,
+    parse_setting,
+    read_layers,
+    refuse_other_model,
+    refuse_twice,
+    with_command_line,
+)
 from harness.config.sections import (
     BudgetSection,
     DataSection,
@@ -25,9 +34,9 @@ from harness.config.sections import (
     TrainSection,
     TuneSection,
 )
-from harness.config.variants import BASE, SECTIONS, in_words, merge, parse_methods, parse_variant, put, toml_value
+from harness.config.variants import BASE, SECTIONS, get, in_words, merge, parse_methods, parse_variant, put
 from harness.errors import UserError, unknown_name
-from harness.io import digest_of, read_text
+from harness.io import digest_of
 from harness.plugins import registry
 from harness.vsibench.prompts import MODES
 
@@ -102,17 +111,44 @@ class StudyConfig(StrictConfig):
         changes = f" ({', '.join(map(in_words, variant.changes))})" if variant.changes else ""
         return f"{title or variant.method.upper()}{changes}"
 
+    def tables_of(self, method: str) -> dict[str, Mapping[str, Any]]:
+        """The tables that give a method its own settings, by name, the nearest last.
+
+        They are those of its counterpart, if it is a guest; its own; and a variant's changes, under the variant's name.
+        """
+        variant, tables = parse_variant(method), dict[str, Mapping[str, Any]]()
+        if variant.method in registry.names("algorithms"):
+            plugin = registry.load("algorithms", variant.method)
+            # A guest inherits those settings of its counterpart that it knows.
+            if counterpart := getattr(plugin, "counterpart", ""):
+                known = {*SECTIONS, *getattr(plugin, "Config", StrictConfig).model_fields}
+                shared = self.method.get(counterpart, {})
+                tables[counterpart] = {key: value for key, value in shared.items() if key in known}
+        tables[variant.method] = self.method.get(variant.method, {})
+        return tables | ({variant.name: variant.settings} if variant.changes else {})
+
+    def nearer(self, method: str, key: str) -> str:
+        """What a method uses instead of a setting of the study (``train.learning_rate``, ``method.grpo.beta``), if any.
+
+        Returns:
+            The key of the setting that is nearer to the method, or the variant; "" where the setting takes effect.
+        """
+        tables, parts = self.tables_of(method), key.split(".")
+        names, table = list(tables), parts[1] if parts[0] == "method" else ""
+        if table:
+            names, parts = names[names.index(table) + 1 :], parts[2:]
+        unit = ".".join(parts[: 2 if parts[0] in SECTIONS else 1])
+        if table not in ("", parse_variant(method).method) and get(tables[table], unit) is None:
+            return f"{method}, which has no such setting"
+        holders = [name for name in names if get(tables[name], unit) is not None]
+        return "" if not holders else holders[-1] if ":" in holders[-1] else f"method.{holders[-1]}.{unit}"
+
     def _settings(self, method: str) -> dict[str, Any]:
         """A method's table, with a variant's changes."""
-        variant = parse_variant(method)
-        own = merge(self.method.get(variant.method, {}), variant.settings)
-        if variant.method not in registry.names("algorithms"):
-            return own
-        plugin = registry.load("algorithms", variant.method)
-        # A guest inherits those settings of its counterpart that it knows.
-        shared = self.method.get(getattr(plugin, "counterpart", ""), {})
-        known = {*SECTIONS, *getattr(plugin, "Config", StrictConfig).model_fields}
-        return merge({key: value for key, value in shared.items() if key in known}, own)
+        settings: dict[str, Any] = {}
+        for table in self.tables_of(method).values():
+            settings = merge(settings, table)
+        return settings
 
     def _section_for(self, method: str, name: str) -> StrictConfig:
         shared: StrictConfig = getattr(self, name)
@@ -133,12 +169,6 @@ class StudyConfig(StrictConfig):
             raise UserError(registry.describe_validation(error, where, type(shared))) from error
 
 
-def preset_names() -> list[str]:
-    """Names of the studies shipped with the package."""
-    folder = resources.files("harness.config.presets")
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
-
-
 def load_study(
     source: str | Path | StudyConfig,
     *,
@@ -149,6 +179,9 @@ def load_study(
 ) -> StudyConfig:
     """Read a study file or preset, apply overrides and validate.
 
+    Methods, changes and overrides are one layer: what they say for all methods replaces what the file says for single
+    ones, and among themselves a method's own setting is nearer.
+
     Args:
         source: A preset's name or a path to a TOML file, which may say ``extends = "tiny"``; or a resolved study.
         overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
@@ -158,36 +191,61 @@ def load_study(
         asked: These options as typed, by key, for error messages.
 
     Raises:
-        UserError: The file is missing or unreadable, or a key or value is wrong.
+        UserError: The file is missing or unreadable, a key or value is wrong, or has no effect.
     """
-    document, where = (
-        (source.model_dump(mode="json"), source.name) if isinstance(source, StudyConfig) else _read(source)
-    )
-    if methods is not None:
-        document["methods"] = list(methods)
-        _drop_pairs(document, {BASE, *methods})
-    _add_plugins(document)
     asked = ({} if methods is None else {"methods": "--methods"}) | dict(asked or {})
-    for key, value in (changes or {}).items():
-        put(document, key, value)
-    known_methods = registry.names("algorithms")
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise UserError(f"`-s {override}`: write key=value, for example -s grpo.beta=0.01")
-        head = key.split(".")[0]
-        if head not in StudyConfig.model_fields and head in known_methods:
-            key = f"method.{key}"
-        elif head not in StudyConfig.model_fields:
-            raise unknown_name(f"-s {key}", head, [*StudyConfig.model_fields, *known_methods])
-        put(document, key, toml_value(text))
-        asked[key] = f"-s {override}"
+    named = {} if methods is None else {"methods": list(methods)}
+    given = [Said(key, value, asked.get(key, key)) for key, value in {**named, **(changes or {})}.items()]
+    layers = _layers(source, model_named(overrides) or (changes or {}).get("model.name"))
+    _add_plugins(layers.document)  # whose methods an override may name
+    given += [parse_setting(override, StudyConfig.model_fields) for override in overrides]
+    refuse_twice(given)
+    asked |= {said.key: said.text for said in given}
+    document = with_command_line(layers.document, given)
+    if methods is not None:
+        _drop_pairs(document, {BASE, *methods})
+    if layers.kept and "name" not in asked:
+        document["name"] = f"{document.get('name')}-{document['model']['name']}"
     try:
         study = StudyConfig(**document)
     except ValidationError as error:
-        raise UserError(registry.describe_validation(error, where, StudyConfig, asked)) from error
-    _check_names(study, asked.get("methods", "methods:"))
+        raise UserError(registry.describe_validation(error, layers.where, StudyConfig, asked)) from error
+    _check_names(study, "methods:" if methods is None else "--methods")
+    if not isinstance(source, StudyConfig):
+        own = {key: f"{layers.where}.{key}" for key, _ in leaves(layers.own)} if "methods" not in asked else {}
+        _refuse_without_effect(study, {said.key: said.text for said in given}, own)
     return study
+
+
+def _layers(source: str | Path | StudyConfig, model: str | None) -> Layers:
+    if not isinstance(source, StudyConfig):
+        return read_layers(source, model)
+    document = source.model_dump(mode="json")
+    refuse_other_model(document, source.name, model)
+    return Layers(document, source.name, {}, {})
+
+
+def _refuse_without_effect(study: StudyConfig, given: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Refuse what the user says in vain: on the command line, or in a file by what this file says itself.
+
+    Args:
+        study: The whole study.
+        given: The keys of the command line, and how they were typed.
+        own: The keys of the study's own file, and what messages call them.
+    """
+    for key, text in {**own, **given}.items():
+        head, *rest = key.split(".")
+        full = study.model.tuning == "full" and (key in given or "model.tuning" not in given)
+        if full and key.startswith("model.lora_"):
+            raise UserError(f"`{text}`: it has no effect with model.tuning = full; LoRA is model.tuning = lora")
+        if not ((head in SECTIONS and rest) or (head == "method" and len(rest) > 1)):
+            continue
+        methods = [method for method in study.methods if head != "method" or rest[0] in study.tables_of(method)]
+        if not methods:
+            raise UserError(f"`{text}`: {rest[0]} is not among the study's methods: {', '.join(study.methods)}")
+        nearer = [study.nearer(method, key) for method in methods]
+        if all(nearer) and (key in given or given.keys().isdisjoint(nearer)):
+            raise UserError(f"`{text}`: it has no effect, because of {', '.join(dict.fromkeys(filter(None, nearer)))}")
 
 
 def _drop_pairs(document: dict[str, Any], methods: set[str]) -> None:
@@ -265,27 +323,3 @@ def _refuse_the_same_twice(study: StudyConfig) -> None:
         if key in seen:
             raise UserError(f"`{method}` and `{seen[key]}` have the same settings; leave one out")
         seen[key] = method
-
-
-def _read(source: str | Path) -> tuple[dict[str, Any], str]:
-    text, where = _read_text(source)
-    try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"`{where}`: not valid TOML: {error}") from error
-    parent = document.pop("extends", None)
-    if parent is not None:
-        if not isinstance(parent, str):
-            raise UserError(f"`{where}`: `extends` must be a preset's name or a path")
-        base_path = Path(where).parent / parent
-        base, _ = _read(base_path if base_path.is_file() else parent)
-        document = merge(base, document)
-    return document, where
-
-
-def _read_text(source: str | Path) -> tuple[str, str]:
-    if str(source) in preset_names():
-        return read_text(resources.files("harness.config.presets").joinpath(f"{source}.toml")), f"{source}.toml"
-    if not Path(source).exists():
-        raise UserError(f"`{source}`: no such study file, and no such preset. Presets: {', '.join(preset_names())}")
-    return read_text(Path(source)), str(source)

@@ -72,7 +72,7 @@ def parse_variant(text: str) -> Variant:
                 "grpo:beta=0:group_size=4 or grpo:think"
             )
         for name, setting in found.items():
-            if _get(settings, name) is not None:
+            if get(settings, name) is not None:
                 raise ValueError(f"`{text}`: {name} is set twice")
             put(settings, name, setting)
     if not method:
@@ -142,7 +142,8 @@ def toml_value(text: str) -> Any:
         return text
 
 
-def _get(document: Mapping[str, Any], key: str) -> Any:
+def get(document: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key of a nested table; None without one."""
     node: Any = document
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None

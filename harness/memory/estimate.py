@@ -89,7 +89,7 @@ def account_for(
     own, algorithm = study.for_method(method), study.algorithm(method)
     train = own.train
     patches = _patches(study, config.vision_config, size)
-    rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, study.rollout.batch
+    rollouts, prompts, sampled = algorithm.needs.rollouts, train.prompts_per_step, own.rollout.batch
     if rollouts and not isinstance(algorithm, Algorithm):
         # A guest's loop repeats a prompt for each of its completions and samples all of a step at once.
         prompts *= rollouts
@@ -159,8 +159,6 @@ def fitting_settings(study: StudyConfig, method: str, limit: MemoryLimit, **know
     changes: dict[str, str] = {}
     while not limit.holds(account) and (step := _next_saving(study, method, account, limit)):
         texts = {key: str(value).lower() for key, value in step.items()}
-        if texts.items() <= changes.items():  # a variant's own setting, which none in -s form changes
-            break
         changes |= texts
         study = load_study(study, overrides=[f"{key}={text}" for key, text in texts.items()])
         account = account_for(study, method, limit, **known)
@@ -169,7 +167,8 @@ def fitting_settings(study: StudyConfig, method: str, limit: MemoryLimit, **know
 
 def _next_saving(study: StudyConfig, method: str, account: Footprint, limit: MemoryLimit) -> dict[str, Any] | None:
     """One change that saves memory where most is needed."""
-    model, train = study.model, study.for_method(method).train
+    model, own = study.model, study.for_method(method)
+    train, rollout = own.train, own.rollout
     phases = account.phases
     largest = max(phases, key=lambda name: phases[name])
     if limit.cells > 1 and study.runtime.workers > 1:
@@ -181,18 +180,23 @@ def _next_saving(study: StudyConfig, method: str, account: Footprint, limit: Mem
             return {"model.quantisation": "4bit"}
     if largest == "evaluation" and study.evaluation.batch > 1:
         return {"evaluation.batch": study.evaluation.batch // 2}
-    if largest == "sampling" and study.rollout.batch > 1:
-        return {"rollout.batch": study.rollout.batch // 2}
+    if largest == "sampling" and rollout.batch > 1 and (key := _settable(study, method, "rollout.batch")):
+        return {key: rollout.batch // 2}
     if not model.gradient_checkpointing:
         return {"model.gradient_checkpointing": True}
-    if train.micro_batch > 1:
-        own = "" if train.micro_batch == study.train.micro_batch else f"{parse_variant(method).method}."
-        return {f"{own}train.micro_batch": train.micro_batch // 2}
+    if train.micro_batch > 1 and (key := _settable(study, method, "train.micro_batch")):
+        return {key: train.micro_batch // 2}
     if model.quantisation == "none" and model.tuning == "lora":
         return {"model.quantisation": "4bit"}
     if study.data.max_pixels >= 2 * 28 * 28 * 4:
         return {"data.max_pixels": study.data.max_pixels // 2, "data.min_pixels": min(study.data.min_pixels, 28 * 28)}
     return None
+
+
+def _settable(study: StudyConfig, method: str, key: str) -> str:
+    """What ``-s`` takes to change a setting of a method: the shared key, or its own; "" where a variant sets it."""
+    own = f"{parse_variant(method).method}.{key}"
+    return key if not study.nearer(method, key) else "" if study.nearer(method, f"method.{own}") else own
 
 
 # ---------------------------------------------------------------------- printed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from harness.models.loading import check_model, model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
+from harness.study.effective import print_settings
 from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
@@ -77,7 +78,9 @@ def _checked_digest(study: StudyConfig, console: Console) -> str:
     return model_digest(study.model.name)
 
 
-def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
+def compare(
+    study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console, keys: Collection[str] | None = None
+) -> int:
     """Compute the incomplete cells of a study and report on all cells.
 
     Args:
@@ -85,6 +88,7 @@ def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Consol
         run_dir: The run directory; its complete cells are reused.
         dry_run: Only print which cells are complete and what would be computed; write nothing.
         console: For messages.
+        keys: The settings that the user made, printed first with those in which methods differ; None prints none.
 
     Returns:
         0 when all cells are done, 1 when some failed.
@@ -93,6 +97,8 @@ def compare(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Consol
         UserError: Data or model cannot be used, or another process holds the run directory.
         KeyboardInterrupt: Stopped by the user; all results so far are kept.
     """
+    if keys is not None:
+        print_settings(study, keys, console)
     if dry_run:
         print_dry_run(study, run_dir, console)
         return 0

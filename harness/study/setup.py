@@ -101,8 +101,7 @@ def _asked_besides(study: StudyConfig) -> Iterator[Record]:
 
 def benchmark_source(data: DataSection) -> str:
     """The source of the benchmark with ``data.split``, unless the source names a split itself."""
-    named = data.split is None or "#" in data.benchmark or data.benchmark.startswith("world:")
-    return data.benchmark if named else f"{data.benchmark}#{data.split}"
+    return data.benchmark if data.split is None else f"{data.benchmark}#{data.split}"
 
 
 def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Dataset:

@@ -72,7 +72,7 @@ def test_mistakes(harness: Cli, tmp_path: Path, arguments: list[str], words: lis
     ("options", "message"),
     [
         ("--engine fast", "`--engine fast`: Input should be 'shared' or 'naive'"),
-        ("--engine naive -s model.engine=fast", "`-s model.engine=fast`: Input should be"),
+        ("-s model.engine=fast", "`-s model.engine=fast`: Input should be"),
         ("-s train.lr=1", "`-s train.lr=1`: no such key. Known: adam_beta1"),
         ("-s prompt.train=thinks", "`-s prompt.train=thinks`: no such name; did you mean think? Known:"),
         ("-s data.pixels=qwen", "`-s data.pixels=qwen`: no such name; did you mean qwen2-vl? Known:"),

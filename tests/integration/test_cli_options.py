@@ -16,6 +16,7 @@ from harness.cli.app import app
 from harness.cli.options import StudyOptions, TrainOptions, TuneOptions
 from harness.cli.resolve import resolve_study
 from harness.config.study import StudyConfig, load_study
+from harness.errors import UserError
 from harness.plugins import registry
 
 NOT_TAKEN = {
@@ -116,12 +117,39 @@ def test_options_of_one_command(harness: Cli, asked: list[StudyConfig]) -> None:
 
 
 def test_an_option_and_its_key_are_one_setting() -> None:
-    """An explicit -s comes after the options, whichever option it is."""
+    """Given as both, one of the two would have no effect."""
     for option, key, value in (("limit", "data.benchmark_limit", 9), ("engine", "model.engine", "naive")):
         short = resolve_study(StudyOptions(**{option: value}))
         assert short == resolve_study(StudyOptions(settings=[f"{key}={value}"]))
-    both = StudyOptions(engine="naive", settings=["model.engine=shared"])
-    assert resolve_study(both).model.engine == "shared"
+        with pytest.raises(UserError, match=rf"`--{option} {value}` and `-s {key}={value}` set the same"):
+            resolve_study(StudyOptions(**{option: value}, settings=[f"{key}={value}"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"settings": ["seeds=2", "seeds=3"]}, "`-s seeds=2` and `-s seeds=3`"),
+        ({"settings": ["grpo.beta=0", "method.grpo.beta=1"]}, "`-s grpo.beta=0` and `-s method.grpo.beta=1`"),
+        (
+            {"settings": ["train={warmup_steps=1}", "train.warmup_steps=2"]},
+            "`-s train=.* and `-s train.warmup",
+        ),
+        ({"benchmark_data": "x", "settings": ["data.benchmark=y"]}, "`--benchmark-data x` and `-s data.benchmark=y`"),
+        ({"methods": "sft", "settings": ['methods=["dpo"]']}, "`--methods sft` and `-s methods="),
+        ({"model": "tiny", "settings": ["model.name=2b"]}, "`--model tiny` and `-s model.name=2b`"),
+        ({"benchmarks": "vsibench", "settings": ["evaluation.benchmark=x"]}, "`--benchmarks vsibench` and `-s"),
+    ],
+)
+def test_a_setting_is_given_once(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=f"{words}.* set the same; leave one out"):
+        resolve_study(StudyOptions(**options))
+
+
+def test_a_value_that_is_zero_is_a_value(harness: Cli, tmp_path: Path, asked: list[StudyConfig]) -> None:
+    (tmp_path / "later.toml").write_text('extends = "tiny"\nfirst_seed = 5')
+    for options, seed in (([], 5), (["--seed", "0"], 0)):
+        assert harness("train", "sft", "--study", "later.toml", *options).code == 0
+        assert asked[-1].first_seed == seed
 
 
 def test_a_registered_model_brings_its_preset_and_a_folder_the_large_one(tmp_path: Path) -> None:

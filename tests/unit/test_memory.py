@@ -215,7 +215,8 @@ def test_settings_that_make_it_fit_are_found_and_true(study: Any) -> None:
         ("grpo", "train.micro_batch=14", ["-s train.micro_batch=3"]),
         ("grpo", "grpo.train.micro_batch=12", ["-s grpo.train.micro_batch=3"]),
         ("grpo:beta=0", "grpo.train.micro_batch=12", ["-s grpo.train.micro_batch=3"]),
-        ("grpo:train.micro_batch=14", "train.micro_batch=4", ["-s grpo.train.micro_batch=7"]),  # nothing helps
+        ("trl-grpo", "grpo.train.micro_batch=12", ["-s trl-grpo.train.micro_batch=3"]),
+        ("grpo:train.micro_batch=14", "model.quantisation=4bit", []),  # its own setting stays
     ],
 )
 def test_settings_that_make_it_fit_reach_a_methods_own_sections(
@@ -227,10 +228,17 @@ def test_settings_that_make_it_fit_reach_a_methods_own_sections(
         return Footprint((Part("activations", "", study.for_method(method).train.micro_batch, "update"),), 0, 0)
 
     monkeypatch.setattr(memory, "account_for", account)
-    overrides = ["model.gradient_checkpointing=true", given]
+    overrides = ["model.gradient_checkpointing=true", "data.max_pixels=3136", "data.min_pixels=784", given]
     study = load_study("2b", methods=[method], overrides=overrides)
     settings, _ = fitting_settings(study, method, MemoryLimit("a card", 4, 1, True))
     assert settings == expected
+
+
+def test_a_methods_own_rollouts_at_once_are_counted() -> None:
+    study = load_study("2b", methods=["grpo", "grpo:rollout.batch=14"])
+    card = MemoryLimit("a card", 80e9, 1, True)
+    sampling = [account_for(study, method, card).phases["sampling"] for method in study.methods]
+    assert sampling[1] < sampling[0] / 2
 
 
 def test_a_run_begins_by_telling_what_it_takes(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:

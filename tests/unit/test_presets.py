@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.config.study import load_study, preset_names
+from harness.config.layers import preset_names
+from harness.config.study import load_study
 from harness.errors import UserError
 from harness.study.matrix import cells_of
 
