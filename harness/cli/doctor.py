@@ -21,7 +21,6 @@ from rich.text import Text
 
 from harness.cli.options import SETUP, StudyOptions, command
 from harness.errors import UserError
-from harness.io import read_lines
 
 if TYPE_CHECKING:
     from harness.config.study import StudyConfig
@@ -209,6 +208,8 @@ def _hub() -> Finding:
 
 
 def _processor() -> str:
+    from harness.io import read_lines
+
     info = Path("/proc/cpuinfo")
     names = [line for line in read_lines(info) if line.startswith("model name")] if info.exists() else []
     return names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()
