@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.reader import Dataset
-from harness.data.video.decode import inspect_video
+from harness.data.video.decode import DECODING, inspect_video
 from harness.errors import UserError
 from harness.io import read_json, write_json
 
@@ -17,8 +17,8 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
     Args:
         dataset: Records whose videos exist.
         frames: Frames that will be sampled from each video.
-        verdicts: JSON file that caches the outcomes, since decoding is slow; a video whose size or modification
-            time changed is decoded again.
+        verdicts: JSON file that caches the outcomes, since decoding is slow; a video that changed since, or whose
+            outcome is by older rules of decoding, is decoded again.
 
     Raises:
         UserError: No record is left.
@@ -40,8 +40,13 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
 
 def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:
     status = path.stat()
-    stamp = {"size": status.st_size, "modified": status.st_mtime_ns}
-    before = known.get(str(path))
+    stamp = {
+        "size": status.st_size,
+        "modified": status.st_mtime_ns,
+        "changed": status.st_ctime_ns,
+        "rules": DECODING,
+    }
+    before = None if path.is_dir() else known.get(str(path))  # a folder's own stamp is not that of its stills
     if isinstance(before, dict) and stamp.items() <= before.items() and {"frames", "problem"} <= before.keys():
         return before
     try:

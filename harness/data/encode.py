@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from harness.data.video.clock import NO_TIMES
 from harness.data.video.frames import ProcessedVideo, VideoSettings
 from harness.errors import UserError
 from harness.vsibench.prompts import PROMPTS_VERSION, SYSTEM, prompt_text, second_turn_text
@@ -136,9 +137,8 @@ class PromptEncoder:
             raise self._wrong_template(chat.count(token), ", each between two special tokens")
         if len(video.patch_times) != int(video.grid_thw[0, 0]):
             raise UserError(
-                f"{record.scene}: Qwen3-VL's prompts state the time of every frame, and this "
-                "video has no frame rate (a folder of stills has none); set it with -s data.stills_rate=30, or use a "
-                "Qwen2-VL model"
+                f"{record.scene}: Qwen3-VL's prompts state the time of every frame, which this video does not tell. "
+                f"{NO_TIMES}, or use a Qwen2-VL model"
             )
         blocks = "".join(f"<{seconds:.1f} seconds>{start}{token}{end}" for seconds in video.patch_times)
         return before.removesuffix(start) + blocks + after.removeprefix(end)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data import vsi100k
-from harness.data.video.decode import still_files
+from harness.data.video.folders import still_files
 from harness.errors import UserError
 from harness.io import read_text
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from harness.data.layout import PRUNED_IDS, find_video
 from harness.data.reader import MANIFEST
-from harness.data.video.decode import VideoFacts, inspect_video, still_files
+from harness.data.video.decode import DECODING, VideoFacts, inspect_video
+from harness.data.video.folders import still_files
 from harness.errors import UserError, first_few
 from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
 from harness.processes import in_processes
@@ -78,7 +79,9 @@ def check_videos(root: Path, scenes: Sequence[str], workers: int, progress: Prog
             progress("checking videos", number, len(jobs))
     if faults:
         raise UserError(f"{len(faults)} of {len(jobs)} videos cannot be used:\n" + first_few(faults, "\n"))
-    return {name: {key: value for key, value in one.items() if key != "name"} for name, one in facts.items()}
+    return {
+        name: {key: value for key, value in one.items() if key not in ("name", "rules")} for name, one in facts.items()
+    }
 
 
 def _checked_before(file: Path) -> dict[str, dict[str, Any]]:
@@ -100,7 +103,8 @@ def _check(job: Job) -> tuple[str, dict[str, Any] | str]:
     name, path, known = job
     try:
         files = still_files(path) if path.is_dir() else [path]
-        content = {"name": name, "bytes": sum(file.stat().st_size for file in files), "sha256": _digest(path, files)}
+        size = sum(file.stat().st_size for file in files)
+        content = {"name": name, "rules": DECODING, "bytes": size, "sha256": _digest(path, files)}
         if known is not None and content.items() <= known.items():
             return name, known
         return name, content | inspect_video(path)._asdict()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from harness.data.video.clock import NO_TIMES
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def prompt_positions(model: Any, prompt: EncodedPrompt, device: torch.device) ->
     if family == "qwen2_5_vl" and seconds is None:
         raise UserError(
             f"record {prompt.record.key}: Qwen2.5-VL's positions depend on how many seconds a temporal patch covers, "
-            "which is unknown for a video without a duration (a folder of stills); give the stills' frame rate with "
-            "-s data.stills_rate=30, or use a Qwen2-VL model"
+            f"which this video does not tell. {NO_TIMES}, or use a Qwen2-VL model"
         )
     if family == "qwen3_vl" and _video_blocks(prompt) != int(prompt.video.grid_thw[0, 0]):
         raise UserError(

@@ -22,6 +22,7 @@ from harness.config.variants import parse_variant
 from harness.data.corruption import corrupted_answer
 from harness.data.reader import Dataset
 from harness.data.shuffled import shuffled_prompt
+from harness.data.video.decode import DECODING
 from harness.io import digest_of
 from harness.models.loading import choose_precision
 from harness.plugins import registry
@@ -100,7 +101,7 @@ def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> d
         name: EvaluationIdentity(
             benchmark=digest,
             prompts=f"{study.prompt.evaluation}/{prompts_digest()}",
-            frames=digest_of([data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
+            frames=digest_of([DECODING, data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
             decoding=f"greedy, {sampling}, {settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
             engine=f"transformers {version('transformers')}, torch {version('torch')}, {device.type}, "
             f"{choose_precision(study.model, device)}, {study.model.engine} prefix",

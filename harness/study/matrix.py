@@ -13,6 +13,7 @@ from pydantic import Field
 
 from harness.api.config import StrictConfig
 from harness.config.study import BASE, StudyConfig
+from harness.data.video.decode import DECODING
 from harness.errors import UserError
 from harness.io import digest_of, read_as, toml_text, write_json, write_text
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
@@ -170,7 +171,8 @@ def cells_of(
     model = study.model.model_dump(mode="json") | {"digest": model_digest}
     package = version("vlm-harness")
     data = study.data.model_dump(mode="json", exclude={"benchmark", "split", "benchmark_limit"}) | {
-        "digest": train_digest
+        "digest": train_digest,
+        "decoding": DECODING,
     }
     evaluation = evaluation_identities(study, questions)
     cells = [_cell(study, 0, {"method": BASE, "model": model, "version": package}, evaluation)]

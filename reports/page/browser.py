@@ -17,7 +17,9 @@ from av.error import FFmpegError
 from PIL import Image
 
 from harness.api.benchmark import Benchmark
+from harness.data.video.container import pixel_aspect, video_stream
 from harness.data.video.decode import decode_frames
+from harness.data.video.picture import picture
 from harness.errors import UserError
 from harness.vsibench.records import Record
 
@@ -213,9 +215,11 @@ def _frames(path: Path) -> list[Image.Image]:
     if path.is_dir():
         return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container, path)
         stream.codec_context.skip_frame = "NONKEY"
-        keys = [_fitted(frame.to_image(), _RUNGS[0][0]) for frame in container.decode(stream)]
+        aspect = pixel_aspect(stream)
+        shown = (Image.fromarray(picture(frame, aspect, path)) for frame in container.decode(stream))
+        keys = [_fitted(frame, _RUNGS[0][0]) for frame in shown]
     if len(keys) >= FRAMES:
         return [keys[number * len(keys) // FRAMES] for number in range(FRAMES)]
     return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]

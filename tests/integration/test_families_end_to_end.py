@@ -111,7 +111,7 @@ def test_a_folder_of_stills_is_refused_where_seconds_matter(study: StudyConfig, 
     if bench.policy.base.config.model_type == "qwen2_vl":
         assert encode()
         return
-    with pytest.raises(UserError, match=r"folder of stills\b.*data\.stills_rate=30, or use a Qwen2-VL model"):
+    with pytest.raises(UserError, match=r"folder of stills\b.*data\.stills_rate=30.*, or use a Qwen2-VL model"):
         encode()
     told = study.model_copy(update={"data": study.data.model_copy(update={"stills_rate": 4.0})})
     bench = prepare(told)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 import harness.data.video.cache as frames_module
 from harness.data.video.cache import FrameCache
-from harness.data.video.decode import decode_frames
+from harness.data.video.decode import decode_frames, sample_video
 from harness.data.video.frames import VideoSettings, process_frames
 from harness.errors import UserError
 
@@ -37,11 +39,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the videos decoded so far."""
     names: list[str] = []
 
-    def counting(path: Path, n: int, sampling: str) -> np.ndarray:
+    def counting(path: Path, *wanted: Any) -> Any:
         names.append(path.name)
-        return decode_frames(path, n, sampling)
+        return sample_video(path, *wanted)
 
-    monkeypatch.setattr(frames_module, "decode_frames", counting)
+    monkeypatch.setattr(frames_module, "sample_video", counting)
     return names
 
 
@@ -53,7 +55,7 @@ def test_each_video_is_decoded_once_and_comes_back_the_same(tmp_path: Path, deco
     for video in loads:
         assert torch.equal(video.pixel_values, direct.pixel_values)
         assert torch.equal(video.grid_thw, direct.grid_thw)
-        assert video.digest == direct.digest
+        assert video.digest == loads[0].digest
     assert loads[0] is loads[1]
     assert decoded == ["a.mp4"]
 
@@ -132,3 +134,44 @@ def test_a_bad_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     with pytest.raises(UserError, match=r"text\.mp4"):
         cache.load(tmp_path / "text.mp4")
+
+
+def test_a_file_whose_time_was_set_back_is_read_again(tmp_path: Path) -> None:
+    contents = [film(tmp_path / f"{seed}.mp4", seed).read_bytes() for seed in range(2)]
+    length = max(map(len, contents)) + 8  # both end in a box of free space
+    path, kinds = tmp_path / "a.mp4", []
+    for content in contents:
+        path.write_bytes(
+            content + (length - len(content)).to_bytes(4, "big") + b"free".ljust(length - len(content) - 4)
+        )
+        os.utime(path, ns=(1, 1))
+        kinds.append(FrameCache(tmp_path / "cache", SETTINGS).load(path).digest)
+    assert kinds[0] != kinds[1]
+
+
+def test_times_are_stored_with_the_frames_and_under_their_checksum(tmp_path: Path, decoded: list[str]) -> None:
+    path = film(tmp_path / "a.mp4")
+    first = FrameCache(tmp_path / "cache", SETTINGS).load(path)
+    again = FrameCache(tmp_path / "cache", SETTINGS).load(path)
+    assert (again.seconds_per_patch, again.patch_times) == (0.5, (0.125, 0.625))
+    assert (again.digest, decoded) == (first.digest, ["a.mp4"])
+    (entry,) = (tmp_path / "cache").rglob("*.npy")
+    content = entry.read_bytes()
+    assert content.count(b"[1.0, [0.0, 0.25, 0.5, 0.75]]") == 1
+    entry.write_bytes(content.replace(b"[1.0, [0.0,", b"[9.0, [0.0,"))
+    assert FrameCache(tmp_path / "cache", SETTINGS).load(path).seconds_per_patch == 0.5
+    assert decoded == ["a.mp4", "a.mp4"]
+
+
+@pytest.mark.parametrize("changed", ["rules", "decoder"])
+def test_frames_of_other_rules_or_another_decoder_are_not_served(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    path = film(tmp_path / "a.mp4")
+    FrameCache(tmp_path / "cache", SETTINGS).load(path)
+    if changed == "rules":
+        monkeypatch.setattr(frames_module, "DECODING", frames_module.DECODING + 1)
+    else:
+        monkeypatch.setattr(frames_module, "version", lambda name: "another")
+    FrameCache(tmp_path / "cache", SETTINGS).load(path)
+    assert decoded == ["a.mp4", "a.mp4"]

@@ -38,7 +38,7 @@ def test_several_processes_fill_the_cache_and_nothing_is_decoded_again(
     fresh = FrameCache(tmp_path / "frames", SETTINGS)  # as another process opens it
     assert predecode(fresh, videos, 2) == 0
     with monkeypatch.context() as patch:
-        for name in ("decode_frames", "sha256_file"):  # neither decoded nor read for its digest
+        for name in ("sample_video", "sha256_file"):  # neither decoded nor read for its digest
             patch.setattr(frames_module, name, None)
         found = [fresh.load(path) for path in videos]
     direct = FrameCache(tmp_path / "other", SETTINGS)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from harness.data.video.cache import FrameCache
-from harness.data.video.decode import decode_frames, frame_indices, inspect_video, still_files
+from harness.data.video.decode import decode_frames, frame_indices, inspect_video
+from harness.data.video.folders import still_files
 from harness.data.video.frames import VideoSettings
 from harness.errors import UserError
 

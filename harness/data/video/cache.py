@@ -11,22 +11,28 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.data.video.decode import VideoClock, decode_frames, frame_indices, still_files, video_clock
+from harness.data.video.clock import Clock
+from harness.data.video.decode import DECODING, frame_indices, sample_video
+from harness.data.video.folders import require_stills, stills_clock
 from harness.data.video.frames import ProcessedVideo, VideoSettings, frames_digest, patchify, resize_frames
 from harness.errors import UserError
-from harness.io import append_lines, sha256_file, whole_lines, write_bytes
+from harness.io import append_lines, digest_of, sha256_file, whole_lines, write_bytes
 
-_CHECKSUM_BYTES = 64
 _MEMORY_BYTES = 256 << 20
 DISK_BYTES = 100 << 30
 """Default limit of frames on disk, in bytes; ScanNet's 1,513 scans take 7 GB in the paper's presets."""
+
+Entry = tuple[Tensor, Clock | None]
+"""Resized frames, (n, 3, h, w) uint8, and their times."""
 
 _DIGESTS = "digests.jsonl"
 
@@ -35,8 +41,9 @@ class FrameCache:
     """Loads videos as vision input and decodes each only once.
 
     Disk and memory hold the resized uint8 frames, a twelfth of the size of the float32 patches, which
-    are cut on load. An entry is stored under the settings' digest and named by the video's SHA-256, so a
-    changed file or setting never matches an old entry. Above ``disk_bytes`` (over all settings) the least
+    are cut on load. An entry holds the frames, their times and a checksum of both. It is stored under the digest of the
+    settings, of the decoding rules and of the decoders' versions, and named by the video's SHA-256, so a changed file,
+    setting or decoder never matches an old entry. Above ``disk_bytes`` (over all settings) the least
     recently used entries are removed. Safe to use from several threads and processes.
     """
 
@@ -56,11 +63,11 @@ class FrameCache:
         self.root = Path(root)
         self.disk_bytes = disk_bytes
         self._stills_rate = stills_rate
-        self._folder = self.root / settings.digest[:16]
+        self._folder = self.root / digest_of([settings.digest, DECODING, *map(version, ("av", "pillow"))])[:16]
         self._recent = functools.lru_cache(memory_bytes // self.entry_bytes)(self._frames)
         self._latest = functools.lru_cache(1)(self._video)
         self._digests = _known_digests(self.root / _DIGESTS)
-        self._clocks: dict[str, VideoClock | None] = {}
+        self._clocks: dict[str, Clock | None] = {}
         self._warned = False
 
     @property
@@ -116,10 +123,8 @@ class FrameCache:
 
     def _stamp(self, path: Path) -> tuple[list[Any], list[Path], list[Path]]:
         """A stamp that changes with the video, a folder's stills, and the files that are read."""
-        stills = still_files(path) if path.is_dir() else []
+        stills = require_stills(path) if path.is_dir() else []
         read = [stills[at] for at in self._indices(len(stills))] if stills else [path]
-        if not stills and path.is_dir():
-            raise UserError(f"{path}: the folder contains no colour frames")
         return [len(stills), *(_stamp(file) for file in read)], stills, read
 
     def _indices(self, total: int) -> list[int]:
@@ -127,58 +132,63 @@ class FrameCache:
 
     def _video(self, digest: str, path: Path) -> ProcessedVideo:
         """A video's patches, with their times if they are known."""
-        video = patchify(self._recent(digest, path), self.settings)
-        if digest not in self._clocks:
-            self._clocks[digest] = video_clock(path, self._stills_rate)
-        clock, depth = self._clocks[digest], self.settings.temporal_patch_size
+        frames, clock = self._recent(digest, path)
+        video, depth = patchify(frames, self.settings), self.settings.temporal_patch_size
+        if self._stills_rate is not None and path.is_dir():
+            whole = stills_clock(path, self._stills_rate)
+            clock = whole.at(self._indices(len(whole.times)))
         if clock is None:
             return video
-        seconds = clock.frames / clock.rate / self.settings.frames * depth
-        at = [index / clock.rate for index in self._indices(clock.frames)]
+        seconds, at = clock.seconds / self.settings.frames * depth, clock.times
         times = tuple((at[first] + at[first + depth - 1]) / 2 for first in range(0, len(at), depth))
-        return replace(video, seconds_per_patch=seconds, patch_times=times)
+        digest = digest_of([video.digest, seconds])
+        return replace(video, digest=digest, seconds_per_patch=seconds, patch_times=times)
 
-    def _frames(self, digest: str, path: Path) -> Tensor:
-        """A video's resized frames, from the disk or decoded and written to it."""
-        frames = self._read(digest)
-        if frames is None:
-            frames = self._build(path)
-            self._write(digest, frames)
-        return frames
+    def _frames(self, digest: str, path: Path) -> Entry:
+        """A video's resized frames and their times, from the disk or decoded and written to it."""
+        entry = self._read(digest)
+        if entry is None:
+            entry = self._build(path)
+            self._write(digest, entry)
+        return entry
 
-    def _build(self, path: Path) -> Tensor:
-        frames = decode_frames(path, self.settings.frames, self.settings.sampling)
-        height, width = frames.shape[1:3]
-        if min(height, width) < (side := self.settings.patch_size):
-            raise UserError(
-                f"{path}: its frames of {height}x{width} pixels are smaller than one patch ({side}x{side}), so there "
-                "is nothing to see; replace the video with one of a higher resolution"
-            )
-        try:
-            return resize_frames(frames, self.settings)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+    def _build(self, path: Path) -> Entry:
+        def resized(frame: NDArray[np.uint8]) -> Tensor:
+            height, width = frame.shape[:2]
+            if min(height, width) < (side := self.settings.patch_size):
+                raise UserError(
+                    f"{path}: its frames of {height}x{width} pixels are smaller than one patch ({side}x{side}), so "
+                    "there is nothing to see; replace the video with one of a higher resolution"
+                )
+            try:
+                return resize_frames(frame[None], self.settings, self.settings.frames)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
+
+        frames, clock = sample_video(path, self.settings.frames, self.settings.sampling, resized)
+        return torch.cat(frames), clock
 
     def _entry(self, digest: str) -> Path:
         return self._folder / f"{digest}.npy"
 
-    def _read(self, digest: str) -> Tensor | None:
-        """The stored frames, or None when there are none or their checksum differs."""
+    def _read(self, digest: str) -> Entry | None:
+        """The stored frames and times, or None when there are none or their checksum differs."""
         try:
             with self._entry(digest).open("rb") as file:
                 frames = torch.from_numpy(np.load(file, allow_pickle=False))
-                checksum = file.read(_CHECKSUM_BYTES + 1).decode()
+                clock, checksum = json.loads(file.read())
             with contextlib.suppress(OSError):
                 os.utime(self._entry(digest))  # used now, so removed last
-            return frames if checksum == frames_digest(frames, self.settings) else None
-        except (OSError, ValueError, TypeError, EOFError):
+            return _entry(frames, clock) if checksum == self._checksum(frames, clock) else None
+        except (OSError, ValueError, TypeError, EOFError, MemoryError):
             return None
 
-    def _write(self, digest: str, frames: Tensor) -> None:
-        """Store the frames followed by their checksum; a cache that cannot be written only causes a warning."""
+    def _write(self, digest: str, entry: Entry) -> None:
+        """Store the frames, then their times and a checksum; a cache that cannot be written only causes a warning."""
+        frames, clock = entry
         content = io.BytesIO()
         np.save(content, frames.numpy())
-        content.write(frames_digest(frames, self.settings).encode())
+        content.write(json.dumps([clock, self._checksum(frames, clock)]).encode())
         try:
             write_bytes(self._entry(digest), content.getvalue())
             self._make_room()
@@ -190,6 +200,9 @@ class FrameCache:
                     RuntimeWarning,
                     stacklevel=3,
                 )
+
+    def _checksum(self, frames: Tensor, clock: Sequence[Any] | None) -> str:
+        return digest_of([frames_digest(frames, self.settings), clock])
 
     def _make_room(self) -> None:
         """Remove the least recently used entries until the others fit."""
@@ -207,9 +220,13 @@ class FrameCache:
 
 
 def _stamp(file: Path) -> list[int]:
-    """A stamp that changes with the file."""
+    """A stamp that changes with the file, by its ``ctime`` also where the time of modification is set back."""
     status = file.stat()
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _entry(frames: Tensor, clock: Sequence[Any] | None) -> Entry:
+    return frames, None if clock is None else Clock(clock[0], tuple(clock[1]))
 
 
 def _known_digests(file: Path) -> dict[str, tuple[list[Any], str]]:

@@ -1,41 +1,43 @@
-"""Decoding frames of a video file or a folder of stills; anything incomplete is refused.
+"""Decoding frames of a video file or a folder of stills, as a player shows them; anything incomplete is refused.
 
 Does not import torch, so that processes that check many videos start quickly; PyAV is imported with the first video, so
 that code without videos (a benchmark on random pixels, a report) runs without it.
+
+Frames are upright (display matrix, EXIF), have square pixels and no transparency; colours follow the matrix and range
+that the video states. Interlaced frames stay woven, and HDR is not mapped to SDR, as in torchcodec and transformers.
+
+What is incomplete shows in one of these: the sizes that the container states (:mod:`harness.data.video.whole`), the
+frame count or duration that it declares, damaged packets and frames. A fragmented MP4, a live WebM or a transport
+stream that was cut exactly between two fragments, elements or packets shows none of them, an FLV that lost less than
+half a second neither, and MPEG-PS and raw streams never do: such a file counts as a shorter video.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from harness.data.video.clock import Clock, clock_of
+from harness.data.video.container import Film, damaged, decoded, survey
+from harness.data.video.folders import require_stills
+from harness.data.video.images import read_image
+from harness.data.video.picture import picture
 from harness.errors import UserError
 
 Sampling = Literal["even", "ends"]
 """Which frames are sampled: ``even``, evenly spaced from the first on, as in Qwen2-VL's processor; or ``ends``, from
 the first to the last, as in Qwen3-VL's and qwen-vl-utils."""
 
-_STILLS = (".jpg", ".jpeg", ".png")
-_NOT_COLOUR = re.compile(r"depth|label|instance|pose|intrinsic", re.IGNORECASE)
+DECODING = 2
+"""Version of the rules by which a file becomes frames and times; raised when they change, so that no cache serves
+frames of older rules."""
 
-
-class VideoClock(NamedTuple):
-    """Frame count and rate declared by a video file.
-
-    Attributes:
-        frames: Number of frames.
-        rate: Frames per second.
-    """
-
-    frames: int
-    rate: float
+Kept = TypeVar("Kept")
 
 
 class VideoFacts(NamedTuple):
@@ -61,29 +63,53 @@ def decode_frames(path: Path, n: int, sampling: Sampling = "even") -> NDArray[np
     Args:
         path: A video file, or a folder of colour frames ordered by the numbers in their names.
         n: How many frames.
-        sampling: Which ones.
+        sampling: Which ones. They are counted, not timed, as in Qwen's processors, also where the frame rate varies.
 
     Returns:
         (n, H, W, 3) RGB.
 
     Raises:
-        UserError: The video is missing, empty, not a video, truncated, damaged or shorter than n frames.
+        UserError: The video is missing, empty, not a video, truncated, damaged, too large or shorter than n frames.
     """
-    stills = still_files(path) if path.is_dir() else []
-    total = len(stills) if path.is_dir() else _count_frames(path)
+    frames, _ = sample_video(path, n, sampling, lambda frame: frame)
+    return np.stack(frames)
+
+
+def sample_video(
+    path: Path, n: int, sampling: Sampling, keep: Callable[[NDArray[np.uint8]], Kept]
+) -> tuple[list[Kept], Clock | None]:
+    """As :func:`decode_frames`, but keep only what ``keep`` makes of each (H, W, 3) frame, so that few are in memory.
+
+    Returns:
+        What was kept, and the times of the n frames; None if the file tells none, and for a folder of stills
+        (:func:`harness.data.video.folders.stills_clock`).
+
+    Raises:
+        UserError: As :func:`decode_frames`.
+    """
+    stills = require_stills(path) if path.is_dir() else []
+    film = None if stills else survey(path)
+    total = len(stills) if film is None else film.frames
     if total < n:
         raise UserError(
             f"{path}: the video has {total} frames and {n} are needed. Lower `frames` or replace the video."
         )
     wanted = frame_indices(total, n, sampling)
-    if stills:
-        kept = [read_image(stills[index]) for index in wanted]
+    kept: list[Kept] = []
+    shapes: dict[tuple[int, ...], str] = {}
+    times: list[FrameTime] = []
+    shown: Iterator[tuple[str, NDArray[np.uint8]]]
+    if film is None:
+        shown = ((stills[index].name, read_image(stills[index])) for index in wanted)
     else:
-        among = frozenset(wanted)
-        kept = [frame.to_ndarray(format="rgb24") for index, frame in enumerate(_decoded(path, total)) if index in among]
-    if len({frame.shape for frame in kept}) != 1:
-        raise _damaged(path, "its frames change size")
-    return np.stack(kept)
+        shown = _pictures(path, film, frozenset(wanted), times)
+    for name, frame in shown:
+        shapes.setdefault(frame.shape, name)
+        if len(shapes) > 1:
+            raise damaged(path, f"its frames change size ({_sizes(shapes)})")
+        kept.append(keep(frame))
+    clock = None if film is None else _clock(film, times)
+    return kept, clock and clock.at(wanted)
 
 
 def inspect_video(path: Path) -> VideoFacts:
@@ -93,30 +119,15 @@ def inspect_video(path: Path) -> VideoFacts:
         UserError: As :func:`decode_frames`.
     """
     if path.is_dir():
-        stills = still_files(path)
-        if not stills:
-            raise UserError(f"{path}: the folder contains no colour frames ({', '.join(_STILLS)})")
+        stills = require_stills(path)
         total, shapes = len(stills), {read_image(stills[at]).shape[:2] for at in (0, len(stills) // 2, -1)}
     else:
-        total = _count_frames(path)
-        shapes = {(frame.height, frame.width) for frame in _decoded(path, total)}
+        film = survey(path)
+        shown = _pictures(path, film, frozenset([0]), [])
+        total, shapes = film.frames, {frame.shape[:2] for _, frame in shown}
     if len(shapes) != 1:
-        raise _damaged(path, "its frames change size" if shapes else "it has no frames")
+        raise damaged(path, "its frames change size" if shapes else "it has no frames")
     return VideoFacts(total, *shapes.pop())
-
-
-def video_clock(path: Path, stills_rate: float | None = None) -> VideoClock | None:
-    """Frame count and rate of a video file; None if it declares none, and for a folder of stills without a rate.
-
-    Raises:
-        UserError: The file is missing, unreadable or not a video.
-    """
-    if path.is_dir():
-        return None if stills_rate is None else VideoClock(len(still_files(path)), stills_rate)
-    with _opened(path) as container:
-        stream = container.streams.video[0]
-        known = stream.frames and stream.average_rate
-        return VideoClock(stream.frames, float(stream.average_rate)) if known else None
 
 
 def frame_indices(total: int, n: int, sampling: Sampling = "even") -> list[int]:
@@ -130,76 +141,28 @@ def frame_indices(total: int, n: int, sampling: Sampling = "even") -> list[int]:
     return [int(place) for place in (np.arange(n) * (total / n)).astype(np.float32)]
 
 
-def still_files(folder: Path) -> list[Path]:
-    """The colour frames of a folder in the order of the numbers in their names: 2.jpg before 10.jpg."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _STILLS and not _NOT_COLOUR.search(path.name)]
-    return sorted(found, key=lambda path: ([int(digits) for digits in re.findall(r"\d+", path.stem)], path.name))
+class FrameTime(NamedTuple):
+    """A shown frame's time stamp and duration, in units of ``tick`` seconds; None where the file has none."""
+
+    stamp: int | None
+    duration: int | None
+    tick: Fraction | None
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) RGB.
-
-    Raises:
-        UserError: It is missing or damaged.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: the image cannot be read: {error}. Download or export it again.") from error
+def _pictures(
+    path: Path, film: Film, wanted: frozenset[int], times: list[FrameTime]
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """The wanted frames with their names; the times of all of them are added to ``times``."""
+    for index, frame in enumerate(decoded(path, film)):
+        times.append(FrameTime(frame.pts, frame.duration, frame.time_base))
+        if index in wanted:
+            yield f"frame {index}", picture(frame, film.aspect, path)
 
 
-@contextlib.contextmanager
-def _opened(path: Path, problem: Callable[[str], str] = str) -> Iterator[Any]:
-    """An open container; an error of FFmpeg or the file system means a damaged video, with the words of ``problem``."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            yield container
-    except (FFmpegError, OSError, IndexError) as error:
-        raise _damaged(path, problem(str(getattr(error, "strerror", None) or error))) from error
+def _clock(film: Film, times: Sequence[FrameTime]) -> Clock | None:
+    tick = times[-1].tick or film.tick
+    return clock_of(film.stamps or [time.stamp for time in times], tick, times[-1].duration, film.rate)
 
 
-def _decoded(path: Path, total: int) -> Iterator[Any]:
-    """Every frame of a file that declares ``total`` frames; fewer or damaged frames are refused."""
-    decoded = 0
-    with _opened(path, lambda why: f"decoding stops after {decoded} of {total} frames ({why})") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise _damaged(path, f"frame {decoded} of {total} is corrupt")
-            yield frame
-            decoded += 1
-    if decoded < total:
-        raise _damaged(path, f"only {decoded} of {total} frames can be decoded")
-
-
-def _count_frames(path: Path) -> int:
-    """Number of frames in the container, without those hidden by its edit list; a truncated file is refused."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such video file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the video file is empty. Download or export it again.")
-    packets = hidden = 0
-    with _opened(path) as container:
-        if not container.streams.video:
-            raise UserError(f"{path}: the file has no video stream")
-        stream = container.streams.video[0]
-        declared = stream.frames
-        for packet in container.demux(stream):
-            if not packet.size:
-                continue
-            if packet.is_corrupt:
-                raise _damaged(path, f"it ends inside frame {packets}, so it is truncated")
-            packets += 1
-            hidden += packet.is_discard
-    if packets < declared:
-        raise _damaged(path, f"it is truncated: its header declares {declared} frames, it contains {packets}")
-    return packets - hidden
-
-
-def _damaged(path: Path, problem: str) -> UserError:
-    return UserError(f"{path}: the video cannot be read completely: {problem}. Download or export it again.")
+def _sizes(shapes: Mapping[tuple[int, ...], str]) -> str:
+    return ", ".join(f"{name} has {shape[0]}x{shape[1]} pixels" for shape, name in shapes.items())

@@ -89,7 +89,8 @@ class ProcessedVideo:
     Attributes:
         pixel_values: (patches, 3 * temporal_patch_size * patch_size^2) float32, ``pixel_values_videos``.
         grid_thw: (1, 3) int64, patches in time, height and width, ``video_grid_thw``.
-        digest: SHA-256 of the resized frames and the settings: equal exactly when the model's input is equal.
+        digest: SHA-256 of the resized frames, the settings and the seconds, if known: equal exactly when the model's
+            input is equal.
         seconds_per_patch: Duration of one temporal patch; Qwen2.5-VL's positions depend on it.
         patch_times: Time in seconds at the middle of each temporal patch; Qwen3-VL's prompts state it.
     """
@@ -121,8 +122,8 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
     return tall, wide
 
 
-def resize_frames(frames: NDArray[np.uint8], settings: VideoSettings) -> Tensor:
-    """Resize (n, H, W, 3) uint8 frames to (n, 3, h, w) uint8.
+def resize_frames(frames: NDArray[np.uint8], settings: VideoSettings, total: int | None = None) -> Tensor:
+    """Resize (n, H, W, 3) uint8 frames, all or some of a video's ``total`` ones, to (n, 3, h, w) uint8.
 
     Bicubic with antialiasing and uint8 in and out: a float resize that is rounded afterwards
     differs in a fifth of the pixels.
@@ -134,7 +135,7 @@ def resize_frames(frames: NDArray[np.uint8], settings: VideoSettings) -> Tensor:
         width,
         factor=settings.factor,
         min_pixels=settings.min_pixels,
-        max_pixels=_frame_budget(len(video), settings),
+        max_pixels=_frame_budget(total or len(video), settings),
     )
     if size == (height, width):
         return video

@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness.data.video.decode import read_image
-from harness.data.video.frames import ProcessedVideo, VideoSettings, process_frames
+from harness.data.video.frames import ProcessedVideo, VideoSettings, patchify, resize_frames
+from harness.data.video.images import read_image
 from harness.errors import UserError
 
 
@@ -42,6 +40,7 @@ class StillImages:
         """
         pixels = read_image(path)
         try:
-            return process_frames(np.repeat(pixels[None], self.settings.frames, axis=0), self.settings)
+            resized = resize_frames(pixels[None], self.settings, self.settings.frames)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        return patchify(resized.expand(self.settings.frames, -1, -1, -1), self.settings)
