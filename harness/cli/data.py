@@ -1,4 +1,4 @@
-"""``harness data``: turn a published data set into a folder that is ready for use."""
+"""``harness data``: turn a published data set into a folder that is ready for use; look at a data set."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from harness.cli.diagnose import diagnose
 from harness.cli.options import StudyOptions, command, out_option
 from harness.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Prepare published data sets.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Prepare published data sets, and look at one's own."
+)
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Check a copy and make it ready for use.")
 app.add_typer(prepare, name="prepare")
+command(app, only=("study", "data", "benchmark_data", "split", "settings", "decoders", "cache"))(diagnose)
 
 Source = Annotated[
     str, typer.Option("--from", metavar="DIR|ID", help="A local copy of the data set, or its id on the hub.")

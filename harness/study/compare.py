@@ -25,6 +25,7 @@ from harness.study.effective import print_settings
 from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
 from harness.study.locks import hold
+from harness.study.lookalikes import note_lookalikes
 from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
 from harness.study.setup import benchmark_source, frame_cache, load_data
@@ -195,6 +196,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     if not todo:
         console.print("Nothing to compute: every cell is done.", highlight=False)
         return True
+    note_lookalikes(study, run_dir, plan.train, plan.benchmark, console)
     memory.print_summary(study, console)
     _decode(study, [*plan.benchmark.distinct_videos(), *plan.train.distinct_videos()], console)
     for cell in todo:

@@ -24,6 +24,7 @@ from harness.errors import UserError, first_few
 from harness.io import toml_text, write_text
 from harness.seeds import seed_for
 from harness.study.compare import build_source, compare
+from harness.study.lookalikes import warn_of_lookalikes
 from harness.study.setup import benchmark_source, load_data, read_benchmark
 
 TRIALS_FILE = "trials.csv"
@@ -95,12 +96,14 @@ def check_development(study: StudyConfig, console: Console, *, build: bool) -> N
             console.print(f"Not checked for rooms of the benchmark yet: {one} is not generated", highlight=False)
             return
     load_data(study)  # It refuses training data with rooms of the benchmark, before any trial.
-    whole = read_benchmark(study)
-    if shared := count_rooms(shared_rooms(read_benchmark(tuning_study(study)), [whole]).values()):
+    whole, development = read_benchmark(study), read_benchmark(tuning_study(study))
+    if shared := count_rooms(shared_rooms(development, [whole]).values()):
         raise UserError(
-            f"{source} shows {len(shared)} rooms of the benchmark ({whole.source}, or VSI-Bench): "
+            f"{source} shows rooms of the benchmark ({whole.source}, or VSI-Bench): "
             f"{first_few([f'{room} ({count})' for room, count in shared.items()])}. Choose by records on other rooms"
         )
+    if build:
+        warn_of_lookalikes(study, chosen, development, whole, console)
 
 
 def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from harness.api.guest import GuestTrainer
 from harness.config.study import StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
+from harness.study.lookalikes import noted_lookalikes
 from reports.collect import Collected
 from reports.tables import MISSING
 from reports.text import Block, Document, count, heading, lines, paragraph, text_table
@@ -45,6 +46,8 @@ def fairness_card(collected: Collected) -> Document:
     if skipped := Counter([*collected.train.skipped, *collected.test.skipped]):
         texts = [f"{line} ({times} times)" if times > 1 else line for line, times in skipped.items()]
         blocks += [heading("Records left out"), lines("list", texts)]
+    if found := noted_lookalikes(collected.run_dir):
+        blocks += [heading("Training videos that look like the benchmark's"), lines("list", found)]
     if notes := dict.fromkeys((*collected.train.notes, *collected.test.notes)):
         blocks += [heading("Notes on the data"), lines("list", list(notes))]
     return Document(f"Fairness card: {study.name}", blocks)

@@ -69,7 +69,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the documents name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_files", {})
-    for folder in ("DIR", "DIR_OF_VSI_BENCH", "data/vsi-bench", "data/vsi-100k"):
+    write_small_dataset(tmp_path / "DIR", split="train")
+    for folder in ("DIR_OF_VSI_BENCH", "data/vsi-bench", "data/vsi-100k"):
         write_small_dataset(tmp_path / folder)
     answers = "".join(json.dumps({"id": number, "answer": "4"}) + "\n" for number in range(9))
     for name in ("answers.jsonl", "a.jsonl", "b.jsonl"):
