@@ -9,14 +9,14 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness.errors import UserError, closest, first_few, unknown_name
-from harness.vsibench.options import lone_letter, option_texts, plain_text, right_letter
+from harness.vsibench.options import lone_letter, no_options, option_texts, plain_text, right_letter
 from harness.vsibench.records import BadRecordError, Record
 from harness.vsibench.types import LETTERS, NUMERIC_TYPES, QUESTION_TYPES
 
@@ -51,6 +51,7 @@ _MARK = r"<(?:video|image|frame)s?(?:[ _-]?\d+)?>|<\|(?:vision_start|vision_end|
 _MARKS_AT_EDGES = re.compile(rf"^\s*(?:(?:{_MARK})\s*)+|(?:\s*(?:{_MARK}))+\s*$", re.IGNORECASE)
 _SPECIAL = re.compile(rf"{_MARK}|<\|[^\s|<>]+\|>", re.IGNORECASE)
 _IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPTION_COLUMN = re.compile(r"(?:option|choice)s?[ _-]?[A-H0-9]", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
 
 
@@ -117,34 +118,54 @@ class RowReader:
             if ours not in mapped and ours != "options":  # numeric questions have none
                 raise BadRecordError(f"`data.fields.{ours}` = {theirs!r} is none of its fields{closest(theirs, row)}")
         given = {name: row[name] for name in FIELDS if name in row} | mapped
-        read = {*given, *(self._fields or {}).values()}
+        read = {*given, *(self._fields or {}).values(), "pruned"}  # VSI-Bench's own, see `pruned_ids`
         self._found |= row.keys() & read
-        if given.get("options") is None and {"A", "B"} <= row.keys():
-            given["options"] = {letter: row[letter] for letter in LETTERS if letter in row}
+        columns = {letter: row[letter] for letter in LETTERS if row.get(letter) is not None}
+        if columns and no_options(given.get("options")):
+            given["options"] = columns
             read |= set(LETTERS)
         by_path = VIDEO in mapped or (VIDEO in given and "scene_name" not in given)
         if by_path:
             given |= _place_of(given[VIDEO], given.get("dataset"))
         elif VIDEO not in (self._fields or {}).values():
             read.discard(VIDEO)
-        for field, needed in Record.model_fields.items():
-            if needed.is_required() and field not in given:
-                raise BadRecordError(f"field `{field}` is missing among {_keys(row)}; {self._fix(field, row)}")
-        if not given.get("options") and (other := alias_of("options", row, read)) and row[other]:
-            raise BadRecordError(f"it has `{other}` and no `options`; {self._fix('options', row)}")
+        missing = [name for name, one in Record.model_fields.items() if one.is_required() and name not in given]
+        if missing:
+            names = ", ".join(f"`{name}`" for name in missing)
+            verb = "is" if len(missing) == 1 else "are"
+            raise BadRecordError(
+                f"field{'s' * (verb == 'are')} {names} {verb} missing among {_keys(row)}; {self._fix(missing, row)}"
+            )
+        if no_options(given.get("options")):
+            self._refuse_lost_options(row, read)
         if not by_path:
             given |= {field: _name(field, given[field]) for field in ("dataset", "scene_name")}
         self._unread.update(key for key, value in row.items() if key not in read and value is not None)
         return given
 
-    def _fix(self, field: str, row: Mapping[str, Any]) -> str:
-        """How to make good for a missing field, with the name that it probably has."""
-        names = [VIDEO, field] if field in ("dataset", "scene_name") else [field]
-        found = next(((name, key) for name in names if (key := alias_of(name, row, set(FIELDS)))), None)
+    def _fix(self, missing: Sequence[str], row: Mapping[str, Any]) -> str:
+        """How to make good for missing fields, with the names that they probably have."""
+        found: dict[str, str] = {}
+        for field in missing:
+            names = [VIDEO, field] if field in ("dataset", "scene_name") else [field]
+            keys = ((name, alias_of(name, row, set(FIELDS))) for name in names)
+            ours, theirs = next(((name, key) for name, key in keys if key), (field, ""))
+            found[ours] = theirs
+        if VIDEO in found:  # it stands for both
+            found.pop("dataset", None)
+        it = "it" if len(missing) == 1 else "them"
         if self._fields is None:
-            return f"rename `{found[1]}` to `{found[0]}`" if found else "add it"
-        ours, theirs = found or (field, "KEY")
-        return f'add it, or map another in the study file: [data.fields] {ours} = "{theirs}"'
+            renamed = ", ".join(f"rename `{theirs}` to `{ours}`" for ours, theirs in found.items() if theirs)
+            return renamed or f"add {it}"
+        mapped = ", ".join(f'{ours} = "{theirs or "KEY"}"' for ours, theirs in found.items())
+        return f"add {it}, or map another in the study file: [data.fields] {mapped}"
+
+    def _refuse_lost_options(self, row: Mapping[str, Any], read: set[str]) -> None:
+        """Refuse a row that has options, but not where they are read."""
+        key = alias_of("options", row, read) or next(filter(_OPTION_COLUMN.fullmatch, map(str, row)), None)
+        if key and not no_options(row[key]):
+            fix = "give a list of all in `options`" if _OPTION_COLUMN.fullmatch(key) else self._fix(["options"], row)
+            raise BadRecordError(f"it has `{key}` and no `options`; {fix}")
 
     def _question_type(self, value: Any) -> str:
         kind = plain_text("question_type", value)
@@ -169,7 +190,7 @@ class RowReader:
             self._said["`ground_truth` was taken out of its <answer> tags"] += 1
         said = plain_text("ground_truth", truth).strip()
         if kind in NUMERIC_TYPES:
-            if options not in (None, [], ""):
+            if not no_options(options):
                 raise BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
             return {"options": None, "ground_truth": _number(kind, said)}
         texts = option_texts(options)

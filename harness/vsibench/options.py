@@ -36,6 +36,14 @@ def lone_letter(text: str) -> str | None:
     return letter if letter and letter in LETTERS else None
 
 
+def no_options(value: Any) -> bool:
+    """Whether a field holds no option: nothing, an empty list or text, or nulls alone."""
+    if isinstance(value, str):
+        return not value.strip()
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    return all(one is None for one in inside)
+
+
 def option_texts(value: Any) -> tuple[str, ...] | None:
     """The options' texts without letters; None if there are none.
 
@@ -47,9 +55,9 @@ def option_texts(value: Any) -> tuple[str, ...] | None:
         BadRecordError: It is something else; letters are out of order or on some options only; there is one option or
             more than eight; one is empty or occurs twice.
     """
-    listed = _listed(value)
-    if not listed:
+    if no_options(value):
         return None
+    listed = _listed(value)
     if len(listed) > len(LETTERS) or len(listed) < 2:
         raise BadRecordError(f"{len(listed)} options; 2 to {len(LETTERS)} are allowed")
     texts = [plain_text("options", option).strip() for option in listed]
@@ -118,6 +126,6 @@ def _listed(value: Any) -> Sequence[Any]:
         if given.keys() != set(letters):
             raise BadRecordError(f"options = {value!r}: a list, or texts by the letters A, B, ..., is expected")
         value = [given[letter] for letter in letters]
-    if value is not None and not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple):
         raise BadRecordError(f"options = {value!r}: a list is expected")
-    return value or ()
+    return value

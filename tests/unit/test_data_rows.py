@@ -82,6 +82,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {**without(CHOICE, "options"), "choices": ["chair", "table"]},
         r'has `choices` and no `options`; .*\[data.fields\] options = "choices"',
     ),
+    "columns of another name": (
+        {**without(CHOICE, "options"), "option_a": "left", "option_b": "right", "ground_truth": "left"},
+        "has `option_a` and no `options`; give a list",
+    ),
+    "options that are a number": ({**CHOICE, "options": 4}, "options = 4: a list is expected"),
     "candidates and words": (
         {**without(CHOICE, "options"), "candidates": ["left", "right"], "ground_truth": "left"},
         "has `candidates` and no `options`",
@@ -158,6 +163,21 @@ def test_a_field_under_another_name_is_suggested(tmp_path: Path, field: str, key
     assert read(tmp_path, row, fields={ours: theirs}).records[0].ground_truth == "4"
     with pytest.raises(UserError, match=f"rename `{key}` to `{ours}`"):  # a benchmark's fields cannot be mapped
         read(tmp_path, row, fields=None)
+
+
+def test_all_missing_fields_are_suggested_at_once(tmp_path: Path) -> None:
+    row = {"qid": 1, "path": "mine/kitchen.mp4", "problem": "How many?", "task": "object_counting", "gt": 4}
+    fields = {"id": "qid", "video": "path", "question_type": "task", "question": "problem", "ground_truth": "gt"}
+    with pytest.raises(UserError, match=r"fields `id`, `dataset`, .* are missing among 'qid', ") as refused:
+        read(tmp_path, row)
+    assert "[data.fields] " + ", ".join(f'{a} = "{b}"' for a, b in fields.items()) in str(refused.value)
+    assert read(tmp_path, row, fields=fields).records[0].scene == "mine/kitchen"
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", {}, {"A": None, "B": None}, [None, None]])
+def test_a_number_has_no_options(tmp_path: Path, nothing: Any) -> None:
+    row = {**NUMERIC, "options": nothing, "A": None, "B": None, "choices": nothing}
+    assert read(tmp_path, row).records[0].options is None
 
 
 def test_fields_that_are_not_read_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
