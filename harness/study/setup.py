@@ -49,6 +49,7 @@ class Setup:
         encoder: Turns records into prompts.
         train: Training records; None for an evaluation only.
         benchmark: Evaluation records.
+        notes: What the model brings that is not used or differs from the prompts' plan.
     """
 
     study: StudyConfig
@@ -56,6 +57,7 @@ class Setup:
     encoder: PromptEncoder
     train: Dataset | None
     benchmark: Dataset
+    notes: tuple[str, ...] = ()
 
     @property
     def training(self) -> Dataset:
@@ -131,14 +133,15 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(study.model, device, seed)
     model: Any = loaded.model
-    for note in settle_conversation(loaded.tokenizer, model.config, model.generation_config, study.model.name):
+    notes = settle_conversation(loaded.tokenizer, model.config, model.generation_config, study.model.name)
+    for note in notes:
         logging.getLogger(__name__).warning("%s", note)
     policy = Policy(*loaded, engine=study.model.engine)
     config = policy.base.config
     frames = frame_cache(study, config)
     size, stamped = frames.settings.merge_size, has_time_stamps(config)
     encoder = PromptEncoder(loaded.tokenizer, config.video_token_id, frames, size, stamped=stamped)
-    return Setup(study, policy, encoder, train, benchmark)
+    return Setup(study, policy, encoder, train, benchmark, notes)
 
 
 def build_rewards(study: StudyConfig) -> WeightedRewards:
@@ -149,7 +152,12 @@ def build_rewards(study: StudyConfig) -> WeightedRewards:
 
 
 class Environment(StrictConfig):
-    """What a cell ran on, its ``env.json``."""
+    """What a cell ran on, its ``env.json``.
+
+    Attributes:
+        ends: The tokens that end an answer.
+        notes: As :class:`Setup` has them.
+    """
 
     python: str
     platform: str
@@ -159,10 +167,13 @@ class Environment(StrictConfig):
     argv: tuple[str, ...]
     quantisation: str = "none"
     study_digest: str = ""
+    ends: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def environment(setup: Setup) -> Environment:
-    """Versions, machine and how the weights are stored in memory."""
+    """Versions, machine, how the weights are stored in memory, and what the model's own files decide."""
+    policy = setup.policy
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -170,8 +181,10 @@ def environment(setup: Setup) -> Environment:
         threads=torch.get_num_threads(),
         packages={name: _version(name) for name in PACKAGES},
         argv=tuple(sys.argv),
-        quantisation=describe_quantisation(setup.policy.base),
+        quantisation=describe_quantisation(policy.base),
         study_digest=digest_of(setup.study.model_dump(mode="json")),
+        ends=tuple(policy.tokenizer.convert_ids_to_tokens(list(policy.end_tokens))),
+        notes=setup.notes,
     )
 
 

@@ -43,6 +43,8 @@ def fairness_card(collected: Collected) -> Document:
             *((cell.cell, cell.state, cell.identity.get("weights", "")[:12], cell.reason) for cell in collected.cells),
         ),
     ]
+    if notes := dict.fromkeys(note for cell in collected.cells if cell.environment for note in cell.environment.notes):
+        blocks += [heading("Notes on the model"), lines("list", list(notes))]
     if skipped := Counter([*collected.train.skipped, *collected.test.skipped]):
         texts = [f"{line} ({times} times)" if times > 1 else line for line, times in skipped.items()]
         blocks += [heading("Records left out"), lines("list", texts)]
@@ -86,6 +88,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Training prompt", study.prompt.train
     yield "Evaluation prompt", identity.get("prompts", "unknown")[: len(study.prompt.evaluation) + 13]
     yield "Decoding", identity.get("decoding", "unknown")
+    yield "Answers end at", " or ".join(environment.ends if environment else ()) or "unknown"
     yield "Scorer", f"{headline.scorer}, {headline.benchmark.scorers[headline.scorer].version}"
     yield "Engine", identity.get("engine", "unknown")
     yield "Tuning", _tuning(study)

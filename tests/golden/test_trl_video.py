@@ -163,6 +163,21 @@ def test_every_loss_of_a_run_sees_the_video(policy, prompts, tmp_path, tuning, s
     assert moved
 
 
+def test_it_samples_up_to_the_ends_that_the_engine_knows(prompts, tmp_path, tiny_tokenizer):
+    """Also where the checkpoint's own configuration names one of them only, and brings defaults of generation."""
+    model = random_tiny()
+    model.generation_config.update(eos_token_id=tiny_tokenizer.pad_token_id, min_new_tokens=5, no_repeat_ngram_size=1)
+    policy = Policy(model, tiny_tokenizer, torch.device("cpu"), "fp32", engine="naive")
+    likely = torch.tensor([tiny_tokenizer.eos_token_id])
+    hook = model.lm_head.register_forward_hook(lambda module, args, logits: logits.index_fill(-1, likely, 50.0))
+    trainer = trainer_of(policy, two(prompts), tmp_path, per_device_train_batch_size=8)
+    assert sorted(trainer.eos_token_ids) == sorted(policy.end_tokens)
+    ids = [{"prompt": one.id} for one in two(prompts) for _ in range(G)]
+    made = trainer._generate_and_score_completions(ids)
+    hook.remove()
+    assert made["completion_ids"].tolist() == [likely.tolist()] * 2 * G
+
+
 def test_a_loss_that_does_not_see_the_video_is_refused(policy, prompts, tmp_path, monkeypatch):
     trainer = trainer_of(policy, two(prompts), tmp_path, per_device_train_batch_size=8)
     monkeypatch.setattr(trl_video, "_seeing", lambda model, videos, video_token: model)

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.cell import main as run_cell
 from harness.study.matrix import Cell
-from harness.study.setup import environment
+from harness.study.setup import Environment
 from harness.study.status import State, Status, write_status
 from reports.collect import SECOND_TURN, collect
 from reports.comparison import Comparison
@@ -28,6 +28,11 @@ from reports.tables import build_tables
 
 RIGHT = dict(zip(map(str, range(9)), ["4", "B", "23.5"] * 3, strict=True))
 WRONG = dict(zip(map(str, range(9)), ["9", "C", "99", "4", "B", "99", "x", "C", "23.5"], strict=True))
+
+
+MACHINE = Environment(
+    python="3.11", platform="Linux", device="cpu", threads=1, packages={"torch": "2"}, argv=("harness",)
+).model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +89,10 @@ def test_unequal_evaluations_are_refused_and_the_part_named(tmp_path: Path, cell
     ],
 )
 def test_a_damaged_document_is_refused_by_file_and_key(
-    tmp_path: Path, study: StudyConfig, cells: dict[str, Cell], file: str, key: str, value: Any
+    tmp_path: Path, cells: dict[str, Cell], file: str, key: str, value: Any
 ) -> None:
     finish_all(tmp_path, cells)
-    write_json(cells["sft-0"].folder(tmp_path) / "env.json", environment(study).model_dump(mode="json"))
+    write_json(cells["sft-0"].folder(tmp_path) / "env.json", MACHINE)
     path = tmp_path / file.replace("CELL", f"cells/{cells['sft-0'].id}")
     document = read_json(path)
     *parts, last = [int(part) if part.isdigit() else part for part in key.split(".")]
@@ -193,9 +198,13 @@ def test_the_report_is_a_function_of_the_answers(tmp_path: Path, cells: dict[str
     assert first["scores.md"].decode() == tables.scores.to_markdown()
 
 
-def test_the_card_names_what_was_shared(tmp_path: Path, study: StudyConfig, cells: dict[str, Cell]) -> None:
+def test_the_card_names_what_was_shared(tmp_path: Path, cells: dict[str, Cell]) -> None:
     finish_all(tmp_path, cells)
+    told = {"ends": ["<|im_end|>", "<|endoftext|>"], "notes": ["The model brings top_k = 1."]}
+    write_json(cells["sft-0"].folder(tmp_path) / "env.json", MACHINE | told)
     card = fairness_card(collect(tmp_path)).to_markdown()
+    for said in ("Notes on the model", "The model brings top_k = 1.", "endoftext"):
+        assert said in card.replace("\\", "")
     for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance × 1", "greedy"):
         assert said in card
 
