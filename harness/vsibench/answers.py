@@ -47,16 +47,18 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\(?:approx|sim)(?![A-Za-z])", "~"),
         (r"\\%", "%"),
         (r"\\[,;:! ()\[\]]|\\(?:left|right|quad|qquad)(?![A-Za-z])|[${}]", " "),
-        # HTML and the tokenizer's own marks
+        # HTML and the tokenizer's own marks, then feet and inches
         (r"<sup>\s*(\d)\s*</sup>", r"^\1"),
         (r"</?[a-z][\w-]*\s*/?>|<\|[^|<>]*\|>", " "),
-        # Feet and inches, then what is left of quotes and Markdown
         (r"""(?<![\w.'’"])(\d+)\s*['’′]\s*-?\s*(\d{1,2}(?:\.\d+)?)(?!\d)\s*(?:["”]|''|′′)?""", r"\1 ft \2 inch "),
-        (r"""(\d)\s?′′|(?<![\w.'"“])(\d+(?:\.\d+)?)(?:["”]|'')(?!\w)""", r"\1\2 inch "),
-        (r"""(\d)\s?′|(?<![\w.'’"])(\d+(?:\.\d+)?)['’](?!\w)""", r"\1\2 ft "),
-        (r"[*`\"“”#]+|(?<![^\W_])_+|_+(?![^\W_])|(?<![^\W_])['‘’]+|['‘’]+(?![^\W_])", " "),
+        (r"(\d)\s?′′", r"\1 inch "),
+        (r"(\d)\s?′", r"\1 ft "),
     )
 )
+_INCH_MARK = re.compile(r"""(?<=\d)(?:["”]|'')(?!\w)""")
+_FOOT_MARK = re.compile(r"(?<=\d)['’](?!\w)")
+_OPEN_QUOTE = re.compile(r"""(?<!\d)["“]|(?<!\w)['‘’]""")
+_MARKUP = re.compile(r"[*`\"“”#]+|(?<![^\W_])_+|_+(?![^\W_])|(?<![^\W_])['‘’]+|['‘’]+(?![^\W_])")
 
 
 def final_answer(text: str) -> str:
@@ -82,7 +84,10 @@ def plain(text: str) -> str:
     text = unicodedata.normalize("NFKC", _BEYOND_ASCII.sub(_digits, text)).translate(_SIGNS)
     for pattern, plainly in _REWRITES:
         text = pattern.sub(plainly, text)
-    return text.strip()
+    quote = _OPEN_QUOTE.search(text)  # a mark after it may end the quotation
+    unquoted, rest = (text[: quote.start()], text[quote.start() :]) if quote else (text, "")
+    text = _FOOT_MARK.sub(" ft ", _INCH_MARK.sub(" inch ", unquoted)) + rest
+    return _MARKUP.sub(" ", text).strip()
 
 
 def parse_number(text: str, unit: str | None = None) -> float | None:

@@ -39,12 +39,15 @@ _DENIES = re.compile(
     r"between|but)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_HEDGED = re.compile(
-    rf"[\s)\].,:;/&+-]*(?:(?:or|and|nor|maybe|perhaps|possibly|to|then|also|option)\b[\s(,]*)*[{LETTERS}](?!\w)",
+# Letters after these only explain a final letter, unless they are given beside it or label a list of options.
+_EXPLAINS = re.compile(r"[.!;\n]|\b(?:because|since|as|given|due|while|whereas|not|rather|instead)\b")
+_BESIDE = re.compile(
+    rf"[\s)\].,:;/&+-]*(?:(?:or|and|nor|maybe|perhaps|possibly|to|then|also)\b[\s(,]*(?:option\s+)?)*[{LETTERS}](?!\w)",
     re.IGNORECASE,
 )
+_LABEL = re.compile(rf"(?<![\w'’])[{LETTERS}][.):]\s*\w")
 _NAMED = re.compile(rf"\b(option|choice|letter)(\s+[(\[]?)([{_LOWER}])(?!\w)", re.IGNORECASE)
-_NAMED_FIRST = re.compile(rf"(?:the\s+)?(?:option|choice|letter)\s+(?=[(\[]?[{LETTERS}](?!\w))", re.IGNORECASE)
+_NAMED_FIRST = re.compile(rf"^(?:the\s+)?(?:option|choice|letter)\s+(?=[(\[]?[{LETTERS}](?!\w))", re.IGNORECASE)
 _OPTION_LABEL = re.compile(rf"^\s*[{LETTERS}][.):]\s*")
 
 
@@ -80,8 +83,8 @@ def read_letter(text: str, options: Sequence[str], final: bool = False) -> str |
             return None
     else:
         letter, end = _given(text, mentions), len(text)
-    others = set(mentions.values()) - {letter}
-    if others and not (final and end < len(text) and not _HEDGED.match(text, end)):
+    others = [at for at, other in mentions.items() if other != letter]
+    if others and not (final and _only_explained(text, end, others)):
         return None
     return letter if letter and letter in known else None
 
@@ -95,6 +98,17 @@ def normalise(text: str) -> str:
 def option_words(option: str) -> str:
     """An option without its label: "B. chair" gives "chair"."""
     return _OPTION_LABEL.sub("", option).strip()
+
+
+def _only_explained(text: str, end: int, others: Sequence[int]) -> bool:
+    """Whether the other letters of a text only stand in the explanation after its final one, which ends at ``end``."""
+    explains = _EXPLAINS.search(text, end)
+    return (
+        explains is not None
+        and explains.start() < min(others)
+        and not _BESIDE.match(text, end)
+        and not any(_LABEL.match(text, at) for at in others)
+    )
 
 
 def _is_article(text: str, found: re.Match[str]) -> bool:

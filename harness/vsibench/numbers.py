@@ -56,14 +56,14 @@ _OTHER_MEASURE = re.compile(
 )
 _NAMED_UNIT = re.compile(
     r"\b(?:(?P<cm>cms?|cent[ií]m\w*)|(?P<mm>mm|millim\w*)|(?P<dm>decim\w*)|(?P<km>km|kilom\w*)|(?P<ft>ft|feet)|"
-    r"(?P<inch>inches)|(?P<yard>yards)|(?P<m>met(?:er|re)s?))(?![^\W_])"
+    r"(?P<inch>inches)|(?P<yard>yards)|(?P<m>met(?:er|re)s?|(?<=in )m|m(?=\s?[:=)])))(?![^\W_])"
 )
 
 _WORD = "(?:" + "|".join([*SMALL_NUMBERS, *_SCALES]) + r")\b"
 _DIGIT_WORD = "(?:" + "|".join([*list(SMALL_NUMBERS)[:10], "oh"]) + r")\b"
 _NUMBER = re.compile(
     r"(?<![\w.])(?<!\d[^\w\s])(?<![^\W\d_]-)(?P<sign>(?:minus|negative)\s+|[-+])?(?:"
-    r"(?:(?P<whole>\d+)(?:\s+|-))?(?P<top>\d+)\s?/\s?(?P<bottom>\d+)"
+    r"(?:(?P<whole>\d+)(?:\s+|-))?(?P<top>\d+)/(?P<bottom>\d+)"
     r"|(?:(?P<thousands>[1-9]\d{0,2}(?:(?:,\d{3})+|(?:\ \d{3})+)(?:\.\d+)?)"
     r"|(?P<european>[1-9]\d{0,2}(?:\.\d{3})+,\d+)"
     r"|(?P<comma>\d+,\d{1,2}|0,\d+)"

@@ -28,6 +28,12 @@ OPTIONS = ("A. chair", "B. front-left", "C. table, lamp, sofa", "D. Turn Left")
         ("<think>a</think>x<think>b</think>y", "y"),
         ("<think>there are 4 chairs and", ""),
         ("5 <think>or maybe 6", "5"),
+        ("<think>so <answer>2</answer>, no</think><answer>5</answer>", "5"),
+        ("<think>not in <answer></answer></think>5", "5"),
+        ("<think>it is <answer>5</answer></think>", "5"),
+        ("<answer>5</answer><think>2 sofas</think>", "5"),
+        ("2 sofas</think>5", "5"),
+        ("5</answer> 6", "5"),
         ("", ""),
     ],
 )

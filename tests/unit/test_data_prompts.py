@@ -104,6 +104,8 @@ def test_the_digest_changes_with_any_word(monkeypatch: pytest.MonkeyPatch) -> No
         ("<observe>a\nb</observe>\n<answer>B. sofa</answer>", "observe", "B. sofa"),
         ("<answer>1</answer> or <answer>2</answer>", "think", "2"),
         ("<think>5</think><answer>3", "think", "<think>5</think><answer>3"),
+        ("<think>I put it in <answer> tags: 5</think><answer>3</answer>", "think", "3"),
+        ("<answer><answer>3</answer></answer>", "think", "3"),
         ("4", "think", "4"),
         ("<answer>3</answer>", "official", "<answer>3</answer>"),
     ],

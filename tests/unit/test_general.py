@@ -86,10 +86,28 @@ def test_normal_form(text: str, form: str) -> None:
         ("red", 0),
         ("Bluebell", 0),
         ("", 0),
+        ("'B'", 1),
+        ("The answer is B", 1),
+        ("A or B", 0),
+        ("B or A", 0),
+        ("Both A and B", 0),
+        ("B is wrong", 0),
     ],
 )
 def test_an_option_is_chosen_by_letter_or_words(answer: str, score: int) -> None:
     assert Question(**LINES[2]).score(answer) == Question(**LINES[3]).score(answer) == score
+
+
+def test_the_article_of_an_answer_is_no_option() -> None:
+    animal = Question(**{**LINES[2], "options": ["cat", "dog"], "answer": "A"})
+    assert [animal.score(text) for text in ("A dog", "A dog is there", "A", "A cat", "cat")] == [0, 0, 1, 1, 1]
+
+
+def test_letters_together_or_words_of_two_options_are_no_right_answer() -> None:
+    with pytest.raises(ValueError, match="neither an option's letter nor its words"):
+        Question(**{**LINES[2], "answer": "AB"})
+    with pytest.raises(ValueError, match="neither an option's letter nor its words"):
+        Question(**{**LINES[2], "options": ["red", "Red."], "answer": "red"})
 
 
 def test_an_open_answer_is_one_of_those_accepted() -> None:

@@ -126,6 +126,8 @@ def test_distance_is_symmetric_and_does_not_apply_to_choices() -> None:
         ("<think></think><answer>4</answer>", False),
         ("<think> \n</think><answer>4</answer>", False),
         ("<think>a</think><answer> </answer>", False),
+        ("<think>...</think><answer>4</answer>", False),
+        ("<think>\u200b</think><answer>4</answer>", False),
         ("<think>a</think>", False),
         ("<answer>4</answer>", False),
         ("4", False),
