@@ -171,13 +171,13 @@ def _data(study: StudyConfig | None) -> Iterator[Finding]:
     from harness.study.setup import benchmark_source
 
     for one in [study] if study else map(load_study, preset_names()):
-        for source in (one.data.train, benchmark_source(one.data)):
+        for source, default in ((one.data.train, "train"), (benchmark_source(one.data), "test")):
             subject = f"{one.name}: {source}"
             try:
                 if not is_ready(source, one.runtime.cache):
                     yield Finding(subject, "is generated when it is first needed")
                 else:
-                    root, split = resolve_source(source, one.runtime.cache)
+                    root, split = resolve_source(source, one.runtime.cache, default=default)
                     yield Finding(subject, f"here: {root}, split {split}")
             except UserError as error:
                 yield Finding(subject, str(error), "bad" if study else "note")

@@ -59,8 +59,8 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
         UserError: The model or the data cannot be used.
     """
     weights = _checked_digest(study, console)
-    for source in (benchmark_source(study.data), study.data.train):
-        build_source(source, study, console)
+    build_source(benchmark_source(study.data), study, console)
+    build_source(study.data.train, study, console, default="train")
     train, benchmark = load_data(study)
     assert train is not None
     for skipped in filter(None, (train.skipped, benchmark.skipped)):
@@ -260,9 +260,9 @@ def _plan_table(
     return table
 
 
-def build_source(source: str, study: StudyConfig, console: Console) -> None:
-    """Generate a source that can be generated, with a progress bar; find any other."""
+def build_source(source: str, study: StudyConfig, console: Console, default: str = "test") -> None:
+    """Generate a source that can be generated, with a progress bar; find any other, and a split of it."""
     if not is_ready(source, study.runtime.cache):
         console.print(f"Generating the data {source}", highlight=False)
     with progress_bar(source, console) as show:
-        resolve_source(source, study.runtime.cache, progress=show)
+        resolve_source(source, study.runtime.cache, progress=show, default=default)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -180,6 +181,19 @@ def test_doctor_looks_at_the_studys_own_data(harness: Cli, tmp_path: Path, train
     assert ended.code == 0, ended
     assert "".join(f"here: {train_and_test[3]}".split()) in "".join(ended.out.split()) and "2b: " not in ended.out
     assert "x 2 cells at a time" in ended.out and "grpo:" not in ended.out
+
+
+def test_training_data_is_the_split_train_whatever_else_the_folder_has(
+    harness: Cli, tmp_path: Path, train_and_test: list[str]
+) -> None:
+    folder = Path(train_and_test[1].removesuffix("#train"))
+    shutil.copytree(folder, tmp_path / "mine")
+    shutil.copy(tmp_path / "mine" / "train.jsonl", tmp_path / "mine" / "dev.jsonl")
+    options = ("--methods", "sft", "--data", "mine", *train_and_test[2:])
+    ended = harness("doctor", *options)
+    assert "mine, split train" in " ".join(ended.out.split()), ended
+    ended = harness("compare", *options, "--dry-run")
+    assert ended.code == 0, ended
 
 
 def test_list_has_every_plugin_group_and_show_every_kind(harness: Cli) -> None:
