@@ -24,7 +24,7 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
         UserError: No record is left.
     """
     known = _remembered(verdicts)
-    found = {path: _verdict(path, known) for path in dict.fromkeys(map(dataset.video_path, dataset.records))}
+    found = {path: _verdict(path, known, frames) for path in dict.fromkeys(map(dataset.video_path, dataset.records))}
     fresh = {str(path): verdict for path, verdict in found.items()}
     if not fresh.items() <= known.items():
         write_json(verdicts, known | fresh)
@@ -38,7 +38,7 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
     return kept
 
 
-def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:
+def _verdict(path: Path, known: dict[str, Any], frames: int) -> dict[str, Any]:
     status = path.stat()
     stamp = {
         "size": status.st_size,
@@ -50,7 +50,7 @@ def _verdict(path: Path, known: dict[str, Any]) -> dict[str, Any]:
     if isinstance(before, dict) and stamp.items() <= before.items() and {"frames", "problem"} <= before.keys():
         return before
     try:
-        return {**stamp, "frames": inspect_video(path).frames, "problem": ""}
+        return {**stamp, "frames": inspect_video(path, frames).frames, "problem": ""}
     except UserError as error:
         return {**stamp, "frames": 0, "problem": str(error)}
 

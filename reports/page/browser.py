@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-import av
 import numpy as np
 import pandas as pd
 from av.error import FFmpegError
 from PIL import Image
 
 from harness.api.benchmark import Benchmark
-from harness.data.video.container import pixel_aspect, video_stream
+from harness.data.video.container import opened, pixel_aspect, video_stream
 from harness.data.video.decode import decode_frames
 from harness.data.video.picture import picture
 from harness.errors import UserError
@@ -214,7 +213,7 @@ def _frames(path: Path) -> list[Image.Image]:
     """Evenly spaced frames; key frames if there are enough, so that a long video need not be decoded whole."""
     if path.is_dir():
         return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]
-    with av.open(str(path)) as container:
+    with opened(path) as container:
         stream = video_stream(container, path)
         stream.codec_context.skip_frame = "NONKEY"
         aspect = pixel_aspect(stream)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from conftest import write_small_dataset
+from PIL import Image
 from study_kit import QUIET, small_study
 
 from harness.data import broken
 from harness.data.broken import without_broken_videos
 from harness.data.reader import Dataset, read_dataset
+from harness.data.video.decode import inspect_video
 from harness.errors import UserError
 from harness.study.compare import make_plan
 from harness.study.setup import load_data
@@ -52,7 +54,7 @@ def test_a_verdict_is_remembered_until_the_file_changes(
 ) -> None:
     verdicts, looked = tmp_path / "cache" / "videos.json", []
     inspect = broken.inspect_video
-    monkeypatch.setattr(broken, "inspect_video", lambda path: looked.append(path.name) or inspect(path))
+    monkeypatch.setattr(broken, "inspect_video", lambda path, frames: looked.append(path.name) or inspect(path, frames))
     path = data.root / "world" / "test_000002.mp4"
     whole = cut(path)
     assert len(without_broken_videos(data, 4, verdicts).records) == 6 and len(looked) == 3
@@ -75,3 +77,13 @@ def test_a_study_skips_them_only_when_asked(tmp_path: Path) -> None:
         (len(train.records), len(benchmark.records)) == (6, 6) == (9 - len(train.skipped), 9 - len(benchmark.skipped))
     )
     assert make_plan(lenient, QUIET).train.digest == train.digest != make_plan(strict, QUIET).train.digest
+
+
+def test_every_still_that_a_study_takes_is_looked_at(tmp_path: Path) -> None:
+    """The fourth of twelve is neither the first nor the middle nor the last."""
+    for number in range(12):
+        Image.new("RGB", (56, 56), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes((tmp_path / "4.png").read_bytes()[:60])
+    assert inspect_video(tmp_path).frames == 12
+    with pytest.raises(UserError, match=r"3\.png: the image cannot be read"):
+        inspect_video(tmp_path, 4)

@@ -17,11 +17,8 @@ MOST_PIXELS = 8192 * 4352
 _MOST_PIXELS_A_BYTE = 100_000
 """A recording, even of a black screen, has fewer; beyond it a small file would be decoded for minutes."""
 
-_SOON = 4_000_000_000
+_SOON = 2_000_000_000
 """Pixels that are decoded in seconds, whatever their file's size."""
-
-_LARGE = 4096 * 2304
-"""Above this many pixels a frame, one thread decodes: each holds frames of its own, of up to 50 MB."""
 
 _SLACK = Fraction(1, 2)
 """Seconds by which a declared duration may exceed that of the packets, for sound that runs on."""
@@ -104,9 +101,7 @@ def decoded(path: Path, film: Film) -> Iterator[Any]:
     done, total, sizes = 0, film.frames, set()
     with opened(path, lambda why: f"decoding stops after {done} of {total} frames ({why})") as container:
         stream = video_stream(container, path)
-        stream.thread_type = "AUTO"
-        if stream.width * stream.height > _LARGE:
-            stream.codec_context.thread_count = 1
+        stream.thread_type = "SLICE"  # frame threads may pass on a frame before another finds it broken
         stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
         for frame in container.decode(stream):
             if frame.is_corrupt:
@@ -116,8 +111,10 @@ def decoded(path: Path, film: Film) -> Iterator[Any]:
                 raise damaged(path, "its frames change size")
             yield frame
             done += 1
-    if done != total:
+    if done < total:
         raise damaged(path, f"only {done} of {total} frames can be decoded")
+    if done > total:
+        raise damaged(path, f"its {total} packets decode to {done} frames")
 
 
 @contextlib.contextmanager

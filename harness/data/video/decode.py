@@ -112,15 +112,24 @@ def sample_video(
     return kept, clock and clock.at(wanted)
 
 
-def inspect_video(path: Path) -> VideoFacts:
-    """Decode a whole video file, or the first, the middle and the last frame of a folder of stills.
+def inspect_video(path: Path, sampled: int = 0) -> VideoFacts:
+    """Decode a whole video file, or some frames of a folder of stills.
+
+    Args:
+        path: As in :func:`decode_frames`.
+        sampled: How many frames a study takes; of a folder these are decoded, by either way of sampling, besides the
+            first, the middle and the last.
 
     Raises:
         UserError: As :func:`decode_frames`.
     """
     if path.is_dir():
         stills = require_stills(path)
-        total, shapes = len(stills), {read_image(stills[at]).shape[:2] for at in (0, len(stills) // 2, -1)}
+        total = len(stills)
+        places = {0, total // 2, total - 1}
+        if 0 < sampled <= total:
+            places |= {*frame_indices(total, sampled, "even"), *frame_indices(total, sampled, "ends")}
+        shapes = {read_image(stills[at]).shape[:2] for at in sorted(places)}
     else:
         film = survey(path)
         shown = _pictures(path, film, frozenset([0]), [])
