@@ -49,9 +49,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 _ROLES = {"question": ("human", "user"), "ground_truth": ("gpt", "assistant")}
 _MARK = r"<(?:video|image|frame)s?(?:[ _-]?\d+)?>|<\|(?:vision_start|vision_end|video_pad|image_pad)\|>"
 _MARKS_AT_EDGES = re.compile(rf"^\s*(?:(?:{_MARK})\s*)+|(?:\s*(?:{_MARK}))+\s*$", re.IGNORECASE)
-_SPECIAL = re.compile(rf"{_MARK}|<\|[^\s|<>]+\|>", re.IGNORECASE)
+_SPECIAL = re.compile(rf"{_MARK}|<\|[^\s|<>]+\|>|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", re.IGNORECASE)
 _IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _OPTION_COLUMN = re.compile(r"(?:option|choice)s?[ _-]?[A-H0-9]", re.IGNORECASE)
+_LONGEST_NAME = 250
+"""Bytes of a file's name that file systems take, without its suffix."""
+
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
 
 
@@ -177,7 +180,9 @@ class RowReader:
         return plain
 
     def _question(self, value: Any) -> str:
-        text = plain_text("question", spoken("question", value))
+        text = spoken("question", value)
+        if not isinstance(text, str):
+            raise BadRecordError(f"field `question` = {text!r}: text is expected")
         plain = without_placeholders(text)
         if plain != text:
             self._said["placeholders such as <video> were removed around `question`"] += 1
@@ -219,7 +224,7 @@ def record_id(value: Any) -> int | str:
         return value
     text = plain_text("id", value)
     if isinstance(value, float):
-        if not value.is_integer():
+        if not value.is_integer() or abs(value) >= 2**53:  # beyond, floats leave whole numbers out
             raise BadRecordError(f"id {value!r} is not a whole number; fix it")
         return int(value)
     if not text or text != text.strip() or not text.isprintable():
@@ -230,23 +235,34 @@ def record_id(value: Any) -> int | str:
 def _name(field: str, value: Any) -> str:
     """A part of a video's path that is one name; a number may be a float, as in tables with gaps."""
     name = plain_text(field, int(value) if isinstance(value, float) and value.is_integer() else value)
-    if ".." in name or "/" in name or "\\" in name or not name.isprintable() or name.strip() in ("", "."):
-        raise BadRecordError(f"{field} {name!r} leads out of the data set's folder; use a name without .., / or \\")
+    if ".." in name or "/" in name or not _is_file_name(name):
+        raise BadRecordError(
+            f"{field} {name[:_LONGEST_NAME]!r} leads out of the data set's folder, is blank or too long; use a name "
+            "without .., / or \\"
+        )
     return name
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a name can be one part of a path that stays where it is."""
+    long = len(name.encode("utf-8", "replace")) > _LONGEST_NAME
+    return not (long or "\\" in name or not name.isprintable() or name.strip() in ("", ".", ".."))
 
 
 def _place_of(video: Any, dataset: Any) -> dict[str, str]:
     """Data set and scene of a video's path: "clips/a.mp4" is "a" of "clips"; "a.mp4" of the data set that is given."""
     if isinstance(video, list | tuple) and len(video) == 1:
         video = video[0]
-    path = plain_text(VIDEO, video)
-    *folders, name = path.removeprefix("./").split("/")
-    if not path.isprintable() or "\\" in path or {"", ".", ".."} & {*folders, name}:
+    if not isinstance(video, str):
+        raise BadRecordError(f"video {video!r} is not one path")
+    *folders, name = video.removeprefix("./").removesuffix(".mp4").split("/")
+    if not all(map(_is_file_name, [*folders, name])):
         raise BadRecordError(
-            f"video {path!r} leads out of the data set's folder; write a path below it, or below data.videos"
+            f"video {video[:_LONGEST_NAME]!r} leads out of the data set's folder, or is no path; write one below it, "
+            "or below data.videos"
         )
     home = folders[0] if folders else "." if dataset is None else _name("dataset", dataset)
-    return {"dataset": home, "scene_name": "/".join([*folders[1:], name.removesuffix(".mp4")])}
+    return {"dataset": home, "scene_name": "/".join([*folders[1:], name])}
 
 
 def spoken(field: str, value: Any) -> Any:

@@ -101,7 +101,11 @@ def _answers(given: Any, options: Sequence[str] | None) -> list[str]:
     if options is not None:
         if len(listed) != 1:
             raise BadRecordError(f"answer {given!r}: one option is right; give its letter")
-        return [right_letter(listed[0], options, "answer")]
+        letter = right_letter(listed[0], options, "answer")
+        words = [normalised(option) for option in options]
+        if words[LETTERS.index(letter)] and words.count(words[LETTERS.index(letter)]) > 1:
+            raise BadRecordError(f"answer {listed[0]!r} is not among the options once: two have the same words")
+        return [letter]
     texts = [plain_text("answer", one) for one in listed]
     if empty := [text for text in texts if not normalised(text)]:
         raise BadRecordError(f"answer {empty[0]!r} is empty without articles and punctuation; give words, or options")

@@ -120,6 +120,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an empty id": ({**NUMERIC, "id": ""}, "id '' is empty"),
     "a blank id": ({**NUMERIC, "id": " 7"}, "id ' 7'"),
     "half an id": ({**NUMERIC, "id": 1.5}, "id 1.5 is not a whole number"),
+    "an id beyond floats": ({**NUMERIC, "id": 1e300}, r"id 1e\+300 is not"),
+    "a scene too long": ({**NUMERIC, "scene_name": "a" * 300}, "scene_name 'a+' .*too long"),
+    "a number as question": ({**NUMERIC, "question": 4}, "`question` = 4: text is expected"),
+    "a control character": ({**NUMERIC, "question": "How\0many?"}, "question contains"),
     "a blank scene": ({**NUMERIC, "scene_name": " "}, "scene_name ' '"),
     "no words": ({**NUMERIC, "question": " <video> \n"}, "is empty"),
     "a placeholder within": ({**NUMERIC, "question": "In <video> how many?"}, "contains '<video>'.*remove it"),
@@ -218,7 +222,22 @@ def test_a_path_below_the_data_set_that_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["../a.mp4", "/data/a.mp4", "clips/../../a.mp4", "https://host/a.mp4", "a\\b.mp4", "", "a\0b", ["a", "b"]]
+    "path",
+    [
+        "../a.mp4",
+        "/data/a.mp4",
+        "clips/../../a.mp4",
+        "https://host/a.mp4",
+        "a\\b.mp4",
+        "",
+        "a\0b",
+        ["a", "b"],
+        " ",
+        "clips/.mp4",
+        "a" * 300 + ".mp4",
+        4,
+        None,
+    ],
 )
 def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: Any) -> None:
     with pytest.raises(UserError, match=r"line 1: .*video"):

@@ -104,9 +104,9 @@ def test_the_article_of_an_answer_is_no_option() -> None:
 
 
 def test_letters_together_or_words_of_two_options_are_no_right_answer() -> None:
-    with pytest.raises(ValueError, match="neither an option's letter nor its words"):
+    with pytest.raises(ValueError, match="is not among the options"):
         Question(**{**LINES[2], "answer": "AB"})
-    with pytest.raises(ValueError, match="neither an option's letter nor its words"):
+    with pytest.raises(ValueError, match="two have the same words"):
         Question(**{**LINES[2], "options": ["red", "Red."], "answer": "red"})
 
 
