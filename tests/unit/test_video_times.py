@@ -145,6 +145,21 @@ def test_a_truncated_file_of_any_container_is_refused(tmp_path: Path, name: str,
         inspect_video(path)
 
 
+@pytest.mark.parametrize("name", ["plain.mp4", "fragmented.mp4", "matroska.mp4"])
+def test_a_hole_of_zeros_within_any_frame_is_found(tmp_path: Path, name: str) -> None:
+    """The decoder takes about half of them."""
+    whole = film(tmp_path / name).read_bytes()
+    with av.open(str(tmp_path / name)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size > 200]
+    assert len(places) > 10
+    for at, size in places[::4]:
+        content = whole[at + size // 2 : at + size // 2 + 64]
+        assert whole.count(content) == 1
+        (tmp_path / name).write_bytes(whole.replace(content, bytes(64)))
+        with pytest.raises(UserError, match="cannot be read completely"):
+            inspect_video(tmp_path / name)
+
+
 def test_cover_art_is_not_the_video(tmp_path: Path) -> None:
     plain = film(tmp_path / "plain.mp4")
     with av.open(str(plain)) as source, av.open(str(tmp_path / "cover.mp4"), "w") as container:

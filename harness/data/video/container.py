@@ -20,6 +20,8 @@ _MOST_PIXELS_A_BYTE = 100_000
 _SOON = 2_000_000_000
 """Pixels that are decoded in seconds, whatever their file's size."""
 
+_HOLE = bytes(32)
+
 _SLACK = Fraction(1, 2)
 """Seconds by which a declared duration may exceed that of the packets, for sound that runs on."""
 
@@ -66,6 +68,7 @@ def survey(path: Path) -> Film:
                 f"{path}: its frames of {stream.height}x{stream.width} pixels are more than {MOST_PIXELS:,} pixels. "
                 "Scale the video down."
             )
+        no_zeros = _is_free_of_zeros(stream)
         timed = container.format.name in _TIMED
         for packet in container.demux() if timed else container.demux(stream):
             if packet.pts is not None and packet.time_base:
@@ -74,6 +77,8 @@ def survey(path: Path) -> Film:
                 continue
             if packet.is_corrupt:
                 raise damaged(path, f"it ends inside frame {frames}, so it is truncated")
+            if no_zeros and _HOLE in bytes(packet):
+                raise damaged(path, f"the data of frame {frames} are overwritten by zeros")
             frames += 1
             hidden += packet.is_discard or _is_invisible(stream, packet)
             stamps.append(packet.dts)
@@ -167,6 +172,16 @@ def _unedited(path: Path) -> int:
     """Packets with those that FFmpeg passes over because an edit list needs none of them."""
     with opened(path, options={"ignore_editlist": "1"}) as container:
         return sum(packet.size > 0 for packet in container.demux(video_stream(container, path)))
+
+
+def _is_free_of_zeros(stream: Any) -> bool:
+    """Whether a run of zeros in a packet is a hole, as a download leaves it that was not finished; decoders take it.
+
+    Within a NAL unit of H.264 or HEVC three zeros never follow one another (ITU-T H.264 and H.265, 7.4), and units that
+    stand behind their length (extra data that begin with 1) have no padding between them.
+    """
+    context = stream.codec_context
+    return context.name in ("h264", "hevc") and (context.extradata or b"\0")[0] == 1
 
 
 def _is_invisible(stream: Any, packet: Any) -> bool:

@@ -9,7 +9,8 @@ that the video states. Interlaced frames stay woven, and HDR is not mapped to SD
 What is incomplete shows in one of these: the sizes that the container states (:mod:`harness.data.video.whole`), the
 frame count or duration that it declares, damaged packets and frames. A fragmented MP4, a live WebM or a transport
 stream that was cut exactly between two fragments, elements or packets shows none of them, an FLV that lost less than
-half a second neither, and MPEG-PS and raw streams never do: such a file counts as a shorter video.
+half a second neither, and MPEG-PS and raw streams never do: such a file counts as a shorter video. Codecs have no
+checksums: changed bytes that still decode are not noticed, but for zeros in H.264 and HEVC.
 """
 
 from __future__ import annotations
