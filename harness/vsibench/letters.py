@@ -24,7 +24,8 @@ _AFTER_LETTER = (
 _MENTION = re.compile(rf"(?<![\w'’\-&@°])(?:[{LETTERS}{_LOWER[1:]}]|(?<=\()a(?=\)))(?![\w'’&@+]|-\w)")
 _ARTICLE = re.compile(rf"A\s+(?!(?:{_AFTER_LETTER})\b)\w")
 _GIVES = re.compile(
-    r"(?:^|[(\[:=,.;!?\n]|\b(?:option|choice|letter|answer|is|be|it's|it’s|that's|choose|chose|select|selected|pick|picked|"
+    r"(?:^|[(\[:=,.;!?\n>→]|\s[-–—]|\b(?:option|choice|letter|answer|is|be|it's|it’s|that's|choose|choosing|chose|select|selecting|selected|pick|"
+    r"picked|vote|like|"
     r"with|say|guess|think|believe|suggest|definitely|probably|likely|maybe|perhaps|possibly|therefore|thus|hence|so|"
     r"certainly|clearly))\s*[(\[]?\s*(?:option\s+)?$",
     re.IGNORECASE,

@@ -31,14 +31,14 @@ _METRES: dict[str, float] = {
     "ft": 0.3048, "inch": 0.0254, "yard": 0.9144, "mile": 1609.344,
 }  # fmt: skip
 _SPELLINGS: dict[str, str] = {
-    "cm": r"cms?|cent[ií]m[a-zè]*|厘米|公分",
+    "cm": r"cms?|cent(?:i[\s-]?|í)m[a-zè]*|厘米|公分",
     "mm": r"mms?|mil[ií]m[a-zè]*|millim[a-zè]*|毫米",
     "dm": r"dms?|dec[ií]m[a-zè]*|分米",
     "km": r"kms?|kilom[a-zè]*|公里",
-    "m": r"m|mts?|mtrs?|m[eè]t(?:er|re|ro)s?|米",
-    "ft": r"ft|foot|feet",
+    "m": r"m|mts?|mtrs?|m[eè]tt?(?:er|re|ro)[a-z]*|米",
+    "ft": r"ft|foots?|feets?",
     # "3 in the room" is no length, "70 in" and "70 in wide" are.
-    "inch": r"inch(?:es)?|in(?=\s*(?:$|[.,;)\]]|(?:wide|long|tall|high|deep|thick|away|apart|across|x|by)\b))",
+    "inch": r"inch(?:e?s)?|in(?=\s*(?:$|[.,;)\]]|(?:wide|long|tall|high|deep|thick|away|apart|across|x|by)\b))",
     "yard": r"yds?|yards?",
     "mile": r"miles?",
 }
@@ -52,7 +52,8 @@ _UNIT = re.compile(
 )
 _OTHER_MEASURE = re.compile(
     r"\s*-?(?:pixels?|px|steps?|paces?|seconds?|secs?|s|minutes?|mins?|hours?|kgs?|kilograms?|grams?|lbs?|pounds?|"
-    rf"lit(?:er|re)s?|acres?|hectares?){_NO_LETTER}|(?=[^\W\d_a-zà-ÿ])"  # or another script's word, directly after it
+    r"lit(?:er|re)s?|acres?|hectares?|sf|arm(?:'s|s)?[\s-]lengths?|(?:micro|nano)met[a-z]*|[µμ]m)"
+    rf"{_NO_LETTER}|(?=[^\W\d_a-zà-ÿ])"  # or another script's word, directly after it
 )
 _NAMED_UNIT = re.compile(
     r"\b(?:(?P<cm>cms?|cent[ií]m\w*)|(?P<mm>mm|millim\w*)|(?P<dm>decim\w*)|(?P<km>km|kilom\w*)|(?P<ft>ft|feet)|"
@@ -80,25 +81,28 @@ _NAME = re.compile(r"[^\W\d_][\w-]*\d|\d+(?:st|nd|rd|th|d)(?![^\W_])")  # "chair
 _PRONOUN = re.compile(r"\b(?:the|this|that|no|which|each|every|any|other|another|last|left|right)\s+$")
 _TIMES = re.compile(rf"[\s-]+(?:(?P<scale>{'|'.join(_SCALES)})|dozens?)\b")
 _AND_PART = re.compile(
-    r"\s+and\s+(?:(?P<half>(?:(?:an?|one)[\s-]+)?half)|an?\s+quarter|(?P<three>three[\s-]quarters))\b"
+    r"[\s-]+and[\s-]+(?:(?P<half>(?:(?:an?|one)[\s-]+)?half)|an?[\s-]+quarter|(?P<three>three[\s-]quarters))\b"
 )
 _PART_OF = re.compile(
     r"[\s-]+(?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|"
-    r"(?:hundred|thousand)ths?|hundreds|thousands|millions|dozens?|point(?=\s\w))\b"
+    r"(?:hundred|thousand)ths?|hundreds|thousands|millions|dozens?|pairs?|couples?|(?:sets?|rows?|groups?|stacks?)\s+of|"
+    r"point(?=\s\w))\b"
 )
 _HEDGE = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|some|circa|ca\.?|exactly|only|just)"
 _BOUND_BEFORE = re.compile(
     r"(?:[<>≤≥]|\b(?:(?:more|less|fewer|greater|larger|smaller|longer|shorter|other)\s+than|over|under|above|below|"
-    rf"beyond|at\s+(?:least|most)|up\s+to|not|exceed(?:s|ing)?)\s|n't\s)\s*(?:{_HEDGE}\s+)*$"
+    rf"beyond|within|at\s+(?:least|most)|up\s+to|as\s+many\s+as|(?:min|max)imum(?:\s+of)?|not|exceed(?:s|ing)?)\s|n't\s)\s*(?:{_HEDGE}\s+)*$"
 )
 _BOUND_AFTER = re.compile(
     r"\s*\+(?!\s*\d)|\s+or\s+(?:more|less|fewer|greater|higher|above|over|under)\b|\s+(?:plus|minimum|maximum)\b"
 )
 _JOINS = re.compile(
-    r"(?:[\s\-~,/x×*:+&=±]|\((?=\s*(?:or|to|maybe|perhaps|possibly)\b)|\.\.+|"
+    r"(?:[\s\-~,/x×*:;?|+&=±>→]|\((?=\s*(?:or|to|maybe|perhaps|possibly)\b)|\.\.+|"
     rf"\b(?:or|to|and|by|through|maybe|perhaps|possibly|times|then|vs\.?|{_HEDGE})(?![^\W_]))*"
 )
-_CLAUSE_JOIN = re.compile(r"\b(?:and|or|by|to)\b")
+_CLAUSE_JOIN = re.compile(
+    r"\b(?:and|or|by|to|maybe|perhaps|possibly|if|but|else|otherwise|alternatively|plus|minus|more|another|even)\b"
+)
 _CLAUSE_END = re.compile(r"[:;.(\n]|\b(?:because|since|as)\b")
 _COMPOUND = re.compile(r"\s*(?:,|and|&)?\s*")
 _CONCLUDES = re.compile(r"\b(?:total|altogether|sum|therefore|thus|hence|so|wait|actually|sorry|correction|rather)\b|=")

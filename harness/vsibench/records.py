@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.vsibench.letters import option_words
 from harness.vsibench.rooms import room_of
 from harness.vsibench.types import LETTERS, NUMERIC_TYPES, task_of
 
@@ -59,5 +60,4 @@ class Record(BaseModel):
         """The correct answer in words: the option's text for a lettered question, else the ground truth."""
         if self.options is None:
             return self.ground_truth
-        option = self.options[LETTERS.index(self.ground_truth)]
-        return option.split(". ", 1)[-1]
+        return option_words(self.options[LETTERS.index(self.ground_truth)])

@@ -76,8 +76,12 @@ class Question(BaseModel):
         """What the model is asked."""
         if self.options is None:
             return f"{self.question}\n{ASK_WORDS}"
-        listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=False))
+        listed = "\n".join(self._lettered)
         return f"{self.question}\nOptions:\n{listed}\n{ASK_LETTER}"
+
+    @property
+    def _lettered(self) -> list[str]:
+        return [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options or (), strict=False)]
 
     def score(self, answer: str) -> float:
         """1 for a right answer, else 0.
@@ -87,7 +91,7 @@ class Question(BaseModel):
         """
         if self.options is None:
             return float(normalised(answer) in map(normalised, self.answer))
-        return float((parse_letter(answer, self.options) or self._letter_of(answer)) == self.letter)
+        return float((parse_letter(answer, self._lettered) or self._letter_of(answer)) == self.letter)
 
     def _letter_of(self, words: str) -> str | None:
         known = [normalised(option) for option in self.options or ()]
