@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import UserError, first_few
 from harness.io import read_json
-from harness.models.loading import locate, model_config
+from harness.models.loading import locate, model_config, readable
 from harness.vsibench.prompts import SYSTEM
 
 _ASKED = "Is the TV  1.5 m left of A, B or C?\nOptions:\nA. Yes, it is .\n<answer>"
@@ -125,14 +125,12 @@ def conversation_notes(name: str) -> tuple[str, ...]:
     from transformers import AutoTokenizer, GenerationConfig
 
     config, location = model_config(name), locate(name)
-    try:
+    with readable(name, location):
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"`--model {name}`: its tokenizer cannot be loaded from {location}: {error}") from error
-    try:
-        generation = GenerationConfig.from_pretrained(location, trust_remote_code=False)
-    except OSError:
-        generation = GenerationConfig.from_model_config(config)
+        try:
+            generation = GenerationConfig.from_pretrained(location, trust_remote_code=False)
+        except OSError:
+            generation = GenerationConfig.from_model_config(config)
     return settle_conversation(tokenizer, config, generation, name)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from harness.config.study import ModelSection
 from harness.errors import UserError, unknown_name
-from harness.hub import cached_model, fetch_model, model_digests, unavailable
+from harness.hub import MODEL_SETTINGS, cached_model, fetch_model, model_digests, unavailable
 from harness.io import digest_of, read_json
 from harness.models.families import FAMILIES
 from harness.models.presets import ModelPreset
@@ -62,7 +63,8 @@ def locate(name: str) -> str:
 
 def _refuse_adapters(name: str, folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        content = read_json(folder / "adapter_config.json")
+        base = content.get("base_model_name_or_path") if isinstance(content, dict) else "an unknown model"
         raise UserError(
             f"`model.name` = {name}: the folder holds adapters for {base}, not a model. Name the base model; a "
             "cell's checkpoint is evaluated with `harness evaluate CHECKPOINT`, other adapters are merged into "
@@ -79,10 +81,8 @@ def model_config(name: str) -> Any:
     from transformers import AutoConfig
 
     location = locate(name)
-    try:
+    with readable(name, location):
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-    except Exception as error:
-        raise _not_loadable(name, location, error) from error
     if config.model_type not in FAMILIES:
         raise UserError(
             f"`--model {name}`: models of type {config.model_type} are not supported. Supported: "
@@ -107,10 +107,19 @@ def model_sizes(name: str) -> Any:
     return AutoConfig.for_model(content.pop("model_type"), **content)
 
 
-def _not_loadable(name: str, location: str, error: Exception) -> UserError:
-    if not Path(location).is_dir():
-        return UserError(f"`--model {name}`: {unavailable(error, location, 'model')}")
-    return UserError(f"`--model {name}`: cannot load {location}: {error}. Fetch the folder again")
+@contextmanager
+def readable(name: str, location: str) -> Iterator[None]:
+    """Around a library's reading of a model's files: whatever it raises about them is a :class:`UserError`."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        if not Path(location).is_dir():
+            raise UserError(f"`--model {name}`: {unavailable(error, location, 'model')}") from error
+        raise UserError(
+            f"`--model {name}`: cannot load {location}: {type(error).__name__}: {error}. Fetch the folder again"
+        ) from error
 
 
 def model_digest(name: str) -> str:
@@ -158,7 +167,15 @@ def check_model(section: ModelSection, *, values: bool = True) -> list[str]:
 
 def _fitting_weights(section: ModelSection, folder: Path, config: Any) -> StoredWeights:
     _refuse_adapters(section.name, folder)
-    weights = check_weights(folder, config)
+    for name in MODEL_SETTINGS:  # transformers takes its own defaults for a generation_config.json that it can't read
+        if (
+            name.endswith("_config.json")
+            and (folder / name).is_file()
+            and not isinstance(read_json(folder / name), dict)
+        ):
+            raise UserError(f"`{folder / name}`: it is no JSON object. Fetch the folder again")
+    with readable(section.name, str(folder)):
+        weights = check_weights(folder, config)
     if not section.freeze_vision and any("visual." in name for name in quantised_weights(weights)):
         raise UserError(
             f"`model.freeze_vision` = false: the vision tower of {section.name} is stored quantised and cannot be "
@@ -205,7 +222,7 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     weights = _fitting_weights(section, folder, config)
     for remark in weights.remarks:
         logging.getLogger(__name__).warning("%s: %s", section.name, remark)
-    try:
+    with readable(section.name, str(folder)):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = load_whole(
             weights,
@@ -213,8 +230,6 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
             attn_implementation={"text_config": "sdpa", "vision_config": vision_attention(device, precision)},
             **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise _not_loadable(section.name, str(folder), error) from error
     model.name_or_path = location  # which adapters name as their base
     if section.quantisation == "none":
         model.to(device)

@@ -69,6 +69,7 @@ def check_weights(folder: Path, config: Any) -> StoredWeights:
     """
     if name := getattr(config, "transformers_weights", None):
         raise UserError(f"`{folder / 'config.json'}`: `transformers_weights` = {name} is not supported; delete the key")
+    _check_heads(folder, config.text_config)
     tensors, remarks = _read(folder)
     if empty := [name for name, one in tensors.items() if 0 in one.shape]:
         raise UserError(
@@ -247,6 +248,17 @@ def _faults(tensors: Mapping[str, StoredTensor], config: Any) -> list[str]:
     if len(plain) > len(model.state_dict()) - shared:
         return ["some are there twice, under the names of two versions of transformers"]
     return []
+
+
+def _check_heads(folder: Path, text: Any) -> None:
+    """The number of heads decides no shape of a weight, only how positions turn it."""
+    width, sections = text.hidden_size // text.num_attention_heads, (text.rope_parameters or {}).get("mrope_section")
+    head = getattr(text, "head_dim", None) or width
+    if sections and 2 * sum(sections) != head:
+        raise UserError(
+            f"`{folder / 'config.json'}`: `mrope_section` = {sections} is for heads {2 * sum(sections)} wide, and "
+            f"`num_attention_heads` makes them {head} wide. {_AGAIN}"
+        )
 
 
 def _quantised(tensors: Iterable[str], kind: str) -> dict[str, list[str]]:

@@ -111,7 +111,7 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
     digest = model_digest(study.model.name)
     if ours:
         opened = read_checkpoint(checkpoint)
-        if opened.manifest["base"] != digest:
+        if opened.base != digest:
             raise UserError(
                 f"`{checkpoint}`: it was trained from other weights, another tokenizer or other settings than the "
                 f"present ones of the model {study.model.name}; name the right model in the study"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.errors import UserError, first_few
-from harness.io import digest_of, read_json, sha256_file, write_json
+from harness.io import digest_of, read_as, read_json, sha256_file, write_json
 from harness.models.weights import check_weights, load_whole, refuse_infinite
 
 MANIFEST = "manifest.json"
-STATE = "trainer"
+STATE, STATE_FILE = "trainer", "state.json"
 VISION = "vision.safetensors"
 ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 """What decides how adapters' tensors act, besides their names and shapes."""
@@ -33,13 +34,35 @@ class Checkpoint:
         folder: ``.../checkpoints/step-000200``.
         step: The trainer's step.
         digest: SHA-256 over the weight files' digests: the identity of the weights.
-        manifest: The manifest's content.
+        adapter: Whether the weights are adapters, else a whole model's.
+        base: What identifies the model that training started from.
     """
 
     folder: Path
     step: int
     digest: str
-    manifest: dict[str, Any]
+    adapter: bool
+    base: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """Of a checkpoint's manifest, what is read: its files by their path in the folder, with the digest of each."""
+
+    step: int
+    adapter: bool
+    digest: str
+    files: dict[str, str]
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What :func:`_save_state` writes besides tensors: the optimiser's groups and scalars, the trainer's state."""
+
+    param_groups: list[dict[str, Any]]
+    scalars: dict[str, Any]
+    state: dict[str, Any]
 
 
 def folder_name(step: int) -> str:
@@ -77,10 +100,10 @@ def save_checkpoint(
         temporary.mkdir()
         adapter = _save_weights(model, temporary)
         tokenizer.save_pretrained(temporary)
-        weights = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
         _save_state(temporary / STATE, optimizer, state)
         files = {str(f.relative_to(temporary)): sha256_file(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
-        manifest = {**about, "step": step, "adapter": adapter, "digest": digest_of(weights), "files": files}
+        digest = _weights_digest(files)
+        manifest = {**about, "step": step, "adapter": adapter, "digest": digest, "files": files}
         write_json(temporary / MANIFEST, manifest)
         for path in (*temporary.rglob("*"), temporary):
             _sync(path)
@@ -91,7 +114,12 @@ def save_checkpoint(
         raise
     _sync(root)
     drop_older_states(final)
-    return Checkpoint(final, step, manifest["digest"], manifest)
+    return Checkpoint(final, step, digest, adapter, str(about.get("base", "")))
+
+
+def _weights_digest(files: Mapping[str, str]) -> str:
+    """What identifies a checkpoint's weights, from the digests of all its files."""
+    return digest_of({name: files[name] for name in sorted(files) if re.fullmatch(r"[^/]+\.safetensors", name)})
 
 
 def drop_older_states(last: Path) -> None:
@@ -130,22 +158,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         UserError: It has no manifest, a file is missing, or a file's digest differs.
     """
-    manifest = read_json(folder / MANIFEST)
-    for name, expected in manifest["files"].items():
+    again = f"Use another checkpoint, or delete the folder {folder.parent} and train again"
+    manifest = read_as(_Manifest, folder / MANIFEST, again)
+    outside = any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest.files)
+    if outside or manifest.digest != _weights_digest(manifest.files):
+        raise UserError(f"`{folder / MANIFEST}`: `digest` is not that of the weights among `files`. {again}")
+    for name, expected in manifest.files.items():
         path = folder / name
         if name.startswith(f"{STATE}/") and not (folder / STATE).exists():
             continue
         if not path.is_file():
-            raise UserError(
-                f"`{folder}`: the checkpoint lacks {name} and is refused. Use another checkpoint, or delete the "
-                f"folder {folder.parent} and train again"
-            )
+            raise UserError(f"`{folder}`: the checkpoint lacks {name} and is refused. {again}")
         if sha256_file(path) != expected:
             raise UserError(
-                f"`{path}`: its content is not what was written (digest differs); "
-                f"the checkpoint is refused. Use another one, or delete the folder {folder.parent} and train again"
+                f"`{path}`: its content is not what was written (digest differs); the checkpoint is refused. {again}"
             )
-    return Checkpoint(folder, int(manifest["step"]), str(manifest["digest"]), manifest)
+    return Checkpoint(folder, manifest.step, manifest.digest, manifest.adapter, manifest.base)
 
 
 def list_checkpoints(root: Path) -> list[Path]:
@@ -161,8 +189,8 @@ def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
         UserError: The checkpoint was made with another tuning, or does not fit the model.
     """
     adapter = hasattr(model, "peft_config")
-    if adapter != checkpoint.manifest["adapter"]:
-        kind = "LoRA adapters" if checkpoint.manifest["adapter"] else "full weights"
+    if adapter != checkpoint.adapter:
+        kind = "LoRA adapters" if checkpoint.adapter else "full weights"
         raise UserError(f"`{checkpoint.folder}` holds {kind}; set model.tuning to match")
     try:
         if adapter:
@@ -214,17 +242,16 @@ def restore_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> d
             f"from the start, delete the folder {checkpoint.folder.parent}"
         )
     tensors = load_file(folder / "optimizer.safetensors")
-    document = read_json(folder / "state.json")
-    loaded: dict[str, Any] = {"param_groups": document["param_groups"], "state": {}}
-    for key, value in {**document["scalars"], **tensors}.items():
+    document = read_as(_State, folder / STATE_FILE, f"Delete the folder {checkpoint.folder} and train again")
+    loaded: dict[str, Any] = {"param_groups": document.param_groups, "state": {}}
+    for key, value in {**document.scalars, **tensors}.items():
         index, *path = key.split("/")
         node = loaded["state"].setdefault(int(index), {})
         for part in path[:-1]:
             node = node.setdefault(part, {})
         node[path[-1]] = value
     optimizer.load_state_dict(loaded)
-    state: dict[str, Any] = document["state"]
-    return state
+    return document.state
 
 
 def _save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -234,7 +261,7 @@ def _save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str,
     tensors = {key: one.detach().cpu().contiguous().clone() for key, one in values.items() if torch.is_tensor(one)}
     save_file(tensors, folder / "optimizer.safetensors")
     scalars = {key: one for key, one in values.items() if key not in tensors}
-    write_json(folder / "state.json", {"param_groups": saved["param_groups"], "scalars": scalars, "state": state})
+    write_json(folder / STATE_FILE, {"param_groups": saved["param_groups"], "scalars": scalars, "state": state})
 
 
 def _flattened(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

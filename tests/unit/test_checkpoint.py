@@ -159,6 +159,30 @@ def test_a_torn_manifest_is_named(trained: tuple[Policy, list[Path]], tmp_path: 
         read_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {}},
+        {"files": {"../manifest.json": "0"}},
+        {"files": None},
+        {"step": "first"},
+        {"adapter": None},
+        {"digest": "0" * 64},
+    ],
+)
+def test_a_manifest_that_does_not_say_what_is_there_is_refused(
+    trained: tuple[Policy, list[Path]], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    folder = copy_of(trained[1][-1], tmp_path)
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(read_json(manifest) | change))
+    with pytest.raises(UserError, match=rf"manifest\.json.*({next(iter(change))}|digest).*train again"):
+        read_checkpoint(folder)
+    manifest.write_text("[]")
+    with pytest.raises(UserError, match=r"manifest\.json.*train again"):
+        read_checkpoint(folder)
+
+
 def test_an_adapter_is_refused_in_full_tuning_and_the_reverse(
     kit: Kit, trained: tuple[Policy, list[Path]], tmp_path: Path
 ) -> None:

@@ -131,6 +131,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "vocabulary": ({"text__vocab_size": 50}, r"of another shape: lm_head\.weight"),
     "tied": ({"tie_word_embeddings": True}, r"`tie_word_embeddings` = true, but lm_head\.weight is another matrix"),
+    "heads": ({"text__num_attention_heads": 2, "text__head_dim": None}, "`mrope_section` = .* 8 wide, .* 16 wide"),
+    "a padding token out of range": ({"text__pad_token_id": 10**12}, "cannot load .*Padding_idx"),
     "other files": ({"transformers_weights": "other.safetensors"}, "`transformers_weights`"),
 }
 
@@ -235,6 +237,14 @@ def test_a_folder_without_safetensors_is_refused(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     refused(folder, "only safetensors are loaded")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["[]", "5", '"x"', "{", ""])
+def test_settings_that_are_something_else_end_in_no_traceback(folder: Path, name: str, content: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=rf"cannot load {folder}|{folder / name}`: (cannot be read as|it is no) JSON"):
+        load_model(ModelSection(name=str(folder)), CPU)
 
 
 def test_whatever_changes_a_number_changes_the_digest(folder: Path) -> None:
