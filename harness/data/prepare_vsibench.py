@@ -21,6 +21,7 @@ from harness.data.reader import Dataset, read_dataset
 from harness.errors import UserError, first_few
 from harness.io import write_text
 from harness.vsibench.published import published_counts, published_scenes
+from harness.vsibench.questions import part_of_vsi_bench
 from harness.vsibench.records import Record
 
 HUB_ID = "nyu-visionx/VSI-Bench"
@@ -64,7 +65,15 @@ def prepare_vsibench(
     splits = {"full": len(data.records)}
     if pruned is not None:
         splits |= {"debiased": len(data.records) - len(pruned), "pruned": len(pruned)}
-    return write_manifest(out, HUB_ID, str(source), data.records, videos, splits=splits, part=part)
+    more = {"splits": splits, "part": part, "notes": _notes(data.records)}
+    return write_manifest(out, HUB_ID, str(source), data.records, videos, **more)
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """What differs from VSI-Bench's questions as known to this package; a later release may differ with good reason."""
+    found = part_of_vsi_bench(records)
+    changed = len(records) if found is None else found.changed
+    return [f"{changed:,} of its {len(records):,} questions differ from VSI-Bench's"] if changed else []
 
 
 def check_counts(records: Sequence[Record]) -> None:

@@ -19,14 +19,14 @@ from harness.api.reward import WeightedRewards
 from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
-from harness.data.leakage import check_leakage
+from harness.data.leakage import check_leakage, count_rooms, shared_rooms
 from harness.data.reader import Dataset, read_dataset
-from harness.data.sources import resolve_source
+from harness.data.sources import is_ready, resolve_source
 from harness.data.subset import stratified_subset
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.io import digest_of
 from harness.models.conversation import settle_conversation
 from harness.models.families import has_time_stamps, video_defaults
@@ -91,6 +91,20 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
 def read_benchmark(study: StudyConfig) -> Dataset:
     """All records of the benchmark, whatever ``data.benchmark_limit``."""
     return _read(benchmark_source(study.data), study, "test")
+
+
+def trained_rooms(trained: StudyConfig, benchmark: Dataset) -> str:
+    """What to say of a checkpoint of this study that is evaluated on another benchmark; empty if it saw none of it."""
+    sources = (benchmark_source(trained.data), trained.data.train)
+    try:
+        train = load_data(trained)[0] if all(is_ready(one, trained.runtime.cache) for one in sources) else None
+    except UserError:
+        train = None
+    if train is None:
+        return f"Whether it was trained on rooms of this benchmark is unknown: {trained.data.train} is not at hand"
+    rooms = count_rooms(shared_rooms(train, [benchmark]).values())
+    listed = first_few([f"{room} ({count})" for room, count in rooms.items()])
+    return f"It was trained on rooms of {benchmark.source}, which inflates its score: {listed}" if rooms else ""
 
 
 def _asked_besides(study: StudyConfig) -> Iterator[Record]:

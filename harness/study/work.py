@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from harness.io import write_json
 from harness.models.loading import check_model, model_digest
 from harness.study.evaluation import evaluate
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
-from harness.study.matrix import CellDocument
+from harness.study.matrix import CONFIG_FILE, CellDocument
 from harness.study.process import EXIT_FAILED, EXIT_INTERRUPTED, is_first_rank, start_ranks
-from harness.study.setup import ENVIRONMENT_FILE, Setup, build_rewards, environment, prepare
+from harness.study.setup import ENVIRONMENT_FILE, Setup, build_rewards, environment, prepare, trained_rooms
 from harness.study.status import State, Status, record_state, write_status
 from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
 from harness.train.groups import GroupBuilder
@@ -110,6 +111,11 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
     setup = prepare(study, with_train=False)
     digest = model_digest(study.model.name)
     if ours:
+        cell = checkpoint.resolve().parent.parent
+        if (cell / CONFIG_FILE).is_file() and (
+            warning := trained_rooms(CellDocument.read(cell).study, setup.benchmark)
+        ):
+            logging.getLogger(__name__).warning("%s. %s.", checkpoint, warning)
         opened = read_checkpoint(checkpoint)
         if opened.base != digest:
             raise UserError(

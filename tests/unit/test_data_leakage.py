@@ -6,10 +6,12 @@ import logging
 from pathlib import Path
 
 import pytest
+from study_kit import small_study
 
 from harness.data.leakage import check_leakage, leaking_rooms, shared_rooms
-from harness.data.reader import Dataset
+from harness.data.reader import Dataset, read_dataset
 from harness.errors import UserError
+from harness.study.setup import trained_rooms
 from harness.vsibench.records import Record
 from harness.vsibench.rooms import published_rooms
 
@@ -135,6 +137,16 @@ def test_a_linked_folder_of_stills_is_the_benchmark_s(tmp_path: Path) -> None:
 
 def test_the_folder_of_a_data_set_is_no_evidence(tmp_path: Path) -> None:
     assert shared_rooms(folder(tmp_path / "scene0025_01", "kitchen"), [NOTHING]) == {}
+
+
+def test_a_checkpoint_s_training_rooms_are_known_to_its_later_evaluations(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    other = read_dataset(tmp_path / "data", "train")
+    assert trained_rooms(study, read_dataset(tmp_path / "data", "test")) == ""
+    said = trained_rooms(study, other)
+    assert "inflates its score" in said and "world/train_000000 (3)" in said
+    (tmp_path / "data" / "train.jsonl").unlink()
+    assert "unknown" in trained_rooms(study, other)
 
 
 def test_rooms_of_additional_benchmarks_leak(tmp_path: Path) -> None:
