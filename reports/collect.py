@@ -17,7 +17,7 @@ from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.io import read_as
 from harness.plugins import registry
-from harness.study.asked import MANIFEST, EvaluationManifest
+from harness.study.asked import MANIFEST, SAMPLES, EvaluationManifest, digest_of_questions
 from harness.study.evaluation import OWN_WORDS, read_samples
 from harness.study.matrix import (
     AGAIN,
@@ -163,6 +163,7 @@ def collect(run_dir: Path) -> Collected:
             # A study may have a million answers.
             return frame.assign(type=pd.Categorical(frame["type"]), cluster=pd.Categorical(frame["cluster"]))
 
+        _refuse_changed(finished, name, records)
         frames = [
             _answers(step, entry, modes[entry.method], score).assign(last=step == steps[-1])
             for folder, entry in finished
@@ -238,6 +239,20 @@ def _answers(
         seed=entry.seed,
         step=int(folder.name.split("-")[1]),
     )
+
+
+def _refuse_changed(finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, records: Sequence[Record]) -> None:
+    """Answers are scored only by the questions that were asked, with the right answers of then."""
+    now = digest_of_questions(records)
+    for folder, _ in finished:
+        for step in _evaluations(folder / benchmark):
+            asked = EvaluationManifest.read(step).asked
+            if asked is not None and asked.questions != now:
+                asked.of(records, step / SAMPLES)
+                raise UserError(
+                    f"{step / SAMPLES}: {len(asked.ids)} questions were asked and the benchmark {benchmark} has "
+                    f"{len(records)} now. Run `harness compare` again to ask all"
+                )
 
 
 def _refuse_unequal(

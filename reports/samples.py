@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +15,12 @@ from harness.api.benchmark import Benchmark, check_ids
 from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few, unknown_name
-from harness.study.asked import read_asked
+from harness.study.asked import EvaluationManifest, read_asked
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
+from reports.text import listed
 
 _NAMED = re.compile(r"(?P<name>[^=]*?)(@(?P<seed>\d+))?=(?P<file>.+)", re.DOTALL)
 
@@ -70,12 +71,14 @@ class AnswerFile(NamedTuple):
         read: The part of each that is scored.
         records: The questions that were asked; where that is not known, those that it answers.
         known: Whether it is known.
+        identity: What the answers depend on, where their evaluation says so.
     """
 
     answers: Mapping[str, RawAnswer]
     read: Mapping[str, str]
     records: Sequence[Record]
     known: bool
+    identity: Mapping[str, str]
 
 
 def read_file(path: Path, records: Sequence[Record]) -> AnswerFile:
@@ -91,7 +94,8 @@ def read_file(path: Path, records: Sequence[Record]) -> AnswerFile:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     texts = {key: one.text if asked is None else answer_in(one.text, asked.mode) for key, one in answers.items()}
-    return AnswerFile(answers, texts, kept, asked is not None)
+    identity = {} if asked is None else EvaluationManifest.read(path.parent).identity
+    return AnswerFile(answers, texts, kept, asked is not None, identity)
 
 
 def score_file(
@@ -167,7 +171,7 @@ def results_from(
     found = {source: read_file(source.path, data.records) for source in sources}
     asked = _asked(found)
     why = "that were asked" if any(file.known for file in found.values()) else "that every file answers"
-    note = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions {why}."
+    part = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions {why}."
     chosen = benchmark.scorer_named(scorer)
     return Results(
         labels={internal[name]: f"{name} (base)" if name == untrained else name for name in order},
@@ -184,7 +188,7 @@ def results_from(
         scorer=chosen,
         report=settings,
         planned=Counter(internal[source.name] for source in sources),
-        footnotes=(note,) if len(asked) < len(data.records) else (),
+        footnotes=((part,) if len(asked) < len(data.records) else ()) + _differences(found.values()),
     )
 
 
@@ -205,6 +209,16 @@ def _asked(files: Mapping[Source, AnswerFile]) -> Sequence[Record]:
                 "evaluate both on the same benchmark files:\n" + "\n".join(lines)
             )
     return files[first[0]].records
+
+
+def _differences(files: Iterable[AnswerFile]) -> tuple[str, ...]:
+    """What evaluations differ in besides the weights, in a sentence; nothing where it is not known."""
+    known = [file.identity for file in files if file.identity]
+    keys = sorted({key for one in known for key in one} - {"weights"})
+    differing = [key for key in keys if len({one.get(key) for one in known}) > 1]
+    if not differing:
+        return ()
+    return (f"The evaluations behind these rows were not alike: they differ in {listed(differing)}.",)
 
 
 def _scored(file: AnswerFile, asked: Sequence[Record], benchmark: Benchmark, scorer: str) -> pd.DataFrame:

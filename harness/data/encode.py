@@ -85,7 +85,7 @@ class PromptEncoder:
             words: A text to use instead of the mode's.
 
         Raises:
-            UserError: The video cannot be read, the mode is unknown, the record's text contains a
+            UserError: The video cannot be read, the mode is unknown, the record's text or answer contains a
                 special token, or the chat template does not place exactly one video.
         """
         words = prompt_text(record, mode) if words is None else words
@@ -165,7 +165,8 @@ class PromptEncoder:
         )
 
     def _refuse_special_tokens(self, record: Record, words: str) -> None:
-        found = sorted(token for token in self._special if token in words)
+        # An end in the right answer would be taught twice, and no reading of an answer could ever be equal to it.
+        found = sorted(token for token in self._special if token in words or token in record.ground_truth)
         if found:
             raise UserError(
                 f"record {record.key} ({record.scene}): its text contains "

@@ -63,18 +63,19 @@ def require_chat_template(tokenizer: Any, name: str) -> None:
     if found("chat_template.jinja") is None and (file := found("chat_template.json")) is not None:
         content = read_json(file)
         own = content.get("chat_template") if isinstance(content, dict) else None
+        if isinstance(own, list):
+            own = {one.get("name"): one.get("template") for one in own if isinstance(one, dict)}
         tokenizer.chat_template = own or tokenizer.chat_template
-    if isinstance(tokenizer.chat_template, list):
-        tokenizer.chat_template = {one["name"]: one["template"] for one in tokenizer.chat_template}
     if not tokenizer.chat_template:
         raise UserError(
             f"`--model {name}`: its tokenizer has no chat template, and no other is substituted. Put the "
             "chat_template.jinja of the Instruct model that it comes from next to its tokenizer_config.json"
         )
     if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
+        names = ", ".join(map(str, tokenizer.chat_template))
         raise UserError(
-            f"`--model {name}`: its chat templates are {', '.join(tokenizer.chat_template)}, and none is `default`; "
-            "keep the one to use as chat_template.jinja next to its tokenizer_config.json"
+            f"`--model {name}`: its chat templates are {names}, and none is `default`; keep the one to "
+            "use as chat_template.jinja next to its tokenizer_config.json"
         )
 
 
@@ -111,9 +112,14 @@ def settle_conversation(tokenizer: Any, config: Any, generation: Any, name: str)
         _check_prompt(tokenizer, prompt, config.video_token_id)
         _check_opening(prompt, before)
         _check_taught(tokenizer, prompt, before, ends[0])
+        return tuple(_notes(tokenizer, generation, prompt, before))
     except UserError as error:
         raise UserError(f"`--model {name}`: {error}") from error
-    return tuple(_notes(tokenizer, generation, prompt, before))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        # A tokenizer's settings are checked by nothing until it is used.
+        raise UserError(
+            f"`--model {name}`: its tokenizer cannot be used ({type(error).__name__}: {error}); {_FIX}"
+        ) from error
 
 
 def conversation_notes(name: str) -> tuple[str, ...]:
@@ -122,16 +128,30 @@ def conversation_notes(name: str) -> tuple[str, ...]:
     Raises:
         UserError: Likewise, or the model cannot be found.
     """
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
     config, location = model_config(name), locate(name)
     with readable(name, location):
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-        try:
-            generation = GenerationConfig.from_pretrained(location, trust_remote_code=False)
-        except OSError:
-            generation = GenerationConfig.from_model_config(config)
-    return settle_conversation(tokenizer, config, generation, name)
+    return settle_conversation(tokenizer, config, generation_defaults(name), name)
+
+
+def generation_defaults(name: str) -> Any:
+    """A model's own configuration of generation, or what its ``config.json`` says where it has none.
+
+    transformers' loading takes a file that it cannot read for one that is missing.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    from transformers import GenerationConfig
+    from transformers.utils import cached_file
+
+    location, config = locate(name), model_config(name)
+    with readable(name, location):
+        if cached_file(location, "generation_config.json", _raise_exceptions_for_missing_entries=False) is None:
+            return GenerationConfig.from_model_config(config)
+        return GenerationConfig.from_pretrained(location, trust_remote_code=False)
 
 
 def answer_ends(tokenizer: Any, config: Any, generation: Any) -> tuple[int, ...]:
@@ -169,7 +189,7 @@ def special_tokens(tokenizer: Any) -> dict[int, str]:
     """The special tokens of a tokenizer by id, in the order of ids."""
     found = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return dict(sorted((found | {i: str(token) for i, token in named}).items()))
+    return dict(sorted((found | {i: str(token) for i, token in named if i is not None}).items()))
 
 
 def vision_tokens(config: Any) -> set[int]:
@@ -294,7 +314,7 @@ def _notes(tokenizer: Any, generation: Any, prompt: str, before: str) -> Iterato
     if own := _own_words(tokenizer, prompt):
         yield f"The model's chat template adds words of its own to every prompt: {first_few(own)}."
     added = [i for i in tokenizer("a")["input_ids"] if i not in _ids(tokenizer, "a")]
-    if added:
+    if not set(added) <= set(_ids(tokenizer, prompt)):
         names = ", ".join(map(str, tokenizer.convert_ids_to_tokens(added)))
         yield f"The model's tokenizer would add {names} to a text; prompts hold what the chat template writes, no more."
 

@@ -23,6 +23,8 @@ MANIFEST = "manifest.json"
 DEFAULT_RULES = "vsibench"
 """The benchmark whose rules score answers of unknown origin."""
 
+_FIX = "name the very records that were evaluated (--benchmark; in a run directory, restore them)"
+
 
 class Asked(StrictConfig):
     """What was asked.
@@ -57,14 +59,11 @@ class Asked(StrictConfig):
         if lacking := [key for key in self.ids if key not in by_key]:
             raise UserError(
                 f"{path}: the benchmark lacks {len(lacking)} of the {len(self.ids)} questions that were asked "
-                f"({first_few(lacking)}); give --benchmark the records that were evaluated"
+                f"({first_few(lacking)}); {_FIX}"
             )
         found = [by_key[key] for key in self.ids]
         if digest_of_questions(found) != self.questions:
-            raise UserError(
-                f"{path}: other questions were asked than the benchmark has under their ids; give --benchmark the "
-                "records that were evaluated"
-            )
+            raise UserError(f"{path}: other questions were asked than the benchmark has under their ids; {_FIX}")
         return found
 
 

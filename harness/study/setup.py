@@ -28,7 +28,7 @@ from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
 from harness.errors import UserError, first_few
 from harness.io import digest_of
-from harness.models.conversation import settle_conversation
+from harness.models.conversation import generation_defaults, settle_conversation
 from harness.models.families import has_time_stamps, video_defaults
 from harness.models.loading import load_model
 from harness.models.quantisation import describe_quantisation
@@ -147,7 +147,7 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_model(study.model, device, seed)
     model: Any = loaded.model
-    notes = settle_conversation(loaded.tokenizer, model.config, model.generation_config, study.model.name)
+    notes = settle_conversation(loaded.tokenizer, model.config, generation_defaults(study.model.name), study.model.name)
     for note in notes:
         logging.getLogger(__name__).warning("%s", note)
     policy = Policy(*loaded, engine=study.model.engine)

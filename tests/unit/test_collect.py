@@ -15,6 +15,7 @@ from study_kit import QUIET, finish_cell, prepare_cells, small_study
 from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.study.asked import digest_of_questions
 from harness.study.cell import main as run_cell
 from harness.study.matrix import Cell
 from harness.study.setup import Environment
@@ -106,6 +107,22 @@ def test_a_damaged_document_is_refused_by_file_and_key(
     assert "again" in str(caught.value) or "Delete" in str(caught.value)
     path.write_text("[" * 100_000)
     with pytest.raises(UserError, match=re.escape(str(path))):
+        collect(tmp_path)
+
+
+def test_questions_that_changed_since_they_were_asked_are_not_scored(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    records = collect(tmp_path).test.records
+    asked = {"mode": "official", "ids": [record.key for record in records], "questions": digest_of_questions(records)}
+    manifest = next(cells["sft-0"].folder(tmp_path).rglob("manifest.json"))
+    write_json(manifest, read_json(manifest) | {"asked": asked})
+    collect(tmp_path)
+    write_json(manifest, read_json(manifest) | {"asked": asked | {"questions": "d"}})
+    with pytest.raises(UserError, match=r"other questions were asked than the benchmark has .*restore them"):
+        collect(tmp_path)
+    some = {"ids": asked["ids"][:4], "questions": digest_of_questions(records[:4])}
+    write_json(manifest, read_json(manifest) | {"asked": asked | some})
+    with pytest.raises(UserError, match=r"4 questions were asked and the benchmark vsibench has 9 now"):
         collect(tmp_path)
 
 

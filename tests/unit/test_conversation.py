@@ -209,6 +209,29 @@ def test_a_conversation_that_would_change_numbers_is_refused(
         settle_conversation(tokenizer, model_config("tiny"), GenerationConfig(), "tiny")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", '{"pad_token": 3}'),
+        ("tokenizer_config.json", '{"model_max_length": "x", "eos_token": "<|im_end|>"}'),
+        ("generation_config.json", "{"),
+        ("generation_config.json", "[1]"),
+        ("generation_config.json", '{"pad_token_id": {"value": 1}}'),
+        ("chat_template.json", '[{"name": "default"}]'),
+        ("chat_template.json", '{"chat_template": [3]}'),
+        ("chat_template.json", '{"chat_template": 3}'),
+        ("chat_template.json", '{"chat_template": [{"name": "default"}]}'),
+    ],
+)
+def test_a_damaged_file_is_refused_by_model_and_without_traceback(checkpoint: Path, file: str, content: str) -> None:
+    if file.startswith("chat"):
+        (checkpoint / "chat_template.jinja").unlink()
+    (checkpoint / file).write_text(content)
+    with pytest.raises(UserError, match=f"`--model {checkpoint}`: "):
+        conversation_notes(str(checkpoint))
+
+
 def test_a_video_token_of_another_tokenizer_is_refused_by_name(checkpoint: Path) -> None:
     change(checkpoint / "config.json", video_token_id=11)
     with pytest.raises(UserError, match=r"`video_token_id` in its config.json is 11 \(<\|vision_pad\|>\)"):
@@ -236,7 +259,7 @@ def test_what_a_template_adds_or_leaves_out_is_said(
 
 
 def test_a_missing_or_visual_padding_token_becomes_an_end(tiny_tokenizer: Any) -> None:
-    for pad in (None, "<|video_pad|>"):
+    for pad in (None, "", "<|video_pad|>"):
         tokenizer = copy.deepcopy(tiny_tokenizer)
         tokenizer.pad_token = pad
         settle_conversation(tokenizer, model_config("tiny"), GenerationConfig(), "tiny")

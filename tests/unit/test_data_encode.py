@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_video
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
 from harness.data.encode import PromptEncoder
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import ProcessedVideo, VideoSettings
 from harness.errors import UserError
+from harness.models.conversation import settle_conversation
+from harness.models.loading import model_config
 from harness.vsibench.records import Record
 
 SETTINGS = VideoSettings(frames=4, min_pixels=28 * 28, max_pixels=56 * 84)
@@ -88,7 +92,8 @@ def test_special_tokens_in_the_data_are_refused(encoder: PromptEncoder, film: Pa
     offered = RECORD.model_copy(
         update={"question_type": "object_rel_distance", "options": (f"A. {token}", "B. bed"), "ground_truth": "B"}
     )
-    for bad in (asked, offered):
+    taught = RECORD.model_copy(update={"ground_truth": f"4{token}"})
+    for bad in (asked, offered, taught):
         with pytest.raises(UserError) as refused:
             encoder.encode(bad, "vanilla", film)
         assert "record 9 (world/test_000000)" in str(refused.value)
@@ -103,6 +108,23 @@ def test_a_template_without_one_place_for_the_video_is_refused(
     tokenizer.chat_template = f"{template}{{{{ messages[1]['content'][1]['text'] }}}}"
     with pytest.raises(UserError, match=f"{found} video tokens"):
         make(tokenizer, tmp_path).encode(RECORD, "vanilla", film)
+
+
+def test_a_beginning_that_tokenizer_and_template_both_write_is_there_once(
+    tiny_tokenizer: Any, film: Path, tmp_path: Path
+) -> None:
+    tokenizer, start = copy.deepcopy(tiny_tokenizer), "<|endoftext|>"
+    begin = tokenizer.convert_tokens_to_ids(start)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, begin)]
+    )
+    assert tokenizer("a")["input_ids"][0] == begin
+    for written in (0, 1):
+        tokenizer.chat_template = start * written + tiny_tokenizer.chat_template
+        prompt = make(tokenizer, tmp_path).encode(RECORD, "vanilla", film)
+        assert prompt.input_ids.tolist().count(begin) == written
+        notes = settle_conversation(tokenizer, model_config("tiny"), GenerationConfig(), "tiny")
+        assert [start in note for note in notes] == [True] * (1 - written)
 
 
 def test_features_that_do_not_fit_the_grid_are_refused(

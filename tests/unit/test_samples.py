@@ -187,7 +187,8 @@ def evaluation(folder: Path, data: Dataset, mode: str = "official", complete: bo
     path = own(folder / SAMPLES, 3, data)
     ids = tuple(record.key for record in data.records)
     asked = Asked(mode=mode, ids=ids, questions=digest_of_questions(data.records), **more).model_dump()
-    manifest = {"identity": {}, "n": len(ids), "asked": asked, "complete": complete}
+    identity = {"weights": folder.name, "frames": "f", "prompts": mode}
+    manifest = {"identity": identity, "n": len(ids), "asked": asked, "complete": complete}
     write_json(folder / MANIFEST, manifest | ({"samples": sha256_file(path)} if complete else {}))
     return path
 
@@ -227,6 +228,13 @@ def test_two_evaluations_of_other_questions_are_not_compared(tmp_path: Path) -> 
         results(texts)
     found = results([texts[0], f"b={own(tmp_path / 'b.jsonl', 3, HALF)}"])
     assert "Only the 30 of the benchmark's 60 questions that were asked" in build_tables(found).scores.to_markdown()
+
+
+def test_rows_that_were_not_evaluated_alike_say_so(tmp_path: Path) -> None:
+    alike = [f"{name}={evaluation(tmp_path / name, HALF)}" for name in ("a", "b")]
+    assert len(results(alike).footnotes) == 1  # that these are 30 of 60 questions
+    other = results([*alike, f"c={evaluation(tmp_path / 'c', HALF, 'vanilla')}"])
+    assert "differ in prompts" in build_tables(other).scores.to_markdown()
 
 
 def test_the_part_of_an_answer_that_is_scored_follows_the_evaluations_prompt(tmp_path: Path) -> None:
