@@ -58,7 +58,7 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _INCH_MARK = re.compile(r"""(?<=\d)(?:["”]|'')(?!\w)""")
 _FOOT_MARK = re.compile(r"(?<=\d)['’](?!\w)")
 _OPEN_QUOTE = re.compile(r"""(?<!\d)["“]|(?<!\w)['‘’]""")
-_MARKUP = re.compile(r"[*`\"“”#]+|(?<![^\W_])_+|_+(?![^\W_])|(?<![^\W_])['‘’]+|['‘’]+(?![^\W_])")
+_MARKUP = re.compile(r"[*`\"“”„«»「」『』【】《》#]+|(?<![^\W_])_+|_+(?![^\W_])|(?<![^\W_])['‘’]+|['‘’]+(?![^\W_])")
 
 
 def final_answer(text: str) -> str:

@@ -84,6 +84,8 @@ def read_letter(text: str, options: Sequence[str], final: bool = False) -> str |
             return None
     else:
         letter, end = _given(text, mentions), len(text)
+        if letter != "A" and options and re.search(rf"\bA\s+{re.escape(option_words(options[0]))}(?!\w)", text):
+            return None  # "A tv, B chair"
     others = [at for at, other in mentions.items() if other != letter]
     if others and not (final and _only_explained(text, end, others)):
         return None

@@ -53,7 +53,7 @@ _UNIT = re.compile(
 _OTHER_MEASURE = re.compile(
     r"\s*-?(?:pixels?|px|steps?|paces?|seconds?|secs?|s|minutes?|mins?|hours?|kgs?|kilograms?|grams?|lbs?|pounds?|"
     r"lit(?:er|re)s?|acres?|hectares?|sf|arm(?:'s|s)?[\s-]lengths?|(?:micro|nano)met[a-z]*|[µμ]m)"
-    rf"{_NO_LETTER}|(?=[^\W\d_a-zà-ÿ])"  # or another script's word, directly after it
+    rf"{_NO_LETTER}|\s*(?=[^\W\d_a-zà-ÿ])"  # or another script's word
 )
 _NAMED_UNIT = re.compile(
     r"\b(?:(?P<cm>cms?|cent[ií]m\w*)|(?P<mm>mm|millim\w*)|(?P<dm>decim\w*)|(?P<km>km|kilom\w*)|(?P<ft>ft|feet)|"
@@ -86,7 +86,7 @@ _AND_PART = re.compile(
 _PART_OF = re.compile(
     r"[\s-]+(?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|"
     r"(?:hundred|thousand)ths?|hundreds|thousands|millions|dozens?|pairs?|couples?|(?:sets?|rows?|groups?|stacks?)\s+of|"
-    r"point(?=\s\w))\b"
+    r"point)\b"
 )
 _HEDGE = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|some|circa|ca\.?|exactly|only|just)"
 _BOUND_BEFORE = re.compile(
@@ -94,16 +94,18 @@ _BOUND_BEFORE = re.compile(
     rf"beyond|within|at\s+(?:least|most)|up\s+to|as\s+many\s+as|(?:min|max)imum(?:\s+of)?|not|exceed(?:s|ing)?)\s|n't\s)\s*(?:{_HEDGE}\s+)*$"
 )
 _BOUND_AFTER = re.compile(
-    r"\s*\+(?!\s*\d)|\s+or\s+(?:more|less|fewer|greater|higher|above|over|under)\b|\s+(?:plus|minimum|maximum)\b"
+    r"\s*\+(?!\s*\d)|\s+or\s+(?:more|less|fewer|greater|higher|above|over|under)\b"
+    r"|,?\s+(?:plus|minimum|maximum|min|max|tops|at\s+(?:least|most))\b"
 )
 _JOINS = re.compile(
-    r"(?:[\s\-~,/x×*:;?|+&=±>→]|\((?=\s*(?:or|to|maybe|perhaps|possibly)\b)|\.\.+|"
+    r"(?:[\s\-~,./x×*:;?|+&=±>→]|\((?=\s*(?:or|to|maybe|perhaps|possibly)\b)|"
     rf"\b(?:or|to|and|by|through|maybe|perhaps|possibly|times|then|vs\.?|{_HEDGE})(?![^\W_]))*"
 )
 _CLAUSE_JOIN = re.compile(
     r"\b(?:and|or|by|to|maybe|perhaps|possibly|if|but|else|otherwise|alternatively|plus|minus|more|another|even)\b"
 )
 _CLAUSE_END = re.compile(r"[:;.(\n]|\b(?:because|since|as)\b")
+_GLUED = re.compile(r"(?<=\d)(?:m|ft)(?=\d+\s?(?:cm|in|inch|inches)\b)")  # "1m80cm"
 _COMPOUND = re.compile(r"\s*(?:,|and|&)?\s*")
 _CONCLUDES = re.compile(r"\b(?:total|altogether|sum|therefore|thus|hence|so|wait|actually|sorry|correction|rather)\b|=")
 _OPENING = re.compile(
@@ -137,7 +139,7 @@ def read_number(text: str, unit: str | None = None) -> float | None:
         The number, or None where none is given or more than one could be meant: a range, a bound ("more than 3"), two
         numbers of which neither opens the answer, a percentage, a unit of another kind.
     """
-    text = text.lower()
+    text = _GLUED.sub(r"\g<0> ", text.lower())
     found = list(_quantities(text, counts=unit is None))
     pool = _of_the_kind(_joined(found if unit is None else _compounded(found, text), text), text, unit)
     if len(pool) > 1 and pool[0].value == 1 and not text[: pool[0].start].strip():
