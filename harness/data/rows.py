@@ -238,7 +238,7 @@ def _name(field: str, value: Any) -> str:
     if ".." in name or "/" in name or not _is_file_name(name):
         raise BadRecordError(
             f"{field} {name[:_LONGEST_NAME]!r} leads out of the data set's folder, is blank or too long; use a name "
-            "without .., / or \\"
+            f"without .., / or \\, or give the video's path in the field `{VIDEO}`"
         )
     return name
 

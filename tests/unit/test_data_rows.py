@@ -122,6 +122,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "half an id": ({**NUMERIC, "id": 1.5}, "id 1.5 is not a whole number"),
     "an id beyond floats": ({**NUMERIC, "id": 1e300}, r"id 1e\+300 is not"),
     "a scene too long": ({**NUMERIC, "scene_name": "a" * 300}, "scene_name 'a+' .*too long"),
+    "a path as scene": ({**NUMERIC, "scene_name": "clips/a.mp4"}, "give the video's path in the field `video`"),
     "a number as question": ({**NUMERIC, "question": 4}, "`question` = 4: text is expected"),
     "a control character": ({**NUMERIC, "question": "How\0many?"}, "question contains"),
     "a blank scene": ({**NUMERIC, "scene_name": " "}, "scene_name ' '"),
