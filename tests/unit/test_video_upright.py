@@ -80,6 +80,14 @@ def test_wide_pixels_make_a_wide_frame(tmp_path: Path) -> None:
     assert np.abs(frames[0].astype(int) - np.asarray(resized)).mean() < 12  # chroma is subsampled
 
 
+def test_pixels_that_would_fill_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed byte of the header can make 64 x 48 pixels 2 million wide."""
+    path = film(tmp_path / "wide.mp4")
+    monkeypatch.setattr("harness.data.video.container.pixel_aspect", lambda stream: Fraction(30000, 1))
+    with pytest.raises(UserError, match=r"wide\.mp4: its frames of 48x1920000 pixels are more than.*Scale"):
+        decode_frames(path, 4)
+
+
 @pytest.mark.parametrize(("space", "red", "blue"), [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (9, 0.2627, 0.0593)])
 @pytest.mark.parametrize("full", [False, True])
 def test_colours_follow_the_matrix_and_range_that_the_video_states(

@@ -62,10 +62,12 @@ def survey(path: Path) -> Film:
     end = Fraction(0)
     with opened(path) as container:
         stream = video_stream(container, path)
-        size = stream.width * stream.height
+        aspect = pixel_aspect(stream)
+        width, height = round(stream.width * max(1, aspect)), stream.height
+        size = width * height
         if size > MOST_PIXELS:
             raise UserError(
-                f"{path}: its frames of {stream.height}x{stream.width} pixels are more than {MOST_PIXELS:,} pixels. "
+                f"{path}: its frames of {height}x{width} pixels are more than {MOST_PIXELS:,} pixels. "
                 "Scale the video down."
             )
         no_zeros = _is_free_of_zeros(stream)
@@ -83,7 +85,6 @@ def survey(path: Path) -> Film:
             hidden += packet.is_discard or _is_invisible(stream, packet)
             stamps.append(packet.dts)
         rate, tick = stream.average_rate or None, stream.time_base
-        aspect = pixel_aspect(stream)
         declared, is_avi = stream.frames, container.format.name == "avi"
         length = Fraction(container.duration, 1_000_000) if timed and container.duration else end
     if frames * size > max(_SOON, _MOST_PIXELS_A_BYTE * path.stat().st_size):
@@ -131,7 +132,7 @@ def opened(path: Path, problem: Callable[[str], str] = str, options: Mapping[str
     try:
         with av.open(str(path), options=dict(options or {}), metadata_errors="replace") as container:
             yield container
-    except (FFmpegError, OSError, IndexError) as error:
+    except (FFmpegError, OSError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
         raise damaged(path, problem(str(getattr(error, "strerror", None) or error))) from error
 
 

@@ -171,7 +171,8 @@ def _pictures(
 
 def _clock(film: Film, times: Sequence[FrameTime]) -> Clock | None:
     tick = times[-1].tick or film.tick
-    return clock_of(film.stamps or [time.stamp for time in times], tick, times[-1].duration, film.rate)
+    stamps = film.stamps or [time.stamp for time in times]
+    return clock_of(stamps, tick, times[-1].duration, film.rate) if tick else None
 
 
 def _sizes(shapes: Mapping[tuple[int, ...], str]) -> str:
