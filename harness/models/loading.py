@@ -156,13 +156,14 @@ def check_model(section: ModelSection, *, values: bool = True) -> list[str]:
         UserError: They do not, or the model cannot be found; the message names what does not fit and the fix.
     """
     config, location = model_config(section.name), locate(section.name)
-    agreed_quantisation(section, config)
+    stored = agreed_quantisation(section, config)
+    remarks = [] if stored == "none" else [f"its weights are stored in {stored}"]
     if not (folder := local_folder(location)):
-        return []
+        return remarks
     weights = _fitting_weights(section, folder, config)
     if values:
         check_finite(weights)
-    return list(weights.remarks)
+    return [*remarks, *weights.remarks]
 
 
 def _fitting_weights(section: ModelSection, folder: Path, config: Any) -> StoredWeights:

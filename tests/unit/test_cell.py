@@ -77,7 +77,8 @@ def test_a_cell_leaves_all_that_a_table_needs(data: Path, tmp_path: Path) -> Non
     assert read_json(base / "manifest.json")["identity"]["weights"] == cells["base-0"].identity["model"]["digest"]
     assert len(read_samples(base)) == len(read_samples(folder / "vsibench" / steps[-1])) == 9
     assert read_json(folder / "compute.json")["steps"] == 2
-    assert read_json(folder / "env.json")["threads"] == 1
+    environment = read_json(folder / "env.json")
+    assert environment["threads"] == 1 and environment["quantisation"] == "none"
     works = remaining_work(tmp_path, plan.cells)
     assert all(work.complete for work in works)
 

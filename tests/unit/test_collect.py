@@ -218,8 +218,10 @@ def test_the_report_is_a_function_of_the_answers(tmp_path: Path, cells: dict[str
 def test_the_card_names_what_was_shared(tmp_path: Path, cells: dict[str, Cell]) -> None:
     finish_all(tmp_path, cells)
     told = {"ends": ["<|im_end|>", "<|endoftext|>"], "notes": ["The model brings top_k = 1."]}
+    told |= {"quantisation": "4bit fp4: 56 layers"}
     write_json(cells["sft-0"].folder(tmp_path) / "env.json", MACHINE | told)
     card = fairness_card(collect(tmp_path)).to_markdown()
+    assert re.search(r"\| Quantisation +\| 4bit fp4: 56 layers ", card)
     for said in ("Notes on the model", "The model brings top_k = 1.", "endoftext"):
         assert said in card.replace("\\", "")
     for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance × 1", "greedy"):

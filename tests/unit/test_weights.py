@@ -283,7 +283,7 @@ def test_a_quantised_checkpoint_is_loaded_as_the_study_says_or_not_at_all(
     for wrong in ({}, {"tuning": "full"}, {"quantisation": other}):
         refused(stored, rf"`model\.quantisation` = .* stored in {kind} .*Set model\.quantisation = {kind}", **wrong)
     refused(stored, r"`model\.freeze_vision` = false", quantisation=kind, freeze_vision=False)
-    assert check_model(ModelSection(name=str(stored), quantisation=kind)) == []
+    assert check_model(ModelSection(name=str(stored), quantisation=kind)) == [f"its weights are stored in {kind}"]
     model = load_model(ModelSection(name=str(stored), quantisation=kind), CPU).model
     trained = {name for name, one in model.named_parameters() if one.requires_grad}
     assert trained and all("lora_" in name for name in trained)
