@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from harness.data.reader import Dataset
 from harness.data.video.decode import DECODING, inspect_video
 from harness.errors import UserError
-from harness.io import read_json, write_json
+from harness.io import digest_of, read_as, write_json
 
 
 def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Dataset:
@@ -27,7 +29,8 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
     found = {path: _verdict(path, known, frames) for path in dict.fromkeys(map(dataset.video_path, dataset.records))}
     fresh = {str(path): verdict for path, verdict in found.items()}
     if not fresh.items() <= known.items():
-        write_json(verdicts, known | fresh)
+        videos = known | fresh
+        write_json(verdicts, {"videos": videos, "digest": digest_of(videos)})
     problems = {path: verdict["problem"] or _short(path, verdict["frames"], frames) for path, verdict in found.items()}
     bad = {record.key: problem for record in dataset.records if (problem := problems[dataset.video_path(record)])}
     if not bad:
@@ -60,9 +63,16 @@ def _short(path: Path, has: int, wanted: int) -> str:
 
 
 def _remembered(verdicts: Path) -> dict[str, Any]:
-    """The cached outcomes; empty if the file cannot be read, since it can be rebuilt."""
+    """The cached outcomes; empty if the file is not what was written, since it can be rebuilt."""
     try:
-        content = read_json(verdicts)
+        content = read_as(_Cached, verdicts, "")
     except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return content.videos if content.digest == digest_of(content.videos) else {}
+
+
+class _Cached(BaseModel):
+    """The file of outcomes, and their digest: a changed one would leave out records without a reason."""
+
+    videos: dict[str, Any]
+    digest: str

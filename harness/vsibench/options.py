@@ -24,7 +24,8 @@ def plain_text(field: str, value: Any) -> str:
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+    whole = isinstance(value, int) and not isinstance(value, bool)  # of any size, also beyond a float's
+    if not whole and not (isinstance(value, float | Decimal) and math.isfinite(value)):
         raise BadRecordError(f"field `{field}` = {value!r}: text or a number is expected")
     return str(value)
 

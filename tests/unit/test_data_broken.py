@@ -42,6 +42,16 @@ def test_records_of_a_damaged_video_are_left_out_and_counted(data: Dataset, tmp_
     assert all("test_000001.mp4" in line and "cannot be read completely" in line for line in found.skipped)
 
 
+@pytest.mark.parametrize("change", ['"frames": 16|"frames": 2', '"problem": ""|"problem": "bad"', ": 16|: null", "{|["])
+def test_verdicts_that_were_changed_are_made_again(data: Dataset, tmp_path: Path, change: str) -> None:
+    verdicts = tmp_path / "videos.json"
+    without_broken_videos(data, 16, verdicts)
+    whole, (old, new) = verdicts.read_text(), change.split("|")
+    verdicts.write_text(whole.replace(old, new, 1))
+    assert verdicts.read_text() != whole
+    assert without_broken_videos(data, 16, verdicts) is data and verdicts.read_text() == whole
+
+
 def test_a_video_that_is_too_short_is_left_out_where_more_frames_are_asked_for(data: Dataset, tmp_path: Path) -> None:
     verdicts = tmp_path / "videos.json"
     with pytest.raises(UserError, match=r"no video can be used.*has 16 frames and 18 are needed"):

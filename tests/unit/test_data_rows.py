@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from conftest import write_video
 from harness.data.prepare import check_videos
 from harness.data.reader import Dataset, read_dataset
 from harness.errors import UserError
+from harness.vsibench.options import plain_text
 from harness.vsibench.prompts import prompt_text
+from harness.vsibench.records import BadRecordError
 
 NUMERIC: dict[str, Any] = {
     "id": 1,
@@ -334,3 +337,10 @@ def test_a_damaged_line_of_an_interrupted_check_is_checked_again(tmp_path: Path)
     for line in ('{"name": "mine/kitchen"}', "[1]", "{", '{"name": "mine/kitchen", "frames": 1, "height": 2}'):
         (tmp_path / ".videos.jsonl").write_text(line + "\n")
         assert check_videos(tmp_path, ["mine/kitchen"], 1, None)["mine/kitchen"]["height"] == 28
+
+
+def test_a_number_beyond_a_float_is_text_all_the_same() -> None:
+    assert plain_text("options", 10**400) == "1" + "0" * 400
+    for value in (True, float("nan"), Decimal("NaN"), Decimal("Infinity"), None, [1]):
+        with pytest.raises(BadRecordError, match=r"`options`.*text or a number"):
+            plain_text("options", value)
