@@ -50,8 +50,8 @@ def require_chat_template(tokenizer: Any, name: str) -> None:
     tokenizer's own, which in a vision-language model may be that of the language model.
 
     Raises:
-        UserError: There is none, or there are several and none is called ``default``. No other is substituted, since
-            the model was not trained on it.
+        UserError: There is none (no other is substituted, since the model was not trained on it), there are several
+            and none is called ``default``, or it depends on the date.
     """
     from transformers.utils import cached_file
 
@@ -76,6 +76,11 @@ def require_chat_template(tokenizer: Any, name: str) -> None:
         raise UserError(
             f"`--model {name}`: its chat templates are {names}, and none is `default`; keep the one to "
             "use as chat_template.jinja next to its tokenizer_config.json"
+        )
+    if "strftime_now" in str(tokenizer.chat_template):
+        raise UserError(
+            f"`--model {name}`: its chat template writes today's date into every prompt (strftime_now), so answers of "
+            "two days could not be compared; write a fixed date there"
         )
 
 

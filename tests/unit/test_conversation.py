@@ -186,6 +186,7 @@ def two_templates(tokenizer: Any) -> None:
         (template("text only", "message['content'] is string", "true"), "0 video tokens"),
         (template("no opening", OPENING, ""), "begins an answer after .* but ends a prompt with"),
         (template("other opening", OPENING, "<|im_start|>model\n"), "not be asked for where they begin"),
+        (template("dated", "{% for message", "{{ strftime_now('%d') }}{% for message"), "writes today's date"),
         (template("thinks", OPENING, OPENING + "<think>\n"), "opens every reply with <think>"),
         (template("lower", "content['text']", "content['text'] | lower"), "changes or leaves out the question"),
         (template("mute", "{{ message['content'] }}", ""), "does not write down what the assistant said"),
