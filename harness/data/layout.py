@@ -123,10 +123,10 @@ def find_video(root: Path, scene: str) -> Path | None:
     """The video of ``DATASET/SCENE``: a file, or a folder of colour frames.
 
     Looked for as ``SCENE.mp4``, ``SCENE/SCENE.mp4``, ``SCENE``, ``SCENE/color/`` and ``SCENE/`` below
-    ``root/DATASET``, then below ``root`` and ``root/scans``, as ScanNet's own folders are laid out.
+    ``root/DATASET``, or without this folder below ``root`` and ``root/scans``, as ScanNet's own are laid out.
     """
     dataset, _, name = scene.partition("/")
-    for folder in (root / dataset, root, root / "scans"):
+    for folder in (root / dataset,) if (root / dataset).is_dir() else (root, root / "scans"):
         for file in (folder / f"{name}.mp4", folder / name / f"{name}.mp4", folder / name):
             if file.is_file():
                 return file

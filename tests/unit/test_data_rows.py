@@ -220,6 +220,16 @@ def test_a_video_is_named_by_its_path(tmp_path: Path, path: Any, scene: str, fil
         assert not data.notes
 
 
+def test_a_missing_video_is_not_replaced_by_one_of_the_same_name_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "kitchen.mp4").write_bytes(b"another kitchen")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match=r"mine/kitchen\.mp4 is missing"):
+        read(tmp_path, NUMERIC, check_videos=True)
+    (tmp_path / "mine").rmdir()
+    data = read(tmp_path, NUMERIC, check_videos=True)
+    assert data.video_path(data.records[0]) == tmp_path / "kitchen.mp4"
+
+
 def test_a_path_below_the_data_set_that_is_named(tmp_path: Path) -> None:
     row = {**without(NUMERIC, "scene_name"), "video": "kitchen.mp4"}
     assert read(tmp_path, row).records == read(tmp_path, NUMERIC).records
