@@ -111,5 +111,6 @@ def test_the_embedded_world_is_known_by_its_questions() -> None:
     assert title([Record(**free_form(one)) for one in raw], "copy#test_free") == "the embedded world (test_free)"
     assert title(asked, "") == "the embedded world"
     assert title([*asked[:-1], asked[-1].model_copy(update={"ground_truth": "77"})], "copy") == "copy"
-    assert title([asked[0].model_copy(update={"scene_name": "kitchen"})], "world") == "world"
+    kitchen = asked[0].model_copy(update={"scene_name": "kitchen"})
+    assert title([kitchen], "world") == title([*asked, kitchen], "world") == "world"
     assert title([asked[0].model_copy(update={"scene_name": "test_999999"})], "world") == "world"
