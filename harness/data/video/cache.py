@@ -67,7 +67,6 @@ class FrameCache:
         self._recent = functools.lru_cache(memory_bytes // self.entry_bytes)(self._frames)
         self._latest = functools.lru_cache(1)(self._video)
         self._digests = _known_digests(self.root / _DIGESTS)
-        self._clocks: dict[str, Clock | None] = {}
         self._warned = False
 
     @property
