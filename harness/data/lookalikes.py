@@ -12,17 +12,19 @@ of all 244,650 pairs of different rooms none in less than 22%.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 from scipy import fft
 
 from harness.data.video.glimpses import SECONDS, SHARES, glimpses
 from harness.errors import UserError
-from harness.io import read_json, write_json
+from harness.io import read_as, write_json
 from harness.processes import in_processes
 
 ALIKE = 0.18
@@ -33,10 +35,11 @@ _SIDE = 32
 _BLANK = 4.0
 """Standard deviation of grey levels (0 to 255) below which a frame shows nothing: its bits would be noise."""
 
+_FRAMES = len(SHARES) + 2 * len(SECONDS)
 _GROUPS = (
     slice(0, len(SHARES)),
     slice(len(SHARES), len(SHARES) + len(SECONDS)),
-    slice(len(SHARES) + len(SECONDS), len(SHARES) + 2 * len(SECONDS)),
+    slice(len(SHARES) + len(SECONDS), _FRAMES),
 )
 """Frames that are compared together: over the whole length, after the start, before the end. One group is enough."""
 
@@ -44,7 +47,7 @@ _FEWEST = 3
 """Frames of a group that both videos must have."""
 
 _SAVED_EVERY = 200
-_RULES = 1
+_RULES: Final = 1
 """Version of the hashes on disk."""
 
 Progress = Callable[[int, int], None]
@@ -63,6 +66,22 @@ class Lookalike(NamedTuple):
     video: Path
     like: Path
     differing: float
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A video's hashes in the cache, and the size and time of the file that they are of."""
+
+    stamp: list[int]
+    hashes: list[Annotated[str, Field(pattern="^[0-9a-f]{16}$")] | None]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The cache."""
+
+    rules: Literal[1]
+    videos: dict[str, _Entry]
 
 
 def lookalikes(videos: Mapping[Path, Hashes], others: Mapping[Path, Hashes]) -> list[Lookalike]:
@@ -95,15 +114,15 @@ def video_hashes(
     """
     known = _remembered(cache)
     stamps = {path: _stamp(path) for path in dict.fromkeys(videos)}
-    missing = [path for path, stamp in stamps.items() if known.get(str(path), {}).get("stamp") != stamp]
+    missing = [path for path, stamp in stamps.items() if not _holds(known.get(str(path)), stamp)]
     for number, hashes in enumerate(in_processes(_hashes, missing, workers), start=1):
         path = missing[number - 1]
-        known[str(path)] = {"stamp": stamps[path], "hashes": [one if one is None else f"{one:016x}" for one in hashes]}
+        known[str(path)] = _Entry(stamps[path], [one if one is None else f"{one:016x}" for one in hashes])
         if number % _SAVED_EVERY == 0 or number == len(missing):
-            write_json(cache, {"rules": _RULES, "videos": known})
+            write_json(cache, asdict(_Kept(_RULES, known)))
         if progress is not None:
             progress(number, len(missing))
-    return {path: tuple(one and int(one, 16) for one in known[str(path)]["hashes"]) for path in stamps}
+    return {path: tuple(None if one is None else int(one, 16) for one in known[str(path)].hashes) for path in stamps}
 
 
 def frame_hash(frame: NDArray[np.uint8]) -> int | None:
@@ -120,12 +139,12 @@ def _hashes(path: Path) -> Hashes:
     try:
         return tuple(None if frame is None else frame_hash(frame) for frame in glimpses(path))
     except UserError:
-        return (None,) * (len(SHARES) + 2 * len(SECONDS))
+        return (None,) * (_FRAMES)
 
 
 def _arrays(hashes: Sequence[Hashes]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Hashes as (videos, frames) integers, and which of them there are."""
-    shape = (len(hashes), len(SHARES) + 2 * len(SECONDS))
+    shape = (len(hashes), _FRAMES)
     values = np.array([[one or 0 for one in video] for video in hashes], np.uint64).reshape(shape)
     return values, np.array([[one is not None for one in video] for video in hashes], bool).reshape(shape)
 
@@ -144,11 +163,13 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _remembered(cache: Path) -> dict[str, Any]:
+def _holds(entry: _Entry | None, stamp: list[int]) -> bool:
+    return entry is not None and entry.stamp == stamp and len(entry.hashes) == _FRAMES
+
+
+def _remembered(cache: Path) -> dict[str, _Entry]:
     """The entries of the cache; none if it cannot be read, since it can be made again."""
     try:
-        content = read_json(cache)
+        return read_as(_Kept, cache, "delete it").videos
     except UserError:
         return {}
-    current = isinstance(content, dict) and content.get("rules") == _RULES
-    return dict(content["videos"]) if current else {}
