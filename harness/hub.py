@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.io import read_json, sha256_file
 
 Kind = Literal["model", "dataset"]
@@ -75,6 +75,8 @@ def model_digests(location: str) -> dict[str, str]:
         folder = _settings_folder(location)
         weights = _listed_digests(location, folder)
     else:
+        if lacking := [name for name in weight_files(folder) if not (folder / name).is_file()]:
+            raise UserError(f"`--model {location}`: the folder lacks {first_few(lacking)}. Fetch the folder again")
         weights = {name: sha256_file(folder / name) for name in weight_files(folder)}
     settings = sorted(path for name in MODEL_SETTINGS for path in folder.glob(name))
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in settings} | weights

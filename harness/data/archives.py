@@ -85,6 +85,8 @@ def _wanted(archive: Path, opened: zipfile.ZipFile, targets: Mapping[str, Path])
 def _hostile(member: zipfile.ZipInfo) -> str:
     """Why a member may not be extracted; empty when it may."""
     name = member.orig_filename
+    if not member.filename:
+        return "has no name"
     parts = re.split(r"[/\\]", name)
     if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in parts or "\0" in name:
         return "would be written outside the folder"

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 
 from harness.config.study import BudgetSection
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass

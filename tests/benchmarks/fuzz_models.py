@@ -123,9 +123,13 @@ def _damage(rng: random.Random, file: Path) -> None:
 
 def _damaged_tensors(rng: random.Random, data: bytes) -> bytes:
     """A safetensors file with another header, other names, or numbers that are none."""
-    size = struct.unpack("<Q", data[:8])[0]
-    header, body = json.loads(data[8 : 8 + size]), bytearray(data[8 + size :])
-    names = [name for name in header if name != "__metadata__"]
+    try:
+        size = struct.unpack("<Q", data[:8])[0]
+        header, body = json.loads(data[8 : 8 + size]), bytearray(data[8 + size :])
+        names = [name for name in header if "data_offsets" in header[name]]
+        assert names
+    except (struct.error, ValueError, TypeError, AssertionError):  # damaged already
+        return mutated_bytes(rng, data)
     what = rng.choice(("header", "drop", "prefix", "rename", "number", "shape", "bytes", "length"))
     if what == "header":
         header = mutated_document(rng, header)

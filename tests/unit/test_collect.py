@@ -83,6 +83,7 @@ def test_unequal_evaluations_are_refused_and_the_part_named(tmp_path: Path, cell
         ("matrix.json", "cells.1.id", "../../elsewhere"),
         ("matrix.json", "cells.1.seed", None),
         ("CELL/compute.json", "seconds", -1),
+        ("CELL/compute.json", "updates", 10**400),
         ("CELL/compute.json", "tokens_sampled", "many"),
         ("CELL/env.json", "packages", ["torch"]),
         ("CELL/vsibench/step-000002/manifest.json", "complete", "perhaps"),

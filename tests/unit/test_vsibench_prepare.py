@@ -87,6 +87,15 @@ def test_no_damage_of_an_archive_is_a_traceback_or_a_wrong_file(tmp_path: Path, 
     assert refused > len(whole) / 3
 
 
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "world.zip"
+    with zipfile.ZipFile(archive, "w") as packing:
+        packing.writestr("_world/a.mp4", b"x")
+    archive.write_bytes(archive.read_bytes().replace(b"_world", b"\0world"))
+    with pytest.raises(UserError, match=r"world\.zip: its member .* has no name"):
+        list(archives.extract_members(archive, {"a.mp4": tmp_path / "a.mp4"}))
+
+
 def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, decoded = tmp_path / "out", []
 
