@@ -28,8 +28,9 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
 def closest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, and all."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    close.sort(key=lambda one: sorted(one) != sorted(name))  # swapped letters are the likeliest slip
+    typed, known_as = name.lower(), {one.lower(): one for one in names}
+    close = [known_as[one] for one in difflib.get_close_matches(typed, known_as, n=5, cutoff=0.5)]
+    close.sort(key=lambda one: sorted(one.lower()) != sorted(typed))  # swapped letters are the likeliest slip
     hint = f"; did you mean {close[0]}?" if close else "."
     return f"{hint} Known: {', '.join(names) or 'none'}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from typing import Annotated, Any, TextIO
 
@@ -82,10 +83,18 @@ app.add_typer(data.app, name="data", rich_help_panel=SETUP)
 app.add_typer(world.app, name="world", rich_help_panel=SETUP)
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """An empty name would be the present folder, or no value at all."""
+    for one in arguments:
+        if not one.strip() or re.fullmatch(r"--[\w-]+=\s*", one):
+            raise UserError(f"the argument `{one}` is empty: a variable of the shell that is not set?")
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends with a message and exit code 2, never a traceback."""
     sys.stdout, sys.stderr = map(_Output.in_place_of, (sys.stdout, sys.stderr))
     try:
+        _refuse_empty(sys.argv[1:])
         app(prog_name="harness")
     except (UserError, OSError) as error:
         message = str(error)

@@ -210,7 +210,9 @@ def _named(text: str, verb: str) -> tuple[Variant, str]:
             return variant, group
     known = [name for group in CONFIGURABLE for name in registry.names(group)]
     unknown = unknown_name(f"harness {verb} {text}", variant.method, known)
-    raise UserError(f"{unknown}. {registry.HOW_TO_ADD.format(group='algorithms')}")
+    raise UserError(
+        f"{unknown}. {registry.HOW_TO_ADD.format(group='GROUP')}. GROUP is one of {', '.join(CONFIGURABLE)}"
+    )
 
 
 def _default_needs(method: str) -> Needs | None:

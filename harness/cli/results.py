@@ -120,8 +120,8 @@ def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) ->
     from harness.study.report import load_report
 
     margin = 1.0 if samples.margin is None else samples.margin
-    if margin <= 0:
-        raise UserError(f"`--margin {margin:g}`: a margin must be more than 0 points")
+    if not 0 < margin <= 100:
+        raise UserError(f"`--margin {margin:g}`: a margin must be more than 0 and at most 100 points")
     console, report, sources = Console(), load_report(), samples.samples or ()
     files = report.files_of(sources)
     rules, dataset = rules_and_questions(files, samples.benchmark, options.split, options.cache)

@@ -67,11 +67,11 @@ def plan(
     harness plan --study 2b --seeds 3
     harness plan --methods sft,grpo --seeds 5 --pilot runs/tiny
     """
-    from harness.cli.resolve import resolve_study
+    from harness.cli.resolve import keys_set, resolve_study
     from harness.study.plan import print_plan
 
     study = resolve_study(options)
-    print_plan(study, out or RUNS / study.name, pilot=pilot, console=Console())
+    print_plan(study, out or RUNS / study.name, pilot=pilot, console=Console(), keys=keys_set(options))
 
 
 @command(app, COMPUTE, without=("methods", "seeds", "with_published"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +122,8 @@ def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def parse_setting(text: str, known: Collection[str]) -> Said:
-    """Parse ``-s KEY=VALUE``; the key's first part is one of the known sections and keys, or a registered method.
+def parse_setting(text: str, known: Mapping[str, Any]) -> Said:
+    """Parse ``-s KEY=VALUE``; the key's first part is one of the known fields of a study, or a registered method.
 
     Raises:
         UserError: It has another form, or its first part is unknown.
@@ -135,6 +135,9 @@ def parse_setting(text: str, known: Collection[str]) -> Said:
     methods = registry.names("algorithms")
     if parts[0] not in known:
         if parts[0] not in methods:
+            sections = {name: registry.fields_of(field.annotation) for name, field in known.items()}
+            if within := [f"{name}.{parts[0]}" for name, fields in sections.items() if parts[0] in fields]:
+                raise UserError(f"`-s {text}`: no such name; did you mean {' or '.join(within)}?")
             raise unknown_name(f"-s {key.strip()}", parts[0], [*known, *methods])
         parts = ["method", *parts]
     return Said(".".join(parts), toml_value(value), f"-s {text}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from harness.api.config import StrictConfig
 from harness.config.pixels import PIXELS
@@ -15,10 +15,26 @@ from harness.plugins import registry
 from harness.vsibench.prompts import MODES, TRAINING_MODES
 
 
+def _not_blank(value: Any) -> Any:
+    if not str(value).strip() or "\0" in str(value):
+        raise ValueError("it is blank")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+"""A name or a path: neither empty nor with the null that no file name may have."""
+
+FilePath = Annotated[Path, BeforeValidator(_not_blank)]
+"""A file or folder, likewise."""
+
+MANY = 10_000
+"""More than any machine has, or any study needs, of what is made or started one by one."""
+
+
 class ModelSection(StrictConfig):
     """The model and how it is trained."""
 
-    name: str = Field("tiny", description="A registered model name, a local folder or a hub id.")
+    name: Text = Field("tiny", description="A registered model name, a local folder or a hub id.")
     tuning: Literal["full", "lora"] = Field("lora", description="Train all weights, or LoRA adapters.")
     freeze_vision: bool = Field(True, description="Do not train the vision tower.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -33,8 +49,8 @@ class ModelSection(StrictConfig):
     quantisation: Literal["none", "4bit", "8bit"] = Field(
         "none", description="Language model in 4 bits (QLoRA's NF4) or 8 bits by bitsandbytes; needs LoRA."
     )
-    lora_rank: int = Field(16, ge=1, description="LoRA rank (ours; the paper gives none).")
-    lora_alpha: int = Field(32, ge=1, description="LoRA alpha (ours; the paper gives none).")
+    lora_rank: int = Field(16, ge=1, le=MANY, description="LoRA rank (ours; the paper gives none).")
+    lora_alpha: int = Field(32, ge=1, lt=2**31, description="LoRA alpha (ours; the paper gives none).")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
 
     @model_validator(mode="after")
@@ -60,15 +76,18 @@ def bounds_by_name(values: Mapping[str, Any]) -> dict[str, Any]:
 class DataSection(StrictConfig):
     """Training and evaluation data."""
 
-    train: str = Field("world:train", description="Training records: world:SPLIT[@SCENES], a folder or a file.")
-    benchmark: str = Field("world:test", description="Evaluation records in VSI-Bench's layout.")
-    split: str | None = Field(
+    train: Text = Field("world:train", description="Training records: world:SPLIT[@SCENES], a folder or a file.")
+    benchmark: Text = Field("world:test", description="Evaluation records in VSI-Bench's layout.")
+    split: Text | None = Field(
         None, description="Split of the benchmark, unless its source names one: full, debiased, pruned, ..."
     )
     benchmark_limit: int | None = Field(
-        None, ge=1, description="Maximum number of benchmark questions: whole rooms, question types in proportion."
+        None,
+        ge=1,
+        lt=2**31,
+        description="Maximum number of benchmark questions: whole rooms, question types in proportion.",
     )
-    videos: Path | None = Field(None, description="Folder of the training videos, if not that of the records.")
+    videos: FilePath | None = Field(None, description="Folder of the training videos, if not that of the records.")
     stills_rate: float | None = Field(
         None,
         gt=0,
@@ -78,18 +97,21 @@ class DataSection(StrictConfig):
         default_factory=dict,
         description="Our field names, or `video` for a path, and the training file's, where they differ.",
     )
-    limit: int | None = Field(None, ge=1, description="Use only the first N training records.")
+    limit: int | None = Field(None, ge=1, lt=2**31, description="Use only the first N training records.")
     skip_bad: bool = Field(False, description="Skip and count unreadable records instead of stopping.")
     drop_leaking: bool = Field(False, description="Drop training records of benchmark rooms instead of stopping.")
-    frames: int = Field(16, ge=2, multiple_of=2, description="Frames sampled evenly from each video; an even number.")
+    frames: int = Field(
+        16, ge=2, le=MANY, multiple_of=2, description="Frames sampled evenly from each video; an even number."
+    )
     pixels: str | None = Field(
         None,
         description=f"Sets min_pixels and max_pixels by name: {', '.join(PIXELS)}.",
     )
-    min_pixels: int = Field(56 * 56, ge=1, description="Minimum pixels (height x width) of one frame.")
+    min_pixels: int = Field(56 * 56, ge=1, lt=2**31, description="Minimum pixels (height x width) of one frame.")
     max_pixels: int = Field(
         128 * 28 * 28,
         ge=1,
+        lt=2**31,
         description="Maximum pixels of one frame (128 x 28 x 28: Video-R1's training; the paper gives none).",
     )
 
@@ -155,9 +177,9 @@ class RewardSection(StrictConfig):
 class RolloutSection(StrictConfig):
     """How completions are sampled in training."""
 
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper: 1).")
-    max_new_tokens: int = Field(16, ge=1, description="Token limit of a completion.")
-    batch: int = Field(64, ge=1, description="Completions sampled at once.")
+    temperature: float = Field(1.0, gt=0, le=100, description="Sampling temperature (paper: 1).")
+    max_new_tokens: int = Field(16, ge=1, lt=2**31, description="Token limit of a completion.")
+    batch: int = Field(64, ge=1, lt=2**31, description="Completions sampled at once.")
     sampler: str = Field("transformers", description="A registered sampler; evaluation uses it too.")
     sampler_options: dict[str, Any] = Field(default_factory=dict, description="Options of the sampler.")
 
@@ -168,26 +190,38 @@ class BudgetSection(StrictConfig):
     kind: Literal["examples", "steps", "seconds"] = Field(
         "examples", description="Prompts seen, optimiser steps, or seconds of device time."
     )
-    amount: float = Field(gt=0, description="The amount.")
+    amount: float = Field(gt=0, le=1e12, description="The amount; whole examples or steps.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> BudgetSection:
+        if self.kind != "seconds" and not self.amount.is_integer():
+            raise ValueError(f"amount = {self.amount:g}: name a whole number of {self.kind}")
+        return self
 
 
 class TrainSection(StrictConfig):
     """Optimisation, shared by all methods unless they override it."""
 
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate (paper: 1e-5 for 2B, 5e-6 for 7B).")
-    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, then constant (ours; the paper gives none).")
-    prompts_per_step: int = Field(16, ge=1, description="Prompts per optimiser step (ours; the paper gives none).")
-    micro_batch: int = Field(16, ge=1, description="Completions per forward and backward pass.")
-    processes: int = Field(
-        1, ge=1, description="Processes that share each step's prompts, one per GPU; the gradient is the same."
+    warmup_steps: int = Field(
+        10, ge=0, lt=2**31, description="Linear warm-up, then constant (ours; the paper gives none)."
     )
-    updates_per_batch: int = Field(1, ge=1, description="Optimiser steps per set of rollouts.")
+    prompts_per_step: int = Field(
+        16, ge=1, lt=2**31, description="Prompts per optimiser step (ours; the paper gives none)."
+    )
+    micro_batch: int = Field(16, ge=1, lt=2**31, description="Completions per forward and backward pass.")
+    processes: int = Field(
+        1, ge=1, le=MANY, description="Processes that share each step's prompts, one per GPU; the gradient is the same."
+    )
+    updates_per_batch: int = Field(1, ge=1, lt=2**31, description="Optimiser steps per set of rollouts.")
     optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="torch AdamW, or bitsandbytes' 8-bit.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW beta 1.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW beta 2.")
     max_grad_norm: float = Field(1.0, gt=0, description="Maximum gradient norm, by clipping.")
-    checkpoints: int = Field(1, ge=1, description="Checkpoints, evenly spaced over the budget; the last is reported.")
+    checkpoints: int = Field(
+        1, ge=1, le=MANY, description="Checkpoints, evenly spaced over the budget; the last is reported."
+    )
     report_to: tuple[str, ...] = Field((), description="Trackers that transformers supports, such as tensorboard.")
 
 
@@ -202,25 +236,29 @@ class EvaluationSection(StrictConfig):
     scorer: str | None = Field(
         None, description="The scorer behind every table; unset: the first that the headline benchmark declares."
     )
-    max_new_tokens: int = Field(16, ge=1, description="Token limit of an answer (16: VSI-Bench).")
+    max_new_tokens: int = Field(16, ge=1, lt=2**31, description="Token limit of an answer (16: VSI-Bench).")
     two_turns: bool = Field(
         False,
         description="Ask for the answer alone in a second turn, as VSI-Bench does after a chain of thought (cot); "
         "the first turn has max_new_tokens, the second 16. Both raw answers are stored.",
     )
-    batch: int = Field(32, ge=1, description="Questions per batch; fixed because it may affect greedy answers.")
+    batch: int = Field(
+        32, ge=1, lt=2**31, description="Questions per batch; fixed because it may affect greedy answers."
+    )
 
 
 class RuntimeSection(StrictConfig):
     """How the machine is used; it does not affect results and is not part of a cell's identity."""
 
-    workers: int = Field(1, ge=1, description="Number of cells that run at the same time.")
-    threads: int = Field(0, ge=0, description="CPU threads per cell; 0: torch's default.")
-    cache: Path = Field(Path("cache"), description="Folder for generated data and decoded frames.")
+    workers: int = Field(1, ge=1, le=MANY, description="Number of cells that run at the same time.")
+    threads: int = Field(0, ge=0, le=MANY, description="CPU threads per cell; 0: torch's default.")
+    cache: FilePath = Field(Path("cache"), description="Folder for generated data and decoded frames.")
     frames_gb: float = Field(
         100.0, gt=0, description="Maximum gigabytes of decoded frames there; the least recently used are deleted."
     )
-    decoders: int = Field(0, ge=0, description="Processes that decode videos before training; 0: one per core.")
+    decoders: int = Field(
+        0, ge=0, le=MANY, description="Processes that decode videos before training; 0: one per core."
+    )
     plugins: tuple[Path, ...] = Field((), description="Python files with your own methods, rewards or benchmarks.")
 
     @field_validator("plugins")
@@ -233,7 +271,9 @@ class RuntimeSection(StrictConfig):
 class ReportSection(StrictConfig):
     """Which tests are made and how, declared before the results; it does not affect what is computed."""
 
-    margin: float = Field(1.0, gt=0, description="Methods that differ by less than this, in points, are equivalent.")
+    margin: float = Field(
+        1.0, gt=0, le=100, description="Methods that differ by less than this, in points, are equivalent."
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="Two-sided significance level of tests and intervals.")
     pairs: tuple[tuple[str, str], ...] | None = Field(
         None,
@@ -267,14 +307,14 @@ class TuneRange(StrictConfig):
 class TuneSection(StrictConfig):
     """Fair tuning: the same number of random trials for every method, on records outside the benchmark."""
 
-    trials: int = Field(4, ge=1, description="Random trials per method.")
-    development: str = Field("world:dev", description="Records to choose by; never the benchmark.")
+    trials: int = Field(4, ge=1, le=MANY, description="Random trials per method.")
+    development: Text = Field("world:dev", description="Records to choose by; never the benchmark.")
     budget_share: float = Field(0.5, gt=0, le=1, description="Fraction of the budget for a trial.")
     ranges: dict[str, dict[str, TuneRange]] = Field(
         default_factory=lambda: {"all": {"train.learning_rate": TuneRange(low=1e-5, high=1e-3, scale="log")}},
         description="Ranges by method and key; those of `all` apply to every method.",
     )
-    done: dict[str, int] = Field(
+    done: dict[str, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict,
         description="Trials behind each method's settings, `all` for every method; written by `harness tune`.",
     )
@@ -282,7 +322,7 @@ class TuneSection(StrictConfig):
     @field_validator("done", mode="before")
     @classmethod
     def _of_all(cls, done: Any) -> Any:
-        return {"all": done} if isinstance(done, int) else done
+        return {"all": done} if isinstance(done, int) and not isinstance(done, bool) else done
 
     def trials_of(self, *names: str) -> int:
         """The number of trials behind a method's settings, by the first of its names that has an entry."""

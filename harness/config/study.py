@@ -22,6 +22,7 @@ from harness.config.layers import (
     with_command_line,
 )
 from harness.config.sections import (
+    MANY,
     BudgetSection,
     DataSection,
     EvaluationSection,
@@ -44,15 +45,18 @@ from harness.vsibench.prompts import MODES
 class StudyConfig(StrictConfig):
     """A study: methods x seeds on one model, one data set and one budget."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.+-]+$", description="Name of the run directory.")
+    name: str = Field(max_length=80, pattern=r"^\w[\w.+-]*$", description="Name of the run directory.")
     methods: tuple[str, ...] = Field(
         ("sft", "dpo", "grpo"),
         description="Registered methods in table order, or variants of them such as grpo:beta=0 and grpo:think.",
     )
     seeds: int = Field(
-        1, ge=1, description="Repetitions; each has its own data order and random numbers, the same for every method."
+        1,
+        ge=1,
+        le=MANY,
+        description="Repetitions; each has its own data order and random numbers, the same for every method.",
     )
-    first_seed: int = Field(0, ge=0, description="Seeds are first_seed, first_seed + 1, ...")
+    first_seed: int = Field(0, ge=0, lt=2**31, description="Seeds are first_seed, first_seed + 1, ...")
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     prompt: PromptSection = PromptSection()
@@ -262,7 +266,7 @@ def _add_plugins(document: dict[str, Any]) -> None:
     """Register the plugin files that the study names; store these and the files of ``--plugin`` in the study."""
     runtime = document.get("runtime", {})
     named = runtime.get("plugins", []) if isinstance(runtime, dict) else []
-    if isinstance(named, list):
+    if isinstance(named, list) and all(isinstance(path, str) for path in named):
         for path in named:
             registry.add_file(path)
         if files := registry.added_files():
@@ -282,9 +286,14 @@ def _check_names(study: StudyConfig, methods_asked: str) -> None:
             asked=f"rollout.sampler = {own.rollout.sampler}",
         )
     _refuse_the_same_twice(study)
-    for method in study.method:
-        if method not in registry.names("algorithms"):
-            raise unknown_name(f"method.{method}", method, registry.names("algorithms"))
+    methods = registry.names("algorithms")
+    for section, names, more in (
+        ("method", study.method, []),
+        ("tune.ranges", study.tune.ranges, ["all"]),
+        ("tune.done", study.tune.done, ["all"]),
+    ):
+        if unknown := [name for name in names if name not in (*more, *methods)]:
+            raise unknown_name(f"{section}.{unknown[0]}", unknown[0], [*more, *methods])
     _check_benchmarks(study.evaluation)
     for method in (name for pair in study.report.pairs or () for name in pair):
         if method not in (BASE, *study.methods):

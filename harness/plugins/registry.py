@@ -179,11 +179,24 @@ def describe_validation(error: ValidationError, where: str, model: Any, asked: M
         subject = f"`{option}`" if option else f"`{where}.{key}`"
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, problem["loc"][:-1])
-            lines.append(f"{subject}: no such key{closest(str(problem['loc'][-1]), known)}")
+            elsewhere = _in_sections(model, str(problem["loc"][-1]))
+            hint = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else ""
+            lines.append(f"{subject}: no such key{hint or closest(str(problem['loc'][-1]), known)}")
         else:
             value = "" if option or isinstance(given, Mapping) else f" = {given!r}"  # a table is too long to show
             lines.append(f"{subject}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
+
+
+def _in_sections(model: Any, key: str) -> list[str]:
+    """The dotted keys of a model's sections that end in this key."""
+    return [f"{name}.{key}" for name, field in fields_of(model).items() if key in fields_of(field.annotation)]
+
+
+def fields_of(model: Any) -> Mapping[str, Any]:
+    """The fields of a configuration's class; none of any other type."""
+    found: Mapping[str, Any] = getattr(model, "model_fields", {})
+    return found
 
 
 def _fields_at(model: Any, path: tuple[int | str, ...]) -> list[str]:

@@ -28,7 +28,7 @@ from harness.study.locks import hold
 from harness.study.lookalikes import note_lookalikes
 from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
-from harness.study.setup import benchmark_source, frame_cache, load_data
+from harness.study.setup import benchmark_source, frame_cache, load_data, read_training
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, Status, read_status
 from harness.study.time_estimate import Estimate, estimate, makespan
@@ -162,6 +162,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     if absent:
         # Without the data a cell has no identity, so no folder of the run directory can be its own.
         plan = None
+        _check_ready(study)
         cells = matrix.cells_of(study, model_digest=_checked_digest(study, console))
         works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
         console.print(f"Data to be generated first: {', '.join(absent)}", highlight=False)
@@ -187,6 +188,14 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
             "estimated from finished cells of the same method and model",
             highlight=False,
         )
+
+
+def _check_ready(study: StudyConfig) -> None:
+    """Read what is there already of data that is incomplete as yet."""
+    if is_ready(benchmark_source(study.data), study.runtime.cache):
+        load_data(study, with_train=False)
+    elif is_ready(study.data.train, study.runtime.cache):
+        read_training(study)
 
 
 def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:

@@ -22,7 +22,6 @@ STYLES: dict[State, str] = {
     State.FAILED: "bold red",
     State.INTERRUPTED: "yellow",
     State.PENDING: "dim",
-    State.SKIPPED: "dim",
     State.DONE: "green",
 }
 """By state; the first are the most important where not all fit on the screen."""
@@ -207,7 +206,7 @@ def _cells_of(row: _Row) -> list[Text | ProgressBar | str]:
         phase if status.state is not State.PENDING else "",
         bar,
         _counter(done, total),
-        _score(status) if status.phase == "train" or not running else "",
+        _score(status) if (status.phase == "train" or not running) and not row.reused else "",  # of another scorer?
         "" if rate is None else f"{rate:.1f}",
         "" if row.seconds_left is None else duration(row.seconds_left),
     ]

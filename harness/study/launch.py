@@ -140,7 +140,7 @@ def _finish(item: _Running, on_change: OnChange, *, stopped: bool = False) -> St
     """Read how a process ended, or record it if the process did not."""
     status = recorded_status(item.folder)
     code = item.process.returncode
-    if status.state not in (State.DONE, State.FAILED, State.INTERRUPTED, State.SKIPPED):
+    if status.state not in (State.DONE, State.FAILED, State.INTERRUPTED):
         if stopped or code in (EXIT_INTERRUPTED, -signal.SIGINT):
             status = _record(item.folder, State.INTERRUPTED, "stopped by the user")
         else:

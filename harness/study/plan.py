@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.config.study import StudyConfig
 from harness.data.reader import Dataset
-from harness.data.sources import is_ready
+from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError
 from harness.memory.footprint import count_parameters, state_bytes
 from harness.models.loading import model_sizes
@@ -23,7 +23,9 @@ from harness.study.status import Status
 from harness.study.time_estimate import estimate, makespan
 
 
-def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: Console) -> None:
+def print_plan(
+    study: StudyConfig, run_dir: Path, *, pilot: Path | None, console: Console, keys: Collection[str] = ()
+) -> None:
     """Print what the study could find and what it costs; write nothing.
 
     Args:
@@ -31,11 +33,14 @@ def print_plan(study: StudyConfig, run_dir: Path, *, pilot: Path | None, console
         run_dir: Its run directory; times are estimated from finished cells there and in its siblings.
         pilot: A finished run directory that provides the spread of scores, instead of the defaults, and the times.
         console: For the output.
+        keys: The settings that the user made: data that was named must be there.
 
     Raises:
-        UserError: The pilot cannot be used.
+        UserError: The pilot, or the data that the user names, cannot be used.
     """
-    benchmark = _benchmark(study, console)
+    if "data.train" in keys and is_ready(study.data.train, study.runtime.cache):
+        resolve_source(study.data.train, study.runtime.cache)
+    benchmark = _benchmark(study, console, named=not {"data.benchmark", "data.split"}.isdisjoint(keys))
     questions = load_report().plan(console, study, benchmark, pilot)
     cells = matrix.cells_of(study)
     one_more = [cell for cell in cells if not cell.is_base and cell.seed == study.first_seed]
@@ -82,14 +87,16 @@ def _bytes(size: float) -> str:
     return f"{size / 1e9:.2g} GB" if size >= 1e8 else f"{size / 1e6:.2g} MB"
 
 
-def _benchmark(study: StudyConfig, console: Console) -> Dataset | None:
-    """The benchmark's records; if they are not available, print the reason and return None."""
+def _benchmark(study: StudyConfig, console: Console, *, named: bool) -> Dataset | None:
+    """The benchmark's records; where a preset's are not there yet, print that and return None."""
     source = benchmark_source(study.data)
     try:
         if is_ready(source, study.runtime.cache):
             return load_data(study, with_train=False)[1]
         reason = f"{source} is not generated yet"
     except UserError as error:
+        if named or Path(study.data.benchmark.partition("#")[0]).exists():
+            raise
         reason = str(error).split(chr(10))[0]
     limit = study.data.benchmark_limit
     full = f"the full VSI-Bench, not for {limit} of its questions" if limit else "the full VSI-Bench"

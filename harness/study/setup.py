@@ -83,7 +83,7 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
         benchmark = stratified_subset(benchmark, data.benchmark_limit)
     if not with_train:
         return None, benchmark
-    train = _read(data.train, study, "train", fields=data.fields, videos=data.videos)
+    train = read_training(study)
     train = check_leakage(train, benchmark, data.drop_leaking, _asked_besides(study))
     return (replace(train, records=train.records[: data.limit]) if data.limit else train), benchmark
 
@@ -105,6 +105,11 @@ def trained_rooms(trained: StudyConfig, benchmark: Dataset) -> str:
     rooms = count_rooms(shared_rooms(train, [benchmark]).values())
     listed = first_few([f"{room} ({count})" for room, count in rooms.items()])
     return f"It was trained on rooms of {benchmark.source}, which inflates its score: {listed}" if rooms else ""
+
+
+def read_training(study: StudyConfig) -> Dataset:
+    """All training records, whatever ``data.limit``."""
+    return _read(study.data.train, study, "train", fields=study.data.fields, videos=study.data.videos)
 
 
 def _asked_besides(study: StudyConfig) -> Iterator[Record]:

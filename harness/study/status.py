@@ -25,7 +25,6 @@ class State(StrEnum):
     DONE = "done"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    SKIPPED = "skipped"
 
 
 class Status(BaseModel):
@@ -33,7 +32,7 @@ class Status(BaseModel):
 
     Attributes:
         state: Its state.
-        reason: Why it failed, was interrupted or was skipped; otherwise empty.
+        reason: Why it failed or was interrupted; otherwise empty.
         phase: The present or last phase.
         step: Optimiser steps done.
         steps: Total optimiser steps; 0 if unknown (a budget in seconds).

@@ -62,11 +62,12 @@ def trials_of(study: StudyConfig, method: str) -> list[str]:
 def tuning_study(study: StudyConfig) -> StudyConfig:
     """The study of all trials, with the smaller budget, on the development split."""
     document = study.model_dump(mode="json")
-    document["name"] = f"{study.name}-tune"
+    document["name"] = f"{study.name[:70]}-tune"
     document["methods"] = [trial for method in study.methods for trial in trials_of(study, method)]
     document["seeds"] = 1
     document["data"] |= {"benchmark": study.tune.development, "split": None}
-    document["budget"]["amount"] = study.budget.amount * study.tune.budget_share
+    amount = study.budget.amount * study.tune.budget_share
+    document["budget"]["amount"] = amount if study.budget.kind == "seconds" else math.ceil(amount)
     document["train"]["checkpoints"] = 1
     document["report"]["pairs"] = [[BASE, trial] for trial in document["methods"]]
     return StudyConfig(**document)

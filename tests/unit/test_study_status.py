@@ -23,7 +23,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_states_are_the_closed_set() -> None:
-    assert {state.value for state in State} == {"pending", "running", "done", "failed", "interrupted", "skipped"}
+    assert {state.value for state in State} == {"pending", "running", "done", "failed", "interrupted"}
     with pytest.raises(ValidationError):
         Status.model_validate({"state": "finished"})
 
