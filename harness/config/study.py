@@ -200,7 +200,7 @@ def load_study(
     asked = ({} if methods is None else {"methods": "--methods"}) | dict(asked or {})
     named = {} if methods is None else {"methods": list(methods)}
     given = [Said(key, value, asked.get(key, key)) for key, value in {**named, **(changes or {})}.items()]
-    layers = _layers(source, model_named(overrides) or (changes or {}).get("model.name"))
+    layers = _layers(source, (changes or {}).get("model.name") or model_named(overrides))
     _add_plugins(layers.document)  # whose methods an override may name
     given += [parse_setting(override, StudyConfig.model_fields) for override in overrides]
     refuse_twice(given)
