@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cli.options import AsJson, command, out_option
+from harness.errors import UserError
 
 app = typer.Typer(help="Generate and audit the embedded world of rooms; pre-train its model.", no_args_is_help=True)
 
@@ -105,6 +107,8 @@ def pretrain(
     """
     import torch
 
+    if math.isnan(scale) or (minutes is not None and math.isnan(minutes)):  # which no bound of an option excludes
+        raise UserError("`--minutes` and `--scale` take numbers, not nan")
     from harness.world.pretrain.stages import Run
     from harness.world.pretrain.stages import pretrain as run_recipe
 

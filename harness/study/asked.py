@@ -171,6 +171,7 @@ def rules_and_questions(
         raise UserError("`--benchmark`: name the records that were answered, for example --benchmark data/vsi-bench")
     if split and ("#" in source or source.startswith("world:")):
         raise UserError(f"`--split {split}`: `{source}` names its split itself; leave one out")
-    root, found = resolve_source(source, cache or Path("cache"), default=split or "test")
+    named = source if split is None else f"{source}#{split}"
+    root, found = resolve_source(named, cache or Path("cache"))
     # Which questions count is known where an evaluation wrote the files, so a bad record was not among them.
-    return rules, read_dataset(root, split or found, check_videos=False, skip_bad=bool(told))
+    return rules, read_dataset(root, found, check_videos=False, skip_bad=bool(told))

@@ -106,6 +106,18 @@ def test_nonsense_is_refused(
     assert any(word in ended.err for word in words), ended.err
 
 
+@pytest.mark.parametrize("option", ["--minutes", "--scale"])
+def test_a_pre_training_without_end_is_refused(harness: Cli, tmp_path: Path, option: str) -> None:
+    mistake(harness("world", "pretrain", option, "nan"), option)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_split_of_a_single_file_is_refused(harness: Cli, tmp_path: Path, train_and_test: list[str]) -> None:
+    (tmp_path / "answers.jsonl").write_text('{"id": 0, "answer": "4"}\n')
+    file = f"{train_and_test[3]}/test.jsonl"
+    mistake(harness("score", "answers.jsonl", "--benchmark", file, "--split", "nonsense"), "nonsense")
+
+
 def test_an_empty_argument_is_refused(harness: Cli) -> None:
     for arguments in (["compare", "--out", ""], ["compare", "--study="], ["report", " "]):
         mistake(harness(*arguments), "is empty")
