@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -50,8 +51,11 @@ def test_a_changed_video_is_read_again(videos: list[Path], tmp_path: Path) -> No
     write_video(videos[0], np.full((8, 56, 56, 3), 250, np.uint8))
     cache = FrameCache(tmp_path / "frames", SETTINGS)
     assert not cache.holds(videos[0]) and cache.load(videos[0]).digest != before
-    (tmp_path / "frames" / "digests.jsonl").write_text('{"video": 3}\nnot json\n{"torn": ')
-    assert FrameCache(tmp_path / "frames", SETTINGS).load(videos[0]).digest == cache.load(videos[0]).digest
+    known = tmp_path / "frames" / "digests.jsonl"
+    last = json.loads(known.read_text().splitlines()[-1])
+    for damaged in ('{"video": 3}\nnot json\n', "[" * 100_000 + "\n", json.dumps(last | {"sha256": [1]}) + "\n"):
+        known.write_text(damaged + '{"torn": ')
+        assert FrameCache(tmp_path / "frames", SETTINGS).load(videos[0]).digest == cache.load(videos[0]).digest
 
 
 def test_every_damaged_video_is_named_at_once(videos: list[Path], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from harness.data.video.decode import DECODING, frame_indices, sample_video
 from harness.data.video.folders import require_stills, stills_clock
 from harness.data.video.frames import ProcessedVideo, VideoSettings, frames_digest, patchify, resize_frames
 from harness.errors import UserError
-from harness.io import append_lines, digest_of, sha256_file, whole_lines, write_bytes
+from harness.io import append_lines, digest_of, parse_json, sha256_file, whole_lines, write_bytes
 
 _MEMORY_BYTES = 256 << 20
 DISK_BYTES = 100 << 30
@@ -233,8 +233,8 @@ def _known_digests(file: Path) -> dict[str, tuple[list[Any], str]]:
     known: dict[str, tuple[list[Any], str]] = {}
     for line in whole_lines(file):
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged line is computed again
-            entry = json.loads(line)
-            known[entry["video"]] = (entry["stamp"], entry["sha256"])
+            entry = parse_json(line)
+            known[entry["video"]] = (entry["stamp"], bytes.fromhex(entry["sha256"]).hex())
     return known
 
 
