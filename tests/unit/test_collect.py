@@ -136,13 +136,6 @@ def test_cells_other_than_the_studys_are_refused(tmp_path: Path, cells: dict[str
             collect(tmp_path)
 
 
-def test_more_seeds_than_can_be_counted_are_refused_at_once(tmp_path: Path, cells: dict[str, Cell]) -> None:
-    finish_all(tmp_path, cells)
-    write_json(tmp_path / "study.json", read_json(tmp_path / "study.json") | {"seeds": 10**30})
-    with pytest.raises(UserError, match=r"not those of study\.json: method sft, seed 2"):
-        collect(tmp_path)
-
-
 @pytest.mark.parametrize("line", ['{"loss": 1}', '{"step": "x"}', '{"step": 1, "loss": "low"}', "[1]", "{", ""])
 def test_damaged_metrics_are_refused_by_line(tmp_path: Path, cells: dict[str, Cell], line: str) -> None:
     finish_all(tmp_path, cells)
