@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from harness.vsibench.letters import normalise, read_letter
-from harness.vsibench.numbers import read_number
+from harness.vsibench.numbers import leading_unit, read_number
 from harness.vsibench.records import Record
 
 TARGET_UNITS: dict[str, str] = {
@@ -34,19 +34,32 @@ _CUE = re.compile(r"\banswer(?:\s+(?:is|(?:would|should|must)\s+be)\b\s*:?|\s*[:
 
 _SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "‐": "-", "—": " - ", "⁄": "/", "≈": "~", "∼": "~", "٫": ".", "٬": ","})
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), plainly)
     for pattern, plainly in (
         # LaTeX
-        (r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r"\1"),
+        (
+            r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|[mf]box|emph|unit|num|operatorname)\s*\{([^{}]*)\}",
+            r"\1",
+        ),
+        (r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1 \2"),
         (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r" \1/\2 "),
         (r"\^\s*\{([^{}]*)\}", r"^\1"),
         (r"\^\s*\\circ", "°"),
         (r"\\(?:times|cdot)(?![A-Za-z])", "×"),
         (r"\\(?:approx|sim)(?![A-Za-z])", "~"),
+        (r"\\(?=(?:centi|milli|kilo|deci|met(?:er|re)))", ""),
         (r"\\%", "%"),
-        (r"\\[,;:! ()\[\]]|\\(?:left|right|quad|qquad)(?![A-Za-z])|[${}]", " "),
+        (r"\\(?:geq?|geqslant|gtrsim|gt)(?![A-Za-z])", "≥"),
+        (r"\\(?:leq?|leqslant|lesssim|lt)(?![A-Za-z])", "≤"),
+        (r"\\pm(?![A-Za-z])", "±"),
+        (r"(?<=\d)~(?=[A-Za-z\\])", " "),
+        (r"\\[,;:! ()\[\]]|\\(?:left|right|quad|qquad|rm|bf|it)(?![A-Za-z])|[${}]", " "),
+        # Products before "*" is taken for Markdown
+        (r"(?<=m)\*\*(?=[23](?!\d))", "^"),
+        (r"(?:(?<=\d)|(?<=\dm)|(?<=\d\sm))\s*\*(?!\*)\s*(?=\d)", " × "),
         # HTML and the tokenizer's own marks, then feet and inches
         (r"<sup>\s*(\d)\s*</sup>", r"^\1"),
         (r"</?[a-z][\w-]*\s*/?>|<\|[^|<>]*\|>", " "),
@@ -55,9 +68,9 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(\d)\s?′", r"\1 ft "),
     )
 )
-_INCH_MARK = re.compile(r"""(?<=\d)(?:["”]|'')(?!\w)""")
+_INCH_MARK = re.compile(r"""(?<=\d)(?:["”]|\s?'')(?!\w)""")
 _FOOT_MARK = re.compile(r"(?<=\d)['’](?!\w)")
-_OPEN_QUOTE = re.compile(r"""(?<!\d)["“]|(?<!\w)['‘’]""")
+_OPEN_QUOTE = re.compile(r"""(?<!\d)["“]|(?<![\w'’])['‘’]""")
 _MARKUP = re.compile(r"[*`\"“”„«»「」『』【】《》#]+|(?<![^\W_])_+|_+(?![^\W_])|(?<![^\W_])['‘’]+|['‘’]+(?![^\W_])")
 
 
@@ -80,8 +93,8 @@ def final_answer(text: str) -> str:
 
 def plain(text: str) -> str:
     """Words without Markdown, LaTeX, HTML and quotes; digits of every script as ASCII, "½" as 1/2, "²" as ^2."""
-    text = _SUPERSCRIPT.sub(lambda found: "^" + unicodedata.normalize("NFKC", found.group()), html.unescape(text))
-    text = unicodedata.normalize("NFKC", _BEYOND_ASCII.sub(_digits, text)).translate(_SIGNS)
+    text = _SUPERSCRIPT.sub(lambda found: f"^{unicodedata.normalize('NFKC', found.group())} ", html.unescape(text))
+    text = unicodedata.normalize("NFKC", _BEYOND_ASCII.sub(_digits, _INVISIBLE.sub("", text))).translate(_SIGNS)
     for pattern, plainly in _REWRITES:
         text = pattern.sub(plainly, text)
     quote = _OPEN_QUOTE.search(text)  # a mark after it may end the quotation
@@ -135,8 +148,10 @@ def matches(parsed: float | str | None, record: Record) -> bool:
 def _stated(text: str) -> tuple[str, bool]:
     """What a completion states in plain words, and whether it announces it: in a box or after "answer is"."""
     answer = _HASHES.split(final_answer(text))[-1]
-    boxed = [box for box in _BOXED.findall(answer) if box.strip()]
-    whole = plain(boxed[-1] if boxed else answer)
+    boxed = [box for box in _BOXED.finditer(answer) if box[1].strip()]
+    whole = plain(boxed[-1][1] if boxed else answer)
+    if boxed and whole[-1:].isdecimal():
+        whole += " " + leading_unit(plain(answer[boxed[-1].end() :].lstrip(" $~")))
     stated = _CUE.split(whole)[-1].strip() or whole
     return stated, bool(boxed) or stated != whole
 

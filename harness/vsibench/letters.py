@@ -46,6 +46,10 @@ _BESIDE = re.compile(
     rf"[\s)\].,:;/&+-]*(?:(?:or|and|nor|maybe|perhaps|possibly|to|then|also)\b[\s(,]*(?:option\s+)?)*[{LETTERS}](?!\w)",
     re.IGNORECASE,
 )
+# "B", and then why.
+_THEN_WHY = re.compile(
+    rf"\W*[{LETTERS}]\b\W*\b(?:explanation|reason|reasoning|rationale|justification)\s*:", re.IGNORECASE
+)
 _LABEL = re.compile(rf"(?<![\w'’])[{LETTERS}][.):]\s*\w")
 _NAMED = re.compile(rf"\b(option|choice|letter)(\s+[(\[]?)([{_LOWER}])(?!\w)", re.IGNORECASE)
 _NAMED_FIRST = re.compile(rf"^(?:the\s+)?(?:option|choice|letter)\s+(?=[(\[]?[{LETTERS}](?!\w))", re.IGNORECASE)
@@ -87,7 +91,7 @@ def read_letter(text: str, options: Sequence[str], final: bool = False) -> str |
         if letter != "A" and options and re.search(rf"\bA\s+{re.escape(option_words(options[0]))}(?!\w)", text):
             return None  # "A tv, B chair"
     others = [at for at, other in mentions.items() if other != letter]
-    if others and not (final and _only_explained(text, end, others)):
+    if others and not ((final or _THEN_WHY.match(text)) and _only_explained(text, end, others)):
         return None
     return letter if letter and letter in known else None
 

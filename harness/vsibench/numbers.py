@@ -31,7 +31,7 @@ _METRES: dict[str, float] = {
     "ft": 0.3048, "inch": 0.0254, "yard": 0.9144, "mile": 1609.344,
 }  # fmt: skip
 _SPELLINGS: dict[str, str] = {
-    "cm": r"cms?|cent(?:i[\s-]?|í)m[a-zè]*|厘米|公分",
+    "cm": r"cms?|[csz]ent(?:i[\s-]?|í)m[a-zè]*|厘米|公分",
     "mm": r"mms?|mil[ií]m[a-zè]*|millim[a-zè]*|毫米",
     "dm": r"dms?|dec[ií]m[a-zè]*|分米",
     "km": r"kms?|kilom[a-zè]*|公里",
@@ -45,7 +45,7 @@ _SPELLINGS: dict[str, str] = {
 _NO_LETTER = r"(?![^\W\d_])"
 _LENGTH = "|".join(f"(?P<{name}>{spelling})" for name, spelling in _SPELLINGS.items())
 _UNIT = re.compile(
-    r"\s*[-(\[]?\s*(?:in\s+)?(?:"
+    r"\s*[-_(\[]?\s*(?:in\s+)?(?:"
     rf"(?P<percent>%|per\s?cent{_NO_LETTER})|(?P<other>°|(?:degrees?|cubic){_NO_LETTER}|(?:c?m|ft|feet|met(?:er|re)s?)\^?3|k?m/\w)"
     rf"|(?P<square>sq(?:uared?|\.)?[\s-]*|平方)?(?:{_LENGTH})(?:\(s\))?{_NO_LETTER}"
     rf"(?P<power>\s?\^\s?2|2|\s+squared?{_NO_LETTER})?(?![0-9^])(?:\.(?=\s*\d))?)"
@@ -56,7 +56,7 @@ _OTHER_MEASURE = re.compile(
     rf"{_NO_LETTER}|\s*(?=[^\W\d_a-zà-ÿ])"  # or another script's word
 )
 _NAMED_UNIT = re.compile(
-    r"\b(?:(?P<cm>cms?|cent[ií]m\w*)|(?P<mm>mm|millim\w*)|(?P<dm>decim\w*)|(?P<km>km|kilom\w*)|(?P<ft>ft|feet)|"
+    r"(?<![^\W_])(?:(?P<cm>cms?|cent[ií]m\w*)|(?P<mm>mm|millim\w*)|(?P<dm>decim\w*)|(?P<km>km|kilom\w*)|(?P<ft>ft|feet)|"
     r"(?P<inch>inches)|(?P<yard>yards)|(?P<m>met(?:er|re)s?|(?<=in )m|m(?=\s?[:=)])))(?![^\W_])"
 )
 
@@ -85,21 +85,25 @@ _AND_PART = re.compile(
 )
 _PART_OF = re.compile(
     r"[\s-]+(?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|"
-    r"(?:hundred|thousand)ths?|hundreds|thousands|millions|dozens?|pairs?|couples?|(?:sets?|rows?|groups?|stacks?)\s+of|"
+    r"(?:hundred|thousand)ths?|hundreds|thousands|millions|dozens?|times|pairs?|couples?|(?:sets?|rows?|groups?|stacks?)\s+of|"
     r"point)\b"
 )
 _HEDGE = r"(?:about|around|approximately|approx\.?|roughly|nearly|almost|some|circa|ca\.?|exactly|only|just)"
 _BOUND_BEFORE = re.compile(
-    r"(?:[<>≤≥]|\b(?:(?:more|less|fewer|greater|larger|smaller|longer|shorter|other)\s+than|over|under|above|below|"
+    r"(?:[<>≤≥≲≳]=?\s*~?|√\s*\(?|\b(?:sqrt|root|log|ln|exp)\s*\(?"
+    r"|\b(?:(?:twice|double|triple|half|third|quarter)(?:\s+of)?(?:\s+(?:the|an?))?|another|anything\s+but|"
+    r"an?\s+\w+\s+or|or\s+equal\s+to|upwards\s+of|in\s+excess\s+of|north\s+of|"
+    r"(?:more|less|fewer|greater|larger|smaller|longer|shorter|other)\s+than|over|under|above|below|"
     rf"beyond|within|at\s+(?:least|most)|up\s+to|as\s+many\s+as|(?:min|max)imum(?:\s+of)?|not|exceed(?:s|ing)?)\s|n't\s)\s*(?:{_HEDGE}\s+)*$"
 )
 _BOUND_AFTER = re.compile(
-    r"\s*\+(?!\s*\d)|\s+or\s+(?:more|less|fewer|greater|higher|above|over|under)\b"
+    r"\s*\+(?!\s*\d)|\s*[<>≤≥](?![/|])|\s+(?:\w+\s+)?(?:per|each|on\s+(?:each|either|every))\b"
+    r"|\s+(?:more(?!\s+or\s+less)|others?|additional|extra|fewer)\b|\s+or\s+(?:more|less|fewer|greater|higher|above|over|under)\b"
     r"|,?\s+(?:plus|minimum|maximum|min|max|tops|at\s+(?:least|most))\b"
 )
 _JOINS = re.compile(
     r"(?:[\s\-~,./x×*:;?|+&=±>→]|\((?=\s*(?:or|to|maybe|perhaps|possibly)\b)|"
-    rf"\b(?:or|to|and|by|through|maybe|perhaps|possibly|times|then|vs\.?|{_HEDGE})(?![^\W_]))*"
+    rf"\b(?:or|to|and|by|through|maybe|perhaps|possibly|times|then|of|vs\.?|{_HEDGE})(?![^\W_]))*"
 )
 _CLAUSE_JOIN = re.compile(
     r"\b(?:and|or|by|to|maybe|perhaps|possibly|if|but|else|otherwise|alternatively|plus|minus|more|another|even)\b"
@@ -107,12 +111,31 @@ _CLAUSE_JOIN = re.compile(
 _CLAUSE_END = re.compile(r"[:;.(\n]|\b(?:because|since|as)\b")
 _GLUED = re.compile(r"(?<=\d)(?:m|ft)(?=\d+\s?(?:cm|in|inch|inches)\b)")  # "1m80cm"
 _COMPOUND = re.compile(r"\s*(?:,|and|&)?\s*")
-_CONCLUDES = re.compile(r"\b(?:total|altogether|sum|therefore|thus|hence|so|wait|actually|sorry|correction|rather)\b|=")
+_BRACKET_END = re.compile(r"\s*\??[)\]]")
+_OPERATOR = re.compile(r"[x×*+±]|\b(?:and|by|of|plus|minus|times)\b")
+_CONCLUDES = re.compile(
+    r"\b(?:total|altogether|sum|therefore|thus|hence|so|wait|actually|sorry|correction|rather|or|oops|hmm+|mean|again|"
+    r"recount\w*|make\s+(?:that|it)|scratch\s+that|thoughts?)\b|\bno(?=\s*[,.!])|="
+)
+_LABEL = re.compile(r"([^\W\d_]+)\s*[:=]\s*$")
+# "4 by the door": a number with a place of its own, not that of the whole video.
+_PLACE = re.compile(
+    r"(?:\s+[^\W\d_]+){0,2}?\s+(?:here|there|in|on|at|by|near|under|behind|beside|around|along|against|next|from|away|up|"
+    r"long|wide|tall|high|deep)\b(?!\s+(?:total|all|the\s+(?:room|video|scene|image|picture|frames?))\b)"
+)
 _OPENING = re.compile(
     rf"(?:[\W_]|\b(?:{_HEDGE}|there|are|is|was|were|it|its|s|be|i|we|can|could|see|counted|count|a\s+total\s+of|"
     r"in\s+total|in\s+the\s+(?:room|video|scene|image|frames?)|distance|size|yes|the)(?![^\W_]))*"
 )
 _LIST_MARK = re.compile(r"[.):]\s")
+_WORD_AFTER = re.compile(r"[ \t]+([^\W\d_]+)")
+# Words that may follow a measure without a unit. Any other word on the same line may be a unit that the table lacks.
+_GOES_ON = (
+    "about above according across all along and apart approx approximate approximately are around as assuming at away "
+    "because based before behind between but by can could deep due exactly estimated for from given has high however i "
+    "if in is it its likely long making may maybe might my near not of on or overall perhaps plus possibly probably "
+    "roughly since so square tall that the then thick this though to total was we which while wide with would x"
+)
 _NEARBY = 60  # characters before a number in which words that qualify it stand
 _SAME = 0.05  # relative: a length given twice, in two units, is rounded
 
@@ -149,6 +172,8 @@ def read_number(text: str, unit: str | None = None) -> float | None:
     if not pool:
         return None
     first = pool[0]
+    if any(_apart(first, one, text, counts=unit is None) for one in pool[1:]):
+        return None
     if any(one.value != first.value for one in pool[1:]):
         if not _opens(first, text) or _CONCLUDES.search(text, first.end):
             return None
@@ -157,6 +182,12 @@ def read_number(text: str, unit: str | None = None) -> float | None:
         if beside and _CLAUSE_JOIN.search(text, first.end, beside[-1].start):
             return None
     return first.value if math.isfinite(first.value) else None
+
+
+def leading_unit(text: str) -> str:
+    """The unit with which a text begins, or nothing."""
+    found = _UNIT.match(text.lower())
+    return text[: found.end()] if found else ""
 
 
 def words_value(words: Sequence[str]) -> int | None:
@@ -178,9 +209,7 @@ def words_value(words: Sequence[str]) -> int | None:
 def _quantities(text: str, counts: bool) -> Iterator[_Quantity]:
     """Every number of a text in lower case, with what follows it: a scale, a half, a unit."""
     end = 0
-    for found in _NUMBER.finditer(text):
-        if found.start() < end:
-            continue  # the 2 of "m^2"
+    while found := _NUMBER.search(text, end):  # on from a unit's end: the 2 of "m^2" is no number
         start, end = found.span()
         near = max(0, start - _NEARBY)
         if found["odd"] is not None:
@@ -200,6 +229,8 @@ def _quantities(text: str, counts: bool) -> Iterator[_Quantity]:
             if _NAME.match(text, start):
                 continue
             unreadable = True
+        if unit is None and not counts and (word := _WORD_AFTER.match(text, end)) and word[1] not in _GOES_ON.split():
+            unit = "?"  # "5 fathoms"
         value, end = _with_part(value, text, end)
         if unreadable or _BOUND_AFTER.match(text, end):
             value = math.nan
@@ -265,16 +296,28 @@ def _joined(found: Sequence[_Quantity], text: str) -> list[_Quantity]:
     """The quantities, where the parts of a range, a list or a sum cannot be read."""
     unreadable = set()
     for i, (one, other) in enumerate(pairwise(found)):
-        if _JOINS.fullmatch(text, one.end, other.start) and not _agree(one, other):
+        between = text[one.end : other.start]
+        restated = between.strip() in ("(", "[") and math.isfinite(other.value) and _BRACKET_END.match(text, other.end)
+        if (restated or _JOINS.fullmatch(text, one.end, other.start)) and not _agree(one, other, between):
             unreadable |= {i, i + 1}
     return [one._replace(value=math.nan) if i in unreadable else one for i, one in enumerate(found)]
 
 
-def _agree(one: _Quantity, other: _Quantity) -> bool:
+def _apart(first: _Quantity, other: _Quantity, text: str, counts: bool) -> bool:
+    """Whether two numbers count or measure two things: "4 here, 2 there", "left: 2, right: 2"."""
+    labels = [_LABEL.search(text, max(0, one.start - _NEARBY), one.start) for one in (first, other)]
+    labelled = labels[0] and labels[1] and labels[0][1] != labels[1][1]
+    if not labelled and not (_PLACE.match(text, first.end) and _PLACE.match(text, other.end)):
+        return False
+    return other.value != first.value or (counts and not _CONCLUDES.search(text, first.end, other.start))
+
+
+def _agree(one: _Quantity, other: _Quantity, between: str) -> bool:
+    """Whether two numbers give the same thing twice; "2 x 2" and "2 and 2" do not."""
     if one.unit and other.unit and one.unit != other.unit:
         converted = _converted(other.value, other.unit, one.unit)
         return converted is not None and math.isclose(one.value, converted, rel_tol=_SAME)
-    return one.value == other.value
+    return one.value == other.value and not _OPERATOR.search(between)
 
 
 def _of_the_kind(found: Sequence[_Quantity], text: str, target: str | None) -> list[_Quantity]:
