@@ -47,11 +47,20 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """What other data sets call our fields, the likeliest first."""
 
 _ROLES = {"question": ("human", "user"), "ground_truth": ("gpt", "assistant")}
-_MARK = r"<(?:video|image|frame)s?(?:[ _-]?\d+)?>|<\|(?:vision_start|vision_end|video_pad|image_pad)\|>"
+_MARK = (
+    r"<(?:video|image|frame|img|vid|audio)s?[ _-]?(?:here|placeholder|token|pad|\d+)?\s*/?>"
+    r"|<\|(?:vision_start|vision_end|video_pad|image_pad)\|>"
+)
 _MARKS_AT_EDGES = re.compile(rf"^\s*(?:(?:{_MARK})\s*)+|(?:\s*(?:{_MARK}))+\s*$", re.IGNORECASE)
-_SPECIAL = re.compile(rf"{_MARK}|<\|[^\s|<>]+\|>|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", re.IGNORECASE)
+_SPECIAL = re.compile(
+    rf"{_MARK}|</(?:video|image|frame|img)s?>|</?s>|\[/?INST\]|<<SYS>>|<\|[^\s|<>]+\|>|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
+    re.IGNORECASE,
+)
 _IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_OPTION_COLUMN = re.compile(r"(?:option|choice)s?[ _-]?[A-H0-9]", re.IGNORECASE)
+_OPTION_COLUMN = re.compile(
+    r"(?:option|opt|choice|candidate|answer_choice)s?[ _-]?[A-H0-9]|a[ _-]?[0-9]|[a-h]", re.IGNORECASE
+)
+_OPTION_WORD = re.compile(r"(?:^|[\W_])(?:opts?|options?|choices?|candidates?|alternatives?)(?:$|[\W_])", re.IGNORECASE)
 _LONGEST_NAME = 250
 """Bytes of a file's name that file systems take, without its suffix."""
 
@@ -140,7 +149,8 @@ class RowReader:
                 f"field{'s' * (verb == 'are')} {names} {verb} missing among {_keys(row)}; {self._fix(missing, row)}"
             )
         if no_options(given.get("options")):
-            self._refuse_lost_options(row, read)
+            truth = given["ground_truth"]
+            self._refuse_lost_options(row, read, lettered=isinstance(truth, str) and lone_letter(truth) is not None)
         if not by_path:
             given |= {field: _name(field, given[field]) for field in ("dataset", "scene_name")}
         self._unread.update(key for key, value in row.items() if key not in read and value is not None)
@@ -156,19 +166,28 @@ class RowReader:
             found[ours] = theirs
         if VIDEO in found:  # it stands for both
             found.pop("dataset", None)
-        it = "it" if len(missing) == 1 else "them"
+        return self._rename(found)
+
+    def _rename(self, found: Mapping[str, str]) -> str:
+        """How to give our fields the names that are ``found`` for them; "" where none is."""
+        it = "it" if len(found) == 1 else "them"
         if self._fields is None:
             renamed = ", ".join(f"rename `{theirs}` to `{ours}`" for ours, theirs in found.items() if theirs)
             return renamed or f"add {it}"
         mapped = ", ".join(f'{ours} = "{theirs or "KEY"}"' for ours, theirs in found.items())
         return f"add {it}, or map another in the study file: [data.fields] {mapped}"
 
-    def _refuse_lost_options(self, row: Mapping[str, Any], read: set[str]) -> None:
-        """Refuse a row that has options, but not where they are read."""
-        key = alias_of("options", row, read) or next(filter(_OPTION_COLUMN.fullmatch, map(str, row)), None)
-        if key and not no_options(row[key]):
-            fix = "give a list of all in `options`" if _OPTION_COLUMN.fullmatch(key) else self._fix(["options"], row)
-            raise BadRecordError(f"it has `{key}` and no `options`; {fix}")
+    def _refuse_lost_options(self, row: Mapping[str, Any], read: set[str], lettered: bool) -> None:
+        """Refuse a row that has options, but not where they are read; ``lettered``: its truth is an option's letter."""
+        unread = [key for key in map(str, row) if key not in read and not no_options(row[key])]
+        columns = [key for key in unread if _OPTION_COLUMN.fullmatch(key)]
+        if len(columns) > 1:
+            raise BadRecordError(f"it has `{columns[0]}` and no `options`; give a list of all in `options`")
+        key = alias_of("options", {key: row[key] for key in unread}, read) or next(
+            (key for key in unread if _several_texts(row[key]) and (lettered or _OPTION_WORD.search(key))), None
+        )
+        if key:
+            raise BadRecordError(f"it has `{key}` and no `options`; {self._rename({'options': key})}")
 
     def _question_type(self, value: Any) -> str:
         kind = plain_text("question_type", value)
@@ -212,6 +231,12 @@ class RowReader:
         if letter != truth:
             self._said["`ground_truth` was read as its option's letter"] += 1
         return {"options": lettered, "ground_truth": letter}
+
+
+def _several_texts(value: Any) -> bool:
+    """Whether a value can be the options of a question."""
+    inside = list(value.values()) if isinstance(value, Mapping) else value
+    return isinstance(inside, list | tuple) and len(inside) > 1 and all(isinstance(one, str) for one in inside)
 
 
 def record_id(value: Any) -> int | str:

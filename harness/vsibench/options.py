@@ -12,7 +12,7 @@ from harness.io import parse_json
 from harness.vsibench.records import BadRecordError
 from harness.vsibench.types import LETTERS
 
-_LETTERED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.):])\s*(.*)", re.DOTALL)
+_LETTERED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])(?:[.):、．：）]|\s[-–]\s))\s*(.*)", re.DOTALL)
 _LONE_LETTER = re.compile(r"\(?([A-Za-z])[.:]?\)?")
 
 
@@ -72,6 +72,8 @@ def option_texts(value: Any) -> tuple[str, ...] | None:
         texts = [_split(text)[1] for text in texts]
     if "" in texts:
         raise BadRecordError(f"option {letters[texts.index('')]} is empty; fix or remove it")
+    if tuple(text.upper() for text in texts) == tuple(letters):
+        raise BadRecordError(f"options {', '.join(letters)} have no texts; give what each letter stands for")
     plain = [text.casefold() for text in texts]
     if twice := next((text for text in texts if plain.count(text.casefold()) > 1), None):
         raise BadRecordError(f"the option {twice!r} occurs twice, so two letters would be right; fix it")

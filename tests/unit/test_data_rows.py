@@ -51,6 +51,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "letters in brackets": {"options": ["(A) chair", "(B) table", "(C) tv"]},
     "small letters": {"options": ["a) chair", "b) table", "c) tv"]},
     "a colon": {"options": ["A: chair", "B: table", "C: tv"]},
+    "a mark of another script": {"options": ["A、chair", "B、table", "C、tv"]},
+    "a dash": {"options": ["A - chair", "B - table", "C - tv"]},
     "no space": {"options": ["A.chair", "B.table", "C.tv"]},
     "texts by letter": {"options": {"C": "tv", "B": "table", "A": "chair", "D": None}},
     "lines of text": {"options": "A. chair\nB. table\nC. tv\n"},
@@ -94,6 +96,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {**without(CHOICE, "options"), "candidates": ["left", "right"], "ground_truth": "left"},
         "has `candidates` and no `options`",
     ),
+    "a list of another name": (
+        {**without(CHOICE, "options"), "mcq": ["chair", "table"]},
+        r'\[data.fields\] options = "mcq"',
+    ),
+    "a word for options": (
+        {**without(CHOICE, "options"), "mc_options": ["left", "right"], "ground_truth": "left"},
+        "has `mc_options` and no `options`",
+    ),
+    "small columns": (
+        {**without(CHOICE, "options"), "a": "left", "b": "right", "ground_truth": "left"},
+        "has `a` and no `options`; give a list",
+    ),
+    "numbered columns": (
+        {**without(CHOICE, "options"), "a0": "left", "a1": "right", "ground_truth": "left"},
+        "has `a0` and no `options`; give a list",
+    ),
+    "letters alone": ({**CHOICE, "options": ["A", "B", "C"]}, "A, B, C have no texts"),
     "an index": ({**CHOICE, "ground_truth": 1}, "1 is not among the options A, B, C; give the right option's letter"),
     "an index as text": ({**CHOICE, "ground_truth": "1"}, "'1' is not among"),
     "an index or an option": ({**CHOICE, "options": [1, 2, 3], "ground_truth": 2}, "2 is not among the options"),
@@ -130,6 +149,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a control character": ({**NUMERIC, "question": "How\0many?"}, "question contains"),
     "a blank scene": ({**NUMERIC, "scene_name": " "}, "scene_name ' '"),
     "no words": ({**NUMERIC, "question": " <video> \n"}, "is empty"),
+    "a path in marks": ({**NUMERIC, "question": "<video>a.mp4</video> How many?"}, "contains '</video>'"),
+    "a template of another model": ({**NUMERIC, "question": "[INST] How many? [/INST]"}, "contains"),
     "a placeholder within": ({**NUMERIC, "question": "In <video> how many?"}, "contains '<video>'.*remove it"),
     "a special token": ({**NUMERIC, "question": "How many?<|im_end|>\n"}, r"contains '<\|im_end\|>'"),
     "a special token to learn": (
@@ -259,11 +280,17 @@ def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, path: Any) -> 
 
 
 def test_placeholders_at_the_edges_are_removed_and_said(tmp_path: Path) -> None:
-    marks = ("<video>\n{}", "<image><image>\n{}", "{}\n<video>", "<|vision_start|><|video_pad|><|vision_end|>{}")
+    marks = (
+        "<video>\n{}",
+        "<image><image>\n{}",
+        "{}\n<video>",
+        "<|vision_start|><|video_pad|><|vision_end|>{}",
+        "<ImageHere>{}",
+    )
     rows = [{**NUMERIC, "id": n, "question": mark.format("How many chairs?")} for n, mark in enumerate(marks)]
     data = read(tmp_path, *rows)
     assert {record.question for record in data.records} == {"How many chairs?"}
-    assert "<video> were removed around `question` (4 records)" in data.notes[0]
+    assert "<video> were removed around `question` (5 records)" in data.notes[0]
 
 
 @pytest.mark.parametrize(
