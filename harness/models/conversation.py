@@ -14,7 +14,8 @@ from typing import Any
 
 from harness.errors import UserError, first_few
 from harness.io import read_json
-from harness.models.loading import locate, model_config, readable
+from harness.models.families import check_processors
+from harness.models.loading import load_tokenizer, locate, model_config, readable
 from harness.vsibench.prompts import SYSTEM
 
 _ASKED = "Is the TV  1.5 m left of A, B or C?\nOptions:\nA. Yes, it is .\n<answer>"
@@ -114,7 +115,8 @@ def settle_conversation(tokenizer: Any, config: Any, generation: Any, name: str)
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(ends[0])  # padding is masked wherever it stands
         prompt = _rendered(tokenizer, answered=False, open_answer=True)
         before = _rendered(tokenizer, answered=True).rpartition(_ANSWERED)[0]
-        _check_prompt(tokenizer, prompt, config.video_token_id)
+        _check_prompt(tokenizer, prompt, config)
+        check_processors(locate(name), config)
         _check_opening(prompt, before)
         _check_taught(tokenizer, prompt, before, ends[0])
         return tuple(_notes(tokenizer, generation, prompt, before))
@@ -133,11 +135,7 @@ def conversation_notes(name: str) -> tuple[str, ...]:
     Raises:
         UserError: Likewise, or the model cannot be found.
     """
-    from transformers import AutoTokenizer
-
-    config, location = model_config(name), locate(name)
-    with readable(name, location):
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    config, tokenizer = model_config(name), load_tokenizer(name, locate(name))
     return settle_conversation(tokenizer, config, generation_defaults(name), name)
 
 
@@ -256,9 +254,9 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def _check_prompt(tokenizer: Any, prompt: str, video: int) -> None:
+def _check_prompt(tokenizer: Any, prompt: str, config: Any) -> None:
     """Check that a prompt has the question and one video, and that the tokenizer keeps it as it is."""
-    ids, special = _ids(tokenizer, prompt), special_tokens(tokenizer)
+    ids, special, video = _ids(tokenizer, prompt), special_tokens(tokenizer), config.video_token_id
     if ids.count(video) != 1:
         written = [f"{special[i]} = {i}" for i in dict.fromkeys(ids) if i in special]
         raise UserError(
@@ -266,8 +264,16 @@ def _check_prompt(tokenizer: Any, prompt: str, video: int) -> None:
             f"in its config.json is {video} ({special.get(video, 'no special token of its tokenizer')}), and the "
             f"special tokens in the prompt are {', '.join(written) or 'none'}; {_FIX}"
         )
+    at, around = ids.index(video), (config.vision_start_token_id, config.vision_end_token_id)
+    if (*ids[at - 1 : at], *ids[at + 1 : at + 2]) != around:
+        raise UserError(
+            f"its chat template does not write {special.get(video)} between {special.get(around[0])} and "
+            f"{special.get(around[1])} (`vision_start_token_id` and `vision_end_token_id` in its config.json); {_FIX}"
+        )
     if _ASKED not in prompt:
         raise UserError(f"its chat template changes or leaves out the question; {_FIX}")
+    if prompt.index(_ASKED) < prompt.index(special[video]):
+        raise UserError(f"its chat template puts a question before its video, which is given first; {_FIX}")
     if (read := tokenizer.decode(ids)) != prompt:
         at = next((k for k, (a, b) in enumerate(zip(prompt, read, strict=False)) if a != b), len(read))
         raise UserError(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from harness.data.video.clock import NO_TIMES
+from harness.data.video.frames import VideoSettings
 from harness.errors import UserError
+from harness.io import read_json
 
 if TYPE_CHECKING:
     from harness.data.encode import EncodedPrompt
@@ -43,6 +47,44 @@ def video_defaults(config: Any) -> dict[str, Any]:
     if config.model_type == "qwen3_vl":
         cut |= {"image_mean": _HALF, "image_std": _HALF, "sampling": "ends"}
     return cut
+
+
+def check_processors(location: str, config: Any) -> None:
+    """Check that a checkpoint's own processors cut and scale frames as the harness does; its pixel bounds are not used.
+
+    Args:
+        location: The model's folder or hub id.
+        config: The model's configuration.
+
+    Raises:
+        UserError: One of their files says otherwise, so the model saw other numbers in training.
+    """
+    from transformers.utils import cached_file
+
+    used = {name: VideoSettings.model_fields[name].default for name in ("image_mean", "image_std")}
+    used |= {name: value for name, value in video_defaults(config).items() if name != "sampling"}
+    used |= {"do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
+    for file in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
+        if (path := cached_file(location, file, _raise_exceptions_for_missing_entries=False)) is None:
+            continue
+        content = read_json(Path(path))
+        whole = content if isinstance(content, dict) else {}
+        for part in (whole, whole.get("image_processor"), whole.get("video_processor")):
+            for name, value in used.items():
+                said = part.get(name) if isinstance(part, dict) else None
+                if said is not None and not _about_equal(said, value):
+                    raise UserError(
+                        f"`{name}` in its {file} is {said}, and frames of {FAMILIES[config.model_type]} are prepared "
+                        f"with {value}. A model that was trained otherwise is not supported; if it was not, take the "
+                        f"{file} of the model that it comes from"
+                    )
+
+
+def _about_equal(said: Any, value: Any) -> bool:
+    try:
+        return bool(np.allclose(said, value, rtol=1e-4)) and np.shape(said) in ((), np.shape(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def has_time_stamps(config: Any) -> bool:

@@ -122,6 +122,31 @@ def readable(name: str, location: str) -> Iterator[None]:
         ) from error
 
 
+def load_tokenizer(name: str, location: str) -> Any:
+    """A model's tokenizer; transformers makes an empty one where a folder has none.
+
+    Args:
+        name: As the study names the model.
+        location: Its folder or hub id.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    with readable(name, location):
+        vocabularies = ("tokenizer.json", "vocab.json")
+        if all(
+            cached_file(location, file, _raise_exceptions_for_missing_entries=False) is None for file in vocabularies
+        ):
+            raise UserError(
+                f"`--model {name}`: it has no tokenizer.json. Copy the tokenizer's files and the chat template of the "
+                "Instruct model that it comes from next to its config.json"
+            )
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+
+
 def model_digest(name: str) -> str:
     """Identifies a model: SHA-256 over those of its weights, configuration, tokenizer and templates.
 
@@ -161,9 +186,8 @@ def check_model(section: ModelSection, *, values: bool = True) -> list[str]:
     if not (folder := local_folder(location)):
         return remarks
     weights = _fitting_weights(section, folder, config)
-    if values:
-        check_finite(weights)
-    return [*remarks, *weights.remarks]
+    zeros = check_finite(weights) if values else []
+    return [*remarks, *weights.remarks, *zeros]
 
 
 def _fitting_weights(section: ModelSection, folder: Path, config: Any) -> StoredWeights:
@@ -206,8 +230,6 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     Raises:
         UserError: The model cannot be found or read; the message says which and how to get it.
     """
-    from transformers import AutoTokenizer
-
     location, config = locate(section.name), model_config(section.name)
     stored = agreed_quantisation(section, config)
     folder = Path(location) if Path(location).is_dir() else fetch_model(location)
@@ -223,8 +245,8 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     weights = _fitting_weights(section, folder, config)
     for remark in weights.remarks:
         logging.getLogger(__name__).warning("%s: %s", section.name, remark)
+    tokenizer = load_tokenizer(section.name, str(folder))
     with readable(section.name, str(folder)):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = load_whole(
             weights,
             dtype=dtype,

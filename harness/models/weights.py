@@ -6,9 +6,10 @@ transformers only warns about the rest: what is missing is drawn at random, what
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.
 
 WITHOUT_EFFECT = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids)$")
 """Tensors of older versions of transformers that the model computes itself; the same that transformers leaves out."""
+
+_SECTIONS = (16, 24, 24)
+"""What transformers takes where a configuration names no ``mrope_section``; Qwen3-VL's add up to the same."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PARTS = re.compile(
@@ -92,15 +96,18 @@ def check_weights(folder: Path, config: Any) -> StoredWeights:
     raise UserError(f"`{folder}`: the tensors do not fit its config.json: {'; '.join(faults)}. {_advice(faults)}")
 
 
-def check_finite(weights: StoredWeights) -> None:
+def check_finite(weights: StoredWeights) -> list[str]:
     """Read every tensor of a folder and refuse NaN and infinite values.
+
+    Returns:
+        A remark on matrices that hold nothing but zeros, if there are any.
 
     Raises:
         UserError: There are some; the tensors are named.
     """
     packed = quantised_weights(weights)
     names = [name for name, one in weights.tensors.items() if one.dtype in _FLOATS and name not in packed]
-    refuse_infinite(weights.folder, _values(weights, names))
+    return _about_zeros(refuse_infinite(weights.folder, _values(weights, names)))
 
 
 def quantised_weights(weights: StoredWeights) -> set[str]:
@@ -127,34 +134,47 @@ def load_whole(weights: StoredWeights, **options: Any) -> Any:
     )
     if faults := _named(report):
         raise UserError(f"`{folder}`: the tensors do not fit its config.json: {'; '.join(faults)}. {_AGAIN}")
-    refuse_infinite(folder, ((name, one) for name, one in model.named_parameters() if not hasattr(one, "quant_state")))
+    plain = ((name, one) for name, one in model.named_parameters() if not hasattr(one, "quant_state"))
+    for remark in _about_zeros(refuse_infinite(folder, plain)):
+        logging.getLogger(__name__).warning("%s: %s", folder, remark)
     if prefix:  # or save_pretrained would put the prefix back
         own = [one for one in model._weight_conversions if one.source_patterns != list(renamed["key_mapping"])]
         model._weight_conversions = own
     return model
 
 
-def refuse_infinite(folder: Path, values: Iterable[tuple[str, Tensor]]) -> None:
+def refuse_infinite(folder: Path, values: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Refuse tensors with NaN or infinite values.
 
     Args:
         folder: Where they come from.
         values: Tensors by name; integers pass.
 
+    Returns:
+        The names of matrices that hold nothing but zeros.
+
     Raises:
         UserError: There are some; the tensors are named.
     """
-    # aminmax passes NaN on, makes no copy, and is 30 times as fast as isfinite().all().
-    bad = [
-        name
-        for name, value in values
-        if value.is_floating_point() and not torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all()
-    ]
+    bad, zero = [], []
+    for name, value in values:
+        if value.is_floating_point():
+            # aminmax passes NaN on, makes no copy, and is 30 times as fast as isfinite().all().
+            ends = torch.stack(torch.aminmax(value.detach()))
+            if not torch.isfinite(ends).all():
+                bad.append(name)
+            elif value.ndim > 1 and not ends.any():
+                zero.append(name)
     if bad:
         raise UserError(
             f"`{folder}`: NaN or infinite values in {first_few(bad)}. The run that wrote them "
             "had diverged, or the file is damaged; use an earlier checkpoint or fetch it again"
         )
+    return zero
+
+
+def _about_zeros(names: Sequence[str]) -> list[str]:
+    return [f"nothing but zeros, as a download that was cut off leaves them: {first_few(names)}"] if names else []
 
 
 def _read(folder: Path) -> tuple[dict[str, StoredTensor], list[str]]:
@@ -254,9 +274,10 @@ def _check_heads(folder: Path, text: Any) -> None:
     """The number of heads decides no shape of a weight, only how positions turn it."""
     width, sections = text.hidden_size // text.num_attention_heads, (text.rope_parameters or {}).get("mrope_section")
     head = getattr(text, "head_dim", None) or width
-    if sections and 2 * sum(sections) != head:
+    wanted = 2 * sum(sections or _SECTIONS)
+    if wanted != head:
         raise UserError(
-            f"`{folder / 'config.json'}`: `mrope_section` = {sections} is for heads {2 * sum(sections)} wide, and "
+            f"`{folder / 'config.json'}`: `mrope_section` = {sections or 'null'} is for heads {wanted} wide, and "
             f"`num_attention_heads` makes them {head} wide. {_AGAIN}"
         )
 

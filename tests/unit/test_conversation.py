@@ -179,6 +179,11 @@ def two_templates(tokenizer: Any) -> None:
         (template("other video", "<|video_pad|>", "<|image_pad|>"), r"0 video tokens .*<\|image_pad\|> = 12"),
         (template("two videos", "<|video_pad|>", "<|video_pad|>" * 2), "writes 2 video tokens"),
         (
+            template("bare", "<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>"),
+            r"not write <\|video_pad\|> between <\|vision_start\|> and <\|vision_end\|>",
+        ),
+        (template("reversed", "in message['content'] %}", "in message['content'] | reverse %}"), "before its video"),
+        (
             template("fails", "{% for message", "{{ raise_exception('no system role') }}{% for message"),
             "no system role",
         ),
@@ -231,6 +236,36 @@ def test_a_damaged_file_is_refused_by_model_and_without_traceback(checkpoint: Pa
     (checkpoint / file).write_text(content)
     with pytest.raises(UserError, match=f"`--model {checkpoint}`: "):
         conversation_notes(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("preprocessor_config.json", "image_mean", [0.5, 0.5, 0.5]),
+        ("video_preprocessor_config.json", "image_std", 1),
+        ("video_preprocessor_config.json", "patch_size", 16),
+        ("preprocessor_config.json", "do_normalize", False),
+        ("processor_config.json", "video_processor", {"rescale_factor": 1}),
+        ("processor_config.json", "image_processor", {"merge_size": "two"}),
+    ],
+)
+def test_frames_that_a_checkpoint_prepares_otherwise_are_refused(
+    checkpoint: Path, file: str, key: str, value: Any
+) -> None:
+    own = json.loads((checkpoint / file).read_text()) if (checkpoint / file).exists() else {}
+    (checkpoint / file).write_text(json.dumps(own | {key: value}))
+    with pytest.raises(UserError, match=rf"in its {file} is .*frames of Qwen2-VL are prepared with"):
+        conversation_notes(str(checkpoint))
+
+
+def test_published_processors_and_other_pixel_bounds_are_no_reason_to_refuse(checkpoint: Path) -> None:
+    """preprocessor_config.json as Qwen2-VL-2B-Instruct has it."""
+    (checkpoint / "video_preprocessor_config.json").unlink()
+    published = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "temporal_patch_size": 2}
+    published |= {"merge_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
+    published |= {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps(published))
+    assert conversation_notes(str(checkpoint)) == ()
 
 
 def test_a_video_token_of_another_tokenizer_is_refused_by_name(checkpoint: Path) -> None:

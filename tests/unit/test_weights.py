@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.config.study import ModelSection
 from harness.errors import UserError
+from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, load_model, model_digest
 
 CPU = torch.device("cpu")
@@ -116,6 +117,28 @@ def test_tensors_that_do_not_fit_are_named(folder: Path, case: str) -> None:
     refused(folder, words)
 
 
+def test_matrices_of_zeros_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A download into a file of full size that was cut off; a bias of zeros is nothing special."""
+    name = f"{MLP}.up_proj.weight"
+    rewrite(folder, lambda all: {n: one * 0 if n == name or one.ndim < 2 else one for n, one in all.items()})
+    assert [one for one in check_model(ModelSection(name=str(folder))) if "zeros" in one] == [
+        f"nothing but zeros, as a download that was cut off leaves them: {name}"
+    ]
+    load_model(ModelSection(name=str(folder), tuning="full"), CPU)
+    assert name in caplog.text
+
+
+@pytest.mark.parametrize("left", [[], ["tokenizer_config.json"]])
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path, left: list[str]) -> None:
+    """As ``model.save_pretrained`` leaves it; transformers would make a tokenizer of one token."""
+    for path in folder.glob("*token*"):
+        if path.name not in left:
+            path.unlink()
+    for call in (lambda: conversation_notes(str(folder)), lambda: load_model(ModelSection(name=str(folder)), CPU)):
+        with pytest.raises(UserError, match=r"it has no tokenizer\.json\. Copy the tokenizer's files"):
+            call()
+
+
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "width": (
         {"text__hidden_size": 64},
@@ -132,6 +155,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "vocabulary": ({"text__vocab_size": 50}, r"of another shape: lm_head\.weight"),
     "tied": ({"tie_word_embeddings": True}, r"`tie_word_embeddings` = true, but lm_head\.weight is another matrix"),
     "heads": ({"text__num_attention_heads": 2, "text__head_dim": None}, "`mrope_section` = .* 8 wide, .* 16 wide"),
+    "no sections": ({"text__rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "`mrope_section` = null"),
     "a padding token out of range": ({"text__pad_token_id": 10**12}, "cannot load .*Padding_idx"),
     "other files": ({"transformers_weights": "other.safetensors"}, "`transformers_weights`"),
 }
