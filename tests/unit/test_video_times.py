@@ -68,6 +68,16 @@ def test_every_container_has_the_same_clock(tmp_path: Path, name: str) -> None:
     assert patches.patch_times == pytest.approx((5 / RATE, 25 / RATE))
 
 
+def test_an_avi_may_leave_frames_out(tmp_path: Path) -> None:
+    """A screen recorder writes an empty chunk for a frame like the one before; the header counts it."""
+    stamps = [*range(20), *range(50, 70)]
+    path = film(tmp_path / "packed.avi", stamps, Fraction(1, RATE))
+    assert clock(path, 8) == Clock(70 / RATE, tuple(stamps[number] / RATE for number in range(0, FRAMES, 5)))
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(UserError, match="truncated"):
+        inspect_video(path)
+
+
 @pytest.mark.parametrize("name", ["plain.mp4", "fragmented.mp4", "matroska.mp4", "a.webm", "stream.mp4"])
 def test_a_changing_rate_has_the_times_of_its_frames(tmp_path: Path, name: str) -> None:
     """A second at 20 frames a second, then two at 10: the frames are counted, their times are their own."""

@@ -91,6 +91,8 @@ def survey(path: Path) -> Film:
         raise UserError(
             f"{path}: {frames} frames of {size:,} pixels in {path.stat().st_size:,} bytes show nothing. Scale it down."
         )
+    if is_avi and stamps:  # a frame that stands longer is followed by empty chunks, which its header counts
+        declared -= max(0, (stamps[-1] or 0) + 1 - frames)
     if frames < declared and _unedited(path) < declared:
         raise damaged(path, f"it is truncated: its header declares {declared} frames, it contains {frames}")
     if problem := cut_short(path):
