@@ -53,19 +53,19 @@ def shared_rooms(data: Dataset, benchmarks: Sequence[Dataset], more: Iterable[Re
     return {record.key: shown[record.scene] for record in data.records if record.scene in shown}
 
 
-def check_leakage(train: Dataset, benchmark: Dataset, drop: bool, more: Iterable[Record] = ()) -> Dataset:
+def check_leakage(train: Dataset, benchmark: Dataset | None, drop: bool, more: Iterable[Record] = ()) -> Dataset:
     """The training data, without any room of this benchmark or of VSI-Bench.
 
     Args:
         train: The training records.
-        benchmark: The records the checkpoints are evaluated on.
+        benchmark: The records the checkpoints are evaluated on; None while they are to be generated.
         drop: Remove leaking records, log their number and rooms, and list them in ``skipped``.
         more: The records of additional benchmarks.
 
     Raises:
         UserError: There are leaking records and ``drop`` is off, or no record would be left.
     """
-    leaking = shared_rooms(train, [benchmark], more)
+    leaking = shared_rooms(train, [benchmark] if benchmark else [], more)
     if not leaking:
         return train
     rooms = count_rooms(leaking.values())
@@ -103,7 +103,8 @@ def _rooms(record: Record, video: Path, root: Path) -> set[str]:
     """
     home = root.resolve()
     path = video.relative_to(home) if video.is_relative_to(home) else video
-    return {record.room, *rooms_named(record.scene), *rooms_named(str(path))}
+    names = (record.scene, str(path), record.id if isinstance(record.id, str) else "")
+    return {record.room, *(room for name in names for room in rooms_named(name))}
 
 
 def _copied(video: Path, files: dict[int, dict[Path, str]]) -> str | None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.config.study import StudyConfig
 from harness.data.reader import Dataset
-from harness.data.sources import is_ready, resolve_source
+from harness.data.sources import is_ready, resolve_source, world_split
 from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
 from harness.memory import estimate as memory
@@ -28,7 +28,7 @@ from harness.study.locks import hold
 from harness.study.lookalikes import note_lookalikes
 from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
-from harness.study.setup import benchmark_source, frame_cache, load_data, read_training
+from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, Status, read_status
 from harness.study.time_estimate import Estimate, estimate, makespan
@@ -191,11 +191,17 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
 
 
 def _check_ready(study: StudyConfig) -> None:
-    """Read what is there already of data that is incomplete as yet."""
+    """Read and check what is there already of data that is incomplete as yet."""
     if is_ready(benchmark_source(study.data), study.runtime.cache):
         load_data(study, with_train=False)
     elif is_ready(study.data.train, study.runtime.cache):
-        read_training(study)
+        checked_training(study, None)
+    rooms = world_split(study.data.train)
+    if rooms is not None and rooms == world_split(study.data.benchmark) and not study.data.drop_leaking:
+        raise UserError(
+            f"`data.train` = {study.data.train} shows rooms of the benchmark, {study.data.benchmark}; train on other "
+            "rooms, such as world:train"
+        )
 
 
 def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:

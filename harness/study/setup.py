@@ -83,8 +83,7 @@ def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset |
         benchmark = stratified_subset(benchmark, data.benchmark_limit)
     if not with_train:
         return None, benchmark
-    train = read_training(study)
-    train = check_leakage(train, benchmark, data.drop_leaking, _asked_besides(study))
+    train = checked_training(study, benchmark)
     return (replace(train, records=train.records[: data.limit]) if data.limit else train), benchmark
 
 
@@ -110,6 +109,11 @@ def trained_rooms(trained: StudyConfig, benchmark: Dataset) -> str:
 def read_training(study: StudyConfig) -> Dataset:
     """All training records, whatever ``data.limit``."""
     return _read(study.data.train, study, "train", fields=study.data.fields, videos=study.data.videos)
+
+
+def checked_training(study: StudyConfig, benchmark: Dataset | None) -> Dataset:
+    """The training records without rooms of the benchmark, or refused; without a benchmark, rooms of VSI-Bench."""
+    return check_leakage(read_training(study), benchmark, study.data.drop_leaking, _asked_besides(study))
 
 
 def _asked_besides(study: StudyConfig) -> Iterator[Record]:

@@ -14,7 +14,7 @@ from harness.vsibench.published import published_scenes, same_visits
 _DATASETS = {"scannetpp": "scannetpp", "scannet": "scannet", "arkit": "arkitscenes"}
 """What the plain name of a data set contains, and its name here; the first that fits."""
 
-_SCANNET = re.compile(r"scene([0-9]{4})[_-][0-9]{2}(?![0-9])")
+_SCANNET = re.compile(r"scene([0-9]{4})[_ -][0-9]{2}(?![0-9])")
 _LAST_OF_SCANNET = 806
 _WITHIN = {
     "scannet": re.compile(r"(?<![0-9a-z])scene[0-9]{4}(?![0-9])"),

@@ -1,6 +1,7 @@
 """The command line: every mistake ends with a message, exit code 2 and no traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_a_wrong_value_is_reported_under_what_was_typed(
     ended = harness("compare", "--dry-run", *train_and_test[:2], *options.split())
     assert ended.code == 2 and ended.err.replace("\n", " ").startswith("error: "), ended
     assert message in ended.err and "Value error" not in ended.err
+
+
+def test_a_dry_run_checks_rooms_before_the_benchmark_is_generated(
+    harness: Cli, tmp_path: Path, train_and_test: list[str]
+) -> None:
+    mine = shutil.copytree(train_and_test[1].removesuffix("#train"), tmp_path / "mine")
+    (mine / "world").rename(mine / "rooms")
+    (mine / "rooms" / "train_000000.mp4").rename(mine / "rooms" / "scene0025_01.mp4")
+    lines = (mine / "train.jsonl").read_text().replace('"world"', '"rooms"').replace("train_000000", "scene0025_01")
+    (mine / "train.jsonl").write_text(lines)
+    options = ["--methods", "sft", "--benchmark-data", "world:test@2"]
+    mistake(harness("compare", "--dry-run", *options, "--data", "mine"), "scannet/scene0025 (3)", "--drop-leaking")
+    mistake(harness("compare", "--dry-run", *options, "--data", "world:test_free@4"), "`data.train`", "world:train")
+    assert harness("compare", "--dry-run", *options, "--data", "world:train@4").code == 0
 
 
 def test_a_key_of_the_file_is_named_once(harness: Cli, tmp_path: Path) -> None:

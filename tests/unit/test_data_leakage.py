@@ -91,6 +91,13 @@ def test_leaking_data_are_dropped_counted_and_told(caplog: pytest.LogCaptureFixt
     assert "2 of 3 training records show 2 rooms" in caplog.text
 
 
+def test_an_id_of_a_record_that_names_a_published_scene_leaks() -> None:
+    """Videos renamed, and the ids of the questions left; a number is no name."""
+    renamed = record(0, "mine", "room_17").model_copy(update={"id": "scene0025_01_q3"})
+    train = Dataset(Path("/data"), "train", (renamed, record(41069025, "mine", "room_18")))
+    assert shared_rooms(train, []) == {"scene0025_01_q3": "scannet/scene0025"}
+
+
 def test_nothing_left_is_refused() -> None:
     with pytest.raises(UserError, match="Nothing else is left"):
         check_leakage(data(("world", "test_000000")), NOTHING, drop=True)

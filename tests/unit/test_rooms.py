@@ -44,6 +44,7 @@ def test_a_room_has_one_name(dataset: str, scene: str, room: str) -> None:
         ("scans/scene0025_00_vh", "scannet/scene0025"),
         ("scene0025_01.mp4", "scannet/scene0025"),
         ("my-scene0025-02-480p", "scannet/scene0025"),
+        ("scene0025 01", "scannet/scene0025"),
         ("41069025", "arkitscenes/41069025"),
         ("41069025_wide", "arkitscenes/41069025"),
         ("Validation/41069025/41069025_frames/lowres_wide", "arkitscenes/41069025"),
@@ -67,6 +68,8 @@ def test_a_published_id_is_its_room_under_any_name(dataset: str, scene: str, roo
         ("mine", "141069025"),
         ("mine", "scene0025"),  # rooms of one's own are numbered so
         ("mine", "scene0025_001"),
+        ("mine", "scene0025/01"),
+        ("mine", "scene002501"),
         ("mine", "scene00025_01"),
         ("mine", "scene0807_00"),  # ScanNet ends with scene0806
         ("mine", "1700000000"),  # a time
