@@ -90,8 +90,8 @@ def _tell_kept(source: str, model: str) -> None:
     if below is None and layers.document.get("model", {}).get("name") != model:
         kept = kept_settings(layers.document, LARGE_PRESET)
     if kept:
-        told = f"{source} for the model {model}" + (f", on the preset {below}" if below else "")
-        Console(stderr=True, highlight=False).print(f"{told}, keeps {', '.join(kept)}", style="yellow", markup=False)
+        told = f"For the model {model}, {source}" + (f", now on the preset {below}," if below else "")
+        Console(stderr=True, highlight=False).print(f"{told} keeps {', '.join(kept)}", style="yellow", markup=False)
 
 
 def _preset(model: str) -> tuple[str, dict[str, Any]]:

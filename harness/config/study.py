@@ -190,7 +190,7 @@ def load_study(
         source: A preset's name or a path to a TOML file, which may say ``extends = "tiny"``; or a resolved study.
         overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
             or a method (``grpo.beta=0.01``). A value that is not TOML is text.
-        methods: Replaces the study's methods; declared pairs that name any other method are dropped.
+        methods: Replaces the study's methods; pairs of the file that name any other method are dropped.
         changes: Values of further keys, dotted or top-level, from command-line options.
         asked: These options as typed, by key, for error messages.
 
@@ -205,9 +205,9 @@ def load_study(
     given += [parse_setting(override, StudyConfig.model_fields) for override in overrides]
     refuse_twice(given)
     asked |= {said.key: said.text for said in given}
-    document = with_command_line(layers.document, given)
     if methods is not None:
-        _drop_pairs(document, {BASE, *methods})
+        _drop_pairs(layers.document, {BASE, *methods})
+    document = with_command_line(layers.document, given)
     if layers.kept and "name" not in asked:
         document["name"] = f"{document.get('name')}-{document['model']['name']}"
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +56,8 @@ def write_video(path: Path, frames: Frames) -> None:
         path: The mp4 to write.
         frames: (T, S, S, 3) with S divisible by 4.
     """
+    import av  # here, so that reports and benchmarks on random pixels run without it
+
     with atomic_file(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = frames.shape[1]

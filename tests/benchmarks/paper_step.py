@@ -42,6 +42,7 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 from harness.config.study import StudyConfig, load_study
+from harness.config.variants import parse_variant
 from harness.data.encode import EncodedPrompt
 from harness.data.video.frames import process_frames
 from harness.engine.policy import Policy
@@ -107,7 +108,9 @@ def resolve(options: argparse.Namespace, method: str, answers: int, model: Path)
     changes |= {"budget.kind": "steps", "budget.amount": 1 + options.repeats}
     if answers:
         changes["rollout.max_new_tokens"] = answers
-    return load_study(STUDY, methods=[method], overrides=options.settings, changes=changes)
+    heads = {parse_variant(method).method, *StudyConfig.model_fields}  # not those of the other methods measured
+    own = [setting for setting in options.settings if setting.partition(".")[0] in heads]
+    return load_study(STUDY, methods=[method], overrides=own, changes=changes)
 
 
 def watch_steps(clock: Clock) -> list[dict[str, float]]:
