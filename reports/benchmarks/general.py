@@ -186,7 +186,7 @@ class General(Benchmark):
                     if not (path.parent / question.image).is_file():
                         raise ValueError(f"no image {path.parent / question.image}")
                     found[question.id] = question
-                except (ValueError, TypeError) as error:
+                except (ValueError, TypeError, OSError) as error:  # a name may be too long for a file system
                     problems.append(f"{path}, line {number}: {_reason(error)}")
         if problems or not found:
             more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""

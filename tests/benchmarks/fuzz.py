@@ -7,9 +7,9 @@ Run by hand, from the root of a checkout::
     python tests/benchmarks/fuzz.py --target records --only 17   # one input again, with its traceback
 
 An input is accepted, refused (a ``UserError``) or a fault: any other exception, something nonsensical that was
-accepted, more than 20 seconds or 2 GB, a write outside the input's folder, a connection to the network, or the end of
-the process. What an input is depends on the seed, the target and its number alone. A table is printed; the folders of
-faults are kept, and the exit code is 1 if there are any.
+accepted, more than 20 seconds of the processor or 2 GB, a write outside the input's folder, a connection to the
+network, or the end of the process. What an input is depends on the seed, the target and its number alone. A table is
+printed; the folders of faults are kept, and the exit code is 1 if there are any.
 
 The inputs are mutations of valid files, made by hand in ``fuzz_mutations.py`` and not by hypothesis: what is wanted is
 not a smallest example but a process to end when it hangs, grows or dies.
@@ -32,8 +32,8 @@ from fuzz_worker import SECONDS, TARGETS, Case, Outcome, make_seeds, serve
 from rich.console import Console
 from rich.table import Table
 
-_PATIENCE = 10
-"""Seconds until a process that does not end its case by itself is killed."""
+_PATIENCE = 60
+"""Seconds beyond the limit, by the clock on the wall, until a process that does not end its case itself is killed."""
 
 
 class Worker:

@@ -115,7 +115,10 @@ def _damage(rng: random.Random, file: Path) -> None:
     elif file.suffix == ".safetensors" and rng.random() < 0.8:
         _rewrite(file, _damaged_tensors(rng, data))
     elif file.suffix == ".json" and rng.random() < 0.85:
-        document = json.loads(data)
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):  # damaged already
+            document = {}
         _rewrite(file, encoded(rng, json_text(rng, mutated_document(rng, document))))
     else:
         _rewrite(file, mutated_bytes(rng, data))

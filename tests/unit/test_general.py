@@ -146,6 +146,7 @@ OWN = {"id": 5, "image": "a.png", "question": "?"}
         ({"id": 5, "image": "a.png", "question": "?"}, "line 5: answer: Field required"),
         ({"id": 1, "image": "a.png", "question": "?", "answer": "x"}, "line 5: the id 1 occurs twice"),
         ({"id": 5, "image": "c.png", "question": "?", "answer": "x"}, "c.png"),
+        ({"id": 5, "image": "y" * 5000, "question": "?", "answer": "x"}, "line 5"),
         (
             {"id": 5, "image": "a.png", "question": "?", "options": ["p", "q"], "answer": "C"},
             "answer 'C' is not among the options A, B; give the right option's letter",
