@@ -53,8 +53,8 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     methods = None if options.methods is None else method_names(options.methods)
     study = load_study(source, overrides=settings, methods=methods, changes=changes, asked=asked)
     locate(study.model.name)
-    if model and options.study is not None:
-        _tell_kept(options.study, model)
+    if options.study is not None:
+        _tell_kept(options.study, model or study.model.name)
     return study
 
 
@@ -87,8 +87,9 @@ def _tell_kept(source: str, model: str) -> None:
     layers = read_layers(source, model)
     kept = [f"{key} = {value}" for key, value in leaves(layers.kept) if key.partition(".")[0] not in _NOT_OF_A_MODEL]
     below = preset_of(model)
-    if below is None and layers.document.get("model", {}).get("name") != model:
-        kept = kept_settings(layers.document, LARGE_PRESET)
+    own = dict(leaves(layers.own))
+    if below is None and ("model.name" in own or layers.document.get("model", {}).get("name") != model):
+        kept = [one for one in kept_settings(layers.document, LARGE_PRESET) if one.partition(" = ")[0] not in own]
     if kept:
         told = f"For the model {model}, {source}" + (f", now on the preset {below}," if below else "")
         Console(stderr=True, highlight=False).print(f"{told} keeps {', '.join(kept)}", style="yellow", markup=False)

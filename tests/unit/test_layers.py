@@ -186,6 +186,29 @@ def test_what_a_folder_of_weights_keeps_is_listed(tmp_path: Path, capsys: pytest
     )
 
 
+def test_what_a_file_for_a_folder_of_weights_keeps_of_a_preset_is_listed(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not what the file says itself."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    study = f'name = "a"\n[model]\nname = "{tmp_path / "weights"}"\n[data]\ntrain = "world:dev"'
+    resolve_study(StudyOptions(study=str(write(f'extends = "tiny"\n{study}'))))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "keeps model.tuning = full" in told and "data.benchmark = world:test" in told
+    assert "data.train" not in told
+    resolve_study(StudyOptions(study=str(write(f'extends = "2b"\n{study}'))))
+    resolve_study(StudyOptions(study="kl-ablation"))
+    assert capsys.readouterr().err == ""
+
+
+def test_pairs_of_a_study_give_way_to_methods_and_pairs_that_are_asked_for_do_not() -> None:
+    assert load_study("kl-ablation", methods=["sft", "grpo"]).report.pairs is None
+    for setting in ('report.pairs=[["sft", "dpo"]]', 'report={pairs=[["sft", "dpo"]]}'):
+        with pytest.raises(UserError, match=r"report\.pairs: dpo.*Known: base, sft"):
+            load_study("tiny", methods=["sft"], overrides=[setting])
+
+
 # ------------------------------------------------------------------ files
 
 
