@@ -51,8 +51,10 @@ def test_two_processes_train_what_one_trains(method: str, tmp_path: Path) -> Non
     for a, b in zip(steps(one), steps(two), strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"seconds"}:
-            # The second step begins from weights that differ by AdamW's rounding; see below.
-            assert b[name] == pytest.approx(a[name], rel=2e-3 if a["step"] > 1 else 1e-5, abs=1e-6), name
+            # The second step begins from weights that differ by AdamW's rounding (see below), and the KL measures how
+            # far the first one moved them.
+            later = 1e-2 if name == "kl" else 2e-3
+            assert b[name] == pytest.approx(a[name], rel=later if a["step"] > 1 else 1e-5, abs=1e-6), name
     consumed = [json.loads((folder / "compute.json").read_text()) for folder in (one, two)]
     for name in ("steps", "examples", "updates", "tokens_sampled", "tokens_trained"):
         assert consumed[0][name] == consumed[1][name], name
