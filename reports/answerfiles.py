@@ -81,9 +81,11 @@ def _own(entry: Mapping[str, Any], where: str) -> tuple[str, RawAnswer]:
     if not {"id", "answer"} <= entry.keys():
         raise UserError(f"{where}: `id` or `answer` is missing; {_EXAMPLE}")
     key, answer, truncated = entry["id"], entry["answer"], entry.get("truncated")
+    if isinstance(key, float) and key.is_integer() and abs(key) < 2**53:  # as tables with gaps write them
+        key = int(key)
     if isinstance(key, bool) or not isinstance(key, int | str):
-        raise UserError(f"{where}: `id` must be a number or text, is {key!r}; {_EXAMPLE}")
-    if isinstance(answer, bool) or not isinstance(answer, int | float | str):
+        raise UserError(f"{where}: `id` must be a whole number or text, is {key!r}; {_EXAMPLE}")
+    if isinstance(answer, bool) or not isinstance(answer, int | float | str) or answer != answer:  # NaN: a gap
         raise UserError(f"{where}: `answer` must be text, is {answer!r}; {_EXAMPLE}")
     return _storable(str(key)), RawAnswer(_storable(str(answer)), truncated if isinstance(truncated, bool) else None)
 

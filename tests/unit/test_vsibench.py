@@ -116,7 +116,10 @@ def test_no_answers_is_all_zero() -> None:
         ('{"id": 1}', r"answers.jsonl:2: `id` or `answer` is missing"),
         ("[1, 2]", r"answers.jsonl:2: a JSON object is expected, not list"),
         ('{"id": 1, "answer": null}', r"answers.jsonl:2: `answer` must be text, is None"),
-        ('{"id": true, "answer": "4"}', r"answers.jsonl:2: `id` must be a number or text"),
+        ('{"id": true, "answer": "4"}', r"answers.jsonl:2: `id` must be a whole number or text"),
+        ('{"id": 1.5, "answer": "4"}', r"answers.jsonl:2: `id` must be a whole number"),
+        ('{"id": 0.0, "answer": "4"}', r"answers.jsonl:2: id 0 was answered already in line 1"),
+        ('{"id": 1, "answer": NaN}', r"answers.jsonl:2: `answer` must be text, is nan"),
         ('{"id": "0", "answer": "4"}', r"answers.jsonl:2: id 0 was answered already in line 1"),
     ],
 )
