@@ -62,9 +62,10 @@ class VSIBench(Benchmark):
             return f"VSI-Bench{of}{f' ({part.words})' if part.words else ''}"
         if is_of_the_world(records):
             return f"the embedded world ({source if source.startswith('world:') else split})".removesuffix(" ()")
-        if not source:
-            return f"questions about {listed(sorted({record.dataset for record in records}))}"
         own = Path(name).stem if name.endswith(SUFFIXES) else Path(name).name or Path(name).resolve().name
+        if not source or _claims_vsi_bench(own):
+            about = sorted({record.dataset for record in records if not _claims_vsi_bench(record.dataset)})
+            own = f"questions about {listed(about)}" if about else "questions of one's own"
         return f"{own} ({split})" if split else own
 
     def score(self, answer: str, record: Record, scorer: str) -> ItemScore:
@@ -95,3 +96,8 @@ def figures_of(tasks: Mapping[str, float]) -> Figures:
     overall, numeric, choice, without_counting = means_of_tasks(tasks)
     means = {"numeric_mean": numeric, "choice_mean": choice, "without_counting": without_counting}
     return Figures(overall, tasks, means)
+
+
+def _claims_vsi_bench(name: str) -> bool:
+    """Whether a name says that its questions are VSI-Bench's; a title must not repeat it if they are not."""
+    return "vsibench" in "".join(filter(str.isalnum, name)).casefold()

@@ -136,7 +136,7 @@ class _Words:
     def remarks(self) -> list[str]:
         """Power, the contrast's own note, and in how many pairs of runs one method was ahead."""
         c, found = self.c, []
-        if self.kind == "undecided" and not self.identical:
+        if self.kind == "undecided" and not self.identical and not math.isnan(c.mde):
             found.append(
                 f"Undecided does not mean “no difference”: a true difference below {points(c.mde)} would go undetected "
                 "more than 20% of the time."

@@ -80,13 +80,15 @@ def test_the_packaged_digests_are_of_5130_questions() -> None:
     assert part is not None and part.total == 5130 and not part.is_whole
     with pytest.MonkeyPatch.context() as patch:
         whole = [Record(**line) for line in whole_vsi_bench()]
-        assert title(whole) == "vsi-bench"  # the right rooms, counts and folder; other questions
+        assert title(whole, "vsi-bench").startswith(
+            "questions about arkit"
+        )  # the right rooms, counts and folder; other questions
         patch.setattr(questions, "_published", lambda: frozenset(map(questions.question_digest, whole)))
         assert title(whole, "anything") == "VSI-Bench"
         changed = [*whole[:-2], *(one.model_copy(update={"ground_truth": "A"}) for one in whole[-2:])]
         assert title(changed) == "VSI-Bench (2 questions changed)"
         assert title(changed[-400:]) == "VSI-Bench (400 of its 5,130 questions, 2 questions changed)"
-        assert title(changed[-30:]) == "vsi-bench"
+        assert title(changed[-30:], "vsi-bench").startswith("questions about ")
 
 
 def test_own_questions_are_called_by_their_source() -> None:
@@ -97,7 +99,9 @@ def test_own_questions_are_called_by_their_source() -> None:
         "data/flat/rooms.jsonl": "rooms",
         "rooms.parquet": "rooms",
         "hub:me/flat#test": "flat (test)",
-        "data/vsi-bench": "vsi-bench",
+        "data/vsi-bench": "questions about flat",
+        "VSI-Bench#debiased": "questions about flat (debiased)",
+        "hub:me/my_VSIBench.v2": "questions about flat",
         "": "questions about flat",
     }
     assert {source: title(own, source) for source in names} == names

@@ -245,3 +245,10 @@ def test_runs_that_the_scorer_could_not_parse_are_named_with_the_verdict() -> No
     assert "could not parse 39% of the GRPO answers;" in verdict.notes[-1]
     (verdict,) = verdicts([FOUND], answers=answered[answered["parsed"]])
     assert not any("could not parse" in note for note in verdict.notes)
+
+
+def test_a_power_that_cannot_be_computed_is_not_printed() -> None:
+    """The same difference in every room, so there is no spread to compute it from."""
+    undecided = replace(FOUND, verdict="undecided", p_holm=0.25)
+    assert any("2.9 points would go undetected" in one for one in verdict_of(undecided).notes)
+    assert not any("undetected" in one for one in verdict_of(replace(undecided, mde=math.nan)).notes)
