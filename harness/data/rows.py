@@ -58,7 +58,7 @@ _SPECIAL = re.compile(
 )
 _IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _OPTION_COLUMN = re.compile(
-    r"(?:option|opt|choice|candidate|answer_choice)s?[ _-]?[A-H0-9]|a[ _-]?[0-9]|[a-h]", re.IGNORECASE
+    r"(?:option|opt|choice|candidate|answer_choice)s?[ _-]?[A-H0-9]|a[ _-]?[0-9]|[ab]", re.IGNORECASE
 )
 _OPTION_WORD = re.compile(r"(?:^|[\W_])(?:opts?|options?|choices?|candidates?|alternatives?)(?:$|[\W_])", re.IGNORECASE)
 _LONGEST_NAME = 250
@@ -179,15 +179,10 @@ class RowReader:
 
     def _refuse_lost_options(self, row: Mapping[str, Any], read: set[str], lettered: bool) -> None:
         """Refuse a row that has options, but not where they are read; ``lettered``: its truth is an option's letter."""
-        unread = [key for key in map(str, row) if key not in read and not no_options(row[key])]
-        columns = [key for key in unread if _OPTION_COLUMN.fullmatch(key)]
-        if len(columns) > 1:
-            raise BadRecordError(f"it has `{columns[0]}` and no `options`; give a list of all in `options`")
-        key = alias_of("options", {key: row[key] for key in unread}, read) or next(
-            (key for key in unread if _several_texts(row[key]) and (lettered or _OPTION_WORD.search(key))), None
-        )
+        key, is_column = lost_options(row, read, lettered)
         if key:
-            raise BadRecordError(f"it has `{key}` and no `options`; {self._rename({'options': key})}")
+            fix = "give a list of all in `options`" if is_column else self._rename({"options": key})
+            raise BadRecordError(f"it has `{key}` and no `options`; {fix}")
 
     def _question_type(self, value: Any) -> str:
         kind = plain_text("question_type", value)
@@ -231,12 +226,6 @@ class RowReader:
         if letter != truth:
             self._said["`ground_truth` was read as its option's letter"] += 1
         return {"options": lettered, "ground_truth": letter}
-
-
-def _several_texts(value: Any) -> bool:
-    """Whether a value can be the options of a question."""
-    inside = list(value.values()) if isinstance(value, Mapping) else value
-    return isinstance(inside, list | tuple) and len(inside) > 1 and all(isinstance(one, str) for one in inside)
 
 
 def record_id(value: Any) -> int | str:
@@ -350,6 +339,27 @@ def alias_of(field: str, row: Mapping[str, Any], taken: set[str]) -> str | None:
     plain = {re.sub(r"[\W_]", "", key.casefold()): key for key in map(str, row) if key not in taken}
     names = (re.sub(r"[\W_]", "", name) for name in ALIASES.get(field, (field,)))
     return next((plain[name] for name in names if name in plain), None)
+
+
+def lost_options(row: Mapping[str, Any], read: set[str], lettered: bool) -> tuple[str | None, bool]:
+    """The key under which a row without `options` probably has them, and whether it is one of several columns.
+
+    Args:
+        row: The row.
+        read: Its keys that are read already.
+        lettered: Whether its truth is an option's letter; then any list of texts may be the options.
+    """
+    unread = {key: value for key, value in row.items() if key not in read and not no_options(value)}
+    columns = list(filter(_OPTION_COLUMN.fullmatch, unread))
+    if len(columns) > 1:
+        return columns[0], True
+    lists = (key for key, value in unread.items() if _several_texts(value) and (lettered or _OPTION_WORD.search(key)))
+    return alias_of("options", unread, read) or next(lists, None), False
+
+
+def _several_texts(value: Any) -> bool:
+    inside = list(value.values()) if isinstance(value, Mapping) else value
+    return isinstance(inside, list | tuple) and len(inside) > 1 and all(isinstance(one, str) for one in inside)
 
 
 def unread_fields(counts: Counter[str]) -> str:

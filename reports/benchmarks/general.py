@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from harness.api.benchmark import Benchmark, Questions, ScoringRule
 from harness.api.config import StrictConfig
-from harness.data.rows import alias_of, record_id, refuse_special, tell, unread_fields, without_placeholders
+from harness.data.rows import lost_options, record_id, refuse_special, tell, unread_fields, without_placeholders
 from harness.errors import UserError
 from harness.io import digest_of, parse_json, read_lines, sha256_file
 from harness.vsibench.answers import parse_letter
-from harness.vsibench.options import option_texts, plain_text, right_letter
+from harness.vsibench.options import lone_letter, option_texts, plain_text, right_letter
 from harness.vsibench.records import BadRecordError, Record
 from harness.vsibench.scorers import ItemScore
 from harness.vsibench.types import LETTERS
@@ -58,8 +58,12 @@ class Question(BaseModel):
                 given["question"] = without_placeholders(given["question"])
                 refuse_special("question", given["question"])
             given["options"] = option_texts(given.get("options"))
-            if given["options"] is None and (other := alias_of("options", fields, set(given))):
-                raise BadRecordError(f"it has `{other}` and no `options`; rename it")
+            if given["options"] is None:
+                lettered = isinstance(given.get("answer"), str) and lone_letter(given["answer"]) is not None
+                key, is_column = lost_options(fields, set(cls.model_fields), lettered)
+                if key:
+                    fix = "give a list of all there" if is_column else "rename it"
+                    raise BadRecordError(f"it has `{key}` and no `options`; {fix}")
             if "answer" in given:
                 given["answer"] = _answers(given["answer"], given["options"])
         except BadRecordError as error:

@@ -210,11 +210,12 @@ def test_a_number_has_no_options(tmp_path: Path, nothing: Any) -> None:
 
 
 def test_fields_that_are_not_read_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{**NUMERIC, "id": n, "hint": "look", **({"level": 3} if n else {}), "nothing": None} for n in range(3)]
+    size = {"c": 3, "h": 480}  # no columns of options
+    rows = [{**NUMERIC, "id": n, **size, **({"level": 3} if n else {}), "nothing": None} for n in range(3)]
     for _ in range(2):
         data = read(tmp_path, *rows)
     assert data.notes == (
-        f"{tmp_path / 'train.jsonl'}: fields that are not read: `hint` (3 records), `level` (2 records)",
+        f"{tmp_path / 'train.jsonl'}: fields that are not read: `c` (3 records), `h` (3 records), `level` (2 records)",
     )
     assert caplog.messages == list(data.notes)
 

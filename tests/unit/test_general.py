@@ -153,6 +153,8 @@ OWN = {"id": 5, "image": "a.png", "question": "?"}
         ),
         ("[1]", "line 5"),
         (OWN | {"choices": ["p", "q"], "answer": "p"}, "it has `choices` and no `options`"),
+        (OWN | {"A": "p", "B": "q", "answer": "B"}, "it has `A` and no `options`; give a list"),
+        (OWN | {"mcq": ["p", "q"], "answer": "B"}, "it has `mcq` and no `options`; rename it"),
         (OWN | {"options": ["p", "q"], "answer": 1}, "answer 1 is not among the options A, B"),
         (OWN | {"options": ["p", "q"], "answer": ["p", "q"]}, "one option is right"),
         (OWN | {"options": ["p", "q", "P"], "answer": "q"}, "'p' occurs twice"),
