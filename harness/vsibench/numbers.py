@@ -106,7 +106,7 @@ _JOINS = re.compile(
     rf"\b(?:or|to|and|by|through|maybe|perhaps|possibly|times|then|of|vs\.?|{_HEDGE})(?![^\W_]))*"
 )
 _CLAUSE_JOIN = re.compile(
-    r"\b(?:and|or|by|to|maybe|perhaps|possibly|if|but|else|otherwise|alternatively|plus|minus|more|another|even)\b"
+    r"\b(?:and|or|by|to|maybe|perhaps|possibly|if|but|else|otherwise|alternatively|could|might|plus|minus|more|another|even)\b"
 )
 _CLAUSE_END = re.compile(r"[:;.(\n]|\b(?:because|since|as)\b")
 _GLUED = re.compile(r"(?<=\d)(?:m|ft)(?=\d+\s?(?:cm|in|inch|inches)\b)")  # "1m80cm"
@@ -121,7 +121,7 @@ _LABEL = re.compile(r"([^\W\d_]+)\s*[:=]\s*$")
 # "4 by the door": a number with a place of its own, not that of the whole video.
 _PLACE = re.compile(
     r"(?:\s+[^\W\d_]+){0,2}?\s+(?:here|there|in|on|at|by|near|under|behind|beside|around|along|against|next|from|away|up|"
-    r"long|wide|tall|high|deep)\b(?!\s+(?:total|all|the\s+(?:room|video|scene|image|picture|frames?))\b)"
+    r"long|wide|tall|high|deep)\b(?!\s+(?:total|all|(?:the|this|that)\s+(?:room|video|scene|image|picture|frames?))\b)"
 )
 _OPENING = re.compile(
     rf"(?:[\W_]|\b(?:{_HEDGE}|there|are|is|was|were|it|its|s|be|i|we|can|could|see|counted|count|a\s+total\s+of|"
@@ -172,6 +172,8 @@ def read_number(text: str, unit: str | None = None) -> float | None:
     if not pool:
         return None
     first = pool[0]
+    if unit is None and _opens(first, text) and _in_parts(pool, text):
+        return first.value
     if any(_apart(first, one, text, counts=unit is None) for one in pool[1:]):
         return None
     if any(one.value != first.value for one in pool[1:]):
@@ -301,6 +303,12 @@ def _joined(found: Sequence[_Quantity], text: str) -> list[_Quantity]:
         if (restated or _JOINS.fullmatch(text, one.end, other.start)) and not _agree(one, other, between):
             unreadable |= {i, i + 1}
     return [one._replace(value=math.nan) if i in unreadable else one for i, one in enumerate(found)]
+
+
+def _in_parts(pool: Sequence[_Quantity], text: str) -> bool:
+    """Whether a number is followed by its parts: "2 lamps, one on the desk and one on the floor"."""
+    first, *parts = pool
+    return sum(one.value for one in parts) == first.value and not _PLACE.match(text, first.end)
 
 
 def _apart(first: _Quantity, other: _Quantity, text: str, counts: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What a careful person reads in 913 answers, what the two published rules read, and what ours read."""
+"""What a careful person reads in 922 answers, what the two published rules read, and what ours read."""
 
 import json
 import math
