@@ -15,7 +15,7 @@ from typing import Any
 from harness.errors import UserError, first_few
 from harness.io import read_json
 from harness.models.families import check_processors
-from harness.models.loading import load_tokenizer, locate, model_config, readable
+from harness.models.loading import load_tokenizer, local_folder, locate, model_config, readable
 from harness.vsibench.prompts import SYSTEM
 
 _ASKED = "Is the TV  1.5 m left of A, B or C?\nOptions:\nA. Yes, it is .\n<answer>"
@@ -116,7 +116,7 @@ def settle_conversation(tokenizer: Any, config: Any, generation: Any, name: str)
         prompt = _rendered(tokenizer, answered=False, open_answer=True)
         before = _rendered(tokenizer, answered=True).rpartition(_ANSWERED)[0]
         _check_prompt(tokenizer, prompt, config)
-        check_processors(locate(name), config)
+        check_processors(str(local_folder(locate(name)) or locate(name)), config)  # in a cache, ask no hub for more
         _check_opening(prompt, before)
         _check_taught(tokenizer, prompt, before, ends[0])
         return tuple(_notes(tokenizer, generation, prompt, before))
