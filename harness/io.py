@@ -141,9 +141,12 @@ def read_json(path: Path | Traversable) -> Any:
     """
     text = read_text(path)
     try:
-        return parse_json(text)
+        document = parse_json(text)
+        if r"\ud" in text.lower():
+            json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair could not be written again
     except ValueError as error:
         raise UserError(f"`{path}`: cannot be read as JSON: {error}") from error
+    return document
 
 
 def read_as(shape: type[Shape], path: Path, fix: str) -> Shape:

@@ -128,6 +128,8 @@ def parse_setting(text: str, known: Mapping[str, Any]) -> Said:
     Raises:
         UserError: It has another form, or its first part is unknown.
     """
+    if not text.isascii() and text.encode(errors="ignore").decode() != text:
+        raise UserError(f"`-s {text}`: it holds bytes that are not UTF-8; type it again")
     key, separator, value = text.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(part and part == part.strip() for part in parts):

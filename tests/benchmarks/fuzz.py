@@ -162,7 +162,8 @@ def main() -> int:
     console.print(f"seed {options.seed}, {options.jobs} processes, {time.monotonic() - started:.0f} s", highlight=False)
     if options.only is not None:
         for one in outcomes:
-            console.print(f"{one.case.target} {one.case.number}: {one.kind}\n{one.detail}", markup=False)
+            detail = one.detail.encode(errors="replace").decode()
+            console.print(f"{one.case.target} {one.case.number}: {one.kind}\n{detail}", markup=False)
     faults: dict[str, list[Outcome]] = {}
     for one in outcomes:
         if one.is_fault:

@@ -173,7 +173,7 @@ def checkpoints(given: Input) -> None:
     for _ in range(rng.choice((1, 1, 2))):
         if rng.random() < 0.5:
             manifest = folder / "manifest.json"
-            document = json.loads(manifest.read_bytes())
+            document = json.loads((source / "manifest.json").read_bytes())
             document["files"] = mutated_document(rng, document["files"]) if rng.random() < 0.5 else document["files"]
             changed = json_text(rng, mutated_document(rng, document))
             if manifest.exists():

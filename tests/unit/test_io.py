@@ -107,6 +107,14 @@ def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes, words: str) -> 
         read_text(tmp_path / "file.txt")
 
 
+def test_half_of_a_surrogate_pair_is_refused_in_a_document(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(r'{"name": "\ud83d\ude00"}')
+    assert read_json(tmp_path / "one.json") == {"name": "\U0001f600"}
+    (tmp_path / "one.json").write_text(r'{"name": "\ud83d"}')
+    with pytest.raises(UserError, match=r"one.json`.*surrogates not allowed"):
+        read_json(tmp_path / "one.json")
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone.*no such file"):
         read_text(tmp_path / "gone")

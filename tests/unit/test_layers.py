@@ -112,6 +112,12 @@ def test_a_setting_in_vain_is_refused(methods: list[str] | None, override: str, 
     assert override.split("=")[0].split(".")[0] in str(error.value)
 
 
+def test_a_setting_of_undecodable_bytes_is_refused() -> None:
+    assert load_study("tiny", overrides=["name=zimmer"]).name == "zimmer"
+    with pytest.raises(UserError, match="not UTF-8"):
+        load_study("tiny", overrides=["name=\udcff"])
+
+
 def test_all_methods_having_their_own_is_named() -> None:
     given = [f"{method}.train.learning_rate=1e-3" for method in ("sft", "dpo", "grpo")]
     with pytest.raises(UserError, match=r"-s train\.learning_rate=2.*method\.sft\.train\.learning_rate"):
