@@ -140,7 +140,8 @@ def test_a_name_that_is_taken_names_both(run: Callable[..., Any], tmp_path: Path
 
 def test_what_is_not_registered_says_how_to_register_it(run: Callable[..., Any]) -> None:
     code, _, err = run("check", "my-method")
-    assert code == 2 and '[project.entry-points."harness.algorithms"]' in err and "--plugin FILE.py" in err
+    assert code == 2 and '[project.entry-points."harness.GROUP"]' in err and "--plugin FILE.py" in err
+    assert "GROUP is one of algorithms, rewards, benchmarks, samplers" in err
 
 
 def test_an_entry_point_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Any]) -> None:

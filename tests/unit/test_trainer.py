@@ -177,9 +177,9 @@ def test_an_example_budget_is_met_exactly(kit: Kit, tmp_path: Path) -> None:
     assert trainer.run.meter.consumed.updates == 3
 
 
-def test_a_fractional_budget_ends(kit: Kit, tmp_path: Path) -> None:
+def test_a_budget_ends_with_the_step_that_reaches_it(kit: Kit, tmp_path: Path) -> None:
     for kind, steps in (("examples", 2), ("steps", 5)):
-        trainer = kit.trainer(tmp_path / kind, "sft", kit.policy(), budget=(kind, 4.5), prompts_per_step=4)
+        trainer = kit.trainer(tmp_path / kind, "sft", kit.policy(), budget=(kind, 5), prompts_per_step=4)
         trainer.train()
         assert trainer.run.meter.consumed.steps == steps == trainer.run.meter.expected_steps(4)
 
