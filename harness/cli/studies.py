@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,9 @@ from harness.cli.options import (
 from harness.errors import UserError
 
 RUNS = Path("runs")
+
+_NOT_OF_AN_EVALUATION = ("seeds", "first_seed", "train", "budget", "reward", "report", "tune")
+"""Settings of a study that do not touch the evaluation of a checkpoint."""
 
 app = typer.Typer()
 
@@ -154,6 +158,9 @@ def evaluate(
             f"`{checkpoint}`: this is not a checkpoint of a run directory, so its settings are not known; "
             f"name them with --study FILE or a preset ({', '.join(preset_names())})"
         )
+    for setting in options.settings or ():
+        if re.split(r"[.=]", setting)[0].strip() in _NOT_OF_AN_EVALUATION:
+            raise UserError(f"`-s {setting}`: it has no effect on the evaluation of a checkpoint; leave it out")
     study = resolve_study(options, own=CellDocument.read(config.parent).study if config.is_file() else None)
     cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
     folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)

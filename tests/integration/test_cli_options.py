@@ -99,12 +99,12 @@ def test_each_command_hands_the_same_study_on(
     benchmark, cache = train_and_test[-1], str(tmp_path / "elsewhere")
     options = ["--study", "tiny", "--limit", "5", "--split", "test", "--skip-bad", "--engine", "naive"]
     options += ["--benchmark-data", benchmark, "--benchmarks", "vsibench,general=x.jsonl", "--cache", cache]
-    ended = harness(*command.split(), *options, "-s", "train.checkpoints=2", "--model", "tiny")
+    ended = harness(*command.split(), *options, "-s", "evaluation.batch=3", "--model", "tiny")
     assert (ended.code, len(asked)) == (0, 1), ended
     study = asked[0]
     assert (study.data.benchmark, study.data.split, study.data.benchmark_limit) == (benchmark, "test", 5)
     assert study.data.skip_bad and not study.data.drop_leaking and study.model.engine == "naive"
-    assert study.evaluation.more == {"general": {"file": "x.jsonl"}} and study.train.checkpoints == 2
+    assert study.evaluation.more == {"general": {"file": "x.jsonl"}} and study.evaluation.batch == 3
     assert study.runtime.cache == Path(cache) and study.model.name == "tiny"
 
 
