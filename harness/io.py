@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _FAULT = re.compile("[\0\udc80-\udcff]")
 """A NUL, or a byte that is not UTF-8, as ``surrogateescape`` keeps it."""
 
@@ -48,19 +50,42 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its place at the end and leaves nothing behind after an error; creates its folder."""
+    """A file to write that takes its place at the end and leaves nothing behind after an error; creates its folder.
+
+    What a kill leaves has a temporary name, and :func:`remove_leftovers` knows it by that nobody holds its lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile, whose files only their owner can read: reports are shared.
-    name = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    name, file = _locked_temporary(path)
     try:
-        with name.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        name.replace(path)
+            name.replace(path)  # while it is locked
     except BaseException:
         name.unlink(missing_ok=True)
         raise
+
+
+def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        # Not tempfile, whose files only their owner can read: reports are shared.
+        name = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        file = name.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks: then no leftover is removed either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if name.exists():
+            return name, file
+        file.close()  # taken for a leftover before it was locked
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of :func:`atomic_file` in a folder and below; what is being written stays."""
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def write_json(path: Path, document: Any) -> None:

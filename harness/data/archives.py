@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from harness.errors import UserError
-from harness.io import atomic_file
+from harness.io import atomic_file, remove_leftovers
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError)
@@ -48,6 +48,8 @@ def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path
             found = _wanted(archive, opened, targets)
             sizes = {name: targets[name].stat().st_size for name in found if targets[name].is_file()}
             todo = {name: one for name, one in found.items() if sizes.get(name) != one.file_size}
+            for folder in {targets[name].parent for name in todo}:
+                remove_leftovers(folder)
             _check_space(archive, todo, targets)
             for name, member in found.items():
                 if name in todo:

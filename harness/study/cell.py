@@ -10,12 +10,12 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.study.locks import hold
-from harness.study.process import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, die_with_parent, interrupt, is_first_rank
+from harness.study.process import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, end_with_launcher, interrupt, is_first_rank
 
 
 def main(arguments: list[str]) -> int:
     """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended; return the exit code."""
-    die_with_parent()
+    end_with_launcher()
     signal.signal(signal.SIGTERM, interrupt)
     cell_dir = Path(arguments[0]) / "cells" / arguments[1]
     if not is_first_rank():

@@ -15,6 +15,7 @@ from harness.data.reader import Dataset
 from harness.data.sources import is_ready, resolve_source, world_split
 from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
+from harness.io import remove_leftovers
 from harness.memory import estimate as memory
 from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, model_config, model_digest
@@ -241,6 +242,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
 
 def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> None:
     """Decode the videos before the cells need them, with a progress bar."""
+    remove_leftovers(study.runtime.cache)
     frames = frame_cache(study, model_config(study.model.name))
     workers = study.runtime.decoders or usable_cores()
     with progress_bar("decoding videos", console) as show:

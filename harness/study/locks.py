@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
-from harness.io import read_json
+from harness.io import read_json, remove_leftovers
 from harness.study.process import command_line
 
 LOCK_FILE = ".lock"
@@ -24,7 +24,8 @@ def hold(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock of a folder; the operating system releases it when the process ends, however it ends.
 
     Args:
-        folder: Made if it is missing; its file ``.lock`` is locked and names the holder.
+        folder: Made if it is missing; its file ``.lock`` is locked and names the holder. What killed processes left
+            half written in it is removed.
         what: What is held, for the message: ``run directory``, ``cell``.
 
     Raises:
@@ -47,6 +48,7 @@ def hold(folder: Path, what: str) -> Iterator[None]:
         ) from error
     try:
         about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        remove_leftovers(folder)
         file.write_text(json.dumps(about | {"command": command_line()}) + "\n", encoding="utf-8")
         yield
     finally:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
+from harness.processes import end_with_parent
+
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Read by torch.distributed and accelerate: the rank of this process and the number of processes."""
 
@@ -21,7 +21,6 @@ EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 """Exit codes of a cell's process."""
 
 PARENT_VARIABLE = "HARNESS_PARENT_PID"
-_PR_SET_PDEATHSIG = 1
 
 
 def command_line() -> str:
@@ -75,19 +74,14 @@ def cell_environment(threads: int, inherited: Mapping[str, str] = os.environ, gp
     return environment
 
 
-def die_with_parent() -> None:
-    """Have Linux kill this process when the launcher that started it dies; elsewhere do nothing.
+def end_with_launcher() -> None:
+    """End with the process that started this cell; a cell calls it first.
 
-    A cell calls it first. The signal is SIGKILL: a cell loses nothing by it, whereas an orphan would keep the cell
-    locked. Linux ties it to the *thread* that started the process, so cells are started from the launcher's main
-    thread.
+    A cell loses nothing by being killed, whereas an orphan would keep it locked. Cells and ranks are started from their
+    parents' main threads.
     """
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if str(os.getppid()) != parent:
-        os._exit(EXIT_INTERRUPTED)
+    if (launcher := os.environ.get(PARENT_VARIABLE)) is not None:
+        end_with_parent(int(launcher))
 
 
 def start_ranks(run_dir: Path, cell_id: str, size: int, failed: Callable[[int], None]) -> None:

@@ -37,9 +37,6 @@ def run_cell(cell_dir: Path) -> None:
         UserError: Data, model or a checkpoint cannot be used.
         TrainingError: Training cannot continue; earlier checkpoints are kept.
     """
-    for leftover in cell_dir.rglob(".*.tmp"):
-        if leftover.is_file():  # a kill came before it was renamed
-            leftover.unlink()
     cell = CellDocument.read(cell_dir)
     study, is_base = cell.study, cell.method == BASE
     _report(cell_dir, "", 0, 0, {})

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from harness.data.video.decode import inspect_video
 from harness.errors import UserError, unknown_name
-from harness.io import read_json, sha256_file, write_json, write_text
+from harness.io import read_json, remove_leftovers, sha256_file, write_json, write_text
 from harness.processes import in_processes
 from harness.vsibench.records import Record
 from harness.world.camera import FRAMES
@@ -256,9 +256,7 @@ class _Job:
 
     def _discard_stale(self) -> None:
         """Remove the leftovers of a killed build or of another version; complete videos of this identity stay."""
-        left = [self.root.glob(f".{self.split.name}[._]*.tmp"), (self.root / DATASET).glob(f".{self.split.name}_*.tmp")]
-        for path in (path for paths in left for path in paths):
-            path.unlink(missing_ok=True)
+        remove_leftovers(self.root)
         videos = list((self.root / DATASET).glob(f"{self.split.name}_*.mp4"))
         found = _read(self.manifest)
         of = {key: found.get(key) for key in self.identity}

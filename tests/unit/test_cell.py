@@ -93,7 +93,7 @@ def test_a_finished_cell_that_is_run_again_changes_nothing(data: Path, tmp_path:
         return {str(path): path.stat().st_mtime_ns for path in parts if path.is_file()}
 
     before = stamps()
-    (folder / ".status.json.abc.tmp").write_text("what a kill may leave")
+    (folder / f".status.json.{'ab' * 16}.tmp").write_text("what a kill may leave")
     assert run(tmp_path, cells["sft-0"])[0] == 0
     assert stamps() == before and not list(folder.glob(".*.tmp"))
 

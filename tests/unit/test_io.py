@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import fcntl
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,7 @@ from harness.config.study import load_study
 from harness.data.layout import PRUNED_IDS, pruned_ids
 from harness.data.reader import read_dataset
 from harness.errors import UserError
-from harness.io import parse_json, read_json, read_lines, read_text
+from harness.io import parse_json, read_json, read_lines, read_text, remove_leftovers, write_text
 from reports.answerfiles import read_answers
 from reports.benchmarks.general import General, GeneralConfig
 
@@ -140,3 +144,46 @@ def test_what_other_readers_would_change_is_no_json(text: str, words: str) -> No
         parse_json(text)
     if "Infinity" in text:
         assert parse_json(text, constants=True) == [-float("inf")]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from harness.io import atomic_file
+with atomic_file(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_only_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "sub/file.json")]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == b"writing\n"
+    foreign = tmp_path / "sub/.notes.tmp"
+    foreign.write_text("the user's own")
+    writers[0].kill()
+    writers[0].communicate()
+    remove_leftovers(tmp_path)
+    left = sorted(path.name for path in (tmp_path / "sub").iterdir())
+    assert len(left) == 2 and foreign.name in left
+    writers[1].communicate()
+    assert sorted((tmp_path / "sub").iterdir()) == [foreign, tmp_path / "sub/file.json"]
+
+
+def test_a_writer_whose_new_file_was_taken_for_a_leftover_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = fcntl.flock, []
+
+    def late(file: Any, how: int) -> None:
+        if not calls:
+            calls.append(how)
+            remove_leftovers(tmp_path)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_text(tmp_path / "file", "whole")
+    assert calls and [path.read_text() for path in tmp_path.iterdir()] == ["whole"]

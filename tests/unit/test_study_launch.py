@@ -19,9 +19,9 @@ FAKE_CELL = textwrap.dedent(
     """
     import os, signal, sys, time
     from pathlib import Path
-    from harness.study.process import die_with_parent
+    from harness.study.process import end_with_launcher
     from harness.study.status import State, Status, write_status
-    die_with_parent()
+    end_with_launcher()
     run_dir, name = Path(sys.argv[1]), sys.argv[2]
     folder, kind = run_dir / "cells" / name, name.split("-")[0]
     def say(state, **more): write_status(folder, Status(state=state, **more))

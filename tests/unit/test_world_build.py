@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_resumes_after_losses(built: Path, tmp_path: Path) -> None:
     (root / "world/dev_000001.mp4").unlink()
     half = root / "world/dev_000002.mp4"
     half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
-    (root / "world/.dev_000003.mp4.123.tmp").write_bytes(b"half a video")
+    (root / f"world/.dev_000003.mp4.{uuid.uuid4().hex}.tmp").write_bytes(b"half a video")
     kept = (root / "world/dev_000000.mp4").stat().st_mtime_ns
     build_split("dev", root, SCENES, workers=1)
     assert contents(root) == contents(built)

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from harness.errors import UserError
-from harness.io import append_lines, read_json, read_text, sha256_file, whole_lines, write_text
-from harness.processes import process_pool
+from harness.io import append_lines, read_json, read_text, remove_leftovers, sha256_file, whole_lines, write_text
+from harness.processes import process_pool, start_worker
 from harness.vsibench.scoring import overall_of_types
 from harness.world.build import SPLITS
 from harness.world.pretrain.curriculum import Batches, Stage
@@ -126,6 +126,7 @@ def pretrain(run: Run, report: Report) -> bool:
     if kept.exists() and read_text(kept) != run.identity():
         raise UserError(f"`{run.work}` holds a run with another seed or scale: give another --work or remove it")
     write_text(kept, run.identity())
+    remove_leftovers(run.work)
     render_shards(run, report)
     return _Loop(run, report, started).run()
 
@@ -166,7 +167,9 @@ class _Loop:
         left = [(trainer.stage, step) for step in range(trainer.step, stage.steps)]
         workers = run.workers if run.workers > 2 else 0
         context = "spawn" if workers else None
-        batches = DataLoader(data, None, sampler=left, num_workers=workers, multiprocessing_context=context)
+        batches = DataLoader(
+            data, None, sampler=left, num_workers=workers, multiprocessing_context=context, worker_init_fn=start_worker
+        )
         for batch in batches:
             for name, value in trainer.train_step(batch, stage).items():
                 self.sums[name].append(value)
