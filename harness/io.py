@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
@@ -53,7 +54,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its place at the end and leaves nothing behind after an error; creates its folder.
 
     What a kill leaves has a temporary name, and :func:`remove_leftovers` knows it by that nobody holds its lock.
+
+    Raises:
+        UserError: As :func:`refuse_special`.
     """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     name, file = _locked_temporary(path)
     try:
@@ -69,8 +74,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
     while True:
-        # Not tempfile, whose files only their owner can read: reports are shared.
-        name = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        name = temporary_name(path)
         file = name.open("xb")
         with contextlib.suppress(OSError):  # a file system without locks: then no leftover is removed either
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -79,13 +83,42 @@ def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
         file.close()  # taken for a leftover before it was locked
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left of :func:`atomic_file` in a folder and below; what is being written stays."""
-    for path in folder.rglob(".*.tmp"):
-        if _TEMPORARY.fullmatch(path.name):
-            with contextlib.suppress(OSError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+def remove_leftovers(folder: Path, *, below: bool = False) -> None:
+    """Remove what killed processes left of :func:`atomic_file` in a folder; what is being written stays.
+
+    Args:
+        folder: May be missing.
+        below: In the folders below it as well, which must all be ours; links are not followed.
+    """
+    for at, folders, names in os.walk(folder):
+        for path in (Path(at, name) for name in names if _TEMPORARY.fullmatch(name)):
+            if path.is_file() and not path.is_symlink():
+                with contextlib.suppress(OSError), path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+        if not below:
+            folders.clear()
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse a place to write where something other than a file is: behind a link is the user's, and a pipe hangs.
+
+    Raises:
+        UserError: There is a link, a folder, a pipe or a device.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFLNK: "a symbolic link, which is not followed", stat.S_IFDIR: "a folder"}
+        found = kinds.get(stat.S_IFMT(mode), "a pipe or a device")
+        raise UserError(f"`{path}`: there is {found} where a file is to be written; move it or choose another folder")
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside a file, for writing it; unlike tempfile's, the file is readable by all: reports are shared."""
+    return path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -242,7 +275,12 @@ def _finite(text: str) -> float:
 
 
 def append_lines(path: Path, lines: list[str]) -> None:
-    """Append lines in one synced write, so that a kill leaves at most the last line incomplete."""
+    """Append lines in one synced write, so that a kill leaves at most the last line incomplete.
+
+    Raises:
+        UserError: As :func:`refuse_special`.
+    """
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write("".join(line + "\n" for line in lines).encode("utf-8"))

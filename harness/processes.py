@@ -1,10 +1,11 @@
-"""Child processes: their end with their parent, and a function over many items in several of them."""
+"""This process's command line, child processes that end with it, and a function over many items in several of them."""
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import UserError
@@ -23,6 +25,11 @@ Result = TypeVar("Result")
 _JOBS_WORTH_A_PROCESS = 4
 """Starting a process takes as long as decoding or rendering a few videos."""
 _PR_SET_PDEATHSIG = 1
+
+
+def command_line() -> str:
+    """The command line that started this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def usable_cores() -> int:

@@ -114,9 +114,9 @@ def report(
 def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:
     """The report on answers made elsewhere."""
     from harness.config.study import ReportSection
+    from harness.processes import command_line
     from harness.study.asked import rules_and_questions
     from harness.study.compare import tell_files
-    from harness.study.process import command_line
     from harness.study.report import load_report
 
     margin = 1.0 if samples.margin is None else samples.margin

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.study.locks import hold
+from harness.locks import hold
 from harness.study.process import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, end_with_launcher, interrupt, is_first_rank
 
 

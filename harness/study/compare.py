@@ -16,6 +16,7 @@ from harness.data.sources import is_ready, resolve_source, world_split
 from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
 from harness.io import remove_leftovers
+from harness.locks import hold
 from harness.memory import estimate as memory
 from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, model_config, model_digest
@@ -25,7 +26,6 @@ from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
 from harness.study.effective import print_settings
 from harness.study.identity import question_digests
 from harness.study.launch import LOG_FILE, run_cells
-from harness.study.locks import hold
 from harness.study.lookalikes import note_lookalikes
 from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
@@ -242,8 +242,9 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
 
 def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> None:
     """Decode the videos before the cells need them, with a progress bar."""
-    remove_leftovers(study.runtime.cache)
     frames = frame_cache(study, model_config(study.model.name))
+    remove_leftovers(study.runtime.cache)
+    remove_leftovers(frames.root, below=True)
     workers = study.runtime.decoders or usable_cores()
     with progress_bar("decoding videos", console) as show:
         decoded = predecode(frames, videos, workers, show)

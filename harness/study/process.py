@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -21,11 +20,6 @@ EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 """Exit codes of a cell's process."""
 
 PARENT_VARIABLE = "HARNESS_PARENT_PID"
-
-
-def command_line() -> str:
-    """The command line that started this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def cell_command(run_dir: Path, cell_id: str) -> list[str]:

@@ -15,7 +15,7 @@ from harness.api.types import Needs
 from harness.config.study import BASE, StudyConfig
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
-from harness.io import write_json
+from harness.io import remove_leftovers, write_json
 from harness.models.loading import check_model, model_digest
 from harness.study.evaluation import evaluate
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
@@ -37,6 +37,7 @@ def run_cell(cell_dir: Path) -> None:
         UserError: Data, model or a checkpoint cannot be used.
         TrainingError: Training cannot continue; earlier checkpoints are kept.
     """
+    remove_leftovers(cell_dir, below=True)
     cell = CellDocument.read(cell_dir)
     study, is_base = cell.study, cell.method == BASE
     _report(cell_dir, "", 0, 0, {})

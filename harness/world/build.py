@@ -257,6 +257,7 @@ class _Job:
     def _discard_stale(self) -> None:
         """Remove the leftovers of a killed build or of another version; complete videos of this identity stay."""
         remove_leftovers(self.root)
+        remove_leftovers(self.root / DATASET)
         videos = list((self.root / DATASET).glob(f"{self.split.name}_*.mp4"))
         found = _read(self.manifest)
         of = {key: found.get(key) for key in self.identity}

@@ -13,7 +13,7 @@ from harness.api.benchmark import Benchmark
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.data.reader import Dataset
 from harness.io import sha256_file
-from harness.study.locks import command_of
+from harness.locks import command_of
 from harness.study.setup import Environment
 from reports.collect import CellResult, Collected
 from reports.page.fairness import settings_of_methods

@@ -60,7 +60,7 @@ def make_seeds(folder: Path) -> None:
         lines = [{"step": step, "examples": 2 * step, "seconds": 0.5, "loss": 1.0 / step} for step in (1, 2)]
         if not cell.is_base:
             (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_json(run_dir / ".lock", {"pid": 1, "host": "h", "since": "s", "command": "harness compare"})
+    write_json(run_dir / ".harness.lock", {"pid": 1, "host": "h", "since": "s", "command": "harness compare"})
 
 
 # ------------------------------------------------------------------------------------------------------------ studies
@@ -192,7 +192,7 @@ def run_directories(given: Input) -> None:
     study = StudyConfig(**json.loads(text))
     for _ in range(rng.choice((1, 1, 2))):
         files = sorted(path for path in run_dir.rglob("*") if path.is_file() and path.suffix in (".json", ".jsonl"))
-        file = rng.choice([*files, run_dir / ".lock", run_dir / "matrix.json", study_file])
+        file = rng.choice([*files, run_dir / ".harness.lock", run_dir / "matrix.json", study_file])
         _damage_document(given, file)
     console = Console(file=io.StringIO(), width=120)
     door = rng.random()

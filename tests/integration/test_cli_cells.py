@@ -12,9 +12,9 @@ from rich.console import Console
 from harness.config.study import load_study
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.locks import hold
 from harness.study import compare as comparing
 from harness.study.launch import run_cells
-from harness.study.locks import hold
 from harness.study.status import State, Status, read_status, write_status
 
 FAKE_CELL = """

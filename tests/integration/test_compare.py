@@ -181,7 +181,7 @@ def test_a_method_that_fails_stops_nobody_and_the_table_says_why(place: Place) -
 def test_a_run_directory_that_is_held_is_not_touched(place: Place) -> None:
     import os
 
-    from harness.study.locks import hold
+    from harness.locks import hold
 
     before = place.files("cells")
     with hold(place.run, "run directory"):

@@ -51,6 +51,8 @@ LAYERS = (
     "api",
     "vsibench",
     "hub",
+    "outputs",
+    "locks",
     "processes",
     "io",
     "seeds",

@@ -21,10 +21,10 @@ from harness.config.study import StudyConfig
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.errors import UserError
 from harness.io import read_json
+from harness.locks import hold
 from harness.study import work
 from harness.study.cell import main
 from harness.study.evaluation import read_samples
-from harness.study.locks import hold
 from harness.study.matrix import Cell, remaining_work
 from harness.study.status import State, Status, read_status, recorded_status, write_status
 from harness.study.work import evaluate_checkpoint

@@ -167,6 +167,8 @@ def test_only_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     writers[0].kill()
     writers[0].communicate()
     remove_leftovers(tmp_path)
+    assert len(list((tmp_path / "sub").iterdir())) == 3
+    remove_leftovers(tmp_path, below=True)
     left = sorted(path.name for path in (tmp_path / "sub").iterdir())
     assert len(left) == 2 and foreign.name in left
     writers[1].communicate()

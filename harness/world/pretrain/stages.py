@@ -127,6 +127,7 @@ def pretrain(run: Run, report: Report) -> bool:
         raise UserError(f"`{run.work}` holds a run with another seed or scale: give another --work or remove it")
     write_text(kept, run.identity())
     remove_leftovers(run.work)
+    remove_leftovers(run.shard(0).parent)
     render_shards(run, report)
     return _Loop(run, report, started).run()
 

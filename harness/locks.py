@@ -1,4 +1,4 @@
-"""One process at a time on a run directory or a cell; a second one learns which process holds it."""
+"""One process at a time on a folder; a second one waits, or learns which process holds it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,32 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import UserError
-from harness.io import read_json, remove_leftovers
-from harness.study.process import command_line
+from harness.io import read_json, refuse_special, remove_leftovers
+from harness.processes import command_line
 
-LOCK_FILE = ".lock"
+LOCK_FILE = ".harness.lock"
+WAIT = 60.0
+"""Seconds to wait for a process that is writing a report or another folder of results."""
 
 
 @contextmanager
-def hold(folder: Path, what: str) -> Iterator[None]:
+def hold(folder: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder; the operating system releases it when the process ends, however it ends.
 
     Args:
-        folder: Made if it is missing; its file ``.lock`` is locked and names the holder. What killed processes left
-            half written in it is removed.
+        folder: Made if it is missing; its file :data:`LOCK_FILE` is locked and names the holder. What killed processes
+            left half written in it is removed.
         what: What is held, for the message: ``run directory``, ``cell``.
+        wait: Seconds to wait for another process.
 
     Raises:
         UserError: Another process holds it (the message says which, where, since when and its command line), or the
             folder cannot be written.
     """
     file = folder / LOCK_FILE
-    lock = FileLock(file, timeout=0)
+    lock = FileLock(file, timeout=wait)
     try:
+        refuse_special(file)
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:

@@ -1,18 +1,21 @@
 """One process at a time; the second is told who is the first."""
 
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UserError
-from harness.study.locks import LOCK_FILE, hold
+from harness.locks import LOCK_FILE, hold
 
 HOLDER = """
 import sys
+import threading
 from pathlib import Path
-from harness.study.locks import hold
+from harness.locks import hold
 with hold(Path(sys.argv[1]), "run directory"):
     print("held", flush=True)
     sys.stdin.read()
@@ -68,3 +71,21 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         hold(tmp_path / "file", "run directory"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_lock_is_not_written_behind_a_link(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "mine").write_text("mine")
+    if kind == "link":
+        (tmp_path / LOCK_FILE).symlink_to(tmp_path / "mine")
+    else:
+        os.mkfifo(tmp_path / LOCK_FILE)
+    with pytest.raises(UserError, match=rf"{LOCK_FILE}`: there is a"), hold(tmp_path, "cell"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_second_process_can_wait(tmp_path: Path, holder: subprocess.Popen) -> None:
+    threading.Timer(0.2, holder.kill).start()
+    with hold(tmp_path, "report", wait=30):
+        assert holder.wait(timeout=5)
