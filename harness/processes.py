@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import UserError
+from harness.visible import own_streams
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -63,6 +64,7 @@ def end_with_parent(parent: int) -> None:
 
 def start_worker(number: int = 0) -> None:
     """Leave Ctrl-C to the parent, and end with it: the initialiser of every pool's processes."""
+    own_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from rich.console import Console
 from rich.padding import Padding
-from rich.text import Text
 
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE, ReportSection, StudyConfig
+from harness.console import Console, Text
 from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import write_json, write_text
 from harness.plugins import registry
 from harness.study.setup import benchmark_source
+from harness.visible import clean
 from reports.collect import Evaluated, collect
 from reports.page import methods_section, samples_section, write_page
 from reports.results import results_of
@@ -154,7 +154,7 @@ class Comparison:
         alpha = study.report.alpha
         console.print(power_table(spread, layout, seeds, alpha, tests))
         for sentence in advice(spread, layout, study.seeds, alpha, tests):
-            console.print(Text(sentence), soft_wrap=True)
+            console.say(sentence)
         return layout.questions
 
 
@@ -173,9 +173,9 @@ def write_tables(folder: Path, tables: Tables) -> list[Path]:
 def show(console: Console, tables: Tables) -> None:
     """Print the verdicts in words, then the score table, the pair table and those of other benchmarks."""
     for verdict in tables.verdicts:
-        console.print(Text(verdict.sentence, style="bold"))
+        console.print(Text(clean(verdict.sentence), style="bold"))
         if verdict.notes:
-            console.print(Padding(Text(" ".join(verdict.notes), style="dim"), (0, 0, 0, 2)))
+            console.print(Padding(Text(clean(" ".join(verdict.notes)), style="dim"), (0, 0, 0, 2)))
     for table in (tables.scores, tables.pairs, *tables.additional.values()):
         if table is not None:
             console.print()

@@ -1,18 +1,19 @@
 """Running text for Markdown and LaTeX, and the only functions through which text from data reaches a format.
 
-Labels, answers and error messages may hold anything. :func:`clean` makes one printable line of them; the two escapes
-make that line literal text in their format.
+Labels, answers and error messages may hold anything. :func:`harness.visible.clean` makes one printable line of them;
+the two escapes make that line literal text in their format.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tabulate import tabulate
+
+from harness.visible import clean
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -113,12 +114,6 @@ class Document:
             rf"\subsection*{{{escape_latex(self.title)}}}"
             "\n\\begingroup\\emergencystretch=3em\n" + "\n\n".join(map(_latex_block, self.blocks)) + "\n\n\\endgroup\n"
         )
-
-
-def clean(text: str) -> str:
-    """One line of printable text: runs of whitespace become one space, control characters are dropped."""
-    line = " ".join(text.split())
-    return "".join(c for c in line if not unicodedata.category(c).startswith("C"))
 
 
 def escape_latex(text: str) -> str:

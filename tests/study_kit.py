@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from conftest import write_small_dataset
-from rich.console import Console
 
 from harness.config.study import StudyConfig
+from harness.console import Console
 from harness.io import sha256_file, write_json, write_text
 from harness.study import matrix
 from harness.study.compare import Plan, make_plan

@@ -3,60 +3,28 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
 import re
 import sys
-from typing import Annotated, Any, TextIO
+from typing import Annotated, cast
 
 import typer
-from rich.console import Console
-from rich.text import Text
-from typer.core import TyperGroup
 
 from harness.cli import data, doctor, plugins, results, studies, world
 from harness.cli.options import SETUP
+from harness.console import Console
 from harness.errors import UserError
+from harness.visible import lost_output, own_streams
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
+"""A wrong option or argument; typer exports only kinds of it."""
 _FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 """Errors of the operating system that the user can fix: a full disk, a missing right, a file in a folder's place."""
 
 
-class _Output(io.FileIO):
-    """An output whose reader may leave, as in ``harness compare | head``: the rest goes nowhere, and work goes on."""
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return len(data)
-
-    @classmethod
-    def in_place_of(cls, stream: TextIO) -> TextIO:
-        """A process's own output with this behaviour, and "?" for what its encoding lacks; any other as it is."""
-        if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
-            return stream
-        stream.flush()
-        raw = io.BufferedWriter(cls(stream.fileno(), "w", closefd=False))
-        return io.TextIOWrapper(raw, encoding=stream.encoding, errors="replace", line_buffering=stream.line_buffering)
-
-
-class _Group(TyperGroup):
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:  # else Typer would print "Aborted!" and exit with 1
-            sys.exit(EXIT_INTERRUPTED)
-
-
 app = typer.Typer(
     name="harness",
-    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -73,7 +41,7 @@ def _top(
     if version:
         from importlib.metadata import version as version_of
 
-        print(version_of("vlm-harness"))
+        Console().say(version_of("vlm-harness"))
         raise typer.Exit
 
 
@@ -92,18 +60,33 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with a message and exit code 2, never a traceback."""
-    sys.stdout, sys.stderr = map(_Output.in_place_of, (sys.stdout, sys.stderr))
+    own_streams()
+    code = _run()
+    if lost := lost_output():
+        _tell(f"the output could not be written: {lost}")
+        code = code or EXIT_USER_ERROR
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         _refuse_empty(sys.argv[1:])
-        app(prog_name="harness")
-    except (UserError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError):
-            if error.errno not in _FIXABLE:
-                raise
-            message = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-        text = Text.assemble(("error: ", "bold red"), message)
-        Console(stderr=True, highlight=False).print(text, soft_wrap=True)
-        sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        return int(app(prog_name="harness", standalone_mode=False) or 0)
+    except _UsageError as error:
+        if error.ctx is not None and (message := error.format_message()):  # none: the whole help was printed
+            Console(stderr=True).say(error.ctx.get_usage())
+            Console(stderr=True).say(f"Try '{error.ctx.command_path} --help' for help.", style="dim")
+            _tell(message)
+    except UserError as error:
+        _tell(str(error))
+    except OSError as error:
+        if error.errno not in _FIXABLE:
+            raise
+        _tell(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    return EXIT_USER_ERROR
+
+
+def _tell(mistake: str) -> None:
+    Console(stderr=True).say(("error: ", "bold red"), mistake)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
 
 from harness.cli.diagnose import diagnose
 from harness.cli.options import StudyOptions, command, out_option
+from harness.console import Console
 from harness.errors import UserError
+from harness.visible import visible
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="rich", help="Prepare published data sets, and look at one's own."
@@ -105,24 +106,25 @@ def _prepare(work: Callable[..., Any], source: Path, out: Path, decoders: int | 
     from harness.processes import usable_cores
 
     errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    columns = (TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:])
+    with Progress(*columns, console=errors, transient=True, disable=not errors.animates) as bar:
         task = bar.add_task("reading", total=None)
 
         def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+            bar.update(task, description=visible(what), completed=done, total=total)
 
         manifest = work(source, out, workers=decoders or usable_cores(), progress=show, **options)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console()
     total = manifest["total"]
-    console.print(
+    console.say(
         f"{out}: {total['questions']:,} questions on {total['scenes']} scenes, {total['videos']} videos "
         f"decoded, the shortest with {manifest['shortest_video']} frames"
     )
     if splits := manifest.get("splits"):
-        console.print("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
+        console.say("splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
     for kind, count in manifest["questions"].items():
-        console.print(f"  {kind} {count:,}")
+        console.say(f"  {kind} {count:,}")
     for note in manifest.get("notes", ()):
-        console.print(f"note: {note}", markup=False)
+        console.say(f"note: {note}")
     if not total["videos"]:
-        console.print(f"No videos are linked. {GET_SCANNET}")
+        console.say(f"No videos are linked. {GET_SCANNET}")

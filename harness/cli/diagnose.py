@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness.cli.options import StudyOptions
+from harness.console import Console
 from harness.errors import UserError, first_few
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def diagnose(options: StudyOptions) -> int:
 
     if options.data is None and options.study is None:
         raise UserError("`--data`: name the data set to look at, for example --data DIR")
-    study, console = resolve_study(options), Console(highlight=False)
+    study, console = resolve_study(options), Console()
     data = _read(study.data.train, study, "train", console)
     _print_records(data, console)
     benchmark = None
@@ -48,7 +47,7 @@ def diagnose(options: StudyOptions) -> int:
     rooms = [f"{room} ({count})" for room, count in shared.items()]
     _print_list(f"Rooms of {asked}, with their records", f"No room of {asked} is named.", rooms, console)
     if benchmark is None:
-        console.print("Videos were not compared: name the benchmark's with --benchmark-data DIR.", soft_wrap=True)
+        console.say("Videos were not compared: name the benchmark's with --benchmark-data DIR.")
         return 1 if rooms else 0
     pairs = find_lookalikes(study, data, benchmark, console)
     _print_list("Videos that look alike", f"No video looks like one of {benchmark.source}.", pairs, console)
@@ -73,9 +72,9 @@ def _print_records(data: Dataset, console: Console) -> None:
     records = data.records
     rooms, scenes = ({getattr(record, of) for record in records} for of in ("room", "scene"))
     counts = f"{len(records):,} records on {len(scenes):,} videos of {len(rooms):,} rooms"
-    console.print(Text(f"{data.source}: {counts}"), soft_wrap=True)
+    console.say(f"{data.source}: {counts}")
     if part := part_of_vsi_bench(records):
-        console.print(f"Its questions are VSI-Bench's{f': {part.words}' if part.words else ', all of them'}.")
+        console.say(f"Its questions are VSI-Bench's{f': {part.words}' if part.words else ', all of them'}.")
     table = Table("Type", "Records", "With options", "Videos", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -85,23 +84,21 @@ def _print_records(data: Dataset, console: Console) -> None:
         table.add_row(kind, *(f"{n:,}" for n in (len(some), with_options, videos)))
     console.print(table)
     named = Counter(record.dataset for record in records)
-    console.print(Text("Data sets: " + ", ".join(f"{name} ({n:,})" for name, n in named.most_common())), soft_wrap=True)
+    console.say("Data sets: " + ", ".join(f"{name} ({n:,})" for name, n in named.most_common()))
     if missing := [str(video) for video in data.distinct_videos() if not video.exists()]:
-        console.print(
-            Text(f"{len(missing):,} videos are missing: {first_few(missing)}", style="yellow"), soft_wrap=True
-        )
+        console.say(f"{len(missing):,} videos are missing: {first_few(missing)}", style="yellow")
     if data.skipped:
-        console.print(Text(f"{len(data.skipped):,} records cannot be used:", style="yellow"))
-        console.print(Text("  " + first_few(data.skipped, "\n  ")), soft_wrap=True)
+        console.say(f"{len(data.skipped):,} records cannot be used:", style="yellow")
+        console.say("  " + first_few(data.skipped, "\n  "))
     for note in data.notes:
-        console.print(Text(f"Note: {note}"), soft_wrap=True)
+        console.say(f"Note: {note}")
 
 
 def _print_list(title: str, nothing: str, items: Sequence[str], console: Console) -> None:
     """All items under a title, or that there is nothing."""
     if not items:
-        console.print(Text(nothing, style="green"), soft_wrap=True)
+        console.say(nothing, style="green")
         return
-    console.print(Text(f"{title}: {len(items):,}", style="bold red"), soft_wrap=True)
+    console.say(f"{title}: {len(items):,}", style="bold red")
     for item in items:
-        console.print(Text(f"  {item}"), soft_wrap=True)
+        console.say(f"  {item}")

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness.cli.options import SETUP, StudyOptions, command
+from harness.console import Console, Text
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def doctor(options: StudyOptions) -> int:
         try:
             good &= print_estimates(study, console)
         except UserError as error:
-            console.print(Text(f"The memory cannot be estimated: {error}", style="bold red"), soft_wrap=True)
+            console.say(f"The memory cannot be estimated: {error}", style="bold red")
             good = False
     return 0 if good else 1
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness.cli.options import SETUP, StudyOptions, command, out_option
+from harness.console import Console, Text
 from harness.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -68,20 +67,20 @@ def show(
     variant, group = _named(name, "show")
     cls, config = registry.configure(group, variant.method, dict(variant.settings))
     needs = cls(config).needs if group == "algorithms" else None
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(Text.assemble((name, "bold"), f"  {cls.summary}"))
-    console.print(Text(f"{group}, {registry.place_of(registry.find(group, variant.method))}", style="dim"))
+    console = Console()
+    console.say((name, "bold"), f"  {cls.summary}")
+    console.say(f"{group}, {registry.place_of(registry.find(group, variant.method))}", style="dim")
     if needs is not None:
-        console.print(f"Needs: {describe_needs(needs)}. Cost: {cost_class(needs)}.")
+        console.say(f"Needs: {describe_needs(needs)}. Cost: {cost_class(needs)}.")
     if getattr(cls, "counterpart", ""):
         remarks = "; ".join(cls.remarks)
-        console.print(f"A guest trainer, run with the settings of {cls.counterpart} and compared with it: {remarks}.")
+        console.say(f"A guest trainer, run with the settings of {cls.counterpart} and compared with it: {remarks}.")
     paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
     text = "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in paragraphs)
-    console.print(Text(f"\n{text}\n"), soft_wrap=False)
+    console.print(Text(f"\n{text}\n"))
     fields = cls.Config.model_fields
     if not fields:
-        console.print("It has no hyper-parameters.")
+        console.say("It has no hyper-parameters.")
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("Hyper-parameter", "Value", "Allowed", "Meaning and source"):
@@ -90,10 +89,10 @@ def show(
     for key, field in fields.items():
         value = Text(str(getattr(config, key)), style="bold" if key in variant.settings else "")
         table.add_row(key, value, _allowed(schemas[key]), Text(field.description or ""))
-    console.print(table, soft_wrap=False)
+    console.print(table)
     if group == "algorithms":
         change = f"{variant.method}.{next(iter(fields))}=..."
-        console.print(f"\nChange one: -s {change}, or compare with the default: {change.replace('.', ':', 1)}")
+        console.say(f"\nChange one: -s {change}, or compare with the default: {change.replace('.', ':', 1)}")
 
 
 @command(app, SETUP, only=("plugin", "cache"))
@@ -116,7 +115,7 @@ def check(
     variant, group = _named(name, "check")
     if group not in ("algorithms", "rewards"):
         raise UserError(f"`harness check {name}`: this is one of the {group}; only methods and rewards have checks")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console()
     results = _tell(_check_contract(variant, group), console)
     if group == "algorithms" and not pure:
         if all(one.passed for one in results):
@@ -127,9 +126,9 @@ def check(
             logging.disable_progress_bar()
             results += _tell(check_training(name, options.cache or Path("cache")), console)
         else:
-            console.print("The two training steps on the tiny model are run once these checks pass.", style="dim")
+            console.say("The two training steps on the tiny model are run once these checks pass.", style="dim")
     passed = sum(one.passed for one in results)
-    console.print(f"{name}: {passed} of {len(results)} checks passed")
+    console.say(f"{name}: {passed} of {len(results)} checks passed")
     return 0 if passed == len(results) else 1
 
 
@@ -151,10 +150,10 @@ def new(
     from harness.plugins.scaffold import write_package
 
     target = write_package(kind, name, out or Path(name))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console()
     for path in sorted(path for path in target.rglob("*") if path.is_file()):
-        console.print(str(path))
-    console.print(f"Next: see {target / 'README.md'}")
+        console.say(str(path))
+    console.say(f"Next: see {target / 'README.md'}")
 
 
 def describe_needs(needs: Needs) -> str:
@@ -191,8 +190,8 @@ def _check_contract(variant: Variant, group: str) -> list[CheckResult]:
 
 def _tell(results: list[CheckResult], console: Console) -> list[CheckResult]:
     for one in results:
-        mark = Text("passed ", style="green") if one.passed else Text("FAILED ", style="bold red")
-        console.print(Text.assemble(mark, one.name, f": {one.message}" if one.message else ""))
+        mark = ("passed ", "green") if one.passed else ("FAILED ", "bold red")
+        console.say(mark, one.name, f": {one.message}" if one.message else "")
     return results
 
 

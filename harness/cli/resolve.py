@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from harness.cli.options import StudyOptions
 from harness.config.layers import (
     LARGE_PRESET,
@@ -21,6 +19,7 @@ from harness.config.layers import (
 )
 from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_methods
+from harness.console import Console
 from harness.errors import UserError
 from harness.models.loading import locate
 
@@ -92,7 +91,7 @@ def _tell_kept(source: str, model: str) -> None:
         kept = [one for one in kept_settings(layers.document, LARGE_PRESET) if one.partition(" = ")[0] not in own]
     if kept:
         told = f"For the model {model}, {source}" + (f", now on the preset {below}," if below else "")
-        Console(stderr=True, highlight=False).print(f"{told} keeps {', '.join(kept)}", style="yellow", markup=False)
+        Console(stderr=True).say(f"{told} keeps {', '.join(kept)}", style="yellow")
 
 
 def _preset(model: str) -> tuple[str, dict[str, Any]]:

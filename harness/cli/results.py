@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness.cli.options import DATA, READ, AsJson, StudyOptions, command, option, out_option
+from harness.console import Console
 from harness.errors import UserError
 
 ELSEWHERE = "Answers made elsewhere"
@@ -69,13 +68,13 @@ def score(
     rules, dataset = rules_and_questions([answers], benchmark, options.split, options.cache)
     result = load_report().score(answers, dataset, rules, scorer or ())
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        Console().say(json.dumps(result))
         return
     console = Console()
     console.print(_score_table(result))
     first = next(iter(result.values()))
     if first["n"] < first["of"]:
-        console.print(Text(_left_out(first), style="yellow"))
+        console.say(_left_out(first), style="yellow")
 
 
 @command(app, READ, only=("plugin", "split", "cache", "with_published"))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from harness.cli.options import (
     COMPUTE,
@@ -21,6 +20,7 @@ from harness.cli.options import (
     command,
     out_option,
 )
+from harness.console import Console
 from harness.errors import UserError
 
 RUNS = Path("runs")
@@ -164,7 +164,7 @@ def evaluate(
     study = resolve_study(options, own=CellDocument.read(config.parent).study if config.is_file() else None)
     cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
     folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)
-    console = Console(highlight=False)
+    console = Console()
     for name, value in evaluate_checkpoint(checkpoint, study, folder).items():
-        console.print(f"{name}: {value:.2f}")
-    console.print(str(folder), soft_wrap=True)
+        console.say(f"{name}: {value:.2f}")
+    console.say(str(folder))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from harness.cli.options import AsJson, command, out_option
+from harness.console import Console
 from harness.errors import UserError
 
 app = typer.Typer(help="Generate and audit the embedded world of rooms; pre-train its model.", no_args_is_help=True)
@@ -39,7 +39,7 @@ def render(
     folder = out or Path("cache/world") / WORLD_VERSION
     with progress_bar(f"{split}: scenes", Console(stderr=True)) as show:
         root = build_split(split, folder, scenes, workers=workers, progress=show, size=size)
-    typer.echo(root / f"{split}.jsonl")
+    Console().say(str(root / f"{split}.jsonl"))
 
 
 @command(app)
@@ -55,7 +55,7 @@ def show(
 
     path = out or Path(f"world-{seed}.png")
     contact_sheet(seed, path)
-    typer.echo(path)
+    Console().say(str(path))
 
 
 @command(app)
@@ -72,7 +72,7 @@ def audit(
     with progress_bar("scenes", Console(stderr=True)) as show:
         scores = run_audit(train_scenes, test_scenes, seed=seed, progress=show)
     if as_json:
-        typer.echo(json.dumps(scores.round(2).to_dict(orient="index"), indent=1))
+        Console().print(json.dumps(scores.round(2).to_dict(orient="index"), indent=1), soft_wrap=True)
         return
     headers = ("SE" if name == "text_prior_se" else str(name) for name in scores.columns)
     table = Table("question type", *headers, title="Answers without the video, 0 to 100")
@@ -113,21 +113,21 @@ def pretrain(
     from harness.world.pretrain.stages import pretrain as run_recipe
 
     torch.set_num_threads(threads)
-    console = Console(highlight=False)
+    console = Console()
 
     def show(point: dict[str, Any]) -> None:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in point["losses"].items())
         seconds = f"  {point['seconds']:.0f} s" if "seconds" in point else ""
-        console.print(f"{point['stage']} {point['step']}/{point['of']}{seconds}  {losses}")
+        console.say(f"{point['stage']} {point['step']}/{point['of']}{seconds}  {losses}")
         for part in ("vision", "probes"):
             if part in point:
                 scores = "  ".join(f"{name} {value:.2f}" for name, value in point[part].items())
-                console.print(f"  held-out {part}: {scores}")
+                console.say(f"  held-out {part}: {scores}")
         for name, (value, n) in point.get("answers", {}).items():
-            console.print(f"  held-out {name}: {value:.1f} (n={n})")
+            console.say(f"  held-out {name}: {value:.1f} (n={n})")
 
     complete = run_recipe(Run(seed, out, work, shards, scale, minutes, workers, device, ceiling), show)
-    console.print(f"{out} is written" if complete else f"stopped; the same command resumes from {work}")
+    console.say(f"{out} is written" if complete else f"stopped; the same command resumes from {work}")
 
 
 @command(app)
@@ -154,13 +154,14 @@ def score(
     table, unparsable = measure(folder, world, split, scenes, workers=workers, tower=tower)
     columns = [name for name in ("constant", "text_prior", "base", "ceiling") if name in table]
     mean = {name: overall_of_types({str(kind): value for kind, value in table[name].items()}) for name in columns}
-    typer.echo(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
-    typer.echo("|---" * (len(columns) + 3) + "|")
+    console = Console()
+    console.say(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
+    console.say("|---" * (len(columns) + 3) + "|")
     for kind, row in table.iterrows():
         shown = " | ".join(f"{row[name]:.1f}" for name in columns)
-        typer.echo(f"| {kind} | {row['n']:.0f} | {shown} | {row['low']:.1f} to {row['high']:.1f} |")
-    typer.echo(f"| mean of the eight tasks | | {' | '.join(f'{mean[name]:.1f}' for name in columns)} | |")
-    typer.echo(f"answers that could not be parsed: {unparsable:.2%}")
+        console.say(f"| {kind} | {row['n']:.0f} | {shown} | {row['low']:.1f} to {row['high']:.1f} |")
+    console.say(f"| mean of the eight tasks | | {' | '.join(f'{mean[name]:.1f}' for name in columns)} | |")
+    console.say(f"answers that could not be parsed: {unparsable:.2%}")
     rounded = {name: round(value, 2) for name, value in mean.items()}
     types = table.round(2).to_dict(orient="index")
     scored = {"split": split, "scenes": scenes, "types": types, "mean_of_tasks": rounded, "unparsable": unparsable}

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness.api.algorithm import Algorithm, Method
 from harness.api.types import Completion, Group
 from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
+from harness.console import Console, Text
 from harness.data.video.frames import smart_resize
 from harness.engine.activation_reuse import can_reuse
 from harness.memory.footprint import Footprint, footprint
@@ -222,12 +221,12 @@ def print_summary(study: StudyConfig, console: Console, *, size: tuple[int, int]
     )
     line = f"Memory: {need} ({method}) of {size_text(limit.bytes)} on {limit.device}"
     if limit.holds(accounts[method]):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
         return
     settings, least = fitting_settings(study, method, limit, size=size, config=config)
     found = "It would fit with" if limit.holds(least) else f"It would still take {size_text(least.peak)} with"
-    console.print(Text(f"{line}: too little. {found} {' '.join(settings)}", style="yellow"), soft_wrap=True)
-    console.print(f"The calculation: harness doctor --model {study.model.name}", highlight=False, soft_wrap=True)
+    console.say(f"{line}: too little. {found} {' '.join(settings)}", style="yellow")
+    console.say(f"The calculation: harness doctor --model {study.model.name}")
 
 
 def _about(config: Any) -> int:
@@ -249,13 +248,13 @@ def print_estimates(study: StudyConfig, console: Console, *, size: tuple[int, in
         console.print(_table(account, title))
         whole = f"at most {size_text(account.peak)}" + (f" x {limit.cells} cells at a time" if limit.cells > 1 else "")
         if limit.holds(account):
-            console.print(Text(f"  {whole} of {size_text(limit.bytes)} on {limit.device}: fits\n", style="green"))
+            console.say(f"  {whole} of {size_text(limit.bytes)} on {limit.device}: fits\n", style="green")
             continue
         fits = False
         settings, least = fitting_settings(study, method, limit, size=size, config=config)
-        console.print(Text(f"  {whole} of {size_text(limit.bytes)} on {limit.device}: too little", style="bold red"))
+        console.say(f"  {whole} of {size_text(limit.bytes)} on {limit.device}: too little", style="bold red")
         verdict = "fits with" if limit.holds(least) else "does not fit even with"
-        console.print(Text(f"  {verdict} {' '.join(settings)}: {size_text(least.peak)}\n"), soft_wrap=True)
+        console.say(f"  {verdict} {' '.join(settings)}: {size_text(least.peak)}\n")
     return fits
 
 

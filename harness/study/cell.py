@@ -8,14 +8,17 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from harness.console import Console
 from harness.errors import UserError
 from harness.locks import hold
 from harness.study.process import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, end_with_launcher, interrupt, is_first_rank
+from harness.visible import own_streams
 
 
 def main(arguments: list[str]) -> int:
     """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended; return the exit code."""
     end_with_launcher()
+    own_streams()
     signal.signal(signal.SIGTERM, interrupt)
     cell_dir = Path(arguments[0]) / "cells" / arguments[1]
     if not is_first_rank():
@@ -24,7 +27,7 @@ def main(arguments: list[str]) -> int:
         with hold(cell_dir, "cell"):
             return _run_and_record(cell_dir)
     except UserError as error:  # another process holds the cell and writes its status
-        print(f"failed: {error}", file=sys.stderr, flush=True)
+        Console(stderr=True).say(f"failed: {error}")
         return EXIT_FAILED
 
 
@@ -55,7 +58,7 @@ def _run_and_record(cell_dir: Path) -> int:
         if not isinstance(error, UserError):
             traceback.print_exc()
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print(f"failed: {reason}", file=sys.stderr, flush=True)
+        Console(stderr=True).say(f"failed: {reason}")
         with suppress(OSError):  # on a full disk the launcher finds the reason in the log
             record_state(cell_dir, State.FAILED, reason)
         return EXIT_FAILED

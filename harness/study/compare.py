@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from harness.config.study import StudyConfig
+from harness.console import Console, Text
 from harness.data.reader import Dataset
 from harness.data.sources import is_ready, resolve_source, world_split
 from harness.data.video.predecode import predecode
@@ -65,8 +64,8 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     train, benchmark = load_data(study)
     assert train is not None
     for skipped in filter(None, (train.skipped, benchmark.skipped)):
-        console.print(Text(f"{len(skipped)} records are skipped:", style="yellow"))
-        console.print(Text("  " + first_few(skipped, "\n  ")), soft_wrap=True)
+        console.say(f"{len(skipped)} records are skipped:", style="yellow")
+        console.say("  " + first_few(skipped, "\n  "))
     questions = question_digests(study, benchmark)
     cells = matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions)
     return Plan(cells, train, benchmark)
@@ -76,7 +75,7 @@ def _checked_digest(study: StudyConfig, console: Console) -> str:
     """What identifies the model, which is checked first."""
     remarks = [f"{study.model.name}: {remark}" for remark in check_model(study.model)]
     for note in (*remarks, *conversation_notes(study.model.name)):
-        console.print(Text(note, style="yellow"), soft_wrap=True)
+        console.say(note, style="yellow")
     return model_digest(study.model.name)
 
 
@@ -115,7 +114,7 @@ def compare(
         except UserError as error:
             if all_done:
                 raise
-            console.print(Text(f"There is no comparison yet: {error}", style="yellow"), soft_wrap=True)
+            console.say(f"There is no comparison yet: {error}", style="yellow")
     return 0 if all_done else 1
 
 
@@ -129,7 +128,7 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
     with hold(run_dir, "run directory"):
         all_done = _compute(study, run_dir, plan, cells, console)
     for cell in cells:
-        console.print(str(cell.folder(run_dir)), soft_wrap=True, highlight=False)
+        console.say(str(cell.folder(run_dir)))
     return 0 if all_done else 1
 
 
@@ -152,9 +151,9 @@ def tell_files(paths: Sequence[Path], console: Console) -> None:
     """Print the paths of the report's main files and the folder of the others."""
     first = [path for path in paths if path.name in OPENED_FIRST] or list(paths[:1])
     for path in first:
-        console.print(str(path), soft_wrap=True, highlight=False)
+        console.say(str(path))
     if len(paths) > len(first):
-        console.print(f"and {len(paths) - len(first)} more files in {paths[0].parent}", soft_wrap=True, highlight=False)
+        console.say(f"and {len(paths) - len(first)} more files in {paths[0].parent}")
 
 
 def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
@@ -166,7 +165,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
         _check_ready(study)
         cells = matrix.cells_of(study, model_digest=_checked_digest(study, console))
         works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
-        console.print(f"Data to be generated first: {', '.join(absent)}", highlight=False)
+        console.say(f"Data to be generated first: {', '.join(absent)}")
     else:
         plan = make_plan(study, console)
         works = matrix.remaining_work(run_dir, plan.cells)
@@ -175,19 +174,18 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
     console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
     if not order:
-        console.print("All cells are complete; the report would be rebuilt.")
+        console.say("All cells are complete; the report would be rebuilt.")
         return
     total = makespan(estimates.values(), study.runtime.workers)
     unknown = sorted({part for one in estimates.values() for part in one.unknown})
     if unknown:
         known = f"about {duration(total)} and " if total else ""
         why = "no finished cell of the same method and model"
-        console.print(f"Time: {known}an unknown time for {' and '.join(unknown)} ({why})", highlight=False)
+        console.say(f"Time: {known}an unknown time for {' and '.join(unknown)} ({why})")
     else:
-        console.print(
+        console.say(
             f"Time: about {duration(total)} with {study.runtime.workers} at a time, "
             "estimated from finished cells of the same method and model",
-            highlight=False,
         )
 
 
@@ -210,7 +208,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
     works = matrix.remaining_work(run_dir, cells)
     todo = [work.cell for work in matrix.launch_order(works) if not work.complete]
     if not todo:
-        console.print("Nothing to compute: every cell is done.", highlight=False)
+        console.say("Nothing to compute: every cell is done.")
         return True
     note_lookalikes(study, run_dir, plan.train, plan.benchmark, console)
     memory.print_summary(study, console)
@@ -227,16 +225,13 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
                 threads = study.runtime.threads
                 states |= run_cells(run_dir, cells, workers=workers, threads=threads, on_change=display.update)
     except KeyboardInterrupt:
-        console.print(Text("Interrupted. Run the same command to resume.", style="yellow"))
+        console.say("Interrupted. Run the same command to resume.", style="yellow")
         raise
     incomplete = [cell for cell in todo if states[cell.id] is not State.DONE]
     for cell in incomplete:
         status = read_status(cell.folder(run_dir))
-        console.print(
-            Text.assemble((f"{status.state.value} ", STYLES[status.state]), f"{cell.id}: {status.reason}"),
-            soft_wrap=True,
-        )
-        console.print(f"  log: {cell.folder(run_dir) / LOG_FILE}", soft_wrap=True, highlight=False)
+        console.say((f"{status.state.value} ", STYLES[status.state]), f"{cell.id}: {status.reason}")
+        console.say(f"  log: {cell.folder(run_dir) / LOG_FILE}")
     return not incomplete
 
 
@@ -249,7 +244,7 @@ def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> Non
     with progress_bar("decoding videos", console) as show:
         decoded = predecode(frames, videos, workers, show)
     if decoded:
-        console.print(f"{decoded} videos decoded by {workers} processes", highlight=False)
+        console.say(f"{decoded} videos decoded by {workers} processes")
 
 
 def _title(study: StudyConfig) -> str:
@@ -281,6 +276,6 @@ def _plan_table(
 def build_source(source: str, study: StudyConfig, console: Console, default: str = "test") -> None:
     """Generate a source that can be generated, with a progress bar; find any other, and a split of it."""
     if not is_ready(source, study.runtime.cache):
-        console.print(f"Generating the data {source}", highlight=False)
+        console.say(f"Generating the data {source}")
     with progress_bar(source, console) as show:
         resolve_source(source, study.runtime.cache, progress=show, default=default)

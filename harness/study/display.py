@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, RenderResult
+import rich.console
+from rich.console import ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from harness.console import Console, Text
 from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status
+from harness.visible import visible
 
 STYLES: dict[State, str] = {
     State.RUNNING: "cyan",
@@ -54,8 +56,7 @@ class MatrixDisplay:
         self._clock = clock
         self._start = clock()
         self._rows = {w.cell.id: _Row(w.cell, w.status, w.complete) for w in works}
-        live = console.is_terminal and not console.is_dumb_terminal
-        self._live = Live(self, console=console, refresh_per_second=4) if live else None
+        self._live = Live(self, console=console, refresh_per_second=4) if console.animates else None
 
     def __enter__(self) -> MatrixDisplay:
         self._start = self._clock()
@@ -85,9 +86,9 @@ class MatrixDisplay:
             self._line(describe(cell, status, row.seconds_left))
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(f"{time.strftime('%H:%M:%S')} {text}"), soft_wrap=True)
+        self._console.say(f"{time.strftime('%H:%M:%S')} {text}")
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= 100
         table = Table(title=self._title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
         table.add_column("Method", no_wrap=True, min_width=6, max_width=24)
@@ -126,9 +127,9 @@ class MatrixDisplay:
 @contextmanager
 def progress_bar(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """A bar that appears with the first (done, total) and goes at the end; without a terminal there is none."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None, visible=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.animates) as bar:
+        task = bar.add_task(visible(what), total=None, visible=False)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, visible=True)

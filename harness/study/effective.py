@@ -6,11 +6,11 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.config.study import StudyConfig
 from harness.config.variants import SECTIONS, get
+from harness.console import Console
 
 _SAMPLING = ("rollout.temperature", "rollout.max_new_tokens", "rollout.batch", "reward.")
 """Settings that only matter where completions are sampled in training."""
@@ -55,7 +55,7 @@ def print_settings(study: StudyConfig, keys: Collection[str], console: Console) 
     for key, value in effective_settings(study, keys).items():
         table.add_row(key, value)
     if table.rows:
-        console.print(table, markup=False)
+        console.print(table)
 
 
 def _by_value(values: dict[str, Any]) -> str:

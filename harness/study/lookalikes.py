@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from harness.config.study import StudyConfig
+from harness.console import Console
 from harness.data.lookalikes import lookalikes, video_hashes
 from harness.data.reader import Dataset
 from harness.data.sources import world_split
@@ -42,11 +40,9 @@ def find_lookalikes(
     """
     sides = [one.distinct_videos() for one in (benchmark, data)]
     if most is not None and max(map(len, sides)) > most:
-        console.print(
+        console.say(
             f"Looked at {most:,} videos of each data set for copies of the benchmark's; `harness data diagnose` looks "
             "at all",
-            soft_wrap=True,
-            highlight=False,
         )
     theirs, ours = (_some(side, most or len(side)) for side in sides)
     cache, workers = study.runtime.cache / "hashes.json", study.runtime.decoders or usable_cores()
@@ -71,7 +67,7 @@ def warn_of_lookalikes(
             "Copies inflate scores: look at each pair, and remove the records of copies. `harness data diagnose` lists "
             "all pairs."
         )
-        console.print(Text(text, style="yellow"), soft_wrap=True)
+        console.say(text, style="yellow")
     return found
 
 

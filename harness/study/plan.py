@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 from harness.config.study import StudyConfig
+from harness.console import Console
 from harness.data.reader import Dataset
 from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError
@@ -45,10 +43,10 @@ def print_plan(
     cells = matrix.cells_of(study)
     one_more = [cell for cell in cells if not cell.is_base and cell.seed == study.first_seed]
     console.print()
-    console.print(Text(_work(study, cells, questions)), soft_wrap=True)
-    console.print(Text(_storage(study, cells)), soft_wrap=True)
+    console.say(_work(study, cells, questions))
+    console.say(_storage(study, cells))
     for what, some in (("The whole study takes", cells), ("One more seed per method takes", one_more)):
-        console.print(Text(f"{what} {_cost(some, study, pilot or run_dir, questions)}."), soft_wrap=True)
+        console.say(f"{what} {_cost(some, study, pilot or run_dir, questions)}.")
 
 
 def _work(study: StudyConfig, cells: Sequence[Cell], questions: int) -> str:
@@ -100,7 +98,7 @@ def _benchmark(study: StudyConfig, console: Console, *, named: bool) -> Dataset 
         reason = str(error).split(chr(10))[0]
     limit = study.data.benchmark_limit
     full = f"the full VSI-Bench, not for {limit} of its questions" if limit else "the full VSI-Bench"
-    console.print(Text(f"Planned for {full}, because {reason}", style="yellow"), soft_wrap=True)
+    console.say(f"Planned for {full}, because {reason}", style="yellow")
     return None
 
 

@@ -7,10 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from rich.console import Console
-
 from harness.api.benchmark import Benchmark
 from harness.config.study import ReportSection, StudyConfig
+from harness.console import Console
 from harness.data.reader import Dataset
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from harness.config.sections import TuneRange
 from harness.config.study import BASE, StudyConfig
 from harness.config.variants import merge, parse_variant, put
+from harness.console import Console
 from harness.data.leakage import count_rooms, shared_rooms
 from harness.data.sources import is_ready, world_split
 from harness.errors import UserError, first_few
@@ -94,7 +94,7 @@ def check_development(study: StudyConfig, console: Console, *, build: bool) -> N
         if build:
             build_source(one, study, console)
         elif not is_ready(one, study.runtime.cache):
-            console.print(f"Not checked for rooms of the benchmark yet: {one} is not generated", highlight=False)
+            console.say(f"Not checked for rooms of the benchmark yet: {one} is not generated")
             return
     load_data(study)  # It refuses training data with rooms of the benchmark, before any trial.
     whole, development = read_benchmark(study), read_benchmark(tuning_study(study))
@@ -132,7 +132,7 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
         shown = "failed" if math.isnan(score) else f"{score:.2f}"
         table.add_row(method, trial.removeprefix(f"{method}:"), shown, "chosen" if chosen else "")
     console.print(table)
-    console.print(str(run_dir / TUNED_FILE), soft_wrap=True, highlight=False)
+    console.say(str(run_dir / TUNED_FILE))
     return code
 
 

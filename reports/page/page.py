@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from harness.config.study import BASE
 from harness.data.reader import Dataset
 from harness.io import read_text, write_text
+from harness.visible import clean
 from reports.collect import Collected
 from reports.page.browser import BrowserData, browser_data, script_json
 from reports.page.fairness import fairness_card
@@ -38,7 +39,7 @@ from reports.page.methods import questions_asked
 from reports.results import Results
 from reports.statistics import LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
 from reports.tables import Tables, Verdict, tally
-from reports.text import Document, clean, count, listed
+from reports.text import Document, count, listed
 
 PAGE = "index.html"
 BADGES = {"equivalent": "equivalent", "undecided": "undecided", "untested": "not tested"}

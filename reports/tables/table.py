@@ -18,10 +18,11 @@ import rich.table
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.text import Text
 from tabulate import tabulate
 
-from reports.text import clean, escape_latex, escape_markdown
+from harness.console import Text
+from harness.visible import clean
+from reports.text import escape_latex, escape_markdown
 
 Value = float | int | str | None
 Align = Literal["left", "center", "right"]

@@ -29,8 +29,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fuzz_worker import SECONDS, TARGETS, Case, Outcome, make_seeds, serve
-from rich.console import Console
 from rich.table import Table
+
+from harness.console import Console
 
 _PATIENCE = 60
 """Seconds beyond the limit, by the clock on the wall, until a process that does not end its case itself is killed."""

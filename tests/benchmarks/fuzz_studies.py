@@ -23,12 +23,12 @@ from fuzz_mutations import (
     odd_value,
     require,
 )
-from rich.console import Console
 from study_kit import finish_cell, prepare_cells, small_study
 
 from harness.cli import app as cli
 from harness.config.study import StudyConfig, load_study
 from harness.config.variants import SECTIONS
+from harness.console import Console
 from harness.errors import UserError
 from harness.io import toml_text, write_json
 from harness.study.compare import print_dry_run

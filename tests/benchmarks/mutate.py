@@ -22,8 +22,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from harness.console import Console
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("harness", "algorithms", "rewards", "reports", "tests")

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
+
+from harness.console import Console
 
 pytest.importorskip("trl", minversion="1.16.0")
 pytest.importorskip("datasets")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from harness.config.study import load_study
+from harness.console import Console
 from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.vsibench.records import Record

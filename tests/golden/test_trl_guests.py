@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor
+
+from harness.console import Console
 
 pytest.importorskip("trl", minversion="1.16.0")
 pytest.importorskip("datasets")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from cli_kit import Cli, mistake
-from rich.console import Console
 
 from harness.config.study import load_study
+from harness.console import Console
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.locks import hold

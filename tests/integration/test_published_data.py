@@ -164,7 +164,7 @@ def test_too_many_frames_for_a_video_are_refused_by_name(harness: Cli, copies: P
     manifest = read_json(copies / "vsi-bench" / "manifest.json")
     (copies / "study.toml").write_text(STUDY.replace("frames = 4", f"frames = {manifest['shortest_video'] + 2}"))
     study = load_study("study.toml", changes={"data.train": "world:train@1"})
-    from rich.console import Console
+    from harness.console import Console
 
     plan = make_plan(study, Console(quiet=True))
     write_cell(copies / "run", study, plan.cells[0])

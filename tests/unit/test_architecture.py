@@ -1,6 +1,7 @@
 """The house rules that a machine can check."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -56,6 +57,8 @@ LAYERS = (
     "processes",
     "io",
     "seeds",
+    "console",
+    "visible",
     "errors",
 )
 """The packages of `harness`, top to bottom; an import, typing-only ones and those inside functions included, never goes
@@ -169,6 +172,48 @@ def test_text_is_read_by_one_reader():
 )
 def test_which_calls_read_text(line, caught):
     assert reads_text(ast.parse(line).body[0].value) is caught
+
+
+_PRINTS = re.compile(r"^print$|\b(echo|secho|Console|Text|from_markup|from_ansi)$|^sys\.std\w+\.write")
+"""The names of what reaches a terminal past `harness.console`."""
+
+
+def prints(tree: ast.Module) -> set[str]:
+    """What of a module prints text that nobody made visible."""
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "harness.console"
+        for alias in node.names
+    }
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {name for name in calls - ours if _PRINTS.search(name)}
+
+
+def test_what_is_printed_is_made_visible():
+    for path in FILES:
+        if path.stem not in ("console", "visible"):
+            found = prints(ast.parse(path.read_text()))
+            assert not found, f"{path}: print through harness.console"
+
+
+@pytest.mark.parametrize(
+    ("lines", "caught"),
+    [
+        ("print(1)", True),
+        ("typer.echo(1)", True),
+        ("from rich.console import Console\nConsole().print(1)", True),
+        ("rich.console.Console()", True),
+        ("rich.text.Text('a')", True),
+        ("sys.stderr.write('a')", True),
+        ("console.print(1)", False),
+        ("self._console.print(1)", False),
+        ("from harness.console import Console\nConsole().say('a')", False),
+        ("sys.stdout.flush()", False),
+    ],
+)
+def test_which_calls_print(lines, caught):
+    assert bool(prints(ast.parse(lines))) is caught
 
 
 def test_files_form_no_circle():

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from harness.cli.options import StudyOptions
 from harness.cli.resolve import keys_set, resolve_study
 from harness.config.study import StudyConfig, load_study
+from harness.console import Console
 from harness.errors import UserError
 from harness.study.effective import effective_settings, print_settings
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from cli_kit import Cli
 from PIL import Image
-from rich.console import Console
 
 from harness.config.study import load_study
+from harness.console import Console
 from harness.data import lookalikes as hashing
 from harness.data.lookalikes import ALIKE, frame_hash, lookalikes, video_hashes
 from harness.data.reader import Dataset, read_dataset

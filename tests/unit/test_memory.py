@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import write_small_dataset
-from rich.console import Console
 from trainer_kit import Kit, make_kit
 from transformers import AutoConfig
 
 from harness.config.study import ModelSection, load_study
+from harness.console import Console
 from harness.data.encode import PromptEncoder
 from harness.data.reader import read_dataset
 from harness.data.video.cache import FrameCache

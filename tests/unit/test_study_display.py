@@ -4,9 +4,9 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from harness.config.study import StudyConfig
+from harness.console import Console
 from harness.io import write_json
 from harness.study.display import MatrixDisplay, describe, duration
 from harness.study.matrix import Cell, CellWork

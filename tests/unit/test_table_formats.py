@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
+from harness.console import Console
+from harness.visible import clean
 from reports.tables.table import Cell, Column, Part, Row, Table, latex_document
 from reports.text import (
     Document,
-    clean,
     escape_latex,
     escape_markdown,
     heading,
@@ -47,7 +47,7 @@ def terminal(content: Table, width: int) -> str:
 
 
 def test_clean_keeps_one_printable_line() -> None:
-    assert clean("a\x1b[31mb\x00\r\n\tc\u202e\u200b") == "a[31mb c"
+    assert clean("a\x1b[31mb\x00\r\n\tc\u202e\u200b") == r"a\x1b[31mb\x00 c\u202e\u200b"
 
 
 def test_latex_escapes_every_special_character() -> None:

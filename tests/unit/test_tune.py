@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import write_video
-from rich.console import Console
 
 from harness.config.sections import TuneRange
 from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
+from harness.console import Console
 from harness.errors import UserError
 from harness.study import tune as tuning
 from reports.page.fairness import _tuning
