@@ -123,7 +123,12 @@ def temporary_name(path: Path) -> Path:
 
 def write_json(path: Path, document: Any) -> None:
     """Write indented JSON atomically; NaN, which JSON lacks, is an error."""
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(document))
+
+
+def json_text(document: Any) -> str:
+    """Indented JSON with a line end; NaN, which JSON lacks, is an error."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def toml_text(document: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,17 +15,23 @@ from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.console import Console, Text
 from harness.data.reader import Dataset
 from harness.errors import UserError
-from harness.io import write_json, write_text
+from harness.io import json_text
+from harness.locks import WAIT, hold
+from harness.outputs import Outputs, inside
 from harness.plugins import registry
 from harness.study.setup import benchmark_source
 from harness.visible import clean
 from reports.collect import Evaluated, collect
-from reports.page import methods_section, samples_section, write_page
+from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
 from reports.results import results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.statistics import default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
 from reports.tables import Table, Tables, additional_table, advice, build_tables, csv_text, latex_document, power_table
 from reports.text import escape_markdown
+
+REPORT = "report"
+"""The folder of a run directory's report."""
+FORMATS = ("md", "tex", "csv", "json")
 
 
 class Comparison:
@@ -37,34 +43,52 @@ class Comparison:
 
     summary: ClassVar[str] = "scores, pairs, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
 
-    def write(self, run_dir: Path, console: Console, *, with_published: bool = False) -> list[Path]:
-        """Write every file of ``RUN_DIR/report``, print the verdicts and tables and return the paths, the page first.
+    def write(
+        self, run_dir: Path, console: Console, *, with_published: bool = False, out: Path | None = None
+    ) -> list[Path]:
+        """Write every file of a report, print the verdicts and tables and return the paths, the page first.
+
+        Args:
+            run_dir: The run directory.
+            console: Where to print.
+            with_published: Show published results next to ours even if the study does not.
+            out: Where the files go, by default ``RUN_DIR/report``.
 
         Raises:
             UserError: Nothing has finished, or the cells were not evaluated alike.
         """
-        collected, folder = collect(run_dir), run_dir / "report"
+        collected = collect(run_dir)
         results = results_of(collected)
         additional = {k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()}
         tables = replace(build_tables(results, with_published=with_published), additional=additional)
-        written = write_tables(folder, tables)
+        files = table_files(tables)
         for name, table in additional.items():
-            written += _write(folder, f"additional-{name}", [table])
+            files |= _formats(f"additional-{name}", [table])
         curves = {"checkpoints": collected.headline}
         curves |= {f"additional-{name}-checkpoints": one for name, one in collected.additional.items()}
         for name, evaluated in curves.items():
-            write_text(folder / f"{name}.csv", checkpoint_curve(evaluated).to_csv(index=False))
-            written.append(folder / f"{name}.csv")
-        page = write_page(
-            folder,
+            files[f"{name}.csv"] = checkpoint_curve(evaluated).to_csv(index=False).encode()
+        page = page_files(
             results,
             tables,
             benchmark=collected.test,
             collected=collected,
             methods=methods_section(collected, tables.contrasts),
         )
+        written = _publish(out or _report_folder(run_dir), files, page)
         show(console, tables)
-        return [page[0], *written, *page[1:]]
+        return written
+
+    def check_output(self, run_dir: Path, study: StudyConfig) -> None:
+        """Refuse, before a study is run, a run directory whose report could not be written.
+
+        Raises:
+            UserError: As :meth:`harness.outputs.Outputs.check`.
+        """
+        more = [f"additional-{name}" for name in study.evaluation.more]
+        names = [f"{name}.{kind}" for name in ("scores", "pairs", "sensitivity", *more) for kind in FORMATS]
+        names += [f"{name}.csv" for name in ("checkpoints", *(f"{one}-checkpoints" for one in more))]
+        Outputs(_report_folder(run_dir)).check([*names, *possible_files(study)])
 
     def write_samples(
         self,
@@ -99,10 +123,10 @@ class Comparison:
         results = results_from(sources, benchmark, rules, base=base, scorer=scorer, settings=settings)
         tables = build_tables(results)
         methods = samples_section(parse_sources(sources), results, benchmark, tables.contrasts, command)
-        page = write_page(folder, results, tables, benchmark=benchmark, methods=methods)
-        written = write_tables(folder, tables)
+        page = page_files(results, tables, benchmark=benchmark, methods=methods)
+        written = _publish(folder, table_files(tables), page)
         show(console, tables)
-        return [page[0], *written, *page[1:]]
+        return written
 
     def score(
         self, answers: Path, benchmark: Dataset, rules: Benchmark, scorers: Sequence[str]
@@ -158,16 +182,16 @@ class Comparison:
         return layout.questions
 
 
-def write_tables(folder: Path, tables: Tables) -> list[Path]:
-    """Write scores, pairs and scorer sensitivity in every format."""
-    written = _write(folder, "scores", [tables.scores])
+def table_files(tables: Tables) -> dict[str, bytes]:
+    """Scores, pairs and scorer sensitivity in every format, by the names of their files."""
+    files = _formats("scores", [tables.scores])
     if tables.pairs is not None:
         verdicts = "".join(f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts)
-        written += _write(folder, "pairs", [table for table in (tables.pairs, tables.tasks) if table], head=verdicts)
+        files |= _formats("pairs", [table for table in (tables.pairs, tables.tasks) if table], head=verdicts)
         contrasts = pd.DataFrame(tables.contrasts)
-        write_json(folder / "pairs.json", contrasts.astype(object).where(contrasts.notna(), None).to_dict("records"))
-        write_text(folder / "pairs.csv", csv_text(contrasts))
-    return written + (_write(folder, "sensitivity", [tables.sensitivity]) if tables.sensitivity else [])
+        whole = contrasts.astype(object).where(contrasts.notna(), None).to_dict("records")
+        files |= {"pairs.json": json_text(whole).encode(), "pairs.csv": csv_text(contrasts).encode()}
+    return files | (_formats("sensitivity", [tables.sensitivity]) if tables.sensitivity else {})
 
 
 def show(console: Console, tables: Tables) -> None:
@@ -191,13 +215,24 @@ def checkpoint_curve(evaluated: Evaluated) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _write(folder: Path, name: str, tables: Sequence[Table], head: str = "") -> list[Path]:
-    files = {
-        "md": "\n".join([head] * bool(head) + [table.to_markdown() for table in tables]),
-        "tex": latex_document([table.to_latex() for table in tables]),
-        "csv": tables[0].to_csv(),
-        "json": tables[0].to_json(),
-    }
-    for suffix, text in files.items():
-        write_text(folder / f"{name}.{suffix}", text)
-    return [folder / f"{name}.{suffix}" for suffix in files]
+def _formats(name: str, tables: Sequence[Table], head: str = "") -> dict[str, bytes]:
+    texts = (
+        "\n".join([head] * bool(head) + [table.to_markdown() for table in tables]),
+        latex_document([table.to_latex() for table in tables]),
+        tables[0].to_csv(),
+        tables[0].to_json(),
+    )
+    return {f"{name}.{kind}": text.encode() for kind, text in zip(FORMATS, texts, strict=True)}
+
+
+def _report_folder(run_dir: Path) -> Path:
+    """A run directory's own report; not one behind a link."""
+    return inside(run_dir, f"{REPORT}/{PAGE}").parent
+
+
+def _publish(folder: Path, tables: Mapping[str, bytes], page: Mapping[str, bytes]) -> list[Path]:
+    """Write a report in place of an earlier one; return its files, the page first."""
+    with hold(folder, "report", WAIT):
+        Outputs(folder).publish({**tables, **page})
+    first, *others = page
+    return [folder / name for name in (first, *tables, *others)]

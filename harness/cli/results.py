@@ -85,7 +85,7 @@ def report(
         Path | None,
         typer.Argument(metavar="[RUN_DIR]", help="A run directory, such as runs/tiny.", exists=True, file_okay=False),
     ] = None,
-    out: Annotated[Path | None, out_option("report")] = None,
+    out: Annotated[Path | None, out_option("RUN_DIR/report, or report")] = None,
 ) -> None:
     """Rebuild and show the comparison of a run directory, or compare answers made elsewhere.
 
@@ -102,12 +102,12 @@ def report(
         return
     if run_dir is None:
         raise UserError("name a run directory, or answers made elsewhere with --samples FILE --benchmark SOURCE")
-    for name, value in {**vars(samples), "split": options.split, "cache": options.cache, "out": out}.items():
+    for name, value in {**vars(samples), "split": options.split, "cache": options.cache}.items():
         if value is not None:
             raise UserError(f"`--{name}`: only with --samples; a run directory has its own")
     from harness.study.compare import write_report
 
-    write_report(run_dir, Console(), with_published=options.with_published)
+    write_report(run_dir, Console(), with_published=options.with_published, out=out)
 
 
 def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:

@@ -103,6 +103,8 @@ def compare(
     if dry_run:
         print_dry_run(study, run_dir, console)
         return 0
+    matrix.check_output(run_dir, study)
+    load_report().check_output(run_dir, study)
     plan = make_plan(study, console)
     with hold(run_dir, "run directory"):
         matrix.write_matrix(
@@ -132,19 +134,20 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
     return 0 if all_done else 1
 
 
-def write_report(run_dir: Path, console: Console, *, with_published: bool = False) -> None:
+def write_report(run_dir: Path, console: Console, *, with_published: bool = False, out: Path | None = None) -> None:
     """Rebuild the report from the run directory, print it and name its files.
 
     Args:
         run_dir: The run directory.
         console: For the tables.
         with_published: Show published results next to ours even if the study does not.
+        out: Where the files go, by default a folder of the run directory.
 
     Raises:
         UserError: The folder is not a run directory, or no cell is complete.
     """
     matrix.read_matrix(run_dir)
-    tell_files(load_report().write(run_dir, console, with_published=with_published), console)
+    tell_files(load_report().write(run_dir, console, with_published=with_published, out=out), console)
 
 
 def tell_files(paths: Sequence[Path], console: Console) -> None:

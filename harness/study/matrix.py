@@ -12,10 +12,11 @@ from typing import Any
 from pydantic import Field
 
 from harness.api.config import StrictConfig
-from harness.config.study import BASE, StudyConfig
+from harness.config.study import BASE, StudyConfig, load_study
 from harness.data.video.decode import DECODING
 from harness.errors import UserError
-from harness.io import digest_of, read_as, toml_text, write_json, write_text
+from harness.io import digest_of, json_text, read_as, toml_text, write_json
+from harness.outputs import Outputs
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, read_status, record_state
 from harness.train.meter import Consumption
@@ -24,7 +25,7 @@ CELLS = "cells"
 MATRIX_FILE = "matrix.json"
 CONFIG_FILE = "config.json"
 COMPUTE_FILE = "compute.json"
-STUDY_FILE = "study.json"
+STUDY_FILE, STUDY_TOML = "study.json", "study.toml"
 AGAIN = "run `harness compare` again, with the run directory's study.toml"
 """What restores a document of a run directory."""
 
@@ -224,13 +225,43 @@ def write_cell(run_dir: Path, study: StudyConfig, cell: Cell) -> None:
 def write_matrix(
     run_dir: Path, study: StudyConfig, cells: Iterable[Cell], *, train_digest: str, benchmark_digest: str
 ) -> None:
-    """Write ``study.toml``, ``study.json`` and ``matrix.json``, which the report is built from."""
-    document = study.model_dump(mode="json")
-    write_text(run_dir / "study.toml", toml_text(document))
-    write_json(run_dir / STUDY_FILE, document)
+    """Write ``study.toml``, ``study.json`` and ``matrix.json``, which the report is built from.
+
+    A ``study.toml`` of the user's that says the same stays as it is.
+
+    Raises:
+        UserError: As :func:`check_output`.
+    """
+    check_output(run_dir, study)
+    document, outputs = study.model_dump(mode="json"), Outputs(run_dir)
+    if not _is_described(run_dir, study):
+        outputs.write(STUDY_TOML, toml_text(document).encode())
+    outputs.write(STUDY_FILE, json_text(document).encode())
     rows = [MatrixRow(id=c.id, method=c.method, model=c.model, seed=c.seed, hash8=c.hash8) for c in cells]
     digests = {"train": train_digest, "benchmark": benchmark_digest}
-    write_json(run_dir / MATRIX_FILE, Matrix(study=study.name, data=digests, cells=tuple(rows)).model_dump(mode="json"))
+    found = Matrix(study=study.name, data=digests, cells=tuple(rows))
+    outputs.write(MATRIX_FILE, json_text(found.model_dump(mode="json")).encode())
+
+
+def check_output(run_dir: Path, study: StudyConfig) -> None:
+    """Refuse a run directory in which files of the user's are in the way of the study's.
+
+    Raises:
+        UserError: As :meth:`harness.outputs.Outputs.check`.
+    """
+    names = [STUDY_FILE, MATRIX_FILE, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
+    Outputs(run_dir).check(names)
+
+
+def _is_described(run_dir: Path, study: StudyConfig) -> bool:
+    """Whether the run directory's ``study.toml`` says the same as the study, perhaps with the user's comments."""
+    path = run_dir / STUDY_TOML
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        return load_study(str(path)) == study
+    except UserError:
+        return False
 
 
 def read_matrix(run_dir: Path) -> Matrix:

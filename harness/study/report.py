@@ -16,8 +16,13 @@ from harness.data.reader import Dataset
 class Report(Protocol):
     """What :class:`reports.comparison.Comparison` does. There is one report, so it is not a plugin."""
 
-    def write(self, run_dir: Path, console: Console, *, with_published: bool = False) -> list[Path]:
-        """Print and write the report on a run directory; return its files, the page first."""
+    def write(
+        self, run_dir: Path, console: Console, *, with_published: bool = False, out: Path | None = None
+    ) -> list[Path]:
+        """Print and write the report on a run directory, there or elsewhere; return its files, the page first."""
+
+    def check_output(self, run_dir: Path, study: StudyConfig) -> None:
+        """Refuse, before a study is run, a run directory whose report could not be written."""
 
     def write_samples(
         self,

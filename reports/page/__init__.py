@@ -2,6 +2,6 @@
 
 from reports.page.fairness import fairness_card
 from reports.page.methods import methods_section, samples_section
-from reports.page.page import write_page
+from reports.page.page import PAGE, page_files, possible_files
 
-__all__ = ["fairness_card", "methods_section", "samples_section", "write_page"]
+__all__ = ["PAGE", "fairness_card", "methods_section", "page_files", "possible_files", "samples_section"]

@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
-from harness.io import read_text, write_bytes
 from reports.statistics import OVERALL, Contrast, overall
 from reports.tables import difference_text
 
@@ -59,17 +58,19 @@ _LONG = 20
 
 @dataclass(frozen=True)
 class Drawing:
-    """A saved figure.
+    """A drawn figure.
 
     Attributes:
         name: Of its files, without suffix.
         caption: What it shows, in plain text.
         svg: For a page: colours are CSS variables, and nothing refers to other files.
+        files: Content by file name: NAME.svg and NAME.pdf.
     """
 
     name: str
     caption: str
     svg: str
+    files: Mapping[str, bytes]
 
 
 class Palette:
@@ -113,14 +114,15 @@ def add_legend(figure: Figure) -> None:
         figure.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2, borderpad=0.1)
 
 
-def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> Drawing:
-    """Write NAME.svg and NAME.pdf, whose bytes depend only on what is drawn; returns the SVG for a page."""
+def drawn(figure: Figure, name: str, caption: str) -> Drawing:
+    """A figure as SVG and PDF, whose bytes depend only on what is drawn, and as SVG for a page."""
+    files = {}
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
             content = io.BytesIO()
             figure.savefig(content, format=kind, metadata=metadata)
-            write_bytes(folder / f"{name}.{kind}", content.getvalue())
-    return Drawing(name, caption, _inline(read_text(folder / f"{name}.svg")))
+            files[f"{name}.{kind}"] = content.getvalue()
+    return Drawing(name, caption, _inline(files[f"{name}.svg"].decode()), files)
 
 
 def _inline(svg: str) -> str:

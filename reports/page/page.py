@@ -10,15 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
 
-from harness.config.study import BASE
+from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
-from harness.io import read_text, write_text
+from harness.io import digest_of, read_text
 from harness.visible import clean
 from reports.collect import Collected
 from reports.page.browser import BrowserData, browser_data, script_json
@@ -28,9 +27,9 @@ from reports.page.figures import (
     Drawing,
     Palette,
     compute_plot,
+    drawn,
     forest,
     learning_curve,
-    save_figure,
     task_bars,
     task_forest,
     training_curve,
@@ -42,45 +41,41 @@ from reports.tables import Tables, Verdict, tally
 from reports.text import Document, count, listed
 
 PAGE = "index.html"
+FAIRNESS, METHODS = "fairness.md", ("methods.md", "methods.tex")
 BADGES = {"equivalent": "equivalent", "undecided": "undecided", "untested": "not tested"}
 
 Drawings = dict[str, list[Drawing]]
 
 
-def write_page(
-    folder: Path,
+def page_files(
     results: Results,
     tables: Tables,
     *,
     benchmark: Dataset | None = None,
     collected: Collected | None = None,
     methods: Document | None = None,
-) -> list[Path]:
-    """Write ``index.html``, ``figures/*.svg`` and ``.pdf``, the fairness card and the methods section.
+) -> dict[str, bytes]:
+    """``index.html``, the fairness card and the methods section, ``figures/*.svg`` and ``.pdf``, by their names.
 
     These hold dates and timings, so unlike the tables they depend on more than the answers.
 
     Args:
-        folder: Where to write.
         results: What was answered.
         tables: What was tested, from :func:`reports.tables.build_tables`.
         benchmark: Where the videos are; without it the sample browser shows no frames.
         collected: Of a run directory: adds learning curves, what training logged and the fairness card.
         methods: The methods section, see :mod:`reports.page.methods`.
-
-    Returns:
-        The page, then the texts, then the figures.
     """
     labels = {method: clean(label) for method, label in results.short_labels.items()}
     palette = Palette(list(labels))
-    drawings = _draw(folder / "figures", results, tables, labels, palette, collected)
+    drawings = _draw(results, tables, labels, palette, collected)
     videos = benchmark.video_path if benchmark else None
     data = browser_data(results.records, results.answers, labels, results.benchmark, videos)
     for method in data["methods"]:
         method["colour"] = palette.variable(method["name"])
     fairness = fairness_card(collected) if collected else None
-    texts = {"fairness.md": fairness.to_markdown()} if fairness else {}
-    texts |= {"methods.md": methods.to_markdown(), "methods.tex": methods.to_latex()} if methods else {}
+    texts = {FAIRNESS: fairness.to_markdown()} if fairness else {}
+    texts |= dict(zip(METHODS, (methods.to_markdown(), methods.to_latex()), strict=True)) if methods else {}
     context: dict[str, Any] = {
         "title": _title(results, labels),
         "lead": _lead(results, collected),
@@ -104,26 +99,33 @@ def write_page(
         "texts": texts,
     }
     texts = {PAGE: _render(context | {"sections": _sections(context)}), **texts}
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return [*(folder / name for name in texts), *sorted((folder / "figures").iterdir())]
+    figures = {name: data for some in drawings.values() for one in some for name, data in one.files.items()}
+    return {name: text.encode() for name, text in texts.items()} | {
+        f"figures/{name}": figures[name] for name in sorted(figures)
+    }
+
+
+def possible_files(study: StudyConfig) -> list[str]:
+    """The files that :func:`page_files` may make of a study's results."""
+    methods = [BASE, *study.methods]
+    names = ["tasks", "tasks-narrow", "forest", "learning-examples", "learning-seconds", "compute"]
+    names += [f"training-{key}" for key in TRAINING]
+    names += [_forest_name(a, b) for a in methods for b in methods if a != b]
+    return [PAGE, FAIRNESS, *METHODS, *(f"figures/{name}.{kind}" for name in names for kind in ("svg", "pdf"))]
 
 
 def _draw(
-    folder: Path,
     results: Results,
     tables: Tables,
     labels: Mapping[str, str],
     palette: Palette,
     collected: Collected | None,
 ) -> Drawings:
-    """Draw and save every figure that the results allow, in place of those of an earlier report."""
-    for stale in (*folder.glob("*.svg"), *folder.glob("*.pdf")):  # they may show pairs that are gone
-        stale.unlink()
+    """Draw every figure that the results allow."""
     drawings: Drawings = {"scores": [], "differences": [], "learning": [], "training": []}
 
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
-        drawings[section].append(save_figure(figure, folder, name, caption))
+        drawings[section].append(drawn(figure, name, caption))
 
     answers, titles = results.answers, {task.name: task.title for task in results.tasks}
     scores = {m: score_intervals(answers[answers["method"] == m], results.benchmark) for m in results.present}
@@ -145,9 +147,8 @@ def _draw(
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
     for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
         caption = f"{labels[b]} minus {labels[a]}, overall and by task."
-        name = re.sub(r"[^\w.+-]+", "_", f"forest-{b}-{a}")
         figure = task_forest([c for c in contrasts if c.task in shown], a, b, palette.colour(b), titles)
-        add("differences", name, caption, figure)
+        add("differences", _forest_name(a, b), caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, palette, labels):
             add("learning", name, caption, figure)
@@ -156,6 +157,12 @@ def _draw(
             if key in metrics and metrics[key].notna().any():
                 add("training", f"training-{key}", caption, training_curve(metrics, key, palette, labels))
     return drawings
+
+
+def _forest_name(a: str, b: str) -> str:
+    """The name of a pair's figure, no longer than file systems allow."""
+    name = re.sub(r"[^\w.+-]+", "_", f"forest-{b}-{a}")
+    return name if len(name.encode()) <= 120 else f"forest-{digest_of([a, b])[:32]}"
 
 
 def _learning(collected: Collected, palette: Palette, labels: Mapping[str, str]) -> Iterator[tuple[str, str, Figure]]:

@@ -31,7 +31,7 @@ before = time.process_time()
 run = Path(sys.argv[1])
 collected = c.collect(run)
 tables = c.build_tables(c.results_of(collected))
-c.write_tables(run / "report", tables)
+c.table_files(tables)
 c.checkpoint_curve(collected.headline)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps([time.process_time() - before, peak, len(collected.headline.answers), len(tables.contrasts)]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli_kit import Cli, mistake
 
-from harness.config.study import load_study
+from harness.config.study import StudyConfig, load_study
 from harness.console import Console
 from harness.errors import UserError
 from harness.io import read_json, write_json
@@ -37,6 +37,9 @@ write_status(folder, Status(state=State.DONE, phase="evaluate"))
 
 class FakeReport:
     """Writes the ids of the matrix's done cells."""
+
+    def check_output(self, run_dir: Path, study: StudyConfig) -> None:
+        pass
 
     def write(self, run_dir: Path, console: Console, **_: object) -> list[Path]:
         cells = read_json(run_dir / "matrix.json")["cells"]

@@ -18,9 +18,10 @@ from page_kit import fabricate_run
 
 from harness.config.study import ReportSection
 from harness.data.reader import read_dataset
+from harness.outputs import Outputs
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import collect
-from reports.page import methods_section, write_page
+from reports.page import methods_section, page_files
 from reports.results import Results, results_of
 from reports.tables import build_tables
 
@@ -57,7 +58,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = build_tables(results)
     options = {"benchmark": collected.test, "collected": collected}
     methods = methods_section(collected, tables.contrasts)
-    return write_page(run / "report", results, tables, methods=methods, **options)[0]
+    return Outputs(run / "report").publish(page_files(results, tables, methods=methods, **options))[0]
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_a_large_benchmark_stays_small_and_smooth(tmp_path: Path) -> None:
     ]
     labels = {"base": "tiny (base)", "sft": "+ SFT", "dpo": "+ DPO", "grpo": "+ GRPO"}
     results = Results(labels, pd.DataFrame(rows), records, VSIBench(), "VSI-Bench", "official", ReportSection())
-    page_file = write_page(tmp_path / "report", results, build_tables(results), benchmark=small)[0]
+    page_file = Outputs(tmp_path / "report").publish(page_files(results, build_tables(results), benchmark=small))[0]
     assert 1_000_000 < page_file.stat().st_size < 25_000_000
     with browser(tmp_path) as page:
         page.open(page_file)

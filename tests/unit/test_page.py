@@ -24,12 +24,13 @@ from page_kit import fabricate_run
 from PIL import Image
 
 import reports.page.page
+from harness.outputs import LISTED, Outputs
 from harness.vsibench.records import Record
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import Collected, collect
-from reports.page import methods_section, write_page
+from reports.page import methods_section, page_files, possible_files
 from reports.page.browser import browser_data, contact_sheets, script_json, shown
-from reports.page.figures import Drawing, Palette, add_legend, new_axes, save_figure, task_bars
+from reports.page.figures import Drawing, Palette, add_legend, drawn, new_axes, task_bars
 from reports.results import results_of
 from reports.statistics import paired
 from reports.statistics.curves import learning_curves, score_intervals, training_metrics
@@ -82,15 +83,15 @@ def write(run: Path) -> tuple[str, Structure, Collected]:
     collected = collect(run)
     results = results_of(collected)
     tables = build_tables(results)
-    write_page(
-        run / "report",
+    files = page_files(
         results,
         tables,
         benchmark=collected.test,
         collected=collected,
         methods=methods_section(collected, tables.contrasts),
     )
-    text = (run / "report" / "index.html").read_text(encoding="utf-8")
+    Outputs(run / "report").publish(files)
+    text = files["index.html"].decode()
     return text, Structure(text), collected
 
 
@@ -121,12 +122,11 @@ def whole(sources: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, but saved without PDF, which costs most."""
 
-    def save(figure: Figure, folder: Path, name: str, caption: str) -> Drawing:
+    def draw(figure: Figure, name: str, caption: str) -> Drawing:
         figure.savefig(io.BytesIO(), format="svg")
-        folder.mkdir(parents=True, exist_ok=True)
-        return Drawing(name, caption, "<svg></svg>")
+        return Drawing(name, caption, "<svg></svg>", {})
 
-    monkeypatch.setattr(reports.page.page, "save_figure", save)
+    monkeypatch.setattr(reports.page.page, "drawn", draw)
 
 
 def test_the_page_refers_to_nothing_outside_itself(whole: tuple[Path, str, Structure, Collected]) -> None:
@@ -187,7 +187,7 @@ def test_verdicts_come_first_and_name_missing_seeds(whole: tuple[Path, str, Stru
 
 
 def test_every_figure_is_in_the_page_and_in_files(whole: tuple[Path, str, Structure, Collected]) -> None:
-    run, _, page, _ = whole
+    run, _, page, collected = whole
     names = {path.stem for path in (run / "report" / "figures").iterdir()}
     assert names == {
         *("forest", "forest-sft-base", "forest-grpo-base", "forest-grpo-sft", "tasks", "tasks-narrow"),
@@ -195,6 +195,8 @@ def test_every_figure_is_in_the_page_and_in_files(whole: tuple[Path, str, Struct
         *(f"training-{key}" for key in ("reward", "kl", "length", "zero_variance", "truncated", "loss")),
     }
     assert sum(tag == "svg" for tag, _ in page.seen) == len(names)
+    written = {str(path.relative_to(run / "report")) for path in (run / "report").rglob("*") if path.is_file()}
+    assert written - {LISTED} <= set(possible_files(collected.study))
     for name in names:
         assert (run / "report" / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         svg = (run / "report" / "figures" / f"{name}.svg").read_text()
@@ -241,11 +243,11 @@ def test_a_poor_run_still_has_a_page(state: str, sources: dict[str, str], tmp_pa
         answer=same,
         **sources,
     )
-    stale = run / "report" / "figures" / "forest-gone-base.pdf"
-    stale.parent.mkdir(parents=True)
-    stale.touch()
+    Outputs(run / "report").publish({"figures/forest-gone-base.pdf": b""})
+    mine = run / "report" / "figures" / "mine.pdf"
+    mine.touch()
     text, page, _ = write(run)
-    assert not stale.exists() and "nan" not in page.text.split("Fairness card")[0]
+    assert [path for path in mine.parent.iterdir()] == [mine] and "nan" not in page.text.split("Fairness card")[0]
     sections = {identifier for identifier in page.ids if f'href="#{identifier}"' in text}
     assert {"verdict", "scores", "samples", "fairness", "methods"} <= sections
     assert ("differences" in sections, "training" in sections) == (state != "base only", state == "stale figures")
@@ -276,36 +278,36 @@ def test_answers_made_elsewhere_have_a_page_without_a_run_directory(
 ) -> None:
     *_, collected = whole
     results = results_of(collected)
-    write_page(tmp_path, results, build_tables(results))
-    page = Structure((tmp_path / "index.html").read_text())
-    assert "fairness" not in page.ids and "samples" in page.ids and not (tmp_path / "methods.md").exists()
+    files = page_files(results, build_tables(results))
+    page = Structure(files["index.html"].decode())
+    assert "fairness" not in page.ids and "samples" in page.ids and "methods.md" not in files
     assert "Frames are not available for 4 of 4 videos." in page.text
 
 
-def test_figures_are_a_function_of_what_is_drawn(tmp_path: Path) -> None:
+def test_figures_are_a_function_of_what_is_drawn() -> None:
     palette = Palette(["base", "sft", "a$b_c$"])
     frame = pd.DataFrame({"score": [50.0], "low": [40.0], "high": [60.0]}, index=["overall"])
     scores = {method: frame for method in ("base", "sft", "a$b_c$")}
-    for folder in ("first", "second"):
+    found = []
+    for _ in range(2):
         labels = {method: f"<{method}>" for method in scores}
         figure = task_bars(scores, {"Constant": {"overall": 30.0}}, palette, labels, {}, wide=False)
-        drawing = save_figure(figure, tmp_path / folder, "bars", "")
-    for kind in ("svg", "pdf"):
-        assert (tmp_path / "first" / f"bars.{kind}").read_bytes() == (tmp_path / "second" / f"bars.{kind}").read_bytes()
+        found.append(drawing := drawn(figure, "bars", ""))
+    assert found[0].files == found[1].files and set(found[0].files) == {"bars.svg", "bars.pdf"}
     assert (
         "&lt;a$b_c$&gt;" in drawing.svg and "var(--m1)" in drawing.svg and "#" not in drawing.svg.replace("url(#", "")
     )
 
 
 @pytest.mark.parametrize("methods", [1, 12])
-def test_a_long_legend_leaves_the_axes_their_room(tmp_path: Path, methods: int) -> None:
+def test_a_long_legend_leaves_the_axes_their_room(methods: int) -> None:
     figure, axes = new_axes(2.0)
     for number in range(methods):
         axes.plot([0, 1], [0, number], label=f"GRPO (train.learning_rate=0.0000{number}), a variant of it")
     add_legend(figure)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns when the axes collapse
-        save_figure(figure, tmp_path, "curves", "Curves.")
+        drawn(figure, "curves", "Curves.")
     figure.draw_without_rendering()
     assert axes.get_position().height * figure.get_figheight() > 1.2
 
