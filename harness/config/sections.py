@@ -248,10 +248,16 @@ class EvaluationSection(StrictConfig):
 
 
 class RuntimeSection(StrictConfig):
-    """How the machine is used; it does not affect results and is not part of a cell's identity."""
+    """How the machine is used; apart from the number of CPU threads, this does not affect results."""
 
     workers: int = Field(1, ge=1, le=MANY, description="Number of cells that run at the same time.")
-    threads: int = Field(0, ge=0, le=MANY, description="CPU threads per cell; 0: torch's default.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="CPU threads per cell; 0: those that the run directory began with, at first torch's default. "
+        "Without a GPU they change rounding, and so the results.",
+    )
     cache: FilePath = Field(Path("cache"), description="Folder for generated data and decoded frames.")
     frames_gb: float = Field(
         100.0, gt=0, description="Maximum gigabytes of decoded frames there; the least recently used are deleted."

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.config.study import StudyConfig
 from harness.console import Console, Text
+from harness.data.contents import content_digest
 from harness.data.reader import Dataset
 from harness.data.sources import is_ready, resolve_source, world_split
 from harness.data.video.predecode import predecode
@@ -31,6 +32,7 @@ from harness.study.report import load_report
 from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, Status, read_status
+from harness.study.threads import settle_threads
 from harness.study.time_estimate import Estimate, estimate, makespan
 
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
@@ -52,8 +54,13 @@ class Plan:
     benchmark: Dataset
 
 
-def make_plan(study: StudyConfig, console: Console) -> Plan:
+def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Plan:
     """Find the model, say what of its own defaults is not used, read or generate the data, list the cells.
+
+    Args:
+        study: The resolved study.
+        console: For messages.
+        keep: Keep the videos' digests in the cache.
 
     Raises:
         UserError: The model or the data cannot be used.
@@ -66,8 +73,12 @@ def make_plan(study: StudyConfig, console: Console) -> Plan:
     for skipped in filter(None, (train.skipped, benchmark.skipped)):
         console.say(f"{len(skipped)} records are skipped:", style="yellow")
         console.say("  " + first_few(skipped, "\n  "))
-    questions = question_digests(study, benchmark)
-    cells = matrix.cells_of(study, model_digest=weights, train_digest=train.digest, questions=questions)
+    frames = frame_cache(study, model_config(study.model.name))
+    with progress_bar("reading training videos", console) as show:
+        trained = content_digest(train, frames, show, keep=keep)
+    with progress_bar("reading benchmark videos", console) as show:
+        questions = question_digests(study, benchmark, content_digest(benchmark, frames, show, keep=keep))
+    cells = matrix.cells_of(study, model_digest=weights, train_digest=trained, questions=questions)
     return Plan(cells, train, benchmark)
 
 
@@ -100,6 +111,7 @@ def compare(
     """
     if keys is not None:
         print_settings(study, keys, console)
+    study = settle_threads(study, run_dir, console)
     if dry_run:
         print_dry_run(study, run_dir, console)
         return 0
@@ -125,6 +137,7 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
 
     Returns, raises: As :func:`compare`.
     """
+    study = settle_threads(study, run_dir, console)
     plan = make_plan(study, console)
     cells = [cell for cell in plan.cells if not cell.is_base]
     with hold(run_dir, "run directory"):
@@ -170,7 +183,7 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
         works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
         console.say(f"Data to be generated first: {', '.join(absent)}")
     else:
-        plan = make_plan(study, console)
+        plan = make_plan(study, console, keep=False)
         works = matrix.remaining_work(run_dir, plan.cells)
     order = [w for w in matrix.launch_order(works) if not w.complete]
     questions = len(plan.benchmark.records) if plan else None

@@ -47,7 +47,7 @@ class EvaluationIdentity(StrictConfig):
         prompts: The prompt mode and the digest of all wordings.
         frames: Digest of how frames are chosen and resized.
         decoding: Sampler and its options, token limit, batch size and number of turns.
-        engine: Versions, device, precision and attention to the prompt.
+        engine: Versions, device, precision, CPU threads and attention to the prompt.
         sources: Digest of the sampler's code.
     """
 
@@ -63,15 +63,16 @@ class EvaluationIdentity(StrictConfig):
         return {"weights": weights, **self.model_dump()}
 
 
-def question_digests(study: StudyConfig, dataset: Dataset) -> dict[str, str]:
+def question_digests(study: StudyConfig, dataset: Dataset, content: str) -> dict[str, str]:
     """A digest of all that each benchmark asks, by its name, the headline first.
 
-    It covers the benchmark's questions, its own words for them and the size of its images; not its code, so that a
-    changed scorer does not make answers obsolete.
+    It covers the benchmark's questions with their videos, its own words for them and the size of its images; not its
+    code, so that a changed scorer does not make answers obsolete.
 
     Args:
         study: The resolved study.
         dataset: The records of ``data.benchmark``.
+        content: What :func:`~harness.data.contents.content_digest` gives for them.
 
     Raises:
         UserError: The questions of an additional benchmark cannot be read.
@@ -79,9 +80,10 @@ def question_digests(study: StudyConfig, dataset: Dataset) -> dict[str, str]:
     found = {}
     for name, options in {study.evaluation.benchmark: {}, **study.evaluation.more}.items():
         benchmark: Benchmark = registry.create("benchmarks", name, options)
-        questions = benchmark.questions() or dataset
-        own = [benchmark.pixels(), *map(benchmark.words, questions.records)]
-        found[name] = digest_of([questions.digest, own]) if any(own) else questions.digest
+        questions = benchmark.questions()
+        own = [benchmark.pixels(), *map(benchmark.words, (questions or dataset).records)]
+        digest = questions.digest if questions else content
+        found[name] = digest_of([digest, own]) if any(own) else digest
     return found
 
 
@@ -93,7 +95,6 @@ def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> d
         questions: As :func:`question_digests` gives them.
     """
     data, settings = study.data, study.evaluation
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     turns = ", the answer in a second turn" if settings.two_turns else ""
     sampler, sampler_options = study.rollout.sampler, study.rollout.sampler_options
     sampling = f"{sampler} sampler{f' {json.dumps(sampler_options, sort_keys=True)}' if sampler_options else ''}"
@@ -103,12 +104,28 @@ def evaluation_identities(study: StudyConfig, questions: Mapping[str, str]) -> d
             prompts=f"{study.prompt.evaluation}/{prompts_digest()}",
             frames=digest_of([DECODING, data.frames, data.min_pixels, data.max_pixels, data.stills_rate]),
             decoding=f"greedy, {sampling}, {settings.max_new_tokens} tokens, batch {settings.batch}{turns}",
-            engine=f"transformers {version('transformers')}, torch {version('torch')}, {device.type}, "
-            f"{choose_precision(study.model, device)}, {study.model.engine} prefix",
+            engine=f"transformers {version('transformers')}, torch {version('torch')}, {_computing(study)}, "
+            f"{study.model.engine} prefix",
             sources=source_digest(registry.load("samplers", sampler)),
         )
         for name, digest in questions.items()
     }
+
+
+def threads_of(study: StudyConfig) -> int | None:
+    """CPU threads that a model is computed with: their number decides how sums are split, and so how they are rounded.
+
+    None on a GPU, where the CPU only decodes videos and reads text, which threads do not change.
+    """
+    return None if torch.cuda.is_available() else study.runtime.threads or torch.get_num_threads()
+
+
+def _computing(study: StudyConfig) -> str:
+    """What decides the rounding of the same computation: device, precision and threads."""
+    threads = threads_of(study)
+    device = torch.device("cuda" if threads is None else "cpu")
+    on = "" if threads is None else f" with {threads} threads"
+    return f"{device.type}{on}, {choose_precision(study.model, device)}"
 
 
 def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dict[str, Any]:
@@ -123,6 +140,7 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
     """
     versions = {"versions": dict(algorithm.versions())} if isinstance(algorithm, GuestTrainer) else {}
     return versions | {
+        "computing": _computing(study),
         "method": parse_variant(method).method,
         "hyper_parameters": algorithm.config.model_dump(mode="json"),
         "train": study.train.model_dump(mode="json"),

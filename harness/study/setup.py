@@ -46,6 +46,7 @@ class Setup:
     Attributes:
         study: The resolved study.
         policy: The model as loaded, before any training.
+        frames: Loads their videos.
         encoder: Turns records into prompts.
         train: Training records; None for an evaluation only.
         benchmark: Evaluation records.
@@ -54,6 +55,7 @@ class Setup:
 
     study: StudyConfig
     policy: Policy
+    frames: FrameCache
     encoder: PromptEncoder
     train: Dataset | None
     benchmark: Dataset
@@ -164,7 +166,7 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
     frames = frame_cache(study, config)
     size, stamped = frames.settings.merge_size, has_time_stamps(config)
     encoder = PromptEncoder(loaded.tokenizer, config.video_token_id, frames, size, stamped=stamped)
-    return Setup(study, policy, encoder, train, benchmark, notes)
+    return Setup(study, policy, frames, encoder, train, benchmark, notes)
 
 
 def build_rewards(study: StudyConfig) -> WeightedRewards:

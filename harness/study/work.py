@@ -13,12 +13,13 @@ from typing import Any, Literal
 from harness.api.guest import GuestTrainer
 from harness.api.types import Needs
 from harness.config.study import BASE, StudyConfig
+from harness.data.contents import content_digest
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import remove_leftovers, write_json
 from harness.models.loading import check_model, model_digest
 from harness.study.evaluation import evaluate
-from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests
+from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests, training_identity
 from harness.study.matrix import CONFIG_FILE, CellDocument
 from harness.study.process import EXIT_FAILED, EXIT_INTERRUPTED, is_first_rank, start_ranks
 from harness.study.setup import ENVIRONMENT_FILE, Setup, build_rewards, environment, prepare, trained_rooms
@@ -43,7 +44,7 @@ def run_cell(cell_dir: Path) -> None:
     _report(cell_dir, "", 0, 0, {})
     ranks = _start_further_ranks(cell_dir, 1 if is_base else study.train.processes)
     setup = prepare(study, with_train=not is_base, seed=cell.seed)
-    _check_evaluation(cell, setup)
+    _check_unchanged(cell, setup)
     write_json(cell_dir / ENVIRONMENT_FILE, environment(setup).model_dump(mode="json"))
     if is_base:
         _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
@@ -72,14 +73,28 @@ def _start_further_ranks(cell_dir: Path, processes: int) -> Ranks:
     return Ranks.join()
 
 
-def _check_evaluation(cell: CellDocument, setup: Setup) -> None:
-    """Refuse to answer anything but what was planned: the recorded identity is what says that answers are complete."""
-    found = evaluation_identities(cell.study, question_digests(cell.study, setup.benchmark))
-    if found != cell.evaluation:
+def _check_unchanged(cell: CellDocument, setup: Setup) -> None:
+    """Refuse anything but what was planned, once all is loaded: the recorded identity is what results belong to."""
+    changed = []
+    if model_digest(cell.study.model.name) != cell.base_digest:
+        changed.append("the model")
+    if setup.train and content_digest(setup.train, setup.frames) != cell.identity["data"]["digest"]:
+        changed.append("the training data or its videos")
+    if cell.method != BASE:
+        found = training_identity(cell.study, cell.method, cell.study.algorithm(cell.method))
+        if not found.items() <= cell.identity.items():
+            changed.append("the code of the method, its rewards or its sampler")
+    if _evaluation_identities(setup) != cell.evaluation:
+        changed.append("the benchmark, its videos, code or installed versions")
+    if changed:
         raise UserError(
-            f"{cell.cell}: benchmark, code or installed versions have changed since the study was planned; run the "
-            "same command again"
+            f"{cell.cell}: {'; '.join(changed)} changed since the study was planned; run the same command again"
         )
+
+
+def _evaluation_identities(setup: Setup) -> dict[str, EvaluationIdentity]:
+    asked = content_digest(setup.benchmark, setup.frames)
+    return evaluation_identities(setup.study, question_digests(setup.study, setup.benchmark, asked))
 
 
 def train_share(cell_dir: Path) -> None:
@@ -123,7 +138,7 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
         restore_weights(setup.policy.model, opened)
         digest = opened.digest
     numbers: dict[str, float] = {}
-    for name, identity in evaluation_identities(study, question_digests(study, setup.benchmark)).items():
+    for name, identity in _evaluation_identities(setup).items():
         folder = out if name == study.evaluation.benchmark else out / name
         overall = evaluate(setup, name, identity.of(digest), folder)
         numbers["overall" if name == study.evaluation.benchmark else name] = overall

@@ -13,11 +13,13 @@ from datasets_kit import write_scannet, write_vsi_100k, write_vsi_bench
 
 from harness.cli import app as cli
 from harness.config.study import load_study
+from harness.data.contents import content_digest
 from harness.io import read_json
+from harness.models.loading import model_config
 from harness.study.cell import main as run_cell
 from harness.study.compare import make_plan
 from harness.study.matrix import write_cell
-from harness.study.setup import load_data
+from harness.study.setup import frame_cache, load_data
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -125,10 +127,12 @@ def test_prepare_train_evaluate_report(harness: Cli, copies: Path, monkeypatch: 
     assert all(name in scores for name in ("base", "sft", "dpo:pairs=corrupted", "grpo"))
     card = (run_dir / "report" / "fairness.md").read_text()
     assert "centres of two objects" in card and "free text without options" in card
-    train, benchmark = load_data(load_study("study.toml"))
+    study = load_study("study.toml")
+    train, benchmark = load_data(study)
     assert train is not None and train.notes and len(benchmark.records) == len(answered)
     evaluated = read_json(cells["base"] / "vsibench" / "step-000000" / "manifest.json")
-    assert evaluated["identity"]["benchmark"] == benchmark.digest
+    shown = content_digest(benchmark, frame_cache(study, model_config(study.model.name)))
+    assert evaluated["identity"]["benchmark"] == shown
 
 
 @pytest.mark.parametrize(

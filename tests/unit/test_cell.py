@@ -20,8 +20,9 @@ from harness.cli.studies import evaluate
 from harness.config.study import StudyConfig
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.errors import UserError
-from harness.io import read_json
+from harness.io import read_json, write_json
 from harness.locks import hold
+from harness.models.presets import TINY
 from harness.study import work
 from harness.study.cell import main
 from harness.study.evaluation import read_samples
@@ -122,18 +123,48 @@ def test_a_prompt_without_video_features_is_refused_and_never_trained(
 def test_a_bad_training_video_is_named(data: Path, tmp_path: Path, capfd: Any, damage: str) -> None:
     shutil.copytree(data / "data", tmp_path / "data")
     study = small_study(tmp_path)
-    _, cells = prepare_cells(study, tmp_path / "run")
+    if damage == "gone":
+        _, cells = prepare_cells(study, tmp_path / "run")
     for path in (tmp_path / "data" / "world").glob("train_*.mp4"):
         content = path.read_bytes()
         if damage == "gone":
             path.unlink()
         else:
             path.write_bytes(content[:-300] if damage == "truncated" else b"no video" * 100)
+    if damage != "gone":
+        _, cells = prepare_cells(study, tmp_path / "run")
     code, status = run(tmp_path / "run", cells["sft-0"])
     assert code == 1 and status.state is State.FAILED
     assert "train_00000" in status.reason and ".mp4" in status.reason
     assert "train" in status.reason and ("record" in status.reason or "line" in status.reason)
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "file"),
+    [
+        ("the model", "model/config.json"),
+        ("the model", "model/generation_config.json"),
+        ("the training data or its videos", "data/world/train_000000.mp4"),
+        ("the benchmark, its videos, code or installed versions", "data/world/test_000001.mp4"),
+    ],
+)
+def test_what_changes_between_the_plan_and_the_start_is_named(data: Path, tmp_path: Path, what: str, file: str) -> None:
+    """A video is replaced by another of the same size and time of modification, under the same name."""
+    shutil.copytree(data / "data", tmp_path / "data")
+    shutil.copytree(TINY.location, tmp_path / "model")
+    _, cells = prepare_cells(small_study(tmp_path, model={"name": str(tmp_path / "model")}), tmp_path / "run")
+    path = tmp_path / file
+    if path.suffix == ".mp4":
+        before = path.stat()
+        other = path.read_bytes()
+        path.write_bytes(other[:-1] + bytes([other[-1] ^ 1]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        write_json(path, read_json(path) | {"remark": 1})
+    code, status = run(tmp_path / "run", cells["sft-0"])
+    assert code == 1 and f": {what} changed since the study was planned; run the same command" in status.reason
+    assert not (cells["sft-0"].folder(tmp_path / "run") / "metrics.jsonl").exists()
 
 
 def test_the_second_process_on_a_cell_is_told_and_does_no_harm(data: Path, tmp_path: Path, capsys: Any) -> None:
@@ -153,7 +184,7 @@ def test_a_cell_answers_what_was_planned_or_nothing(
     _, cells = prepare_cells(small_study(data), tmp_path)
     monkeypatch.setattr(prompts, "SYSTEM", "Answer in rhymes.")
     code, status = run(tmp_path, cells["base-0"])
-    assert code == 1 and "have changed since the study was planned" in status.reason
+    assert code == 1 and "changed since the study was planned" in status.reason
     assert not (cells["base-0"].folder(tmp_path) / "vsibench").exists()
     _, again = prepare_cells(small_study(data), tmp_path)
     assert run(tmp_path, again["base-0"])[0] == 0 and again["base-0"].id == cells["base-0"].id
@@ -259,8 +290,6 @@ def test_evaluate_gives_a_cells_own_answers_again(data: Path, tmp_path: Path) ->
     numbers = evaluate_checkpoint(checkpoint, limited, tmp_path / "part")
     assert len(read_samples(tmp_path / "part")) == 3 and 0 <= numbers["overall"] <= 100, "rooms of three, whole"
     from transformers import AutoModelForImageTextToText, AutoTokenizer
-
-    from harness.models.presets import TINY
 
     plain = AutoModelForImageTextToText.from_pretrained(TINY.location)
     with torch.no_grad():

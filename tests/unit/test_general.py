@@ -185,15 +185,15 @@ def test_what_is_asked_includes_a_benchmarks_words_and_image_sizes(
 ) -> None:
     """And not its scorer: the raw answers stay what they are."""
     study = load_study("tiny", methods=["sft"])
-    digests = [question_digests(study, small_dataset)]
-    assert digests == [{"vsibench": small_dataset.digest}]
+    digests = [question_digests(study, small_dataset, "content")]
+    assert digests == [{"vsibench": "content"}]
     monkeypatch.setattr(VSIBench, "score", None)
-    assert question_digests(study, small_dataset) == digests[0]
+    assert question_digests(study, small_dataset, "content") == digests[0]
     for own in ("Is it {}", "Now, is it {}"):
         monkeypatch.setattr(VSIBench, "words", lambda self, record, own=own: own.format(record.question))
-        digests.append(question_digests(study, small_dataset))
+        digests.append(question_digests(study, small_dataset, "content"))
     monkeypatch.setattr(VSIBench, "pixels", lambda self: (28 * 28, 56 * 56))
-    digests.append(question_digests(study, small_dataset))
+    digests.append(question_digests(study, small_dataset, "content"))
     assert len({one["vsibench"] for one in digests}) == 4
 
 
@@ -210,10 +210,10 @@ def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path, small_da
             resolve_study(StudyOptions(benchmarks=text))
     study = resolve_study(StudyOptions(benchmarks="vsibench, general"))
     with pytest.raises(UserError, match="which questions"):
-        question_digests(study, small_dataset)
+        question_digests(study, small_dataset, "content")
     missing = resolve_study(StudyOptions(benchmarks=f"vsibench,general={tmp_path}/none.jsonl"))
     with pytest.raises(UserError, match=r"none\.jsonl`: no such file"):
-        question_digests(missing, small_dataset)
+        question_digests(missing, small_dataset, "content")
     with pytest.raises(UserError, match=r"general\.side`: no such key"):
         load_study("tiny", changes={"evaluation.more.general": {"side": 3}})
 

@@ -120,7 +120,7 @@ def test_costly_cells_start_first(methods: Callable[..., None]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"runtime": {"workers": 2, "threads": 1, "cache": "elsewhere"}},
+        {"runtime": {"workers": 2, "decoders": 3, "cache": "elsewhere"}},
         {"evaluation": {"max_new_tokens": 99, "batch": 3}},
         {"prompt": {"evaluation": "think"}},
         {"data": {"benchmark": "world:dev"}},
@@ -147,6 +147,7 @@ def test_what_does_not_change_the_weights_does_not_change_the_id(
         {"reward": {"weights": {"mra": 1.0}}},
         {"rollout": {"temperature": 0.7}},
         {"data": {"limit": 9}},
+        {"runtime": {"threads": 3}},
     ],
     ids=str,
 )
@@ -195,6 +196,7 @@ def test_a_changed_source_changes_the_method_alone(methods: Callable[..., None])
         ("decoding", {"evaluation": {"two_turns": True}}),
         ("engine", {"model": {"engine": "naive"}}),
         ("engine", {"model": {"precision": "bf16"}}),
+        ("engine", {"runtime": {"threads": 3}}),
         ("", {"evaluation": {"scorer": "tolerant"}}),
         ("", {"rollout": {"max_new_tokens": 99}}),
     ],

@@ -98,10 +98,14 @@ class FrameCache:
         """
         return self._latest(self.video_digest(path), path)
 
-    def video_digest(self, path: Path) -> str:
+    def video_digest(self, path: Path, *, keep: bool = True) -> str:
         """SHA-256 of a file's bytes, cached until the file changes.
 
         For a folder of stills: of the names of all of them and the bytes of those that are sampled.
+
+        Args:
+            path: The video.
+            keep: Write a new digest to the disk too.
 
         Raises:
             UserError: The file is missing or unreadable.
@@ -115,6 +119,8 @@ class FrameCache:
         except OSError as error:
             raise UserError(f"{path}: the video cannot be opened: {error.strerror or error}") from error
         self._digests[str(path)] = (stamp, digest)
+        if not keep:
+            return digest
         with contextlib.suppress(OSError):  # then it is computed again the next time
             line = json.dumps({"video": str(path), "stamp": stamp, "sha256": digest})
             append_lines(self.root / _DIGESTS, [line])

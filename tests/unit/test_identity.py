@@ -1,0 +1,127 @@
+"""Identities by content: files that are edited or replaced under their old names are others, and so are threads."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from study_kit import QUIET, prepare_cells, small_study
+
+from harness.config.study import StudyConfig
+from harness.console import Console
+from harness.io import write_json
+from harness.study.compare import make_plan, print_dry_run
+from harness.study.threads import settle_threads
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def planned(study: StudyConfig, *, keep: bool = True) -> dict[str, tuple[str, str]]:
+    """Of each method, its cell's id and what its evaluation asks."""
+    return {c.method: (c.id, c.evaluation["vsibench"].benchmark) for c in make_plan(study, QUIET, keep=keep).cells}
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Another file under the same name, with the same time of modification."""
+    status = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_replaced_training_video_is_another_cell(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    world = tmp_path / "data" / "world"
+    before = planned(study)
+    replace(world / "train_000002.mp4", (world / "train_000001.mp4").read_bytes())
+    after = planned(study)
+    assert after["base"] == before["base"]
+    assert after["sft"][0] != before["sft"][0] and after["sft"][1] == before["sft"][1]
+
+
+def test_a_replaced_benchmark_video_is_another_question(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    world = tmp_path / "data" / "world"
+    before = planned(study)
+    replace(world / "test_000002.mp4", (world / "test_000001.mp4").read_bytes())
+    for method, (cell, asked) in planned(study).items():
+        assert cell == before[method][0] and asked != before[method][1]
+
+
+def test_what_is_not_shown_and_where_it_is_do_not_count(tmp_path: Path) -> None:
+    study = small_study(tmp_path, data={"limit": 3})
+    before = planned(study)
+    replace(tmp_path / "data" / "world" / "train_000002.mp4", b"of no record that is trained on")
+    os.utime(tmp_path / "data" / "world" / "train_000000.mp4")
+    shutil.copytree(tmp_path / "data", tmp_path / "moved" / "data")
+    here, moved = planned(study), planned(small_study(tmp_path / "moved", data={"limit": 3}))
+    assert here == before
+    assert {asked for _, asked in moved.values()} == {asked for _, asked in before.values()}
+
+
+def test_a_replaced_still_counts(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    world, rng = tmp_path / "data" / "world", np.random.default_rng(0)
+    (world / "train_000000.mp4").unlink()
+    stills = world / "train_000000"
+    stills.mkdir()
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 255, (56, 56, 3), np.uint8)).save(stills / f"{number}.png")
+    before = planned(study)
+    replace(stills / "2.png", (stills / "1.png").read_bytes())
+    assert planned(study)["sft"][0] != before["sft"][0]
+
+
+def test_a_dry_run_reads_the_videos_and_writes_nothing(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    first = planned(study, keep=False)
+    print_dry_run(study, tmp_path / "run", QUIET)
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
+    assert planned(study) == first and (tmp_path / "cache" / "frames" / "digests.jsonl").is_file()
+
+
+def test_a_run_directory_keeps_its_threads_on_another_machine(tmp_path: Path, threads: None) -> None:
+    study = small_study(tmp_path, runtime={"threads": 0})
+    torch.set_num_threads(3)
+    settled = settle_threads(study, tmp_path / "run", QUIET)
+    assert settled.runtime.threads == 3
+    _, cells = prepare_cells(settled, tmp_path / "run")
+    torch.set_num_threads(1)
+    said = io.StringIO()
+    again = settle_threads(study, tmp_path / "run", Console(file=said, width=200))
+    assert again == settled and "3 CPU threads per cell" in said.getvalue()
+    assert {cell.id for cell in make_plan(again, QUIET).cells} == {cell.id for cell in cells.values()}
+    (tmp_path / "run" / "study.json").unlink()  # as `harness train` leaves a run directory
+    assert settle_threads(study, tmp_path / "run", QUIET) == settled
+
+
+def test_other_threads_are_other_cells_and_that_is_said(tmp_path: Path) -> None:
+    study = small_study(tmp_path, runtime={"threads": 3})
+    _, cells = prepare_cells(study, tmp_path / "run")
+    other, said = small_study(tmp_path, runtime={"threads": 2}), io.StringIO()
+    other = settle_threads(other, tmp_path / "run", Console(file=said, width=300))
+    assert "runtime.threads = 2" in said.getvalue() and "runtime.threads = 3 keeps them" in said.getvalue()
+    base, sft = make_plan(other, QUIET).cells
+    assert sft.id != cells["sft-0"].id
+    assert base.id == cells["base-0"].id and base.evaluation != cells["base-0"].evaluation
+
+
+def test_a_gpu_does_not_count_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_: True)
+    found = [planned(small_study(tmp_path, runtime={"threads": n})) for n in (1, 2)]
+    assert found[0] == found[1]
+    study = small_study(tmp_path, runtime={"threads": 0})
+    write_json(tmp_path / "run" / "study.json", {"runtime": {"threads": 3}})
+    assert settle_threads(study, tmp_path / "run", QUIET) == study
