@@ -25,9 +25,9 @@ from harness.study import matrix
 from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
 from harness.study.effective import print_settings
 from harness.study.identity import question_digests
-from harness.study.launch import LOG_FILE, run_cells
+from harness.study.launch import run_cells
 from harness.study.lookalikes import note_lookalikes
-from harness.study.matrix import Cell, CellWork
+from harness.study.matrix import LOG_FILE, Cell, CellWork
 from harness.study.report import load_report
 from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data
 from harness.study.shared_training import reuse_training, training_rounds
@@ -138,6 +138,7 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
     Returns, raises: As :func:`compare`.
     """
     study = settle_threads(study, run_dir, console)
+    matrix.check_cells(run_dir)
     plan = make_plan(study, console)
     cells = [cell for cell in plan.cells if not cell.is_base]
     with hold(run_dir, "run directory"):

@@ -16,11 +16,10 @@ from pydantic import NonNegativeFloat
 
 from harness.errors import UserError
 from harness.io import read_as, write_json
-from harness.study.matrix import Cell
+from harness.study.matrix import LOG_FILE, Cell
 from harness.study.process import EXIT_INTERRUPTED, cell_command, cell_environment, interrupt, visible_gpus
 from harness.study.status import State, Status, record_state, recorded_status
 
-LOG_FILE = "log.txt"
 TIMING_FILE = "timing.json"
 
 OnChange = Callable[[Cell, Status], None]

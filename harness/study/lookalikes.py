@@ -15,7 +15,8 @@ from harness.data.lookalikes import lookalikes, video_hashes
 from harness.data.reader import Dataset
 from harness.data.sources import world_split
 from harness.errors import first_few
-from harness.io import read_lines, write_text
+from harness.io import read_lines
+from harness.outputs import Outputs
 from harness.processes import usable_cores
 from harness.study.display import progress_bar
 
@@ -74,9 +75,9 @@ def warn_of_lookalikes(
 def note_lookalikes(study: StudyConfig, run_dir: Path, train: Dataset, benchmark: Dataset, console: Console) -> None:
     """Warn of training videos that look like the benchmark's, and keep the pairs for the report."""
     if found := warn_of_lookalikes(study, study.data.train, train, benchmark, console):
-        write_text(run_dir / LOOKALIKES, "".join(f"{one}\n" for one in found))
+        Outputs(run_dir).write(LOOKALIKES, "".join(f"{one}\n" for one in found).encode())
     else:
-        (run_dir / LOOKALIKES).unlink(missing_ok=True)
+        Outputs(run_dir).remove([LOOKALIKES])
 
 
 def noted_lookalikes(run_dir: Path) -> list[str]:

@@ -15,8 +15,8 @@ from harness.api.config import StrictConfig
 from harness.config.study import BASE, StudyConfig, load_study
 from harness.data.video.decode import DECODING
 from harness.errors import UserError
-from harness.io import digest_of, json_text, read_as, toml_text, write_json
-from harness.outputs import Outputs
+from harness.io import digest_of, json_text, read_as, refuse_special, toml_text, write_json
+from harness.outputs import Outputs, refuse_links
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, read_status, record_state
 from harness.train.meter import Consumption
@@ -25,6 +25,7 @@ CELLS = "cells"
 MATRIX_FILE = "matrix.json"
 CONFIG_FILE = "config.json"
 COMPUTE_FILE = "compute.json"
+LOG_FILE = "log.txt"
 STUDY_FILE, STUDY_TOML = "study.json", "study.toml"
 AGAIN = "run `harness compare` again, with the run directory's study.toml"
 """What restores a document of a run directory."""
@@ -251,6 +252,18 @@ def check_output(run_dir: Path, study: StudyConfig) -> None:
     """
     names = [STUDY_FILE, MATRIX_FILE, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
     Outputs(run_dir).check(names)
+    check_cells(run_dir)
+
+
+def check_cells(run_dir: Path) -> None:
+    """Refuse cells that are elsewhere, behind a link.
+
+    Raises:
+        UserError: There is a link; it is named.
+    """
+    refuse_links(run_dir, CELLS, besides=["trackers"])  # some trackers make links themselves
+    for log in run_dir.glob(f"{CELLS}/*/{LOG_FILE}"):
+        refuse_special(log)
 
 
 def _is_described(run_dir: Path, study: StudyConfig) -> bool:

@@ -21,7 +21,8 @@ from harness.console import Console
 from harness.data.leakage import count_rooms, shared_rooms
 from harness.data.sources import is_ready, world_split
 from harness.errors import UserError, first_few
-from harness.io import toml_text, write_text
+from harness.io import toml_text
+from harness.outputs import Outputs
 from harness.seeds import seed_for
 from harness.study.compare import build_source, compare
 from harness.study.lookalikes import warn_of_lookalikes
@@ -118,13 +119,16 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
             complete.
     """
     trial_study = tuning_study(study)
+    if not dry_run:
+        Outputs(run_dir).check([TRIALS_FILE, TUNED_FILE])
     check_development(study, console, build=not dry_run)
     code = compare(trial_study, run_dir, dry_run=dry_run, console=console)
     if dry_run:
         return code
     trials = _scored_trials(study, run_dir)
-    write_text(run_dir / TRIALS_FILE, trials.to_csv(index=False))
-    write_text(run_dir / TUNED_FILE, tuned_file(study, trials))
+    outputs = Outputs(run_dir)
+    outputs.write(TRIALS_FILE, trials.to_csv(index=False).encode())
+    outputs.write(TUNED_FILE, tuned_file(study, trials).encode())
     table = Table(title="Trials on the development split", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("Method", "Trial", "Overall", ""):
         table.add_column(name, justify="right" if name == "Overall" else "left", overflow="fold")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from harness.io import digest_of, read_as, read_json, sha256_file, write_json
 from harness.models.weights import check_weights, load_whole, refuse_infinite
 
 MANIFEST = "manifest.json"
-STATE, STATE_FILE = "trainer", "state.json"
+STATE, STATE_FILE, STATE_TENSORS = "trainer", "state.json", "optimizer.safetensors"
 VISION = "vision.safetensors"
 ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 """What decides how adapters' tensors act, besides their names and shapes."""
@@ -94,7 +95,9 @@ def save_checkpoint(
         about: What the manifest says about the cell.
     """
     root.mkdir(parents=True, exist_ok=True)
-    _remove(root.glob(".step-*.tmp"))
+    for leftover in root.glob(".step-*.tmp"):
+        if re.fullmatch(r"\.step-\d{6,}\.tmp", leftover.name) and not leftover.is_symlink():
+            shutil.rmtree(leftover)
     final, temporary = root / folder_name(step), root / f".{folder_name(step)}.tmp"
     try:
         temporary.mkdir()
@@ -130,13 +133,11 @@ def drop_older_states(last: Path) -> None:
     for older in last.parent.glob("step-*"):
         if older != last and (older / STATE).exists():
             (older / STATE).rename(older / f".{STATE}.tmp")
-        _remove([older / f".{STATE}.tmp"])
-
-
-def _remove(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        if folder.exists():
-            shutil.rmtree(folder)
+        left = older / f".{STATE}.tmp"
+        for name in (STATE_FILE, STATE_TENSORS):
+            (left / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is gone, or holds something else
+            left.rmdir()
 
 
 def _save_weights(model: Any, folder: Path) -> bool:
@@ -241,7 +242,7 @@ def restore_state(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> d
             f"`{checkpoint.folder}`: holds no optimiser state, since it was not the last checkpoint; to train again "
             f"from the start, delete the folder {checkpoint.folder.parent}"
         )
-    tensors = load_file(folder / "optimizer.safetensors")
+    tensors = load_file(folder / STATE_TENSORS)
     document = read_as(_State, folder / STATE_FILE, f"Delete the folder {checkpoint.folder} and train again")
     loaded: dict[str, Any] = {"param_groups": document.param_groups, "state": {}}
     for key, value in {**document.scalars, **tensors}.items():
@@ -259,7 +260,7 @@ def _save_state(folder: Path, optimizer: torch.optim.Optimizer, state: dict[str,
     saved = optimizer.state_dict()
     values = dict(_flattened(saved["state"]))
     tensors = {key: one.detach().cpu().contiguous().clone() for key, one in values.items() if torch.is_tensor(one)}
-    save_file(tensors, folder / "optimizer.safetensors")
+    save_file(tensors, folder / STATE_TENSORS)
     scalars = {key: one for key, one in values.items() if key not in tensors}
     write_json(folder / STATE_FILE, {"param_groups": saved["param_groups"], "scalars": scalars, "state": state})
 

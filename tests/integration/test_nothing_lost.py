@@ -136,6 +136,19 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     return lambda: len(begun)
 
 
+@pytest.mark.parametrize("place", ["cells", "cells/sft-1", "cells/sft-1/checkpoints", "cells/sft-1/log.txt"])
+@pytest.mark.parametrize("command", ["compare --methods", "train"])
+def test_cells_behind_links_are_refused_before_any_work(
+    harness: Cli, mine: Path, tmp_path: Path, no_work: Callable[[], int], command: str, place: str
+) -> None:
+    link = tmp_path / "run" / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(mine)
+    before = tree(tmp_path)
+    mistake(harness(*command.split(), "sft", "--out", "run"), f"run/{place}`: there is a symbolic link")
+    assert no_work() == 0 and tree(tmp_path) == before
+
+
 STUDY = (
     '# Mine.\nextends = "tiny"\nmethods = ["sft"]  # only one\n[data]\ntrain = "{0}#train"\nbenchmark = "{0}#test"\n'
 )

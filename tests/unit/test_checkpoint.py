@@ -272,19 +272,26 @@ def test_a_crash_before_the_rename_leaves_no_checkpoint(
     root = tmp_path / "checkpoints"
     assert sorted(path.name for path in root.iterdir()) == [".step-000002.tmp", "step-000001"]
     assert [folder.name for folder in list_checkpoints(root)] == ["step-000001"]
+    (root / ".step-notes.tmp").mkdir()
+    (root / "step-000001" / "trainer" / "notes.md").write_text("mine")
     assert [folder.name for folder in train(kit, tmp_path)] == ["step-000001", "step-000002"]
-    assert sorted(path.name for path in root.iterdir()) == ["step-000001", "step-000002"]
+    assert sorted(path.name for path in root.iterdir()) == [".step-notes.tmp", "step-000001", "step-000002"]
+    assert [path.read_text() for path in (root / "step-000001").rglob("notes.md")] == ["mine"]
 
 
 def test_a_kill_while_old_states_are_dropped_costs_nothing(
     kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(path: Path, **_: Any) -> None:
-        next(file for file in Path(path).rglob("*") if file.is_file()).unlink()
-        raise Stop
+    real = Path.unlink
+
+    def half(path: Path, **options: Any) -> None:
+        there = path.exists()
+        real(path, **options)
+        if there and path.parent.name == ".trainer.tmp":
+            raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(ckpt.shutil, "rmtree", half)
+        patch.setattr(Path, "unlink", half)
         with pytest.raises(Stop):
             train(kit, tmp_path, budget=("steps", 3), checkpoints=3)
     found = list_checkpoints(tmp_path / "checkpoints")
