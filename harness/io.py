@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 import tomli_w
 
 from harness.errors import UserError, first_few
+from harness.visible import is_seen
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -127,8 +128,9 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def json_text(document: Any) -> str:
-    """Indented JSON with a line end; NaN, which JSON lacks, is an error."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Indented JSON with a line end, in which characters that are not seen are escapes; NaN is an error."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    return re.sub("[^\n -~]", lambda found: found[0] if is_seen(found[0]) else json.dumps(found[0])[1:-1], text) + "\n"
 
 
 def toml_text(document: dict[str, Any]) -> str:

@@ -34,13 +34,16 @@ def visible(text: str) -> str:
 
     Line feeds, tabs and spaces of any width stay. The result of a result is the same.
     """
-    if text.isprintable() and not _FILLERS.search(text):
-        return text
-    return "".join(c if _seen(c) else c.encode("unicode_escape").decode() for c in text)
+    return re.sub("[^\n\t -~]", _shown, text)
 
 
-def _seen(c: str) -> bool:
+def is_seen(c: str) -> bool:
+    """Whether a character has a shape or is a line feed, a tab or a space of any width."""
     return c in "\n\t" or unicodedata.category(c) == "Zs" or (c.isprintable() and not _FILLERS.match(c))
+
+
+def _shown(found: re.Match[str]) -> str:
+    return found[0] if is_seen(found[0]) else found[0].encode("unicode_escape").decode()
 
 
 def clean(text: str) -> str:

@@ -67,7 +67,7 @@ class Comparison:
         curves = {"checkpoints": collected.headline}
         curves |= {f"additional-{name}-checkpoints": one for name, one in collected.additional.items()}
         for name, evaluated in curves.items():
-            files[f"{name}.csv"] = checkpoint_curve(evaluated).to_csv(index=False).encode()
+            files[f"{name}.csv"] = csv_text(checkpoint_curve(evaluated)).encode()
         page = page_files(
             results,
             tables,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -20,6 +19,7 @@ from harness.data.video.container import opened, pixel_aspect, video_stream
 from harness.data.video.decode import decode_frames
 from harness.data.video.picture import picture
 from harness.errors import UserError
+from harness.visible import visible
 from harness.vsibench.records import Record
 
 TEXT_BUDGET = 6_000_000
@@ -114,11 +114,11 @@ def browser_data(
         for seed in sorted(rows["seed"].unique())
     ]
     return {
-        "methods": [{"name": method, "label": labels[method]} for method in methods],
-        "tasks": [(task.name, task.title) for task in benchmark.tasks_of(kinds.values())],
+        "methods": [{"name": visible(method), "label": labels[method]} for method in methods],
+        "tasks": [(visible(task.name), visible(task.title)) for task in benchmark.tasks_of(kinds.values())],
         "scenes": [(shown(name, 200), sheets.get(path, "") if path else "") for name, path in videos.items()],
         "questions": [
-            _question(record, scenes[record.scene], benchmark.task_of(kinds[record.key])) for record in records
+            _question(record, scenes[record.scene], visible(benchmark.task_of(kinds[record.key]))) for record in records
         ],
         "texts": [shown(text, limit) for text in texts],
         "runs": runs,
@@ -133,15 +133,14 @@ def script_json(data: BrowserData) -> str:
 
 
 def shown(text: str, limit: int) -> str:
-    """Text for display: invisible and direction-changing characters are made visible, a long middle is cut out.
+    """Visible text for display, of which a long middle is cut out.
 
     The end is kept, because that is where the scored part of an answer is.
     """
     if len(text) > limit:
         head, tail = text[: limit - limit // 3], text[-(limit // 3) :]
         text = f"{head}\n[... {len(text) - limit:,} characters left out ...]\n{tail}"
-    plain = {c for c in set(text) if c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs"}
-    return "".join(c if c in plain else f"\N{LEFT CEILING}U+{ord(c):04X}\N{RIGHT CEILING}" for c in text)
+    return visible(text)
 
 
 def _limit(texts: Mapping[str, int]) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
@@ -17,8 +18,8 @@ from matplotlib.figure import Figure
 
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
-from harness.io import digest_of, read_text
-from harness.visible import clean
+from harness.io import read_text
+from harness.visible import clean, visible
 from reports.collect import Collected
 from reports.page.browser import BrowserData, browser_data, script_json
 from reports.page.fairness import fairness_card
@@ -71,8 +72,9 @@ def page_files(
     drawings = _draw(results, tables, labels, palette, collected)
     videos = benchmark.video_path if benchmark else None
     data = browser_data(results.records, results.answers, labels, results.benchmark, videos)
+    colours = {visible(method): palette.variable(method) for method in labels}
     for method in data["methods"]:
-        method["colour"] = palette.variable(method["name"])
+        method["colour"] = colours[method["name"]]
     fairness = fairness_card(collected) if collected else None
     texts = {FAIRNESS: fairness.to_markdown()} if fairness else {}
     texts |= dict(zip(METHODS, (methods.to_markdown(), methods.to_latex()), strict=True)) if methods else {}
@@ -127,7 +129,7 @@ def _draw(
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
         drawings[section].append(drawn(figure, name, caption))
 
-    answers, titles = results.answers, {task.name: task.title for task in results.tasks}
+    answers, titles = results.answers, {task.name: clean(task.title) for task in results.tasks}
     scores = {m: score_intervals(answers[answers["method"] == m], results.benchmark) for m in results.present}
     caption = (
         f"Score by task with its {level(1 - LEVEL)} confidence interval over {results.benchmark.cluster}s; differences "
@@ -147,8 +149,9 @@ def _draw(
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
     for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
         caption = f"{labels[b]} minus {labels[a]}, overall and by task."
+        name = _file_name(f"forest-{b}-{a}", {one.name for one in drawings["differences"]})
         figure = task_forest([c for c in contrasts if c.task in shown], a, b, palette.colour(b), titles)
-        add("differences", _forest_name(a, b), caption, figure)
+        add("differences", name, caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, palette, labels):
             add("learning", name, caption, figure)
@@ -159,10 +162,11 @@ def _draw(
     return drawings
 
 
-def _forest_name(a: str, b: str) -> str:
-    """The name of a pair's figure, no longer than file systems allow."""
-    name = re.sub(r"[^\w.+-]+", "_", f"forest-{b}-{a}")
-    return name if len(name.encode()) <= 120 else f"forest-{digest_of([a, b])[:32]}"
+def _file_name(text: str, taken: Collection[str]) -> str:
+    """A text as a file's name that no other has, short enough for any file system."""
+    name = re.sub(r"[^A-Za-z0-9.+_-]+", "_", text)[:100]
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
 def _learning(collected: Collected, palette: Palette, labels: Mapping[str, str]) -> Iterator[tuple[str, str, Figure]]:
@@ -247,6 +251,7 @@ def _render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # not what is safe markup already
     )
     environment.filters["minus"] = lambda text: re.sub(r"(?<![\w.-])-(?=\d|$)", "\N{MINUS SIGN}", text)
     environment.filters["together"] = lambda text: re.sub(

@@ -6,12 +6,11 @@ Every string in a table is plain text that may come from data, so each writer es
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import rich.table
@@ -21,6 +20,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from tabulate import tabulate
 
 from harness.console import Text
+from harness.io import json_text
 from harness.visible import clean
 from reports.text import escape_latex, escape_markdown
 
@@ -33,7 +33,8 @@ MISSING = "-"
 ROWS_ON_A_PAGE = 32
 """Rows of one LaTeX table, which leave room for caption and notes on a landscape page."""
 
-_FORMULA = ("=", "+", "-", "@")
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""What a formula may begin with in a spreadsheet, full-width signs too."""
 
 _PREAMBLE = r"""\documentclass[10pt,a4paper,landscape]{article}
 \usepackage[T1]{fontenc}
@@ -216,7 +217,7 @@ class Table:
             "footnotes": [clean(note) for note in (*self.remarks, *self.footnotes)],
             "rows": self.to_frame().to_dict(orient="records"),
         }
-        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(content)
 
     def to_markdown(self) -> str:
         """A GitHub-flavoured Markdown table with title, caption and footnotes."""
@@ -322,12 +323,17 @@ class Table:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A frame as comma-separated values; text that a spreadsheet would run as a formula is prefixed with a quote."""
-    tame = {
-        name: pd.Series([f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v for v in column], dtype=object)
-        for name, column in frame.items()
-    }
-    return pd.DataFrame(tame, columns=frame.columns).to_csv(index=False, lineterminator="\n")
+    """A frame as comma-separated values; clean text that a spreadsheet would run as a formula begins with a quote."""
+    rows = [[_tame(value) for value in row] for row in frame.astype(object).itertuples(index=False)]
+    columns = [_tame(name) for name in frame.columns]
+    return pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+def _tame(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def latex_document(fragments: Sequence[str]) -> str:

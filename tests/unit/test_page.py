@@ -154,7 +154,7 @@ def test_hostile_answers_are_text(whole: tuple[Path, str, Structure, Collected])
     _, text, page, _ = whole
     data = json.loads(page.scripts[0][1])
     assert ATTACK in data["texts"] and "<img" not in text.replace("<image", "")
-    assert any("\N{LEFT CEILING}U+202E\N{RIGHT CEILING}" in answer for answer in data["texts"])
+    assert any(r"\u202e" in answer for answer in data["texts"])
     assert not any(character in text for character in "\x00\x1b\u202e\u2066")
     assert "<b>loss</b>" not in text and "the <b>loss</b> is nan" in page.text
     assert data["limit"] == 4000 and len(text) < 1_000_000  # one answer has 10 MB
