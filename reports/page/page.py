@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
-import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
-from harness.io import read_text
+from harness.io import digest_of, read_text
 from harness.visible import clean, visible
 from reports.collect import Collected
 from reports.page.browser import BrowserData, browser_data, script_json
@@ -149,9 +148,8 @@ def _draw(
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
     for a, b in dict.fromkeys((c.a, c.b) for c in contrasts):
         caption = f"{labels[b]} minus {labels[a]}, overall and by task."
-        name = _file_name(f"forest-{b}-{a}", {one.name for one in drawings["differences"]})
         figure = task_forest([c for c in contrasts if c.task in shown], a, b, palette.colour(b), titles)
-        add("differences", name, caption, figure)
+        add("differences", _forest_name(a, b), caption, figure)
     if collected is not None:
         for name, caption, figure in _learning(collected, palette, labels):
             add("learning", name, caption, figure)
@@ -162,11 +160,11 @@ def _draw(
     return drawings
 
 
-def _file_name(text: str, taken: Collection[str]) -> str:
-    """A text as a file's name that no other has, short enough for any file system."""
+def _forest_name(a: str, b: str) -> str:
+    """The name of a pair's figure, which no other pair has, no longer than file systems allow."""
+    text = f"forest-{b}-{a}"
     name = re.sub(r"[^A-Za-z0-9.+_-]+", "_", text)[:100]
-    numbered = (f"{name}-{number}" for number in itertools.count(2))
-    return next(one for one in itertools.chain([name], numbered) if one not in taken)
+    return name if name == text else f"{name}-{digest_of([a, b])[:8]}"
 
 
 def _learning(collected: Collected, palette: Palette, labels: Mapping[str, str]) -> Iterator[tuple[str, str, Figure]]:
