@@ -226,9 +226,30 @@ def read_as(shape: type[Shape], path: Path, fix: str) -> Shape:
         UserError: The file is missing, is not JSON, or is something else; the message names the file, the key and the
             fix.
     """
+    return _validated(shape, read_json(path), path, fix)
+
+
+def write_sealed(path: Path, document: dict[str, Any]) -> None:
+    """Write compact JSON atomically with a digest of its content, so that :func:`read_sealed` notices an edit."""
+    sealed = {"seal": digest_of(document), **document}
+    write_text(path, json.dumps(sealed, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def read_sealed(shape: type[Shape], path: Path, fix: str) -> Shape:
+    """Read what :func:`write_sealed` wrote.
+
+    Raises:
+        UserError: As :func:`read_as`; or the content is not what was written.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict) or document.pop("seal", None) != digest_of(document):
+        raise UserError(f"`{path}`: its content is not what was written (digest differs). {fix}")
+    return _validated(shape, document, path, fix)
+
+
+def _validated(shape: type[Shape], document: Any, path: Path, fix: str) -> Shape:
     from pydantic import TypeAdapter, ValidationError  # not with the module, which `harness --help` loads
 
-    document = read_json(path)
     try:
         return TypeAdapter(shape).validate_python(document)
     except ValidationError as error:

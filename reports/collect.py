@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from harness.api.benchmark import Benchmark, check_ids
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.io import read_as
-from harness.plugins import registry
-from harness.study.asked import MANIFEST, SAMPLES, EvaluationManifest, digest_of_questions
-from harness.study.evaluation import OWN_WORDS, read_samples
+from harness.study.asked import SAMPLES, EvaluationManifest, evaluations_in
+from harness.study.description import (
+    DESCRIPTION,
+    DescribedBenchmark,
+    DescribedTraining,
+    Description,
+    RecordedBenchmark,
+    read_description,
+)
+from harness.study.evaluation import read_samples
 from harness.study.matrix import (
     AGAIN,
     CELLS,
@@ -30,19 +36,18 @@ from harness.study.matrix import (
     read_consumption,
     read_matrix,
 )
-from harness.study.setup import ENVIRONMENT_FILE, Environment, load_data
+from harness.study.scored import AGAIN as SCORE_AGAIN
+from harness.study.scored import OWN_WORDS, SCORES, Points, Scored, read_scores, refuse_others
+from harness.study.setup import ENVIRONMENT_FILE, Environment
 from harness.study.status import read_status
 from harness.train.meter import Consumption
 from harness.vsibench.prompts import answer_in
-from harness.vsibench.records import Record
 
 MODE_KEYS = ("prompts", "decoding")
 """Parts of an evaluation's identity that a variant's prompt mode and token limit decide."""
 
 SECOND_TURN = "\n\n[asked for the answer alone]\n"
 """Between the two raw answers of an evaluation in two turns, where they are shown."""
-
-STEP_FOLDER = re.compile(r"step-\d{6,}")
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,18 @@ class Evaluated:
     """What a study's checkpoints answered to one benchmark.
 
     Attributes:
-        benchmark: Its rules.
-        records: Its questions.
+        benchmark: What is recorded of it.
         scorer: The scorer behind ``score``.
         answers: One row an answer: method, model, seed, step, question, type, cluster, score, parsed, truncated,
             prompt (its id), answer (raw text), read (the part that is scored: in a tag mode, the answer tag's content);
             ``last`` marks the reported checkpoint.
+        points: The figures by every scorer, by (method, seed, step).
     """
 
-    benchmark: Benchmark
-    records: Sequence[Record]
+    benchmark: RecordedBenchmark
     scorer: str
     answers: pd.DataFrame
+    points: Mapping[tuple[str, int, int], Mapping[str, Points]]
 
     @property
     def reported(self) -> pd.DataFrame:
@@ -101,7 +106,7 @@ class Collected:
     Attributes:
         run_dir: The run directory.
         study: The resolved study.
-        train: Its training records.
+        description: What the run directory says of its methods and benchmarks.
         test: Its evaluation records.
         cells: Every cell of the matrix, finished or not, in the matrix's order.
         headline: The headline benchmark's answers.
@@ -110,11 +115,20 @@ class Collected:
 
     run_dir: Path
     study: StudyConfig
-    train: Dataset
+    description: Description
     test: Dataset
     cells: list[CellResult]
     headline: Evaluated
     additional: dict[str, Evaluated] = field(default_factory=dict)
+
+    @property
+    def train(self) -> DescribedTraining:
+        """What is known of the training records."""
+        return self.description.train
+
+    def label(self, method: str) -> str:
+        """What tables call a method."""
+        return self.description.methods[method].label
 
 
 class Declared(NamedTuple):
@@ -126,7 +140,7 @@ class Declared(NamedTuple):
 
 
 def collect(run_dir: Path) -> Collected:
-    """Read every finished cell of a run directory.
+    """Read every finished cell of a run directory, and nothing else: neither data nor plugins that it names.
 
     Raises:
         UserError: It is not a run directory, a document of it is damaged, no cell has finished, or two evaluations
@@ -135,51 +149,50 @@ def collect(run_dir: Path) -> Collected:
     matrix = read_matrix(run_dir)
     study = read_as(StudyConfig, run_dir / STUDY_FILE, f"To restore it, {AGAIN}")
     _check_matrix(matrix, study, run_dir)
-    train, test = load_data(study)
-    assert train is not None
-    section = study.evaluation
+    description = read_description(run_dir, study)
+    headline_name = study.evaluation.benchmark
     entries = [(run_dir / CELLS / entry.id, entry) for entry in matrix.cells]
-    cells = [_cell(folder, entry, section.benchmark) for folder, entry in entries]
+    cells = [_cell(folder, entry, headline_name) for folder, entry in entries]
     finished = [one for one, cell in zip(entries, cells, strict=True) if cell.identity]
     if not finished:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in cells)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
-    # Once a method: it asks the registry, which asks every installed package.
-    declared = {method: _declared(study, method) for method in {cell.method for cell in cells}}
-
-    def evaluated(name: str, options: dict[str, Any], scorer: str | None) -> Evaluated | None:
-        benchmark: Benchmark = registry.create("benchmarks", name, options)
-        own = benchmark.questions()
-        records = own.records if own else test.records
-        modes = {method: of.mode for method, of in declared.items()}
-        if any(benchmark.words(record) for record in records):
-            modes = dict.fromkeys(declared, OWN_WORDS)
-        _refuse_unequal(finished, name, declared)
-        scored = benchmark.scorer_named(scorer)
-
-        def score(answers: Mapping[str, str]) -> pd.DataFrame:
-            check_ids(records, answers)
-            frame = pd.DataFrame(benchmark.question_scores(records, answers, scored))
-            # A study may have a million answers.
-            return frame.assign(type=pd.Categorical(frame["type"]), cluster=pd.Categorical(frame["cluster"]))
-
-        _refuse_changed(finished, name, records)
-        frames = [
-            _answers(step, entry, modes[entry.method], score).assign(last=step == steps[-1])
-            for folder, entry in finished
-            for steps in [_evaluations(folder / name)]
-            for step in steps
-        ]
-        if not frames:
-            return None
-        answers = pd.concat(frames, ignore_index=True)
-        _refuse_other_prompts(answers, modes)
-        return Evaluated(benchmark, records, scored, answers)
-
-    headline = evaluated(section.benchmark, {}, section.scorer)
+    found = {name: _evaluated(name, description, finished) for name in (headline_name, *study.evaluation.more)}
+    headline = found.pop(headline_name)
     assert headline is not None
-    additional = {name: one for name, options in section.more.items() if (one := evaluated(name, options, None))}
-    return Collected(run_dir, study, train, test, cells, headline, additional)
+    additional = {name: one for name, one in found.items() if one is not None}
+    return Collected(run_dir, study, description, description.benchmark.dataset, cells, headline, additional)
+
+
+def _evaluated(name: str, description: Description, finished: Sequence[tuple[Path, MatrixRow]]) -> Evaluated | None:
+    """The scored answers to one benchmark; None without any."""
+    told = description.benchmarks[name]
+    declared = {m: Declared(one.mode, one.tokens, one.two_turns) for m, one in description.methods.items()}
+    modes = {method: OWN_WORDS if told.own_words else of.mode for method, of in declared.items()}
+    _refuse_unequal(finished, name, declared)
+    _refuse_changed(finished, name, told)
+    # A study may have a million answers.
+    questions = pd.DataFrame(
+        {"question": told.questions, "type": pd.Categorical(told.types), "cluster": pd.Categorical(told.clusters)}
+    )
+    frames, points = [], {}
+    for folder, entry in finished:
+        steps = evaluations_in(folder / name)
+        for step in steps:
+            samples = _samples(step, modes[entry.method], told)
+            scored = _scores(step, told)
+            by = scored.by[told.scorer]
+            frame = questions.assign(score=np.array(by.scores, dtype=float), parsed=[one == "1" for one in by.parsed])
+            frame = frame.join(samples[["truncated", "prompt", "answer", "read"]], on="question")
+            number = int(step.name.split("-")[1])
+            frame = frame.assign(method=entry.method, model=entry.model, seed=entry.seed, step=number)
+            frames.append(frame.assign(last=step == steps[-1]))
+            points[entry.method, entry.seed, number] = {scorer: one.points for scorer, one in scored.by.items()}
+    if not frames:
+        return None
+    answers = pd.concat(frames, ignore_index=True)
+    _refuse_other_prompts(answers, modes)
+    return Evaluated(RecordedBenchmark(name, told), told.scorer, answers, points)
 
 
 def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
@@ -198,7 +211,7 @@ def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
 
 def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> CellResult:
     status = read_status(folder)
-    evaluations = _evaluations(folder / benchmark) if status.state == "done" else []
+    evaluations = evaluations_in(folder / benchmark) if status.state == "done" else []
     ran_on = folder / ENVIRONMENT_FILE
     return CellResult(
         entry.id,
@@ -212,46 +225,37 @@ def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> CellResult:
     )
 
 
-def _evaluations(folder: Path) -> list[Path]:
-    """The complete evaluations of a cell's checkpoints on one benchmark, in the order of training."""
-    return sorted(
-        path.parent
-        for path in folder.glob(f"*/{MANIFEST}")
-        if STEP_FOLDER.fullmatch(path.parent.name) and EvaluationManifest.read(path.parent).complete
-    )
+def _scores(folder: Path, told: DescribedBenchmark) -> Scored:
+    """The scores of one checkpoint, by the rules that are described."""
+    scored = read_scores(folder, EvaluationManifest.read(folder).samples)
+    if scored.rules != told.rules:
+        raise UserError(f"`{folder / SCORES}`: scored by another version of the benchmark. {SCORE_AGAIN}")
+    if set(scored.by) != set(told.scorers) or any(
+        not len(one.scores) == len(one.parsed) == len(told.questions) for one in scored.by.values()
+    ):
+        raise UserError(f"`{folder / SCORES}`: not the scorers and questions of {DESCRIPTION}. {SCORE_AGAIN}")
+    return scored
 
 
-def _answers(
-    folder: Path, entry: MatrixRow, mode: str, score: Callable[[Mapping[str, str]], pd.DataFrame]
-) -> pd.DataFrame:
-    """The scored answers of one checkpoint, in the order of the questions."""
+def _samples(folder: Path, mode: str, told: DescribedBenchmark) -> pd.DataFrame:
+    """The answers of one checkpoint, by question."""
     samples = pd.DataFrame(read_samples(folder)).assign(question=lambda frame: frame["id"].astype(str))
     samples = samples.assign(read=[answer_in(text, mode) for text in samples["answer"]]).set_index("question")
-    scored = score(dict(zip(samples.index, samples["read"], strict=True)))
-    if lacking := [question for question in scored["question"] if question not in samples.index]:
-        raise UserError(f"`{folder}`: {len(lacking)} questions have no answer, the first is {lacking[0]}")
+    refuse_others(told.questions, samples.index, folder)
     if "reasoning" in samples:
         samples["answer"] = samples["reasoning"] + SECOND_TURN + samples["answer"]
-    kept = scored.join(samples[["truncated", "prompt", "answer", "read"]], on="question")
-    return kept.assign(
-        method=entry.method,
-        model=entry.model,
-        seed=entry.seed,
-        step=int(folder.name.split("-")[1]),
-    )
+    return samples
 
 
-def _refuse_changed(finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, records: Sequence[Record]) -> None:
-    """Answers are scored only by the questions that were asked, with the right answers of then."""
-    now = digest_of_questions(records)
+def _refuse_changed(finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, told: DescribedBenchmark) -> None:
+    """Answers are shown only with the questions that were asked, and the right answers of then."""
     for folder, _ in finished:
-        for step in _evaluations(folder / benchmark):
+        for step in evaluations_in(folder / benchmark):
             asked = EvaluationManifest.read(step).asked
-            if asked is not None and asked.questions != now:
-                asked.of(records, step / SAMPLES)
+            if asked is not None and asked.questions != told.asked:
                 raise UserError(
-                    f"{step / SAMPLES}: {len(asked.ids)} questions were asked and the benchmark {benchmark} has "
-                    f"{len(records)} now. Run `harness compare` again to ask all"
+                    f"{step / SAMPLES}: other questions were asked than {DESCRIPTION} has of the benchmark {benchmark} "
+                    f"({len(asked.ids)} then, {len(told.questions)} now). Run `harness compare` again to ask all"
                 )
 
 
@@ -265,7 +269,7 @@ def _refuse_unequal(
     first: tuple[str, dict[str, str]] | None = None
     alike: dict[Declared, tuple[str, dict[str, str]]] = {}
     for folder, entry in finished:
-        evaluations = _evaluations(folder / benchmark)
+        evaluations = evaluations_in(folder / benchmark)
         if not evaluations:
             continue
         cell = entry.id, EvaluationManifest.read(evaluations[-1]).identity
@@ -295,8 +299,3 @@ def _refuse_other_prompts(answers: pd.DataFrame, mode_of: Mapping[str, str]) -> 
             f"question {different.iloc[0]} was not the same for all checkpoints: its video was changed between "
             "two evaluations. Run into another folder with --out, to evaluate all alike"
         )
-
-
-def _declared(study: StudyConfig, method: str) -> Declared:
-    own = study if method == BASE else study.for_method(method)
-    return Declared(own.prompt.evaluation, own.evaluation.max_new_tokens, own.evaluation.two_turns)

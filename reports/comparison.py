@@ -162,8 +162,7 @@ class Comparison:
             collected = collect(pilot)
             found = collected.headline
             spread = spread_from(found.reported, found.benchmark, str(pilot))
-            title = found.benchmark.title(found.records, benchmark_source(collected.study.data))
-            spread = replace(spread, source=f"{spread.source}, on {title}")
+            spread = replace(spread, source=f"{spread.source}, on {found.benchmark.described.title}")
         if benchmark is not None:
             rules: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
             asked = rules.question_scores(benchmark.records, {}, rules.default_scorer)
@@ -209,8 +208,8 @@ def show(console: Console, tables: Tables) -> None:
 def checkpoint_curve(evaluated: Evaluated) -> pd.DataFrame:
     """Overall and task scores of every checkpoint; description only, the reported one is the last."""
     rows: list[dict[str, Any]] = []
-    for (method, seed, step), group in evaluated.answers.groupby(["method", "seed", "step"], sort=False):
-        figures = evaluated.benchmark.figures(group["type"].tolist(), group["score"].tolist())
+    for (method, seed, step), by in evaluated.points.items():
+        figures = by[evaluated.scorer].figures
         rows.append({"method": method, "seed": seed, "step": step, "overall": figures.overall, **figures.tasks})
     return pd.DataFrame(rows)
 

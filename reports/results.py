@@ -9,7 +9,7 @@ import pandas as pd
 
 from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
-from harness.study.setup import benchmark_source
+from harness.study.scored import Points
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.collect import CellResult, Collected, Evaluated
@@ -32,7 +32,8 @@ class Results:
         title: The benchmark's name in titles.
         scorer: The scorer behind ``score``.
         report: Margin, level and pairs.
-        train: Training records, for the baselines; None when there are none.
+        points: The figures by every scorer, by (method, seed).
+        baselines: Answers that need no video: name, label, and figures by scorer.
         modes: Evaluation prompt by method, where it is known.
         planned: Seeds asked for, by method.
         cells: Of a run directory, finished or not.
@@ -46,7 +47,8 @@ class Results:
     title: str
     scorer: str
     report: ReportSection
-    train: Sequence[Record] | None = None
+    points: Mapping[tuple[str, int], Mapping[str, Points]] = field(default_factory=dict)
+    baselines: Sequence[tuple[str, str, Mapping[str, Points]]] = ()
     modes: Mapping[str, str] = field(default_factory=dict)
     planned: Mapping[str, int] = field(default_factory=dict)
     cells: Sequence[CellResult] = ()
@@ -80,19 +82,20 @@ class Results:
 
 def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Results:
     """The results of a run directory on one benchmark: the headline unless another is given."""
-    study, found = collected.study, evaluated or collected.headline
-    methods = [BASE, *study.methods]
-    views = {method: study if method == BASE else study.for_method(method) for method in methods}
+    study, found, methods = collected.study, evaluated or collected.headline, collected.description.methods
+    reported = found.reported
+    runs = reported[["method", "seed", "step"]].drop_duplicates().itertuples(index=False)
     return Results(
-        labels={m: f"{study.model.name} (base)" if m == BASE else f"+ {study.label(m)}" for m in methods},
-        answers=found.reported,
-        records=found.records,
+        labels={m: f"{study.model.name} (base)" if m == BASE else f"+ {one.label}" for m, one in methods.items()},
+        answers=reported,
+        records=() if evaluated else collected.test.records,
         benchmark=found.benchmark,
-        title=found.benchmark.title(found.records, benchmark_source(study.data)),
+        title=found.benchmark.described.title,
         scorer=found.scorer,
         report=study.report,
-        train=collected.train.records,
-        modes={} if evaluated else {method: MODES[view.prompt.evaluation].letter for method, view in views.items()},
+        points={(method, seed): found.points[method, seed, step] for method, seed, step in runs},
+        baselines=[(n, one.label, one.points) for n, one in found.benchmark.described.baselines.items()],
+        modes={} if evaluated else {method: MODES[one.mode].letter for method, one in methods.items()},
         planned={method: study.seeds for method in study.methods},
         cells=collected.cells,
     )

@@ -16,6 +16,7 @@ from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few, unknown_name
 from harness.study.asked import EvaluationManifest, read_asked
+from harness.study.description import points_by_scorer
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
@@ -173,6 +174,7 @@ def results_from(
     why = "that were asked" if any(file.known for file in found.values()) else "that every file answers"
     part = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions {why}."
     chosen = benchmark.scorer_named(scorer)
+    baselines = benchmark.baselines(asked, None)
     return Results(
         labels={internal[name]: f"{name} (base)" if name == untrained else name for name in order},
         answers=pd.concat(
@@ -187,6 +189,11 @@ def results_from(
         title=benchmark.title(asked, f"{data.root}#{data.split}"),
         scorer=chosen,
         report=settings,
+        points={
+            (internal[source.name], source.seed): points_by_scorer(benchmark, asked, file.read)
+            for source, file in found.items()
+        },
+        baselines=[(name, label, points_by_scorer(benchmark, asked, given)) for name, label, given in baselines],
         planned=Counter(internal[source.name] for source in sources),
         footnotes=((part,) if len(asked) < len(data.records) else ()) + _differences(found.values()),
     )

@@ -12,6 +12,8 @@ import numpy as np
 
 from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json, write_text
+from harness.study.compare import Plan, describe_study
+from harness.study.evaluation import score_evaluation
 from harness.study.setup import load_data
 from harness.vsibench.records import Record
 from harness.vsibench.types import LETTERS
@@ -63,7 +65,10 @@ def fabricate_run(
             "runtime": {"cache": str(cache)},
         }
     )
-    records = load_data(study, with_train=False)[1].records
+    data, asked = load_data(study)
+    assert data is not None
+    records = asked.records
+    rules = describe_study(study, root, Plan([], data, asked, {"vsibench": asked.digest}))
     cells = [("base", 0), *((method, seed) for method in methods for seed in range(seeds))]
     ids = {(m, s): f"{m}-tiny-s{s}-{zlib.crc32(f'{m}{s}'.encode()):08x}" for m, s in cells}
     for cell, name in ids.items():
@@ -72,6 +77,9 @@ def fabricate_run(
             write_json(folder / "status.json", {"state": "failed", "reason": failed[cell]})
             continue
         _write_cell(folder, cell, study, records, checkpoints, metrics, answer)
+    for folder in root.glob("cells/*/*/step-*/"):
+        if (folder / "samples.jsonl").is_file():
+            score_evaluation(folder, rules[0], study.prompt.evaluation)
     write_json(root / "study.json", study.model_dump(mode="json"))
     rows = [{"id": n, "method": m, "model": "tiny", "seed": s, "hash8": n[-8:]} for (m, s), n in ids.items()]
     write_json(root / "matrix.json", {"study": study.name, "data": {"train": "", "benchmark": ""}, "cells": rows})

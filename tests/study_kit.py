@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ from conftest import write_small_dataset
 
 from harness.config.study import StudyConfig
 from harness.console import Console
-from harness.io import sha256_file, write_json, write_text
+from harness.errors import UserError
+from harness.io import read_json, sha256_file, write_json, write_text
+from harness.plugins import registry
 from harness.study import matrix
-from harness.study.compare import Plan, make_plan
+from harness.study.compare import Plan, describe_study, make_plan
+from harness.study.description import read_description
+from harness.study.evaluation import score_evaluation
 from harness.study.matrix import Cell
+from harness.study.scored import Rules
 from harness.study.status import State, Status, write_status
 from harness.train.meter import Consumption
 
@@ -54,9 +60,19 @@ def prepare_cells(study: StudyConfig, run_dir: Path) -> tuple[Plan, dict[str, Ce
     matrix.write_matrix(
         run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
     )
+    describe_study(study, run_dir, plan)
     for cell in plan.cells:
         matrix.write_cell(run_dir, study, cell)
     return plan, {f"{cell.method}-{cell.seed}": cell for cell in plan.cells}
+
+
+def rules_of(run_dir: Path, name: str) -> Rules:
+    """A benchmark of a run directory's study, with its code."""
+    study = StudyConfig(**read_json(run_dir / matrix.STUDY_FILE))
+    told = read_description(run_dir, study)
+    benchmark = registry.create("benchmarks", name, study.evaluation.more.get(name, {}))
+    own = benchmark.questions()
+    return Rules(name, benchmark, (own or told.benchmark).records, told.benchmarks[name].rules)
 
 
 def finish_cell(
@@ -86,6 +102,8 @@ def finish_cell(
     } | identity
     document = {"identity": full, "n": len(lines), "complete": True, "samples": sha256_file(folder / "samples.jsonl")}
     write_json(folder / "manifest.json", document)
+    with suppress(UserError):  # answers that a test spoils on purpose cannot be scored
+        score_evaluation(folder, rules_of(run_dir, evaluated), "official")
     write_status(cell.folder(run_dir), Status(state=State.DONE))
     if not cell.is_base:
         names = list(Consumption.__annotations__)

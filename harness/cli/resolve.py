@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_methods
 from harness.console import Console
 from harness.errors import UserError
+from harness.io import sha256_file
 from harness.models.loading import locate
+from harness.plugins import registry
 
 DEFAULT_MODEL = "tiny"
 _NOT_OF_A_MODEL = ("name", "methods", "seeds", "report")
@@ -55,6 +58,35 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     if options.study is not None:
         _tell_kept(options.study, model or study.model.name)
     return study
+
+
+def require_plugins(recorded: Mapping[str, str], checkpoint: Path) -> None:
+    """Ask for the plugin files that a checkpoint's study used: a run directory names them, but only the user runs them.
+
+    Another version of a file is used as the user names it, and that is said.
+
+    Args:
+        recorded: SHA-256 by path.
+        checkpoint: For messages.
+
+    Raises:
+        UserError: A file is not named on the command line.
+    """
+    given = {file: sha256_file(file) for file in registry.added_files()}
+    wanted = {path: digest for path, digest in recorded.items() if digest not in given.values()}
+    other = {path: [file for file in given if file.name == Path(path).name] for path in wanted}
+    if lacking := {path: digest for path, digest in wanted.items() if not other[path]}:
+        files = "\n".join(f"  --plugin {path}  (SHA-256 {digest})" for path, digest in lacking.items())
+        raise UserError(
+            f"`{checkpoint}`: its study uses plugin files, and a run directory's files are not run unasked. Look at "
+            f"them and name them:\n{files}"
+        )
+    for path, (file, *_) in other.items():
+        text = (
+            f"{file} is not the version of {path} that the run used (SHA-256 {given[file][:16]}, then "
+            f"{wanted[path][:16]}): the result is that of the version named now"
+        )
+        Console(stderr=True).say(text, style="yellow")
 
 
 def keys_set(options: StudyOptions) -> tuple[str, ...]:

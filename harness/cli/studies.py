@@ -140,13 +140,14 @@ def evaluate(
 ) -> None:
     """Evaluate one checkpoint on the benchmark.
 
-    It is evaluated with the settings of its own study, unless --study names another one.
+    It is evaluated with the settings of its own study, unless --study names another one. The plugin files of that study
+    are code, and a run directory may come from anybody: name them with --plugin.
 
     [bold]Example[/bold]
 
     harness evaluate runs/tiny/cells/sft-tiny-s0-1a2b3c4d/checkpoints/step-000060
     """
-    from harness.cli.resolve import resolve_study
+    from harness.cli.resolve import require_plugins, resolve_study
     from harness.config.layers import preset_names
     from harness.study.matrix import CellDocument
     from harness.study.work import evaluate_checkpoint
@@ -161,7 +162,10 @@ def evaluate(
     for setting in options.settings or ():
         if re.split(r"[.=]", setting)[0].strip() in _NOT_OF_AN_EVALUATION:
             raise UserError(f"`-s {setting}`: it has no effect on the evaluation of a checkpoint; leave it out")
-    study = resolve_study(options, own=CellDocument.read(config.parent).study if config.is_file() else None)
+    document = CellDocument.read(config.parent) if config.is_file() and options.study is None else None
+    if document is not None:
+        require_plugins(document.plugins, checkpoint)
+    study = resolve_study(options, own=None if document is None else document.study)
     cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
     folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)
     console = Console()

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from harness.api.config import StrictConfig
 from harness.config.pixels import PIXELS
 from harness.errors import closest
-from harness.plugins import registry
 from harness.vsibench.prompts import MODES, TRAINING_MODES
 
 
@@ -265,13 +264,10 @@ class RuntimeSection(StrictConfig):
     decoders: int = Field(
         0, ge=0, le=MANY, description="Processes that decode videos before training; 0: one per core."
     )
-    plugins: tuple[Path, ...] = Field((), description="Python files with your own methods, rewards or benchmarks.")
-
-    @field_validator("plugins")
-    @classmethod
-    def _register(cls, plugins: tuple[Path, ...]) -> tuple[Path, ...]:
-        """Every process that reads a study, a cell or a report, finds its plugins."""
-        return tuple(registry.add_file(path) for path in plugins)
+    plugins: tuple[Path, ...] = Field(
+        (),
+        description="Python files with your own methods, rewards or benchmarks; they run where you name the study.",
+    )
 
 
 class ReportSection(StrictConfig):

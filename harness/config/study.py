@@ -180,6 +180,7 @@ def load_study(
     methods: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
     asked: Mapping[str, str] | None = None,
+    run_plugins: bool = True,
 ) -> StudyConfig:
     """Read a study file or preset, apply overrides and validate.
 
@@ -187,12 +188,14 @@ def load_study(
     ones, and among themselves a method's own setting is nearer.
 
     Args:
-        source: A preset's name or a path to a TOML file, which may say ``extends = "tiny"``; or a resolved study.
+        source: A preset's name or a path to a TOML file, which may say ``extends = "tiny"`` and, like a script, runs
+            the plugin files that it names; or a resolved study, whose plugin files are not run.
         overrides: ``key=value`` with a dotted key; the first part is a section (``train.warmup_steps=5``)
             or a method (``grpo.beta=0.01``). A value that is not TOML is text.
         methods: Replaces the study's methods; pairs of the file that name any other method are dropped.
         changes: Values of further keys, dotted or top-level, from command-line options.
         asked: These options as typed, by key, for error messages.
+        run_plugins: False for a file that the user did not name: its plugin files are not run either.
 
     Raises:
         UserError: The file is missing or unreadable, a key or value is wrong, or has no effect.
@@ -201,7 +204,7 @@ def load_study(
     named = {} if methods is None else {"methods": list(methods)}
     given = [Said(key, value, asked.get(key, key)) for key, value in {**named, **(changes or {})}.items()]
     layers = _layers(source, (changes or {}).get("model.name") or model_named(overrides))
-    _add_plugins(layers.document)  # whose methods an override may name
+    _add_plugins(layers.document, run=run_plugins and not isinstance(source, StudyConfig))  # an override may name them
     given += [parse_setting(override, StudyConfig.model_fields) for override in overrides]
     refuse_twice(given)
     asked |= {said.key: said.text for said in given}
@@ -262,15 +265,15 @@ def _drop_pairs(document: dict[str, Any], methods: set[str]) -> None:
             document["report"]["pairs"] = kept
 
 
-def _add_plugins(document: dict[str, Any]) -> None:
-    """Register the plugin files that the study names; store these and the files of ``--plugin`` in the study."""
+def _add_plugins(document: dict[str, Any], *, run: bool) -> None:
+    """Register the plugin files that a study names, unless it is data; store these and those of ``--plugin`` in it."""
     runtime = document.get("runtime", {})
     named = runtime.get("plugins", []) if isinstance(runtime, dict) else []
     if isinstance(named, list) and all(isinstance(path, str) for path in named):
-        for path in named:
-            registry.add_file(path)
-        if files := registry.added_files():
-            put(document, "runtime.plugins", [str(file) for file in files])
+        files = [registry.add_file(path) if run else Path(path).expanduser().resolve() for path in named]
+        known = registry.added_files()
+        if found := known if set(known).issuperset(files) else files:
+            put(document, "runtime.plugins", [str(file) for file in found])
 
 
 def _check_names(study: StudyConfig, methods_asked: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from harness.vsibench.records import Record
 
 SAMPLES = "samples.jsonl"
 MANIFEST = "manifest.json"
+
+STEP_FOLDER = re.compile(r"step-\d{6,}")
 
 DEFAULT_RULES = "vsibench"
 """The benchmark whose rules score answers of unknown origin."""
@@ -97,6 +100,15 @@ class EvaluationManifest(StrictConfig):
     def is_of(self, samples: Path) -> bool:
         """Whether a file holds the answers that the evaluation wrote."""
         return samples.is_file() and self.samples == sha256_file(samples)
+
+
+def evaluations_in(folder: Path) -> list[Path]:
+    """The complete evaluations of a cell's checkpoints on one benchmark, in the order of training."""
+    return sorted(
+        path.parent
+        for path in folder.glob(f"*/{MANIFEST}")
+        if STEP_FOLDER.fullmatch(path.parent.name) and EvaluationManifest.read(path.parent).complete
+    )
 
 
 def digest_of_questions(records: Sequence[Record]) -> str:

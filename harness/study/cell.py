@@ -16,38 +16,53 @@ from harness.visible import own_streams
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m harness.study.cell RUN_DIR CELL_ID``: run one cell and record how it ended; return the exit code."""
+    """``python -m harness.study.cell RUN_DIR CELL_ID [PLUGIN.py ...]``: run one cell and record how it ended.
+
+    The cell's own document names plugin files too, but only those that the launcher names are run.
+
+    Returns:
+        The exit code.
+    """
     end_with_launcher()
     own_streams()
     signal.signal(signal.SIGTERM, interrupt)
-    cell_dir = Path(arguments[0]) / "cells" / arguments[1]
+    cell_dir, plugins = Path(arguments[0]) / "cells" / arguments[1], arguments[2:]
     if not is_first_rank():
-        return _train_as_further_rank(cell_dir)
+        return _train_as_further_rank(cell_dir, plugins)
     try:
         with hold(cell_dir, "cell"):
-            return _run_and_record(cell_dir)
+            return _run_and_record(cell_dir, plugins)
     except UserError as error:  # another process holds the cell and writes its status
         Console(stderr=True).say(f"failed: {error}")
         return EXIT_FAILED
 
 
-def _train_as_further_rank(cell_dir: Path) -> int:
+def _train_as_further_rank(cell_dir: Path, plugins: list[str]) -> int:
     """Train on a share of each step's prompts; the first rank writes statuses and checkpoints, and evaluates."""
     try:
         from harness.study.work import train_share
 
+        _register(plugins)
         train_share(cell_dir)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
 
-def _run_and_record(cell_dir: Path) -> int:
+def _register(plugins: list[str]) -> None:
+    from harness.plugins import registry
+
+    for file in plugins:
+        registry.add_file(file)
+
+
+def _run_and_record(cell_dir: Path, plugins: list[str]) -> int:
     from harness.study.status import State, record_state
 
     try:
         from harness.study.work import run_cell
 
+        _register(plugins)
         run_cell(cell_dir)
         record_state(cell_dir, State.DONE)
         return EXIT_DONE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,17 @@ from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
+from harness.study.asked import evaluations_in
+from harness.study.description import describe, write_description
 from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
 from harness.study.effective import print_settings
+from harness.study.evaluation import score_evaluation
 from harness.study.identity import question_digests
 from harness.study.launch import run_cells
 from harness.study.lookalikes import note_lookalikes
 from harness.study.matrix import LOG_FILE, Cell, CellWork
 from harness.study.report import load_report
+from harness.study.scored import OWN_WORDS, Rules
 from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, Status, read_status
@@ -47,11 +51,13 @@ class Plan:
         cells: In the order of the table.
         train: The training records.
         benchmark: The benchmark's records.
+        questions: What identifies each benchmark's questions, the headline's first.
     """
 
     cells: list[Cell]
     train: Dataset
     benchmark: Dataset
+    questions: Mapping[str, str]
 
 
 def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Plan:
@@ -79,7 +85,7 @@ def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Pla
     with progress_bar("reading benchmark videos", console) as show:
         questions = question_digests(study, benchmark, content_digest(benchmark, frames, show, keep=keep))
     cells = matrix.cells_of(study, model_digest=weights, train_digest=trained, questions=questions)
-    return Plan(cells, train, benchmark)
+    return Plan(cells, train, benchmark, questions)
 
 
 def _checked_digest(study: StudyConfig, console: Console) -> str:
@@ -122,14 +128,38 @@ def compare(
         matrix.write_matrix(
             run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
         )
+        rules = describe_study(study, run_dir, plan)
         all_done = _compute(study, run_dir, plan, plan.cells, console)
         try:
+            score_cells(study, run_dir, plan.cells, rules)
             write_report(run_dir, console)
         except UserError as error:
             if all_done:
                 raise
             console.say(f"There is no comparison yet: {error}", style="yellow")
     return 0 if all_done else 1
+
+
+def describe_study(study: StudyConfig, run_dir: Path, plan: Plan) -> list[Rules]:
+    """Write the description that a report is made from; return the study's benchmarks."""
+    rules = [Rules.of(study, name, plan.benchmark, digest) for name, digest in plan.questions.items()]
+    write_description(run_dir, describe(study, plan.train, plan.benchmark, rules))
+    return rules
+
+
+def score_cells(study: StudyConfig, run_dir: Path, cells: Sequence[Cell], rules: Sequence[Rules]) -> None:
+    """Score the answers of finished cells that were not scored by these rules yet, as after an edited scorer.
+
+    Raises:
+        UserError: Answers are not what their evaluation wrote, or cannot be scored.
+    """
+    for cell in cells:
+        folder = cell.folder(run_dir)
+        if read_status(folder).state is State.DONE:
+            mode = (study if cell.is_base else study.for_method(cell.method)).prompt.evaluation
+            for one in rules:
+                for evaluation in evaluations_in(folder / one.name):
+                    score_evaluation(evaluation, one, OWN_WORDS if one.own_words else mode)
 
 
 def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.api.benchmark import Benchmark, Questions
+from harness.api.benchmark import Questions
 from harness.api.sampler import Sampled, Sampler
 from harness.config.study import EvaluationSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
@@ -19,17 +20,14 @@ from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
 from harness.models.families import video_defaults
-from harness.plugins import registry
 from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
+from harness.study.scored import OWN_WORDS, Rules, Scored, read_scores, write_scores
 from harness.study.setup import Setup, benchmark_source
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 
 SECOND_TURN_TOKENS = 16
 """Token limit of a second turn: VSI-Bench's own for an answer alone."""
-
-OWN_WORDS = "official"
-"""The prompt mode of questions with words of their own: no part of the answer is set apart by tags."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ def evaluate(
     encoder, settings = setup.encoder, setup.study.evaluation
     scorer = settings.scorer if name == settings.benchmark else None
     options = settings.more.get(name, {})
-    benchmark: Benchmark = registry.create("benchmarks", name, options)
+    rules = Rules.of(setup.study, name, setup.benchmark, identity["benchmark"])
+    benchmark = rules.benchmark
     own, pixels = benchmark.questions(), benchmark.pixels()
     dataset, source = (own, own.source) if own else (setup.benchmark, benchmark_source(setup.study.data))
     mode: str = setup.study.prompt.evaluation
@@ -108,7 +107,7 @@ def evaluate(
         config = setup.policy.base.config
         images = StillImages(video_defaults(config), *pixels)
         encoder = PromptEncoder(setup.policy.tokenizer, config.video_token_id, images, images.settings.merge_size)
-    if any(benchmark.words(record) for record in dataset.records):
+    if rules.own_words:
         # A bare answer has no reasoning, so there is no second turn either.
         mode, settings = OWN_WORDS, settings.model_copy(update={"two_turns": False})
     sampler = make_sampler(setup.policy, setup.study.rollout, settings.batch)
@@ -127,9 +126,28 @@ def evaluate(
         source=source,
     )
     answer_benchmark(job)
+    return score_evaluation(folder, rules, mode).by[benchmark.scorer_named(scorer)].points.figures.overall
+
+
+def score_evaluation(folder: Path, rules: Rules, mode: str) -> Scored:
+    """The scores of a complete evaluation; they are written unless these answers were scored by these rules before.
+
+    Args:
+        folder: The evaluation's.
+        rules: The benchmark.
+        mode: The prompt mode, which decides what part of an answer is scored.
+
+    Raises:
+        UserError: The answers are not what the evaluation wrote, or cannot be scored.
+    """
+    samples = EvaluationManifest.read(folder).samples or ""
+    with suppress(UserError):  # missing, or edited
+        if (known := read_scores(folder, samples)).rules == rules.digest:
+            return known
     answers = {str(row["id"]): answer_in(row["answer"], mode) for row in read_samples(folder)}
-    scores = benchmark.question_scores(dataset.records, answers, benchmark.scorer_named(scorer))
-    return benchmark.figures([one.type for one in scores], [one.score for one in scores]).overall
+    scored = Scored(samples=samples, rules=rules.digest, by=rules.score(answers, folder))
+    write_scores(folder, scored)
+    return scored
 
 
 def answer_benchmark(job: EvaluationJob) -> Path:

@@ -15,7 +15,7 @@ from harness.api.config import StrictConfig
 from harness.config.study import BASE, StudyConfig, load_study
 from harness.data.video.decode import DECODING
 from harness.errors import UserError
-from harness.io import digest_of, json_text, read_as, refuse_special, toml_text, write_json
+from harness.io import digest_of, json_text, read_as, refuse_special, sha256_file, toml_text, write_json
 from harness.outputs import Outputs, refuse_links
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, read_status, record_state
@@ -88,6 +88,7 @@ class CellDocument(StrictConfig):
         study: The study as the method sees it.
         identity: What the weights depend on.
         evaluation: What the answers depend on, by benchmark.
+        plugins: SHA-256 of the plugin files that the study uses, by path.
     """
 
     cell: str
@@ -96,6 +97,7 @@ class CellDocument(StrictConfig):
     study: StudyConfig
     identity: dict[str, Any]
     evaluation: dict[str, EvaluationIdentity]
+    plugins: dict[str, str] = Field(default_factory=dict)
 
     @property
     def base_digest(self) -> str:
@@ -219,6 +221,7 @@ def write_cell(run_dir: Path, study: StudyConfig, cell: Cell) -> None:
         study=study if cell.is_base else study.for_method(cell.method),
         identity=cell.identity,
         evaluation=dict(cell.evaluation),
+        plugins={str(file): sha256_file(file) for file in study.runtime.plugins},
     )
     write_json(folder / CONFIG_FILE, document.model_dump(mode="json"))
 
@@ -272,7 +275,7 @@ def _is_described(run_dir: Path, study: StudyConfig) -> bool:
     if not path.is_file() or path.is_symlink():
         return False
     try:
-        return load_study(str(path)) == study
+        return load_study(str(path), run_plugins=False) == study
     except UserError:
         return False
 

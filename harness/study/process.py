@@ -23,8 +23,10 @@ PARENT_VARIABLE = "HARNESS_PARENT_PID"
 
 
 def cell_command(run_dir: Path, cell_id: str) -> list[str]:
-    """The command line that computes one cell."""
-    return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id]
+    """The command line that computes one cell, with the plugin files of this process."""
+    from harness.plugins import registry  # a cell sets its signals before it imports much
+
+    return [sys.executable, "-m", "harness.study.cell", str(run_dir), cell_id, *map(str, registry.added_files())]
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

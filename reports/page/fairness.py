@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.api.guest import GuestTrainer
-from harness.config.study import StudyConfig
-from harness.config.variants import SECTIONS, parse_variant
+from harness.config.study import BASE
+from harness.study.description import DescribedMethod
 from harness.study.lookalikes import noted_lookalikes
 from reports.collect import Collected
 from reports.tables import MISSING
@@ -35,8 +34,8 @@ def fairness_card(collected: Collected) -> Document:
         paragraph(f"Budget: {study.budget.amount:g} {study.budget.kind}. Means over finished seeds."),
         text_table(("Method", "Seeds", *CONSUMED.values()), *_consumption(collected), align="lr" + "r" * len(CONSUMED)),
         heading("How the methods differed"),
-        text_table(("Method", "Settings"), *settings_of_methods(study)),
-        *_guests(study),
+        text_table(("Method", "Settings"), *settings_of_methods(collected)),
+        *_guests(collected),
         heading("Cells"),
         text_table(
             ("Cell", "State", "Weights", "Reason"),
@@ -55,18 +54,14 @@ def fairness_card(collected: Collected) -> Document:
     return Document(f"Fairness card: {study.name}", blocks)
 
 
-def settings_of_methods(study: StudyConfig) -> Iterator[tuple[str, str]]:
+def settings_of_methods(collected: Collected) -> Iterator[tuple[str, str]]:
     """Each method's label, and its hyper-parameters with the shared settings that it overrides."""
-    for method in study.methods:
-        own = study.for_method(method)
-        changed = {
-            f"{section}.{key}": value
-            for section in SECTIONS
-            for key, value in getattr(own, section).model_dump().items()
-            if value != getattr(getattr(study, section), key)
-        }
-        settings = study.algorithm(method).config.model_dump() | changed
-        yield study.label(method), ", ".join(f"{key} = {value}" for key, value in settings.items()) or "none"
+    yield from ((one.label, one.settings) for one in _trained(collected))
+
+
+def _trained(collected: Collected) -> list[DescribedMethod]:
+    """The methods without the base model."""
+    return [one for method, one in collected.description.methods.items() if method != BASE]
 
 
 def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
@@ -77,7 +72,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     tower = "frozen" if study.model.freeze_vision else "trained"
     yield "Model", f"{study.model.name}, {study.model.tuning} tuning, vision tower {tower}"
     yield "Quantisation", environment.quantisation if environment else study.model.quantisation
-    yield "Training records", f"{study.data.train}: {len(train.records)}, digest {train.digest[:12]}"
+    yield "Training records", f"{study.data.train}: {train.n}, digest {train.digest[:12]}"
     yield "Benchmark", f"{study.data.benchmark}: {len(benchmark.records)} questions, digest {benchmark.digest[:12]}"
     yield "Additional benchmarks", ", ".join(study.evaluation.more) or "none"
     yield (
@@ -91,7 +86,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Answers end at", " or ".join(environment.ends if environment else ()) or "unknown"
     yield "Scorer", f"{headline.scorer}, {headline.benchmark.scorers[headline.scorer].version}"
     yield "Engine", identity.get("engine", "unknown")
-    yield "Tuning", _tuning(study)
+    yield "Tuning", _tuning(collected)
     yield "Data order", "by seed, the same for every method"
     yield "Reported checkpoint", "the last, declared in advance"
     yield "Learning-rate schedule", "warm-up, then constant"
@@ -101,19 +96,16 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "CPU threads per cell", str(environment.threads if environment else "unknown")
 
 
-def _tuning(study: StudyConfig) -> str:
+def _tuning(collected: Collected) -> str:
     """From how many trials each method's settings were chosen; a guest counts its counterpart's."""
-    counts = {
-        study.label(method): study.tune.trials_of(name, getattr(study.algorithm(method), "counterpart", ""))
-        for method in study.methods
-        for name in [parse_variant(method).method]
-    }
+    counts = {one.label: one.trials for one in _trained(collected)}
+    development = collected.study.tune.development
     if not any(counts.values()):
         return "none recorded"
     if len(set(counts.values())) == 1:
-        return f"{next(iter(counts.values()))} trials per method on {study.tune.development}"
+        return f"{next(iter(counts.values()))} trials per method on {development}"
     unequal = ", ".join(f"{label} {trials}" for label, trials in counts.items())
-    return f"unequal, trials on {study.tune.development}: {unequal}"
+    return f"unequal, trials on {development}: {unequal}"
 
 
 def _consumption(collected: Collected) -> Iterator[tuple[str, ...]]:
@@ -126,17 +118,12 @@ def _consumption(collected: Collected) -> Iterator[tuple[str, ...]]:
             means.append(
                 f"{sum(getattr(one, key) for one in consumed) / len(consumed) / scale:,.0f}" if consumed else MISSING
             )
-        yield collected.study.label(method), str(len(consumed)), *means
+        yield collected.label(method), str(len(consumed)), *means
 
 
-def _guests(study: StudyConfig) -> Sequence[Block]:
+def _guests(collected: Collected) -> Sequence[Block]:
     """Foreign trainers among the methods: where they differ from the methods besides their settings."""
-    rows = [
-        (study.label(method), remark)
-        for method in study.methods
-        if isinstance(guest := study.algorithm(method), GuestTrainer)
-        for remark in guest.remarks
-    ]
+    rows = [(one.label, remark) for one in _trained(collected) for remark in one.remarks]
     if not rows:
         return ()
     return (

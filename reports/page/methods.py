@@ -40,7 +40,7 @@ def methods_section(collected: Collected, contrasts: Sequence[Contrast]) -> Docu
         heading("Statistics"),
         *_statistics(study.report, contrasts, collected.headline.benchmark.cluster),
         heading("Settings of each method"),
-        text_table(("Method", "Settings"), *settings_of_methods(study)),
+        text_table(("Method", "Settings"), *settings_of_methods(collected)),
         heading("Commands"),
         lines("code", _commands(collected)),
         heading("Versions"),
@@ -93,10 +93,10 @@ def _training(collected: Collected) -> Iterator[str]:
     tuning = "all weights" if model.tuning == "full" else f"LoRA (rank {model.lora_rank}, alpha {model.lora_alpha})"
     tower = "frozen" if model.freeze_vision else "trained"
     finished = {m: sum(c.method == m and c.state == "done" for c in collected.cells) for m in study.methods}
-    short = [f"{n} of {study.seeds} for {study.label(m)}" for m, n in finished.items() if n < study.seeds]
+    short = [f"{n} of {study.seeds} for {collected.label(m)}" for m, n in finished.items() if n < study.seeds]
     seeds = [str(study.first_seed + number) for number in range(study.seeds)]
     yield (
-        f"We compare {listed([study.label(m) for m in study.methods])}, each trained from the same base model, "
+        f"We compare {listed([collected.label(m) for m in study.methods])}, each trained from the same base model, "
         f"{model.name} ({tuning}; vision tower {tower}; precision {model.precision}), with "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}."
     )
@@ -104,7 +104,7 @@ def _training(collected: Collected) -> Iterator[str]:
         yield f"Unfinished runs are left out; the finished ones are {listed(short)}."
     yield (
         f"Each run had a budget of {study.budget.amount:g} {_UNITS[study.budget.kind]} and drew from "
-        f"{count(len(train.records), 'training record')} ({study.data.train}, SHA-256 {train.digest[:DIGITS]}) in an "
+        f"{count(train.n, 'training record')} ({study.data.train}, SHA-256 {train.digest[:DIGITS]}) in an "
         "order that depends on the seed but not on the method."
     )
     yield f"The training prompt was “{study.prompt.train}”, with {count(study.data.frames, 'frame')} per video."

@@ -54,7 +54,8 @@ def learning_curves(collected: Collected) -> tuple[pd.DataFrame, pd.DataFrame]:
         method and checkpoint, means over seeds: method, order, score, low, high, examples, seconds. ``examples`` and
         ``seconds`` are NaN where no cell recorded them.
     """
-    answers, benchmark = collected.headline.answers, collected.headline.benchmark
+    headline = collected.headline
+    answers, benchmark = headline.answers, headline.benchmark
     runs = answers[["method", "seed", "step"]].drop_duplicates()
     runs["order"] = runs.groupby(["method", "seed"])["step"].rank().astype(int) - (runs["method"] == BASE)
     answers = answers.merge(runs, on=["method", "seed", "step"])
@@ -62,8 +63,8 @@ def learning_curves(collected: Collected) -> tuple[pd.DataFrame, pd.DataFrame]:
     lines, bands = [], []
     for (method, order), group in answers.groupby(["method", "order"], sort=False):
         found = []
-        for (seed, step), one in group.groupby(["seed", "step"], sort=True):
-            overall = benchmark.figures(one["type"].tolist(), one["score"].tolist()).overall
+        for seed, step in sorted(set(zip(group["seed"], group["step"], strict=True))):
+            overall = headline.points[str(method), cast(int, seed), cast(int, step)][headline.scorer].figures.overall
             where = {"method": method, "seed": seed, "order": order, "step": step, "score": overall}
             found.append(where | _consumed(collected.run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
         lines += found

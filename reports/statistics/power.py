@@ -162,8 +162,10 @@ def _room_variance(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) 
 
 def _run_spread(answers: pd.DataFrame, benchmark: Benchmark) -> tuple[tuple[float, ...], str]:
     """Standard deviation between runs of a method, pooled, and the upper end of its 95% interval."""
-    runs = answers.groupby(["model", "method", "seed"])[["type", "score"]]
-    scores = runs.apply(lambda run: benchmark.figures(run["type"].tolist(), run["score"].tolist()).overall)
+    counts = Counter(answers.drop_duplicates("question")["type"])
+    weights = pd.Series(benchmark.weights(counts)[1][0], index=list(counts))
+    means = answers.groupby(["model", "method", "seed", "type"], observed=True)["score"].mean().unstack()
+    scores = 100 * (means * weights).sum(axis=1)
     by_method = scores.groupby(["model", "method"])
     df = int((by_method.count() - 1).sum())
     squares = float((by_method.var(ddof=1).fillna(0) * (by_method.count() - 1)).sum())

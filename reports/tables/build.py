@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
+from harness.study.asked import DEFAULT_RULES
+from harness.study.description import RecordedBenchmark
 from reports.benchmarks import VSIBench
 from reports.results import Results
 from reports.statistics import Contrast, compare
@@ -53,7 +56,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
     settings, benchmark = results.report, results.benchmark
     found = compare(results.answers, results.pairs, benchmark=benchmark, alpha=settings.alpha, margin=settings.margin)
     rows, footnotes = score_rows(results), results.footnotes
-    if (with_published or settings.with_published) and isinstance(benchmark, VSIBench):
+    if (with_published or settings.with_published) and _is_vsi_bench(benchmark):
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
     return Tables(
@@ -64,6 +67,12 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,
+    )
+
+
+def _is_vsi_bench(benchmark: Benchmark) -> bool:
+    return (
+        benchmark.name == DEFAULT_RULES if isinstance(benchmark, RecordedBenchmark) else isinstance(benchmark, VSIBench)
     )
 
 

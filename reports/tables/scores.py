@@ -10,12 +10,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import pandas as pd
 
 from harness.api.benchmark import Benchmark, Figures
 from harness.config.study import BASE
+from harness.study.scored import Points
 from reports.results import Results, missing_seeds
 from reports.statistics import OVERALL, Contrast, level, overall
 from reports.tables.pairs import claim_footnotes, difference_cell, p_text, test_caption
@@ -131,32 +132,32 @@ def scores_table(
 
 def _method_row(results: Results, method: str) -> ScoreRow:
     mine = results.answers[results.answers["method"] == method]
+    runs = mine.groupby("seed", sort=True)
     return ScoreRow(
         method,
         results.labels[method],
         "base" if method == BASE else "method",
-        [score_of(group, results.benchmark) for _, group in mine.groupby("seed", sort=True)],
+        [score_of(results.points[method, cast(int, seed)][results.scorer], group) for seed, group in runs],
         results.modes.get(method, ""),
         results.planned.get(method, 1),
         missing_seeds(results.cells, method),
     )
 
 
-def score_of(answers: pd.DataFrame, benchmark: Benchmark) -> dict[str, float]:
-    """The :func:`run_score` of a run's answers (type, score, parsed; truncated where it is known)."""
-    shares = {"unparsable": 100 * (1 - float(answers["parsed"].mean()))}
-    if "truncated" in answers:
+def score_of(points: Points, answers: pd.DataFrame | None = None) -> dict[str, float]:
+    """The :func:`run_score` of a run, with the share of its answers that were cut off where that is known."""
+    shares = {"unparsable": points.unparsable}
+    if answers is not None and "truncated" in answers:
         shares["truncated"] = 100 * float(answers["truncated"].astype(bool).mean())
-    return run_score(benchmark.figures(answers["type"].tolist(), answers["score"].tolist()), **shares)
+    return run_score(points.figures, **shares)
 
 
 def _baseline_rows(results: Results) -> list[ScoreRow]:
     """Answers that need no video: a reader sees at once what a score is worth."""
-    rows = []
-    for name, label, answers in results.benchmark.baselines(results.records, results.train):
-        scored = results.benchmark.question_scores(results.records, answers, results.scorer)
-        rows.append(ScoreRow(name, label, "baseline", [score_of(pd.DataFrame(scored), results.benchmark)]))
-    return rows
+    return [
+        ScoreRow(name, label, "baseline", [score_of(points[results.scorer])])
+        for name, label, points in results.baselines
+    ]
 
 
 def _difference_columns(against_base: Mapping[str, Contrast], alpha: float) -> list[_Pair]:

@@ -7,9 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
-from harness.vsibench.records import Record
 from reports.results import Results
 from reports.statistics import OVERALL
 from reports.tables.scores import score_of
@@ -45,28 +43,11 @@ def sensitivity_table(results: Results) -> Table:
 
 def _scored_by_all(results: Results) -> pd.DataFrame:
     """The score of every run by every scorer: method, seed, scorer, and the columns of :func:`score_of`."""
-    answers, benchmark = results.answers, results.benchmark
-    if "read" in answers:
-        answers = answers.assign(answer=answers["read"])
-    # Many runs give the same short answer to a question: each is scored once.
-    unique = answers[["question", "answer"]].drop_duplicates()
-    rounds = [one for _, one in unique.groupby(unique.groupby("question").cumcount())]
-    by_key = {record.key: record for record in results.records}
-    rows = []
-    for name in benchmark.scorers:
-        scored = pd.concat([_scored(one, by_key, benchmark, name) for one in rounds])
-        runs = answers[["method", "seed", "question", "answer"]].merge(scored, on=["question", "answer"])
-        for (method, seed), run in runs.groupby(["method", "seed"], sort=True):
-            rows.append({"method": method, "seed": seed, "scorer": name, **score_of(run, benchmark)})
-    return pd.DataFrame(rows)
-
-
-def _scored(answers: pd.DataFrame, records: Mapping[str, Record], benchmark: Benchmark, scorer: str) -> pd.DataFrame:
-    """At most one answer (question, answer) per question, with its type, score and parsed."""
-    asked = [records[str(question)] for question in answers["question"]]
-    texts = dict(zip(answers["question"].astype(str), answers["answer"].astype(str), strict=True))
-    scored = pd.DataFrame(benchmark.question_scores(asked, texts, scorer))
-    return answers.assign(**{column: scored[column].to_numpy() for column in ("type", "score", "parsed")})
+    return pd.DataFrame(
+        {"method": method, "seed": seed, "scorer": name, **score_of(results.points[method, seed][name])}
+        for name in results.benchmark.scorers
+        for method, seed in sorted(results.points)
+    )
 
 
 def _ranking(averages: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> str:

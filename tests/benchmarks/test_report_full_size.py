@@ -16,6 +16,9 @@ import pytest
 
 from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json
+from harness.study.compare import Plan, describe_study
+from harness.study.evaluation import score_evaluation
+from harness.study.setup import load_data
 from harness.vsibench.published import published_counts
 from harness.vsibench.rooms import published_rooms
 
@@ -89,8 +92,13 @@ def write_run(root: Path) -> Path:
                 folder = run / "cells" / name / "vsibench" / f"step-{step:06d}"
                 folder.mkdir(parents=True)
                 (folder / "samples.jsonl").write_text("".join(lines))
-                manifest = {"identity": {"weights": name, "prompts": "p"}, "complete": True}
+                manifest = {"identity": {"weights": name, "prompts": "p"}, "complete": True, "n": len(rows)}
                 write_json(folder / "manifest.json", manifest | {"samples": sha256_file(folder / "samples.jsonl")})
+    train, benchmark = load_data(study)
+    assert train is not None
+    rules = describe_study(study, run, Plan([], train, benchmark, {"vsibench": benchmark.digest}))
+    for samples in run.glob("cells/*/vsibench/*/samples.jsonl"):
+        score_evaluation(samples.parent, rules[0], study.prompt.evaluation)
     write_json(run / "study.json", study.model_dump(mode="json"))
     write_json(run / "matrix.json", {"study": "full", "data": {}, "cells": cells})
     return run

@@ -52,6 +52,7 @@ def closeness(answers: list[str]) -> np.ndarray:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyConfig:
     monkeypatch.setattr(registry, "_files", {})
     (tmp_path / "lengths.py").write_text(PLUGIN)
+    registry.add_file(tmp_path / "lengths.py")
     return small_study(
         tmp_path, evaluation={"benchmark": "lengths"}, runtime={"plugins": (str(tmp_path / "lengths.py"),)}
     )

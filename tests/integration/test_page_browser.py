@@ -19,6 +19,7 @@ from page_kit import fabricate_run
 from harness.config.study import ReportSection
 from harness.data.reader import read_dataset
 from harness.outputs import Outputs
+from harness.study.description import points_by_scorer
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import collect
 from reports.page import methods_section, page_files
@@ -195,7 +196,17 @@ def test_a_large_benchmark_stays_small_and_smooth(tmp_path: Path) -> None:
         for record in records
     ]
     labels = {"base": "tiny (base)", "sft": "+ SFT", "dpo": "+ DPO", "grpo": "+ GRPO"}
-    results = Results(labels, pd.DataFrame(rows), records, VSIBench(), "VSI-Bench", "official", ReportSection())
+    points = points_by_scorer(VSIBench(), records, {})
+    results = Results(
+        labels,
+        pd.DataFrame(rows),
+        records,
+        VSIBench(),
+        "VSI-Bench",
+        "official",
+        ReportSection(),
+        {(method, 0): points for method in labels},
+    )
     page_file = Outputs(tmp_path / "report").publish(page_files(results, build_tables(results), benchmark=small))[0]
     assert 1_000_000 < page_file.stat().st_size < 25_000_000
     with browser(tmp_path) as page:

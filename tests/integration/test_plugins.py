@@ -17,8 +17,10 @@ from harness.api.testing import check_reward
 from harness.api.testing import trial as engine
 from harness.cli import app as cli
 from harness.config.study import load_study
+from harness.io import toml_text
 from harness.plugins import registry
 from harness.plugins.scaffold import write_package
+from harness.study.process import cell_command
 
 ROOT = Path(__file__).parents[2]
 METHOD = '''
@@ -76,19 +78,22 @@ def test_a_single_file_is_checked_listed_and_compared(run: Callable[..., Any], t
     assert code == 0 and "Maximum likelihood" in out and "gold answer. Cost: low" in out
 
 
-def test_a_study_keeps_its_plugin_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_study_keeps_its_plugin_files_and_does_not_run_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "imitation.py"
     file.write_text(METHOD)
     registry.add_file(file)
     study = load_study("tiny", methods=["imitation", "sft"])
     assert study.runtime.plugins == (file,)
-    monkeypatch.setattr(registry, "_files", {})  # as in a cell's own process
+    assert cell_command(tmp_path, "cell")[-1] == str(file)
+    monkeypatch.setattr(registry, "_files", {})  # as in another process: the study read from a file is data
     again = type(study)(**study.model_dump(mode="json"))
-    assert again.algorithm("imitation").needs.gold and again.label("imitation") == "IMITATION"
-    file.rename(tmp_path / "elsewhere.py")
-    monkeypatch.setattr(registry, "_files", {})
-    with pytest.raises(UserError, match=r"imitation\.py`: no such plugin file"):
-        type(study)(**study.model_dump(mode="json"))
+    assert again == study and not registry.added_files()
+    (tmp_path / "study.toml").write_text(toml_text(study.model_dump(mode="json")))
+    for data in (
+        load_study(again, methods=["sft"]),
+        load_study(tmp_path / "study.toml", methods=["sft"], run_plugins=False),
+    ):
+        assert data.runtime.plugins == (file,) and not registry.added_files()
 
 
 def test_a_study_file_names_plugins(tmp_path: Path) -> None:

@@ -119,11 +119,11 @@ def test_questions_that_changed_since_they_were_asked_are_not_scored(tmp_path: P
     write_json(manifest, read_json(manifest) | {"asked": asked})
     collect(tmp_path)
     write_json(manifest, read_json(manifest) | {"asked": asked | {"questions": "d"}})
-    with pytest.raises(UserError, match=r"other questions were asked than the benchmark has .*restore them"):
+    with pytest.raises(UserError, match=r"other questions were asked than description\.json has of .*vsibench"):
         collect(tmp_path)
     some = {"ids": asked["ids"][:4], "questions": digest_of_questions(records[:4])}
     write_json(manifest, read_json(manifest) | {"asked": asked | some})
-    with pytest.raises(UserError, match=r"4 questions were asked and the benchmark vsibench has 9 now"):
+    with pytest.raises(UserError, match=r"4 then, 9 now"):
         collect(tmp_path)
 
 
@@ -232,10 +232,10 @@ def test_the_card_names_what_was_shared(tmp_path: Path, cells: dict[str, Cell]) 
 def test_the_card_tells_what_was_left_out_and_what_to_know(tmp_path: Path, cells: dict[str, Cell]) -> None:
     finish_all(tmp_path, cells)
     collected = collect(tmp_path)
-    train = replace(
-        collected.train, skipped=("a.jsonl:3: no <b>video</b>",) * 2, notes=("2 types are not in this copy",)
-    )
-    card = fairness_card(replace(collected, train=train)).to_markdown()
+    told = {"skipped": ("a.jsonl:3: no <b>video</b>",) * 2, "notes": ("2 types are not in this copy",)}
+    train = collected.train.model_copy(update=told)
+    described = collected.description.model_copy(update={"train": train})
+    card = fairness_card(replace(collected, description=described)).to_markdown()
     assert "- a.jsonl:3: no &lt;b&gt;video&lt;/b&gt; (2 times)" in card
     assert "## Notes on the data\n\n- 2 types are not in this copy" in card
 
