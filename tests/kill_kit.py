@@ -77,15 +77,19 @@ def write_study(
     return path
 
 
-def start(study: Path, run_dir: Path) -> subprocess.Popen[bytes]:
-    """``harness compare`` as the leader of a session of its own; its output goes to a log beside the run directory."""
+def start(study: Path, run_dir: Path, code: Path | None = None) -> subprocess.Popen[bytes]:
+    """``harness compare`` as the leader of a session of its own; its output goes to a log beside the run directory.
+
+    ``code`` is the root of the checkout to run, by default the present one.
+    """
+    environment = os.environ | {MARK: str(run_dir)}
+    if code is not None:
+        environment["PYTHONPATH"] = str(code)
     command = [sys.executable, "-m", "harness", "compare", "--study", str(study), "--out", str(run_dir)]
     with log_of(run_dir).open("ab") as log:
         log.write(_BEGIN.encode())
         log.flush()
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, env=os.environ | {MARK: str(run_dir)}
-        )
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment, cwd=code)
 
 
 def log_of(run_dir: Path) -> Path:
@@ -191,7 +195,7 @@ class Phase(StrEnum):
 def phases_of(pid: int, run_dir: Path) -> set[Phase]:
     """Where a command and its cells are, as far as files and children tell."""
     children = [_words_of(child) for child in _children(pid)]
-    cells = [words[-1] for words in children if "harness.study.cell" in words]
+    cells = [words[words.index("harness.study.cell") + 2] for words in children if "harness.study.cell" in words]
     if cells:
         return {_phase_of_cell(run_dir / "cells" / cell) for cell in cells}
     if any("spawn_main" in " ".join(words) for words in children):

@@ -83,7 +83,8 @@ def fabricate_run(
     write_json(root / "study.json", study.model_dump(mode="json"))
     rows = [{"id": n, "method": m, "model": "tiny", "seed": s, "hash8": n[-8:]} for (m, s), n in ids.items()]
     write_json(root / "matrix.json", {"study": study.name, "data": {"train": "", "benchmark": ""}, "cells": rows})
-    write_json(root / ".harness.lock", {"command": f"harness compare --methods {','.join(methods)} --model tiny"})
+    command = f"harness compare --methods {','.join(methods)} --model tiny"
+    write_json(root / ".harness.lock", {"holder": {}, "since": "", "command": command, "held": False})
     return root
 
 

@@ -124,7 +124,9 @@ def compare(
     matrix.check_output(run_dir, study)
     load_report().check_output(run_dir, study)
     plan = make_plan(study, console)
-    with hold(run_dir, "run directory"):
+    with hold(run_dir, "run directory", elsewhere=True) as taken:
+        if taken:
+            console.say(taken, style="yellow")
         matrix.write_matrix(
             run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
         )
@@ -171,7 +173,9 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
     matrix.check_cells(run_dir)
     plan = make_plan(study, console)
     cells = [cell for cell in plan.cells if not cell.is_base]
-    with hold(run_dir, "run directory"):
+    with hold(run_dir, "run directory", elsewhere=True) as taken:
+        if taken:
+            console.say(taken, style="yellow")
         all_done = _compute(study, run_dir, plan, cells, console)
     for cell in cells:
         console.say(str(cell.folder(run_dir)))
@@ -220,6 +224,9 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     questions = len(plan.benchmark.records) if plan else None
     estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
     console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
+    for work in works:
+        if work.status.state in (State.RUNNING, State.INTERRUPTED):
+            console.say(f"{work.cell.id} {work.status.state.value}: {work.status.reason}")
     if not order:
         console.say("All cells are complete; the report would be rebuilt.")
         return

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.life import Writer, age_of, is_alive
+from harness.locks import LOCK_FILE
 
 STATUS_FILE = "status.json"
 
@@ -38,8 +38,8 @@ class Status(BaseModel):
         steps: Total optimiser steps; 0 if unknown (a budget in seconds).
         numbers: For display: ``loss``, ``reward``, ``examples_per_second``, ``done`` and ``of`` (questions of the
             evaluation), ``overall`` (the headline score).
-        pid: The process that wrote it.
-        updated: Unix time of writing.
+        writer: The process that wrote it.
+        updated: Unix time of writing, by its clock.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,18 +50,18 @@ class Status(BaseModel):
     step: int = 0
     steps: int = 0
     numbers: dict[str, float] = Field(default_factory=dict)
-    pid: int = 0
+    writer: Writer = Writer()
     updated: float = 0.0
 
 
 def write_status(cell_dir: Path, status: Status) -> Status:
-    """Write a cell's status atomically with this process's id and the time, without numbers that are not finite.
+    """Write a cell's status atomically with this process and the time, without numbers that are not finite.
 
     Returns:
         The status as written.
     """
     finite = {name: value for name, value in status.numbers.items() if abs(value) < float("inf")}
-    stamped = status.model_copy(update={"numbers": finite, "pid": os.getpid(), "updated": time.time()})
+    stamped = status.model_copy(update={"numbers": finite, "writer": Writer.here(), "updated": time.time()})
     write_json(cell_dir / STATUS_FILE, stamped.model_dump(mode="json"))
     return stamped
 
@@ -72,13 +72,15 @@ def record_state(cell_dir: Path, state: State, reason: str = "") -> Status:
 
 
 def read_status(cell_dir: Path) -> Status:
-    """A cell's status; ``pending`` without a file, ``interrupted`` if it says ``running`` but its process is gone."""
+    """A cell's status; ``pending`` without a file, ``interrupted`` if it says ``running`` but its process is gone.
+
+    A cell gives signs of life on its lock. Its reason says how a running cell is known to be alive.
+    """
     status = recorded_status(cell_dir)
-    if status.state is State.RUNNING and not _is_alive(status):
-        return status.model_copy(
-            update={"state": State.INTERRUPTED, "reason": f"process {status.pid} ended without recording a result"}
-        )
-    return status
+    if status.state is not State.RUNNING:
+        return status
+    alive, why = is_alive(status.writer, age_of(cell_dir / STATUS_FILE, cell_dir / LOCK_FILE))
+    return status.model_copy(update={"state": State.RUNNING if alive else State.INTERRUPTED, "reason": why})
 
 
 def recorded_status(cell_dir: Path) -> Status:
@@ -90,14 +92,3 @@ def recorded_status(cell_dir: Path) -> Status:
         return Status.model_validate(read_json(path))
     except (UserError, ValidationError) as error:
         return Status(state=State.INTERRUPTED, reason=f"`{path}`: not a valid status: {error}")
-
-
-def _is_alive(status: Status) -> bool:
-    """Whether the writer is alive; a process that began after the writing only has the same id."""
-    try:
-        process = psutil.Process(status.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= status.updated + 1.0
-    except (psutil.NoSuchProcess, ValueError):
-        return False
-    except psutil.AccessDenied:
-        return True

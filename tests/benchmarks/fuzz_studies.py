@@ -60,7 +60,10 @@ def make_seeds(folder: Path) -> None:
         lines = [{"step": step, "examples": 2 * step, "seconds": 0.5, "loss": 1.0 / step} for step in (1, 2)]
         if not cell.is_base:
             (place / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_json(run_dir / ".harness.lock", {"pid": 1, "host": "h", "since": "s", "command": "harness compare"})
+    write_json(
+        run_dir / ".harness.lock",
+        {"holder": {"host": "h", "pid": 1}, "since": "s", "command": "harness compare", "held": True},
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ studies

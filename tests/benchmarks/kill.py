@@ -49,7 +49,7 @@ from kill_kit import (
     write_study,
 )
 
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.study.status import State, read_status
 from reports.collect import collect
 
@@ -61,6 +61,7 @@ DESIGNS: dict[str, tuple[str, ...]] = {
     "variants": ("grpo", "grpo:beta=0"),
 }
 STEPS, CHECKPOINTS = 6, 3
+ROOT, ROOMS, CODE = Path(__file__).parents[2], ("harness", "algorithms", "rewards", "reports"), "code"
 FRESH_CACHE = 5
 """Every so many studies one makes its data itself."""
 
@@ -150,7 +151,7 @@ class Study:
         self._compare()
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        self.process = self.process or start(self.file, self.run_dir)
+        self.process = self.process or start(self.file, self.run_dir, self.whole.parents[1] / CODE)
         return self.process
 
     def _strike(self, wish: Phase) -> bool:
@@ -289,13 +290,15 @@ def untouched(design: str, folder: Path, cache: Path, seed: int) -> Path:
     """Run a design without a signal; its run directory."""
     folder.mkdir(parents=True)
     run_dir = folder / "run"
-    if code := start(study_of(folder, design, cache, seed), run_dir).wait(600):
+    if code := start(study_of(folder, design, cache, seed), run_dir, folder.parent / CODE).wait(600):
         raise RuntimeError(f"{design}: exit code {code} without any signal: {log_of(run_dir).read_text()}")
     return run_dir
 
 
 def campaign(root: Path, studies: int, signals: int, seed: int, jobs: int, console: Console) -> list[Story]:
     """All studies, the untouched ones first."""
+    for room in ROOMS:  # the checkout may change meanwhile
+        shutil.copytree(ROOT / room, root / CODE / room, ignore=shutil.ignore_patterns("__pycache__"))
     cache, first = root / "cache", random.Random(seed).randrange(1000)
     with ThreadPoolExecutor(jobs) as pool:
         names = list(DESIGNS)[: min(studies, len(DESIGNS))]
@@ -312,7 +315,7 @@ def campaign(root: Path, studies: int, signals: int, seed: int, jobs: int, conso
             study.live(min(max(share + rng.choice([0, 0, 1]), 2), 4), fresh)
             if not story.faults:
                 shutil.rmtree(folder)
-            told = "; ".join(f"{kind}: {text}" for kind, text in story.faults) or "as untouched"
+            told = first_few([f"{kind}: {text}" for kind, text in story.faults], "; ") or "as untouched"
             console.print(f"study {number} ({story.design}): {len(story.hits)} signals, {told}", highlight=False)
             return story
 
@@ -352,7 +355,7 @@ def main() -> int:
     console.print(f"{len(stories)} studies, {hits} signals that hit, {len(faulty)} studies with faults")
     console.print(f"{(time.monotonic() - began) / 60:.1f} minutes", highlight=False)
     if faulty and options.keep:
-        shutil.copytree(root, options.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("cache"))
+        shutil.copytree(root, options.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("cache", CODE))
         console.print(f"kept in {options.keep}", highlight=False)
     shutil.rmtree(root)
     return 1 if faulty else 0

@@ -54,6 +54,7 @@ LAYERS = (
     "hub",
     "outputs",
     "locks",
+    "life",
     "processes",
     "io",
     "seeds",
@@ -123,6 +124,7 @@ def test_a_room_is_entered_by_its_door(room):
 
 READS_TEXT_ITSELF = {
     "harness/io.py": "the one reader",
+    "harness/life.py": "what the kernel says of processes",
     "harness/study/launch.py": "the last words of a log, which may hold any bytes",
 }
 

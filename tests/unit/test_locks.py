@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.errors import UserError
+from harness.io import read_json, write_json
+from harness.life import PATIENCE, Writer
 from harness.locks import LOCK_FILE, hold
 
 HOLDER = """
 import sys
 import threading
+import time
 from pathlib import Path
 from harness.locks import hold
 with hold(Path(sys.argv[1]), "run directory"):
@@ -89,3 +93,44 @@ def test_a_second_process_can_wait(tmp_path: Path, holder: subprocess.Popen) -> 
     threading.Timer(0.2, holder.kill).start()
     with hold(tmp_path, "report", wait=30):
         assert holder.wait(timeout=5)
+
+
+def held_elsewhere(folder: Path, age: float, **changes: object) -> None:
+    """What a holder on another host leaves while it runs, where that host's locks do not show."""
+    with hold(folder, "run directory"):
+        pass
+    holding = read_json(folder / LOCK_FILE)
+    assert not holding["held"]
+    holder = holding["holder"] | {"boot": "other", "host": "node7"} | changes
+    write_json(folder / LOCK_FILE, holding | {"holder": holder, "held": True})
+    os.utime(folder / LOCK_FILE, (time.time() - age, time.time() - age))
+
+
+def test_a_holder_on_another_host_is_believed_while_it_gives_signs_of_life(tmp_path: Path) -> None:
+    held_elsewhere(tmp_path, age=30)
+    with (
+        pytest.raises(UserError, match=r"in use by process \d+ on node7 .*last sign of life 3\d s ago.*--out"),
+        hold(tmp_path, "run directory", elsewhere=True),
+    ):
+        pass
+    held_elsewhere(tmp_path, age=2 * PATIENCE)
+    with hold(tmp_path, "run directory", elsewhere=True) as taken:
+        assert "node7 for 10 minutes" in taken and "taken over" in taken
+    with hold(tmp_path, "run directory", elsewhere=True) as taken:
+        assert not taken
+
+
+def test_a_killed_holder_in_a_container_of_this_machine_holds_nothing(tmp_path: Path) -> None:
+    held_elsewhere(tmp_path, age=0, boot=Writer.here().boot, namespace="pid:[1]")
+    with hold(tmp_path, "run directory", elsewhere=True) as taken:
+        assert not taken
+
+
+def test_a_held_lock_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.life.BEAT", 0.01)
+    with hold(tmp_path, "cell"):
+        os.utime(tmp_path / LOCK_FILE, (0, 0))
+        end = time.monotonic() + 5
+        while (tmp_path / LOCK_FILE).stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+    assert time.time() - (tmp_path / LOCK_FILE).stat().st_mtime < 60
