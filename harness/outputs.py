@@ -100,6 +100,11 @@ class Outputs:
                 if not PurePosixPath(entry["file"]).is_absolute() and ".." not in PurePosixPath(entry["file"]).parts:
                     self._listed[entry["file"]].add(entry["sha256"])
 
+    @property
+    def names(self) -> list[str]:
+        """The files that were written, whether or not they are still there."""
+        return list(self._listed)
+
     def check(self, names: Collection[str]) -> None:
         """Refuse, before any work, files that could not be written.
 
@@ -189,7 +194,7 @@ class Outputs:
         return [self.folder / name for name in files]
 
     def _claim(self, contents: Mapping[str, str]) -> None:
-        append_lines(self.folder / LISTED, [_line(*one) for one in contents.items()])
+        _list(self.folder, contents)
         for name, content in contents.items():
             self._listed[name].add(content)
 
@@ -209,8 +214,13 @@ def write_listed(folder: Path, name: str, data: bytes) -> None:
         UserError: Something other than a file is there.
     """
     path = inside(folder, name)
-    append_lines(folder / LISTED, [_line(name, _digest(data))])
+    _list(folder, {name: _digest(data)})
     write_bytes(path, data)
+
+
+def _list(folder: Path, contents: Mapping[str, str]) -> None:
+    """Add files to a folder's list, after a line of their own for the half line of a full disk."""
+    append_lines(folder / LISTED, ["", *(_line(*one) for one in contents.items())])
 
 
 def _line(name: str, content: str) -> str:

@@ -275,9 +275,11 @@ def _is_described(run_dir: Path, study: StudyConfig) -> bool:
     if not path.is_file() or path.is_symlink():
         return False
     try:
-        return load_study(str(path), run_plugins=False) == study
+        found = load_study(str(path), run_plugins=False)
     except UserError:
         return False
+    threads = found.runtime.threads or study.runtime.threads  # 0: those of the run directory
+    return found.model_copy(update={"runtime": found.runtime.model_copy(update={"threads": threads})}) == study
 
 
 def read_matrix(run_dir: Path) -> Matrix:

@@ -14,16 +14,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from harness.data.video.decode import inspect_video
 from harness.errors import UserError, unknown_name
-from harness.io import read_json, remove_leftovers, sha256_file, write_json, write_text
+from harness.io import json_text, read_json, remove_leftovers, sha256_file
+from harness.outputs import Outputs, inside, write_listed
 from harness.processes import in_processes
 from harness.vsibench.records import Record
 from harness.world.camera import FRAMES
 from harness.world.questions import DATASET, Raw, free_form, make_questions, question_rng
 from harness.world.renderer import FRAME_SIZE, render_scene, sample_scene
 from harness.world.scenes import WORLD_VERSION, Scene
-from harness.world.video import write_video
+from harness.world.video import encode_video
 
 Progress = Callable[[int, int], None]
 """Called with scenes done and scenes in all."""
@@ -130,7 +130,7 @@ def build_split(
 
     Writes ``ROOT/{split}.jsonl`` (options and letters), ``ROOT/{split}_free.jsonl`` (the same questions
     answered by words), ``ROOT/world/{split}_{index:06d}.mp4`` and ``ROOT/{split}.manifest.json``, completed last.
-    A killed build resumes where it stopped, a second process waits for the first, and files of another
+    A killed build resumes where it stopped, a second process waits for the first, and files that were made with another
     world version or frame size are replaced, with a warning.
 
     Args:
@@ -145,7 +145,8 @@ def build_split(
         ``root``.
 
     Raises:
-        UserError: Unknown split, impossible number of scenes or size, or a folder that cannot be written.
+        UserError: Unknown split, impossible number of scenes or size, or a folder that cannot be written, or in which
+            another file is in the way, see :class:`harness.outputs.Outputs`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker that imports an unguarded script runs it again, and would wait for its parent's lock forever.
@@ -154,7 +155,7 @@ def build_split(
     if job.is_done():
         return job.root
     try:
-        (job.root / DATASET).mkdir(parents=True, exist_ok=True)
+        inside(job.root, f"{DATASET}/video").parent.mkdir(parents=True, exist_ok=True)
         with FileLock(job.root / f".{job.split.name}.lock"):
             if not job.is_done():
                 job.build(max(1, workers), progress)
@@ -202,11 +203,11 @@ class _Job:
     def manifest(self) -> Path:
         return self.root / f"{self.split.name}.manifest.json"
 
-    def records(self, suffix: str = "") -> Path:
-        return self.root / f"{self.split.name}{suffix}.jsonl"
+    def _records(self, suffix: str = "") -> str:
+        return f"{self.split.name}{suffix}.jsonl"
 
-    def video(self, index: int) -> Path:
-        return self.root / DATASET / f"{self.split.name}_{index:06d}.mp4"
+    def _video(self, index: int) -> str:
+        return f"{DATASET}/{self.split.name}_{index:06d}.mp4"
 
     def is_done(self) -> bool:
         """Whether the manifest is of this job and every file matches it."""
@@ -214,60 +215,63 @@ class _Job:
         if found.get("scenes") != self.scenes or not self.identity.items() <= found.items():
             return False
         try:
-            sizes = [self.video(i).stat().st_size for i in range(self.scenes)]
+            sizes = [(self.root / self._video(i)).stat().st_size for i in range(self.scenes)]
             hashes = {name: sha256_file(self.root / name) for name in found["files"]}
         except OSError:
             return False
         return bool(sizes == found["videos"]["bytes"] and hashes == found["files"])
 
     def build(self, workers: int, progress: Progress | None) -> None:
-        self._discard_stale()
-        write_json(self.manifest, self.identity)
+        outputs = Outputs(self.root)
+        self._discard_stale(outputs)
+        videos, files = [self._video(index) for index in range(self.scenes)], [self._records(), self._records("_free")]
+        outputs.check([*videos, *files, self.manifest.name])
+        outputs.write(self.manifest.name, json_text(self.identity).encode())
         made: list[_Made] = []
-        for result in in_processes(self.make, range(self.scenes), workers):
+        for result in in_processes(self.make, [(i, outputs.has(name)) for i, name in enumerate(videos)], workers):
             made.append(result)
             if progress is not None:
                 progress(len(made), self.scenes)
         questions = [record for result in made for record in result.questions]
-        write_text(self.records(), _jsonl(questions))
-        write_text(self.records("_free"), _jsonl([free_form(record) for record in questions]))
-        files = [self.records(), self.records("_free")]
+        for name, records in zip(files, (questions, [free_form(record) for record in questions]), strict=True):
+            outputs.write(name, _jsonl(records).encode())
         content = {
             **self.identity,
             "split": self.split.name,
             "scenes": self.scenes,
             "questions": len(questions),
             "seeds": [result.seed for result in made],
-            "files": {path.name: sha256_file(path) for path in files},
+            "files": {name: sha256_file(self.root / name) for name in files},
             "videos": {
                 "sha256": hashlib.sha256("".join(result.sha256 for result in made).encode()).hexdigest(),
                 "bytes": [result.bytes for result in made],
             },
         }
-        write_json(self.manifest, content)
+        outputs.write(self.manifest.name, json_text(content).encode())
 
-    def make(self, index: int) -> _Made:
-        """Generate one scene; its video only if there is no complete one yet."""
-        scene, path = self.split.scene(index), self.video(index)
+    def make(self, job: tuple[int, bool]) -> _Made:
+        """Generate one scene, by its index; its video only if that is not there yet."""
+        index, there = job
+        scene, path = self.split.scene(index), self.root / self._video(index)
         questions = self.split.questions(index, scene)
-        if not _is_whole(path):
-            write_video(path, render_scene(scene, self.size, tuple(range(FRAMES)))[0])
+        if not there:
+            frames = render_scene(scene, self.size, tuple(range(FRAMES)))[0]
+            write_listed(self.root, self._video(index), encode_video(frames))
         return _Made(scene.seed, questions, sha256_file(path), path.stat().st_size)
 
-    def _discard_stale(self) -> None:
+    def _discard_stale(self, outputs: Outputs) -> None:
         """Remove the leftovers of a killed build or of another version; complete videos of this identity stay."""
         remove_leftovers(self.root)
         remove_leftovers(self.root / DATASET)
-        videos = list((self.root / DATASET).glob(f"{self.split.name}_*.mp4"))
+        videos = [name for name in outputs.names if name.startswith(f"{DATASET}/{self.split.name}_")]
         found = _read(self.manifest)
         of = {key: found.get(key) for key in self.identity}
-        if videos and of != self.identity:
+        if any(map(outputs.has, videos)) and of != self.identity:
             warnings.warn(
                 f"{self.root}: split {self.split.name} was made with {of}, now {self.identity}; making it again",
                 stacklevel=4,
             )
-            for path in videos:
-                path.unlink(missing_ok=True)
+            outputs.remove(videos)
 
 
 @dataclass(frozen=True)
@@ -278,13 +282,6 @@ class _Made:
     questions: list[Raw]
     sha256: str
     bytes: int
-
-
-def _is_whole(video: Path) -> bool:
-    try:
-        return inspect_video(video).frames == FRAMES
-    except UserError:
-        return False
 
 
 def _jsonl(records: list[Raw]) -> str:

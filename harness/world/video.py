@@ -7,12 +7,13 @@ use other arithmetic on another processor, whereas decoding H.264 is exact by it
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.io import atomic_file
+from harness.io import write_bytes
 from harness.world.camera import FPS
 
 Frames = NDArray[np.uint8]
@@ -50,15 +51,20 @@ def yuv420(frames: Frames) -> Frames:
 
 
 def write_video(path: Path, frames: Frames) -> None:
-    """Write a walkthrough atomically.
+    """Write a walkthrough atomically, see :func:`encode_video`."""
+    write_bytes(path, encode_video(frames))
+
+
+def encode_video(frames: Frames) -> bytes:
+    """A walkthrough as the content of an mp4 file.
 
     Args:
-        path: The mp4 to write.
         frames: (T, S, S, 3) with S divisible by 4.
     """
     import av  # here, so that reports and benchmarks on random pixels run without it
 
-    with atomic_file(path) as file, av.open(file, "w", format="mp4") as container:
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width = stream.height = frames.shape[1]
         stream.pix_fmt = "yuv420p"
@@ -67,3 +73,4 @@ def write_video(path: Path, frames: Frames) -> None:
         for picture in yuv420(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
         container.mux(stream.encode(None))
+    return content.getvalue()

@@ -20,6 +20,7 @@ from harness.cli.app import app
 from harness.data.video.decode import decode_frames, inspect_video
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.outputs import LISTED, write_listed
 from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from harness.world import build
@@ -38,9 +39,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p.stat().st_size
-    }
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != LISTED)
+    return {str(path.relative_to(root)): path.read_bytes() for path in files if path.stat().st_size}
 
 
 def building(root: Path, scenes: int, workers: int) -> list[str]:
@@ -129,8 +129,6 @@ def test_resumes_after_losses(built: Path, tmp_path: Path) -> None:
     write_json(root / "dev.manifest.json", {key: manifest[key] for key in ("world_version", "size")})
     (root / "dev_free.jsonl").unlink()
     (root / "world/dev_000001.mp4").unlink()
-    half = root / "world/dev_000002.mp4"
-    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
     (root / f"world/.dev_000003.mp4.{uuid.uuid4().hex}.tmp").write_bytes(b"half a video")
     kept = (root / "world/dev_000000.mp4").stat().st_mtime_ns
     build_split("dev", root, SCENES, workers=1)
@@ -138,13 +136,34 @@ def test_resumes_after_losses(built: Path, tmp_path: Path) -> None:
     assert (root / "world/dev_000000.mp4").stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize("lost", ["dev.jsonl", "world/dev_000004.mp4"])
-def test_a_missing_or_altered_file_is_made_again(built: Path, tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize("name", ["dev.jsonl", "world/dev_000004.mp4"])
+def test_a_missing_file_is_made_again_and_an_altered_one_is_left(built: Path, tmp_path: Path, name: str) -> None:
     root = tmp_path / "copy"
     shutil.copytree(built, root)
-    (root / lost).write_bytes(b"altered")
+    (root / name).write_bytes(b"altered")
+    with pytest.raises(UserError, match=rf"{name}`: not as the harness wrote it"):
+        build_split("dev", root, SCENES, workers=1)
+    assert contents(root) == contents(built) | {name: b"altered"}
+    (root / name).unlink()
     build_split("dev", root, SCENES, workers=1)
     assert contents(root) == contents(built)
+
+
+def test_the_users_files_are_left_and_links_are_not_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "world" / "dev_notes.mp4"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    build_split("dev", tmp_path / "mine", 1, workers=1)
+    assert mine.read_bytes() == b"mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "world").symlink_to(mine.parent)
+    with pytest.raises(UserError, match="other/world`: there is a symbolic link"):
+        build_split("dev", tmp_path / "other", 2, workers=1)
+    (tmp_path / "third" / "world").mkdir(parents=True)
+    (tmp_path / "third" / "world" / "dev_000001.mp4").write_bytes(mine.with_name("dev_000000.mp4").read_bytes())
+    with pytest.raises(UserError, match=r"dev_000001\.mp4`: not as the harness wrote it"):
+        build_split("dev", tmp_path / "third", 2, workers=1)
+    assert not (tmp_path / "third" / "dev.jsonl").exists()
 
 
 def test_killed_build_goes_on(built: Path, tmp_path: Path) -> None:
@@ -175,13 +194,14 @@ def test_another_version_is_replaced_with_a_warning(
 ) -> None:
     root = tmp_path / "copy"
     shutil.copytree(built, root)
-    (root / "world/dev_000099.mp4").write_bytes(b"of the old version")
+    write_listed(root, "world/dev_000099.mp4", b"of the old version")
+    (root / "world/dev_mine.mp4").write_bytes(b"the user's own")
     before = (root / "world/dev_000000.mp4").stat().st_mtime_ns
     monkeypatch.setattr(build, "WORLD_VERSION", "next")
     with pytest.warns(UserWarning, match=r"split dev was made with .*'next'.*making it again"):
         build_split("dev", root, SCENES, workers=1)
     assert (root / "world/dev_000000.mp4").stat().st_mtime_ns > before
-    assert not (root / "world/dev_000099.mp4").exists()
+    assert not (root / "world/dev_000099.mp4").exists() and (root / "world/dev_mine.mp4").exists()
     assert json.loads((root / "dev.manifest.json").read_text())["world_version"] == "next"
 
 
