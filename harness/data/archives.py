@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from harness.errors import UserError
+from harness.errors import UserError, first_few
 from harness.io import atomic_file, remove_leftovers
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -48,6 +49,11 @@ def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path
             found = _wanted(archive, opened, targets)
             sizes = {name: targets[name].stat().st_size for name in found if targets[name].is_file()}
             todo = {name: one for name, one in found.items() if sizes.get(name) != one.file_size}
+            if changed := [str(targets[name]) for name in todo if os.path.lexists(targets[name])]:
+                raise UserError(
+                    f"`{first_few(changed, '`, `')}`: not the video of {archive}, so it is left alone. Move it away, "
+                    "or choose another folder with --out"
+                )
             for folder in {targets[name].parent for name in todo}:
                 remove_leftovers(folder)
             _check_space(archive, todo, targets)

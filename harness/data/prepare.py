@@ -15,14 +15,15 @@ from harness.data.reader import MANIFEST
 from harness.data.video.decode import DECODING, VideoFacts, inspect_video
 from harness.data.video.folders import still_files
 from harness.errors import UserError, first_few
-from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
+from harness.io import append_lines, json_text, sha256_file, whole_lines
+from harness.outputs import Outputs
 from harness.processes import in_processes
 from harness.vsibench.records import Record
 
 Progress = Callable[[str, int, int], None]
 """Called with the current activity, the number of items done, and their total."""
 
-_CHECKED = ".videos.jsonl"
+_CHECKED = ".harness-videos"
 
 
 def scenes_of(records: Sequence[Record]) -> list[str]:
@@ -30,20 +31,23 @@ def scenes_of(records: Sequence[Record]) -> list[str]:
     return sorted({record.scene for record in records})
 
 
-def link_videos(source: Path, out: Path, scenes: Sequence[str]) -> list[str]:
-    """Link every scene's video at ``source`` as ``out/DATASET/SCENE(.mp4)``; return the names of scenes without one."""
-    without = []
+def link_videos(source: Path, outputs: Outputs, scenes: Sequence[str]) -> list[str]:
+    """Link every scene's video at ``source`` as ``DATASET/SCENE(.mp4)``; return the names of scenes without one.
+
+    A video that is there is kept.
+
+    Raises:
+        UserError: A link of the user's leads elsewhere, or something else is in the way.
+    """
+    without, out = [], outputs.folder
     for scene in scenes:
         found = find_video(source, scene)
         if found is None:
             without.append(scene)
         elif source.resolve() != out.resolve():
-            link = out / (scene if found.is_dir() else f"{scene}.mp4")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if link.is_symlink():
-                link.unlink()
-            if not link.exists():
-                link.symlink_to(found.resolve(), target_is_directory=found.is_dir())
+            name = scene if found.is_dir() else f"{scene}.mp4"
+            if (out / name).is_symlink() or not (out / name).exists():
+                outputs.link(name, found.resolve(), target_is_directory=found.is_dir())
     return without
 
 
@@ -120,18 +124,19 @@ def _digest(path: Path, files: Sequence[Path]) -> str:
 
 
 def write_manifest(
-    out: Path, name: str, source: str, records: Sequence[Record], videos: Mapping[str, Any], **more: Any
+    outputs: Outputs, name: str, source: str, records: Sequence[Record], videos: Mapping[str, Any], **more: Any
 ) -> dict[str, Any]:
     """Write the contents of a prepared folder to ``manifest.json`` and return them.
 
     Args:
-        out: The folder.
+        outputs: The folder.
         name: Name of the data set.
         source: Where it came from.
         records: All its questions.
         videos: As returned by :func:`check_videos`.
         more: Further entries, such as ``notes``.
     """
+    out = outputs.folder
     questions = Counter(record.question_type for record in records)
     kinds = ("*.jsonl", "*.parquet", PRUNED_IDS)
     manifest = {
@@ -149,12 +154,12 @@ def write_manifest(
         **more,
         "videos": dict(videos),
     }
-    write_json(out / MANIFEST, manifest)
+    outputs.write(MANIFEST, json_text(manifest).encode())
     (out / _CHECKED).unlink(missing_ok=True)
     return manifest
 
 
-def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records as JSON lines in VSI-Bench's schema."""
+def records_text(records: Sequence[Record]) -> bytes:
+    """Records as JSON lines in VSI-Bench's schema."""
     lines = [json.dumps(record.model_dump(mode="json"), ensure_ascii=False) for record in records]
-    write_text(path, "\n".join(lines) + "\n")
+    return ("\n".join(lines) + "\n").encode()

@@ -15,13 +15,17 @@ from harness.data.prepare import (
     Progress,
     check_videos,
     link_videos,
+    records_text,
     scenes_of,
     write_manifest,
-    write_records,
 )
-from harness.data.reader import read_dataset
+from harness.data.reader import MANIFEST, read_dataset
 from harness.errors import UserError, first_few
+from harness.locks import hold
+from harness.outputs import Outputs
 from harness.vsibench.records import Record
+
+_FILE = "train.jsonl"
 
 
 def prepare_vsi_100k(
@@ -58,26 +62,36 @@ def prepare_vsi_100k(
     data = read_dataset(source, "train", skip_bad=skip_bad, check_videos=False, fields=fields)
     skipped = list(data.skipped)
     records = sorted(data.records, key=lambda record: hashlib.sha256(record.key.encode()).digest())
-    if scannet is not None:
-        if not scannet.is_dir():
-            raise UserError(f"`--scannet {scannet}`: no such folder. {vsi100k.GET_SCANNET}")
-        scenes = scenes_of(records)
-        without = link_videos(scannet, out, scenes)
-        if without and not skip_bad:
-            raise UserError(
-                f"{scannet}: no video of {len(without)} of {len(scenes)} scenes: {first_few(without)}. "
-                f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave out their questions"
-            )
-        kept = [record for record in records if record.scene not in without]
-        skipped += [f"{len(records) - len(kept)} questions on {len(without)} scenes without a video"] if without else []
-        records = kept
-        if not records:
-            raise UserError(f"{scannet}: no scene of {source} has a video there. {vsi100k.GET_SCANNET}")
-    write_records(out / "train.jsonl", records)
-    videos = check_videos(out, scenes_of(records), workers, progress) if scannet is not None else {}
-    return write_manifest(
-        out, vsi100k.HUB_ID, str(source), records, videos, notes=_notes(records, skipped), skipped=skipped
-    )
+    if scannet is not None and not scannet.is_dir():
+        raise UserError(f"`--scannet {scannet}`: no such folder. {vsi100k.GET_SCANNET}")
+    with hold(out, "data set's folder"):
+        outputs = Outputs(out)
+        outputs.check([_FILE, MANIFEST])
+        if scannet is not None:
+            records = _link(source, outputs, records, scannet, skipped, skip_bad)
+        outputs.write(_FILE, records_text(records))
+        videos = check_videos(out, scenes_of(records), workers, progress) if scannet is not None else {}
+        return write_manifest(
+            outputs, vsi100k.HUB_ID, str(source), records, videos, notes=_notes(records, skipped), skipped=skipped
+        )
+
+
+def _link(
+    source: Path, outputs: Outputs, records: list[Record], scannet: Path, skipped: list[str], skip_bad: bool
+) -> list[Record]:
+    """Link the videos; return the records that have one, and add what is left out to ``skipped``."""
+    scenes = scenes_of(records)
+    without = link_videos(scannet, outputs, scenes)
+    if without and not skip_bad:
+        raise UserError(
+            f"{scannet}: no video of {len(without)} of {len(scenes)} scenes: {first_few(without)}. "
+            f"{vsi100k.GET_SCANNET}. Or use --skip-bad to leave out their questions"
+        )
+    kept = [record for record in records if record.scene not in without]
+    skipped += [f"{len(records) - len(kept)} questions on {len(without)} scenes without a video"] if without else []
+    if not kept:
+        raise UserError(f"{scannet}: no scene of {source} has a video there. {vsi100k.GET_SCANNET}")
+    return kept
 
 
 def _notes(records: Sequence[Record], skipped: Sequence[str]) -> list[str]:

@@ -13,13 +13,14 @@ from harness.data.prepare import (
     Progress,
     check_videos,
     link_videos,
+    records_text,
     scenes_of,
     write_manifest,
-    write_records,
 )
-from harness.data.reader import Dataset, read_dataset
+from harness.data.reader import MANIFEST, Dataset, read_dataset
 from harness.errors import UserError, first_few
-from harness.io import write_text
+from harness.locks import hold
+from harness.outputs import Outputs, inside
 from harness.vsibench.published import published_counts, published_scenes
 from harness.vsibench.questions import part_of_vsi_bench
 from harness.vsibench.records import Record
@@ -53,20 +54,29 @@ def prepare_vsibench(
     if not part:
         check_counts(data.records)
     pruned = _pruned(source, data)
-    out.mkdir(parents=True, exist_ok=True)
-    scenes = scenes_of(data.records)
-    _bring_videos(source, out, scenes, progress)
-    elsewhere = source.resolve() != out.resolve()
-    if elsewhere or not (out / _FILE).is_file():
-        write_records(out / _FILE, data.records)
-    if pruned is not None and (elsewhere or not (out / PRUNED_IDS).is_file()):
-        write_text(out / PRUNED_IDS, "\n".join(pruned) + "\n")
-    videos = check_videos(out, scenes, workers, progress)
+    elsewhere, scenes = source.resolve() != out.resolve(), scenes_of(data.records)
+    files = {_FILE: records_text(data.records)}
+    if pruned is not None:
+        files[PRUNED_IDS] = ("\n".join(pruned) + "\n").encode()
+    files = {name: text for name, text in files.items() if elsewhere or not (out / name).is_file()}
+    with hold(out, "data set's folder"):
+        outputs = Outputs(out)
+        outputs.check([*files, MANIFEST])
+        _bring_videos(source, outputs, scenes, progress)
+        for name, text in files.items():
+            outputs.write(name, text)
+        videos = check_videos(out, scenes, workers, progress)
+        return _write_manifest(outputs, source, data, pruned, part, videos)
+
+
+def _write_manifest(
+    outputs: Outputs, source: Path, data: Dataset, pruned: list[str] | None, part: bool, videos: dict[str, Any]
+) -> dict[str, Any]:
     splits = {"full": len(data.records)}
     if pruned is not None:
         splits |= {"debiased": len(data.records) - len(pruned), "pruned": len(pruned)}
     more = {"splits": splits, "part": part, "notes": _notes(data.records)}
-    return write_manifest(out, HUB_ID, str(source), data.records, videos, **more)
+    return write_manifest(outputs, HUB_ID, str(source), data.records, videos, **more)
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
@@ -122,13 +132,15 @@ def _pruned(source: Path, data: Dataset) -> list[str] | None:
     return [key for key in order if key in next(iter(listings.values()))] if listings else None
 
 
-def _bring_videos(source: Path, out: Path, scenes: Sequence[str], progress: Progress | None) -> None:
-    """Extract or link the videos that are not in ``out`` yet.
+def _bring_videos(source: Path, outputs: Outputs, scenes: Sequence[str], progress: Progress | None) -> None:
+    """Extract or link the videos that are not there yet.
 
     Raises:
-        UserError: Scenes have no video anywhere.
+        UserError: Scenes have no video anywhere, or another file is in a video's place.
     """
+    out = outputs.folder
     for dataset in sorted({scene.split("/")[0] for scene in scenes}):
+        inside(out, f"{dataset}/video")
         mine = [scene for scene in scenes if scene.startswith(f"{dataset}/")]
         archive = source / f"{dataset}.zip"
         if archive.is_file() and not all(find_video(source, scene) for scene in mine):
@@ -136,7 +148,7 @@ def _bring_videos(source: Path, out: Path, scenes: Sequence[str], progress: Prog
             for number, _ in enumerate(extract_members(archive, members), start=1):
                 if progress is not None:
                     progress(f"extracting {archive.name}", number, len(members))
-    missing = link_videos(source, out, [scene for scene in scenes if find_video(out, scene) is None])
+    missing = link_videos(source, outputs, [scene for scene in scenes if find_video(out, scene) is None])
     if missing:
         archives = ", ".join(sorted({f"{name.split('/')[0]}.zip" for name in missing}))
         raise UserError(

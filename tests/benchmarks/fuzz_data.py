@@ -25,12 +25,13 @@ from PIL import Image
 
 from harness.data.archives import extract_members
 from harness.data.leakage import leaking_rooms
-from harness.data.prepare import write_records
+from harness.data.prepare import records_text
 from harness.data.prepare_vsi100k import prepare_vsi_100k
 from harness.data.prepare_vsibench import prepare_vsibench
 from harness.data.reader import Dataset, read_dataset
 from harness.data.sources import resolve_source
 from harness.data.subset import stratified_subset
+from harness.io import write_bytes
 from harness.plugins import registry
 from harness.vsibench.answers import parse_answer
 from harness.vsibench.prompts import MODES, prompt_text
@@ -140,7 +141,7 @@ def check_dataset(found: Dataset, folder: Path) -> None:
             require(all(option in text for option in record.options or ()), "a prompt without its options")
     leaking_rooms(found.records)
     stratified_subset(found, len(found.records))
-    write_records(folder / "again" / "test.jsonl", found.records)
+    write_bytes(folder / "again" / "test.jsonl", records_text(found.records))
     again = read_dataset(folder / "again", "test", check_videos=False)
     require(again.records == found.records, "records that change when written and read")
 

@@ -139,6 +139,23 @@ def test_scenes_without_a_video_are_refused_or_left_out_and_counted(copy: Path, 
     assert manifest["skipped"][0].endswith("questions on 1 scenes without a video")
 
 
+def test_the_users_links_and_files_stay(copy: Path, tmp_path: Path, cache: Path) -> None:
+    scannet, out = write_scannet(tmp_path / "scannet", cache, stills=False), tmp_path / "out"
+    prepare_vsi_100k(copy, out, scannet=scannet, workers=1)
+    moved = scannet.rename(tmp_path / "moved")
+    prepare_vsi_100k(copy, out, scannet=moved, workers=1)
+    link = out / "scannet" / "scene0001_00.mp4"
+    assert link.readlink() == moved / "scene0001_00.mp4"
+    link.unlink()
+    link.symlink_to(moved / "scene0002_00.mp4")
+    with pytest.raises(UserError, match=r"scene0001_00\.mp4`: there is a symbolic link"):
+        prepare_vsi_100k(copy, out, scannet=moved, workers=1)
+    assert link.readlink() == moved / "scene0002_00.mp4"
+    (out / "train.jsonl").write_text("edited")
+    with pytest.raises(UserError, match=r"train\.jsonl`: not as the harness wrote it"):
+        prepare_vsi_100k(copy, out, workers=1)
+
+
 def test_rooms_of_the_benchmark_are_told_in_the_notes_and_refused_in_training(copy: Path, tmp_path: Path) -> None:
     rewrite(copy, lambda rows: [row | {"scene": row["scene"].replace("scene0000", "scene0025")} for row in rows])
     prepared = prepare_vsi_100k(copy, tmp_path / "out")

@@ -19,6 +19,8 @@ from harness.data.reader import read_dataset
 from harness.data.sources import resolve_source
 from harness.errors import UserError
 from harness.io import atomic_file, read_json, sha256_file
+from harness.locks import LOCK_FILE, hold
+from harness.outputs import LISTED
 from harness.vsibench.published import published_counts, published_scenes
 
 
@@ -121,10 +123,36 @@ def test_an_interrupted_preparation_goes_on(copy: Path, tmp_path: Path, monkeypa
     changed = out / "arkitscenes" / "41069025.mp4"
     changed.write_bytes((out / "scannet" / "scene0025_01.mp4").read_bytes())
     monkeypatch.setattr(prepare_module, "inspect_video", until(99))
+    with pytest.raises(UserError, match=r"41069025\.mp4`: not the video of .*arkitscenes\.zip, so it is left alone"):
+        prepare(copy, out)
+    changed.unlink()
     assert prepare(copy, out)["total"]["videos"] == 6
-    assert extracted[6:] == ["41069025.mp4"], "only what is not as it was in the archive"
+    assert extracted[6:] == ["41069025.mp4"], "only what is not there"
     assert len(decoded) == 6 and len(set(decoded)) == 6, "no whole video is decoded twice"
-    assert not list(out.glob(".videos*"))
+    assert {path.name for path in out.glob(".*")} == {LISTED, LOCK_FILE}
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "manifest.json", "pruned_ids.txt"])
+def test_a_file_of_the_users_is_refused_before_any_work(copy: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name}`: not as the harness wrote it"):
+        prepare(copy, tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "mine" and not (tmp_path / "out" / "scannet").exists()
+
+
+def test_nothing_is_extracted_through_a_link(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "scannet").symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="out/scannet`: there is a symbolic link, which is not followed"):
+        prepare(copy, tmp_path / "out")
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_two_preparations_do_not_share_a_folder(copy: Path, tmp_path: Path) -> None:
+    with hold(tmp_path / "out", "folder"), pytest.raises(UserError, match=r"out`: this data set's folder is in use"):
+        prepare(copy, tmp_path / "out")
 
 
 def test_the_whole_benchmark_passes_and_its_counts_are_required(tmp_path: Path) -> None:
