@@ -138,6 +138,7 @@ def score(
     scenes: Annotated[int, typer.Option(min=5, metavar="N", help="Number of scenes.")] = 200,
     threads: Threads = 1,
     workers: Workers = 2,
+    as_json: AsJson = False,
     tower: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="after-vision.pt of the model's run: adds the ceiling by geometry."),
@@ -146,7 +147,6 @@ def score(
     """Score a model on a split's videos, next to the best constant and the text-only prior."""
     import torch
 
-    from harness.io import write_json
     from harness.vsibench.scoring import overall_of_types
     from harness.world.pretrain.measure import measure
 
@@ -154,6 +154,11 @@ def score(
     table, unparsable = measure(folder, world, split, scenes, workers=workers, tower=tower)
     columns = [name for name in ("constant", "text_prior", "base", "ceiling") if name in table]
     mean = {name: overall_of_types({str(kind): value for kind, value in table[name].items()}) for name in columns}
+    if as_json:
+        rounded = {name: round(value, 2) for name, value in mean.items()}
+        scored = {"split": split, "scenes": scenes, "types": table.round(2).to_dict(orient="index")}
+        typer.echo(json.dumps(scored | {"mean_of_tasks": rounded, "unparsable": unparsable}, indent=1))
+        return
     console = Console()
     console.say(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
     console.say("|---" * (len(columns) + 3) + "|")
@@ -162,7 +167,3 @@ def score(
         console.say(f"| {kind} | {row['n']:.0f} | {shown} | {row['low']:.1f} to {row['high']:.1f} |")
     console.say(f"| mean of the eight tasks | | {' | '.join(f'{mean[name]:.1f}' for name in columns)} | |")
     console.say(f"answers that could not be parsed: {unparsable:.2%}")
-    rounded = {name: round(value, 2) for name, value in mean.items()}
-    types = table.round(2).to_dict(orient="index")
-    scored = {"split": split, "scenes": scenes, "types": types, "mean_of_tasks": rounded, "unparsable": unparsable}
-    write_json(folder / "scores.json", scored)

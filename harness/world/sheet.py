@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from harness.errors import UserError
+from harness.outputs import write_new
 from harness.world.camera import FIELD_OF_VIEW, FRAMES, STOPS
 from harness.world.questions import Raw, first_seen, make_questions, question_rng
 from harness.world.renderer import render_scene, sample_scene
@@ -28,7 +32,7 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
 
     Args:
         seed: The scene's seed, 0 to 2**32 - 1.
-        path: The file to write; its ending (.png, .pdf, .svg) decides the format.
+        path: The file to write, which must not be there yet; its ending (.png, .pdf, .svg) decides the format.
         size: Pixels per side of the frames shown.
 
     Raises:
@@ -60,8 +64,13 @@ def contact_sheet(seed: int, path: Path, *, size: int = 168) -> None:
         f"seed {seed}: {scene.room.area:.1f} square metres, {len(scene.objects)} objects;"
         " each label names the stop at which the category is first seen, the grey circle is the walk"
     )
+    kind = path.suffix.removeprefix(".").lower() or "png"
+    undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    content = io.BytesIO()
     try:
-        figure.savefig(path, dpi=110)
+        with mpl.rc_context({"svg.hashsalt": str(seed)}):
+            figure.savefig(content, format=kind, dpi=110, metadata=undated.get(kind))
+        write_new(path, content.getvalue())
     except (OSError, ValueError) as error:
         raise UserError(
             f"`{path}`: the sheet cannot be written ({error}); choose another file, such as sheet.png"

@@ -161,9 +161,9 @@ def test_a_registered_model_brings_its_preset_and_a_folder_the_large_one(tmp_pat
     assert (study.name, study.model.name, study.budget) == ("mine", str(tmp_path / "mine"), load_study("2b").budget)
 
 
-@pytest.mark.parametrize("value", ["--split", "--out", "--cache", "--base"])
+@pytest.mark.parametrize("value", ["--split", "--margin", "--cache", "--base"])
 def test_options_on_samples_need_samples(harness: Cli, value: str) -> None:
-    mistake(harness("report", ".", value, "x"), f"{value}`: only with --samples")
+    mistake(harness("report", ".", value, "7"), f"{value}`: only with --samples")
 
 
 def test_doctor_names_a_package_that_is_too_old(harness: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,9 +119,9 @@ def test_the_command_prints_and_keeps_the_table(tmp_path: Path, monkeypatch: pyt
         index=pd.Index(QUESTION_TYPES, name="question_type"),
     )
     table.loc[list(DIRECTION_TYPES), "base"] = 80.0, 90.0, 100.0
-    asked: list[Path] = []
+    asked: list[Path | None] = []
 
-    def measured(*_: object, tower: Path, **__: object) -> tuple[pd.DataFrame, float]:
+    def measured(*_: object, tower: Path | None, **__: object) -> tuple[pd.DataFrame, float]:
         asked.append(tower)
         return table, 0.0
 
@@ -130,7 +130,8 @@ def test_the_command_prints_and_keeps_the_table(tmp_path: Path, monkeypatch: pyt
     assert asked == [Path("after-vision.pt")]
     assert "| route_planning | 4 | 30.0 | 31.0 | 60.0 | 90.0 | 50.0 to 70.0 |" in outcome.output
     assert f"| mean of the eight tasks | | 30.0 | 31.0 | {(7 * 60 + 90) / 8:.1f} | 90.0 | |" in outcome.output
-    assert json.loads((tmp_path / "scores.json").read_text())["mean_of_tasks"]["ceiling"] == 90.0
+    outcome = CliRunner().invoke(app, ["world", "score", "--folder", str(tmp_path), "--json"])
+    assert json.loads(outcome.output)["mean_of_tasks"]["ceiling"] == 90.0 and not list(tmp_path.iterdir())
 
 
 def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:

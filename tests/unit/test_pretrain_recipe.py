@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from harness.errors import UserError
 from harness.io import sha256_file
+from harness.locks import hold
 from harness.world.build import SPLITS
 from harness.world.pretrain import stages
 from harness.world.pretrain.stages import Run, pretrain, shard_seeds
@@ -25,6 +26,22 @@ def test_seeds_stay_in_the_pretraining_split() -> None:
     assert shard_seeds(-1).start >= shard_seeds(899).stop
     others = [split.seeds for name, split in SPLITS.items() if name != "pretrain"]
     assert all(other.stop <= seeds.start or other.start >= seeds.stop for other in others)
+
+
+def test_folders_with_other_files_are_refused_before_any_work(tmp_path: Path) -> None:
+    run = Run(0, tmp_path / "model", tmp_path / "work", shards=1, scale=0.002, shard_scenes=4, ceiling=True)
+    for name in ("model/config.json", "model-ceiling/model.safetensors", "work/notes.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(UserError, match=name if name.startswith("model") else "work`: it holds other files"):
+            pretrain(run, pytest.fail)
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    (tmp_path / "work" / "shards").symlink_to(tmp_path / "model")
+    with pytest.raises(UserError, match="work`: it holds other files"):
+        pretrain(run, pytest.fail)
+    with hold(tmp_path / "work", "folder"), pytest.raises(UserError, match="in use by process"):
+        pretrain(run, pytest.fail)
 
 
 @pytest.mark.slow

@@ -246,7 +246,10 @@ def test_contact_sheet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a seed is a whole number"):
         contact_sheet(-1, path)
     with pytest.raises(UserError, match="cannot be written"):
-        contact_sheet(SPLITS["dev"].scene(0).seed, tmp_path / "none" / "sheet.png")
+        contact_sheet(SPLITS["dev"].scene(0).seed, tmp_path / "sheet.xyz")
+    (tmp_path / "mine.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"mine\.png`: there is another file"):
+        contact_sheet(SPLITS["dev"].scene(0).seed, tmp_path / "mine.png")
     rejected = next(s for s in range(100) if build.sample_scene(s) is None)
     with pytest.raises(UserError, match="the next accepted seed is"):
         contact_sheet(rejected, path)

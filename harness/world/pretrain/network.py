@@ -16,8 +16,9 @@ from safetensors.torch import save
 from torch import nn
 from transformers import AutoConfig, GenerationConfig, Qwen2VLForConditionalGeneration
 
-from harness.io import sha256_file, write_bytes, write_json
+from harness.io import json_text, sha256_file
 from harness.models.presets import TINY
+from harness.outputs import Outputs
 
 SHIPPED = Path(TINY.location)
 WEIGHTS, RECIPE_FILE = "model.safetensors", "recipe.json"
@@ -53,15 +54,29 @@ def build_model(seed: int) -> Qwen2VLForConditionalGeneration:
     return model
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse, before training, a folder that :func:`save_model` could not write.
+
+    Raises:
+        UserError: As :meth:`harness.outputs.Outputs.check`.
+    """
+    Outputs(folder).check([*(path.name for path in _shared()), WEIGHTS, RECIPE_FILE])
+
+
+def _shared() -> list[Path]:
+    """The shipped files that do not depend on the weights."""
+    return [path for path in SHIPPED.glob("*.j*") if path.name not in (RECIPE_FILE, "scores.json")]
+
+
 def save_model(model: Qwen2VLForConditionalGeneration, folder: Path, recipe: Mapping[str, Any]) -> None:
     """Write a model folder: the shipped one with other weights, and with a recipe that has their sha256.
 
     The weights are stored in bfloat16 to halve the file; the configuration asks for float32, so that a
     plain ``from_pretrained`` computes in float32.
     """
-    for path in SHIPPED.glob("*.j*"):
-        if path.name not in (RECIPE_FILE, "scores.json"):
-            write_bytes(folder / path.name, path.read_bytes())
+    outputs = Outputs(folder)
+    for path in _shared():
+        outputs.write(path.name, path.read_bytes())
     tensors = {name: one.detach().to("cpu", torch.bfloat16).contiguous() for name, one in model.named_parameters()}
-    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_json(folder / RECIPE_FILE, {**recipe, "weights_sha256": sha256_file(folder / WEIGHTS)})
+    weights = outputs.write(WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    outputs.write(RECIPE_FILE, json_text({**recipe, "weights_sha256": sha256_file(weights)}).encode())

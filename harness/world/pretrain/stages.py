@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader
 
 from harness.errors import UserError
 from harness.io import append_lines, read_json, read_text, remove_leftovers, sha256_file, whole_lines, write_text
+from harness.locks import LOCK_FILE, hold
+from harness.outputs import inside
 from harness.processes import process_pool, start_worker
 from harness.vsibench.scoring import overall_of_types
 from harness.world.build import SPLITS
 from harness.world.pretrain.curriculum import Batches, Stage
 from harness.world.pretrain.measure import evaluate_forms, held_out
-from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, save_model
+from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, check_folder, save_model
 from harness.world.pretrain.shards import read_shard, write_shard
 from harness.world.pretrain.trainer import Trainer
 from harness.world.scenes import WORLD_VERSION
@@ -77,6 +79,12 @@ class Run:
     ceiling: bool = False
     shard_scenes: int = SHARD
 
+    @property
+    def ceiling_out(self) -> Path:
+        """The folder of the model that is trained on to the ceiling."""
+        out = self.out.absolute()
+        return out.with_name(f"{out.name}-ceiling")
+
     def stages(self) -> list[Stage]:
         """The stages with their steps scaled."""
         stages = (*RECIPE, *CEILING) if self.ceiling else RECIPE
@@ -118,18 +126,25 @@ def pretrain(run: Run, report: Report) -> bool:
         Whether the recipe is complete (False: stopped by ``minutes``, call again to resume).
 
     Raises:
-        UserError: ``work`` holds a run of another seed or recipe, or the device is not there.
+        UserError: ``work`` holds a run of another seed or recipe, or files of the user's, or another process uses it;
+            ``out`` cannot be written; or the device is not there.
     """
     if run.device not in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         raise UserError(f"`--device {run.device}`: torch sees no such device here; leave it out to train on the CPU")
     started, kept = time.monotonic(), run.work / "identity.json"
-    if kept.exists() and read_text(kept) != run.identity():
-        raise UserError(f"`{run.work}` holds a run with another seed or scale: give another --work or remove it")
-    write_text(kept, run.identity())
-    remove_leftovers(run.work)
-    remove_leftovers(run.shard(0).parent)
-    render_shards(run, report)
-    return _Loop(run, report, started).run()
+    for folder in (run.out, run.ceiling_out) if run.ceiling else (run.out,):
+        check_folder(folder)
+    with hold(run.work, "folder of pre-training"):
+        if kept.exists() and read_text(kept) != run.identity():
+            raise UserError(f"`{run.work}` holds a run with another seed or scale: give another --work or remove it")
+        if not kept.exists() and any(path.name != LOCK_FILE for path in run.work.iterdir()):
+            raise UserError(f"`{run.work}`: it holds other files; choose an empty or a new folder with --work")
+        inside(run.work, "shards/any")
+        write_text(kept, run.identity())
+        remove_leftovers(run.work)
+        remove_leftovers(run.shard(0).parent)
+        render_shards(run, report)
+        return _Loop(run, report, started).run()
 
 
 class _Loop:
@@ -225,7 +240,7 @@ class _Loop:
     def _write(self) -> None:
         """Write the model folder with its recipe."""
         run, trainer = self.settings, self.trainer
-        out = run.out if trainer.stage <= len(RECIPE) else run.out.with_name(f"{run.out.name}-ceiling")
+        out = run.out if trainer.stage <= len(RECIPE) else run.ceiling_out
         recipe = {
             "command": f"harness world pretrain --seed {run.seed} --shards {run.shards}",
             "world_version": WORLD_VERSION,
