@@ -157,7 +157,7 @@ def score(
     if as_json:
         rounded = {name: round(value, 2) for name, value in mean.items()}
         scored = {"split": split, "scenes": scenes, "types": table.round(2).to_dict(orient="index")}
-        typer.echo(json.dumps(scored | {"mean_of_tasks": rounded, "unparsable": unparsable}, indent=1))
+        Console().say(json.dumps(scored | {"mean_of_tasks": rounded, "unparsable": unparsable}, indent=1))
         return
     console = Console()
     console.say(f"| question type | n | {' | '.join(columns)} | 95% interval of base |")
