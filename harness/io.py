@@ -229,14 +229,14 @@ def read_as(shape: type[Shape], path: Path, fix: str) -> Shape:
     return _validated(shape, read_json(path), path, fix)
 
 
-def write_sealed(path: Path, document: dict[str, Any]) -> None:
-    """Write compact JSON atomically with a digest of its content, so that :func:`read_sealed` notices an edit."""
+def sealed_text(document: dict[str, Any]) -> str:
+    """Compact JSON with a digest of its content, so that :func:`read_sealed` notices an edit."""
     sealed = {"seal": digest_of(document), **document}
-    write_text(path, json.dumps(sealed, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
+    return json.dumps(sealed, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_sealed(shape: type[Shape], path: Path, fix: str) -> Shape:
-    """Read what :func:`write_sealed` wrote.
+    """Read a file that holds a :func:`sealed_text`.
 
     Raises:
         UserError: As :func:`read_as`; or the content is not what was written.

@@ -17,7 +17,6 @@ from harness.errors import UserError, first_few
 from harness.io import read_as
 from harness.study.asked import SAMPLES, EvaluationManifest, evaluations_in
 from harness.study.description import (
-    DESCRIPTION,
     DescribedBenchmark,
     DescribedTraining,
     Description,
@@ -29,6 +28,7 @@ from harness.study.matrix import (
     AGAIN,
     CELLS,
     COMPUTE_FILE,
+    DESCRIPTION,
     MATRIX_FILE,
     STUDY_FILE,
     Matrix,

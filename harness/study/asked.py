@@ -12,7 +12,7 @@ from pydantic import Field
 from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
 from harness.data.reader import Dataset, read_dataset
-from harness.data.sources import resolve_source
+from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError, first_few
 from harness.io import digest_of, read_as, read_json, sha256_file
 from harness.plugins import registry
@@ -183,7 +183,12 @@ def rules_and_questions(
         raise UserError("`--benchmark`: name the records that were answered, for example --benchmark data/vsi-bench")
     if split and ("#" in source or source.startswith("world:")):
         raise UserError(f"`--split {split}`: `{source}` names its split itself; leave one out")
-    named = source if split is None else f"{source}#{split}"
-    root, found = resolve_source(named, cache or Path("cache"))
+    named, cache = source if split is None else f"{source}#{split}", cache or Path("cache")
+    if wanted is None and not is_ready(named, cache):
+        raise UserError(
+            f"`{next(iter(told))}`: it answers {named}, which is not here, and is neither generated nor downloaded "
+            f"because a file says so; ask for it with --benchmark {named}"
+        )
+    root, found = resolve_source(named, cache)
     # Which questions count is known where an evaluation wrote the files, so a bad record was not among them.
     return rules, read_dataset(root, found, check_videos=False, skip_bad=bool(told))

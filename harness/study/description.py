@@ -19,15 +19,14 @@ from harness.config.study import BASE, StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
-from harness.io import read_sealed, write_sealed
+from harness.io import read_sealed, sealed_text
+from harness.outputs import Outputs
 from harness.study.asked import digest_of_questions
-from harness.study.matrix import AGAIN
+from harness.study.matrix import AGAIN, DESCRIPTION
 from harness.study.scored import Number, Points, Recorded, Rules
 from harness.study.setup import benchmark_source
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import ItemScore
-
-DESCRIPTION = "description.json"
 
 
 class DescribedMethod(Recorded):
@@ -209,7 +208,7 @@ def describe(study: StudyConfig, train: Dataset, benchmark: Dataset, rules: Sequ
 
 def write_description(run_dir: Path, description: Description) -> None:
     """Write a run directory's description."""
-    write_sealed(run_dir / DESCRIPTION, description.model_dump(mode="json"))
+    Outputs(run_dir).write(DESCRIPTION, sealed_text(description.model_dump(mode="json")).encode())
 
 
 def read_description(run_dir: Path, study: StudyConfig) -> Description:
@@ -218,9 +217,9 @@ def read_description(run_dir: Path, study: StudyConfig) -> Description:
     Raises:
         UserError: It is missing, damaged, edited, or not of this study.
     """
-    path, fix = run_dir / DESCRIPTION, f"To restore it, {AGAIN}"
+    path, fix = run_dir / DESCRIPTION, f"Delete it and {AGAIN}"
     if not path.is_file():
-        raise UserError(f"`{run_dir}`: it has no {DESCRIPTION}, which a report is made from. {fix}")
+        raise UserError(f"`{run_dir}`: it has no {DESCRIPTION}, which a report is made from. To make it, {AGAIN}")
     found = read_sealed(Description, path, fix)
     section = study.evaluation
     _refuse_other(path, "methods", found.methods, (BASE, *study.methods), fix)

@@ -23,6 +23,7 @@ from harness.train.meter import Consumption
 
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
+DESCRIPTION = "description.json"
 CONFIG_FILE = "config.json"
 COMPUTE_FILE = "compute.json"
 LOG_FILE = "log.txt"
@@ -253,7 +254,7 @@ def check_output(run_dir: Path, study: StudyConfig) -> None:
     Raises:
         UserError: As :meth:`harness.outputs.Outputs.check`.
     """
-    names = [STUDY_FILE, MATRIX_FILE, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
+    names = [STUDY_FILE, MATRIX_FILE, DESCRIPTION, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
     Outputs(run_dir).check(names)
     check_cells(run_dir)
 
