@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from typing import Annotated, cast
@@ -60,12 +61,21 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake ends with a message and exit code 2, never a traceback."""
+    _without_ascii_paths()
     own_streams()
     code = _run()
     if lost := lost_output():
         _tell(f"the output could not be written: {lost}")
         code = code or EXIT_USER_ERROR
     sys.exit(code)
+
+
+def _without_ascii_paths() -> None:
+    """Start again in UTF-8 mode where Python takes paths for ASCII, which those that files name need not be."""
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        shown_in = getattr(sys.stdout, "encoding", "ascii")
+        environment = {"PYTHONIOENCODING": shown_in} | os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def _run() -> int:

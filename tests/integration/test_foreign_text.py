@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from cli_kit import Cli
 from conftest import write_small_dataset
 from page_kit import fabricate_run
@@ -109,3 +112,47 @@ def test_a_run_directory_of_a_stranger(harness: Cli, tmp_path: Path) -> None:
     check_said(ended.out + ended.err)
     check_files(run / "report")
     assert r"\x1b[31m" in (run / "report" / "fairness.md").read_text(encoding="utf-8").replace("\\\\", "\\")
+
+
+NEW = [sys.executable, "-m", "harness", "new", "reward", "mine", "--out", "réw"]
+
+
+def written(folder: Path) -> bool:
+    return (folder / "réw" / "README.md").is_file()
+
+
+def test_a_terminal_and_file_names_in_ascii(tmp_path: Path) -> None:
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(NEW, cwd=tmp_path, env=plain, capture_output=True, check=True)
+    assert written(tmp_path) and rb"r\xe9w" in done.stdout and done.stdout.isascii() and not done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_is_lost_is_told_when_the_work_is_done(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(NEW, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert written(tmp_path) and done.returncode == 2
+    assert done.stderr == b"error: the output could not be written: No space left on device\n"
+
+
+def test_output_that_nobody_wants_ends_no_work(tmp_path: Path) -> None:
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "-", *NEW], cwd=tmp_path, check=False)
+    assert written(tmp_path) and done.returncode == 0
+
+
+@pytest.mark.parametrize("path", ["x[/b]", "exp[v1]", "[link=http:a]b", ":smile:", "a\x1b[2J\nerror: forged"])
+def test_a_path_is_printed_as_it_is(harness: Cli, tmp_path: Path, path: str) -> None:
+    ended = harness("new", "reward", "mine", "--out", path)
+    assert ended.code == 0 and (tmp_path / path).is_dir()
+    assert path.replace("\x1b", r"\x1b").replace("\n", "\n  ") in ended.out
+    check_said(ended.out)
+    again = harness("new", "reward", "mine", "--out", path)
+    assert again.code == 2 and again.err.startswith("error: ")
+    check_said(again.err)
+
+
+def test_a_wrong_option_forges_no_message(harness: Cli) -> None:
+    for arguments in (["report", f"no{ESCAPES}"], [f"no{ESCAPES}{MARKUP}"], ["list", f"--no{ESCAPES}"]):
+        ended = harness(*arguments)
+        assert ended.code == 2 and "error: " in ended.err
+        check_said(ended.out + ended.err)
