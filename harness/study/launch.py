@@ -195,6 +195,7 @@ def _stop(running: list[_Running], grace: float, on_change: OnChange) -> None:
     for item in running:
         with suppress(ProcessLookupError):
             item.process.terminate()
+            item.process.send_signal(signal.SIGCONT)  # it may be stopped
     deadline = time.monotonic() + grace
     with suppress(KeyboardInterrupt):
         while time.monotonic() < deadline and any(item.process.poll() is None for item in running):

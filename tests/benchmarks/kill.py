@@ -45,7 +45,6 @@ from kill_kit import (
     log_of,
     phases_of,
     start,
-    states,
     write_study,
 )
 
@@ -129,6 +128,7 @@ class Study:
         self.run_dir = folder / "run"
         self.file = study_of(folder, story.design, cache, seed)
         self.process: subprocess.Popen[bytes] | None = None
+        self.code = 1
 
     def live(self, signals: int, fresh: bool) -> None:
         """Hit it so many times, finish it, compare it."""
@@ -163,7 +163,7 @@ class Study:
             if time.monotonic() > end:
                 self._hang()
                 return False
-            time.sleep(0.004)
+            time.sleep(0.004 if WAIT[wish] < 0.1 else 0.02)
         time.sleep(self.rng.uniform(0, WAIT[wish]))
         now = phases_of(process.pid, self.run_dir)
         phase = wish if wish in now else max(now, key=list(WAIT).index)
@@ -200,20 +200,20 @@ class Study:
         return "parent", lambda number: _send(parent, number)
 
     def _end(self) -> int:
-        """Wait for the command's end and look at what it left; its exit code, 0 if none runs."""
+        """Wait for the command's end and look at what it left; its exit code, or that of the last one."""
         if self.process is None:
-            return 0 if set(states(self.run_dir).values()) == {"done"} else 1
+            return self.code
         try:
-            code = self.process.wait(PATIENCE)
+            self.code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._hang()
-            code = 1
+            self.code = 1
         self.process = None
         if left := left_after(self.run_dir, 5):
             self.story.fault("orphan", "; ".join(" ".join(_words(one)) or str(one) for one in left))
             _send(left, signal.SIGKILL)
         self._look_for_lies()
-        return code
+        return self.code
 
     def _hang(self) -> None:
         self.story.fault("hang", "the command neither ended nor came to the phase")
