@@ -20,8 +20,12 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__base__)
 """A wrong option or argument; typer exports only kinds of it."""
-_FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
-"""Errors of the operating system that the user can fix: a full disk, a missing right, a file in a folder's place."""
+_FIXABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO, errno.EMFILE, errno.ENFILE),
+)
+"""Errors of the operating system that the user can fix: a full disk, a missing right, a file in a folder's place, links
+in a circle, a name that is too long, too many open files."""
 
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.io import digest_of, read_as, write_json
 
 
-def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Dataset:
+def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path, *, keep: bool = True) -> Dataset:
     """Leave out the records of videos that are damaged or shorter than ``frames``, each with a line in ``skipped``.
 
     Args:
@@ -21,6 +21,7 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
         frames: Frames that will be sampled from each video.
         verdicts: JSON file that caches the outcomes, since decoding is slow; a video that changed since, or whose
             outcome is by older rules of decoding, is decoded again.
+        keep: Write new outcomes to this file.
 
     Raises:
         UserError: No record is left.
@@ -28,7 +29,7 @@ def without_broken_videos(dataset: Dataset, frames: int, verdicts: Path) -> Data
     known = _remembered(verdicts)
     found = {path: _verdict(path, known, frames) for path in dict.fromkeys(map(dataset.video_path, dataset.records))}
     fresh = {str(path): verdict for path, verdict in found.items()}
-    if not fresh.items() <= known.items():
+    if keep and not fresh.items() <= known.items():
         videos = known | fresh
         write_json(verdicts, {"videos": videos, "digest": digest_of(videos)})
     problems = {path: verdict["problem"] or _short(path, verdict["frames"], frames) for path, verdict in found.items()}

@@ -66,7 +66,7 @@ def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Pla
     Args:
         study: The resolved study.
         console: For messages.
-        keep: Keep the videos' digests in the cache.
+        keep: Keep in the cache the videos' digests and which are broken.
 
     Raises:
         UserError: The model or the data cannot be used.
@@ -74,7 +74,7 @@ def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Pla
     weights = _checked_digest(study, console)
     build_source(benchmark_source(study.data), study, console)
     build_source(study.data.train, study, console, default="train")
-    train, benchmark = load_data(study)
+    train, benchmark = load_data(study, keep=keep)
     assert train is not None
     for skipped in filter(None, (train.skipped, benchmark.skipped)):
         console.say(f"{len(skipped)} records are skipped:", style="yellow")
@@ -246,9 +246,9 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
 def _check_ready(study: StudyConfig) -> None:
     """Read and check what is there already of data that is incomplete as yet."""
     if is_ready(benchmark_source(study.data), study.runtime.cache):
-        load_data(study, with_train=False)
+        load_data(study, with_train=False, keep=False)
     elif is_ready(study.data.train, study.runtime.cache):
-        checked_training(study, None)
+        checked_training(study, None, keep=False)
     rooms = world_split(study.data.train)
     if rooms is not None and rooms == world_split(study.data.benchmark) and not study.data.drop_leaking:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from harness.errors import UserError
 from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
 from harness.models.families import video_defaults
 from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
-from harness.study.scored import OWN_WORDS, Rules, Scored, read_scores, write_scores
+from harness.study.scored import OWN_WORDS, SCORES, Rules, Scored, read_scores, write_scores
 from harness.study.setup import Setup, benchmark_source
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
@@ -241,8 +242,11 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep answers of another identity under a free name: nothing written is lost."""
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+    """Keep answers of another identity in a folder with a free name: nothing written is lost."""
+    number, place = 1, folder.absolute()
+    while os.path.lexists(aside := place.with_name(f"{place.name}.old{number}")):
         number += 1
-    folder.rename(aside)
+    aside.mkdir()
+    for name in (SAMPLES, SCORES, MANIFEST):
+        if (folder / name).exists():
+            (folder / name).rename(aside / name)

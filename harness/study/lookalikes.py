@@ -46,7 +46,7 @@ def find_lookalikes(
             "at all",
         )
     theirs, ours = (_some(side, most or len(side)) for side in sides)
-    cache, workers = study.runtime.cache / "hashes.json", study.runtime.decoders or usable_cores()
+    cache, workers = study.runtime.cache / "harness-hashes.json", study.runtime.decoders or usable_cores()
     with progress_bar("looking at videos", console) as show:
         hashes = video_hashes([*theirs, *ours], cache, workers, show)
     found = lookalikes({path: hashes[path] for path in ours}, {path: hashes[path] for path in theirs})

@@ -28,6 +28,8 @@ CONFIG_FILE = "config.json"
 COMPUTE_FILE = "compute.json"
 LOG_FILE = "log.txt"
 STUDY_FILE, STUDY_TOML = "study.json", "study.toml"
+DESCRIPTION = "description.json"
+"""What a report says of the data and the benchmarks, see :mod:`harness.study.description`."""
 AGAIN = "run `harness compare` again, with the run directory's study.toml"
 """What restores a document of a run directory."""
 

@@ -90,7 +90,7 @@ def _benchmark(study: StudyConfig, console: Console, *, named: bool) -> Dataset 
     source = benchmark_source(study.data)
     try:
         if is_ready(source, study.runtime.cache):
-            return load_data(study, with_train=False)[1]
+            return load_data(study, with_train=False, keep=False)[1]
         reason = f"{source} is not generated yet"
     except UserError as error:
         if named or Path(study.data.benchmark.partition("#")[0]).exists():

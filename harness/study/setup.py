@@ -77,21 +77,27 @@ class Setup:
             raise UserError(f"training record {record.key} of {data.root} ({data.split}): {error}") from error
 
 
-def load_data(study: StudyConfig, *, with_train: bool = True) -> tuple[Dataset | None, Dataset]:
-    """Read the training and the benchmark records and check them for leaking rooms."""
+def load_data(study: StudyConfig, *, with_train: bool = True, keep: bool = True) -> tuple[Dataset | None, Dataset]:
+    """Read the training and the benchmark records and check them for leaking rooms.
+
+    Args:
+        study: The resolved study.
+        with_train: Read the training records.
+        keep: Keep in the cache which videos are broken, where bad records are skipped.
+    """
     data = study.data
-    benchmark = read_benchmark(study)
+    benchmark = read_benchmark(study, keep=keep)
     if data.benchmark_limit:
         benchmark = stratified_subset(benchmark, data.benchmark_limit)
     if not with_train:
         return None, benchmark
-    train = checked_training(study, benchmark)
+    train = checked_training(study, benchmark, keep=keep)
     return (replace(train, records=train.records[: data.limit]) if data.limit else train), benchmark
 
 
-def read_benchmark(study: StudyConfig) -> Dataset:
+def read_benchmark(study: StudyConfig, *, keep: bool = True) -> Dataset:
     """All records of the benchmark, whatever ``data.benchmark_limit``."""
-    return _read(benchmark_source(study.data), study, "test")
+    return _read(benchmark_source(study.data), study, "test", keep)
 
 
 def trained_rooms(trained: StudyConfig, benchmark: Dataset) -> str:
@@ -108,14 +114,14 @@ def trained_rooms(trained: StudyConfig, benchmark: Dataset) -> str:
     return f"It was trained on rooms of {benchmark.source}, which inflates its score: {listed}" if rooms else ""
 
 
-def read_training(study: StudyConfig) -> Dataset:
+def read_training(study: StudyConfig, *, keep: bool = True) -> Dataset:
     """All training records, whatever ``data.limit``."""
-    return _read(study.data.train, study, "train", fields=study.data.fields, videos=study.data.videos)
+    return _read(study.data.train, study, "train", keep, fields=study.data.fields, videos=study.data.videos)
 
 
-def checked_training(study: StudyConfig, benchmark: Dataset | None) -> Dataset:
+def checked_training(study: StudyConfig, benchmark: Dataset | None, *, keep: bool = True) -> Dataset:
     """The training records without rooms of the benchmark, or refused; without a benchmark, rooms of VSI-Bench."""
-    return check_leakage(read_training(study), benchmark, study.data.drop_leaking, _asked_besides(study))
+    return check_leakage(read_training(study, keep=keep), benchmark, study.data.drop_leaking, _asked_besides(study))
 
 
 def _asked_besides(study: StudyConfig) -> Iterator[Record]:
@@ -131,12 +137,12 @@ def benchmark_source(data: DataSection) -> str:
     return data.benchmark if data.split is None else f"{data.benchmark}#{data.split}"
 
 
-def _read(source: str, study: StudyConfig, default: str, **options: Any) -> Dataset:
+def _read(source: str, study: StudyConfig, default: str, keep: bool, **options: Any) -> Dataset:
     root, split = resolve_source(source, study.runtime.cache, default=default)
     if not study.data.skip_bad:
         return read_dataset(root, split, **options)
     found = read_dataset(root, split, skip_bad=True, **options)
-    return without_broken_videos(found, study.data.frames, study.runtime.cache / "videos.json")
+    return without_broken_videos(found, study.data.frames, study.runtime.cache / "harness-videos.json", keep=keep)
 
 
 def frame_cache(study: StudyConfig, config: Any) -> FrameCache:

@@ -97,8 +97,8 @@ def check_development(study: StudyConfig, console: Console, *, build: bool) -> N
         elif not is_ready(one, study.runtime.cache):
             console.say(f"Not checked for rooms of the benchmark yet: {one} is not generated")
             return
-    load_data(study)  # It refuses training data with rooms of the benchmark, before any trial.
-    whole, development = read_benchmark(study), read_benchmark(tuning_study(study))
+    load_data(study, keep=build)  # It refuses training data with rooms of the benchmark, before any trial.
+    whole, development = read_benchmark(study, keep=build), read_benchmark(tuning_study(study), keep=build)
     if shared := count_rooms(shared_rooms(development, [whole]).values()):
         raise UserError(
             f"{source} shows rooms of the benchmark ({whole.source}, or VSI-Bench): "

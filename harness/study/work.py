@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from harness.api.guest import GuestTrainer
@@ -17,11 +17,15 @@ from harness.data.contents import content_digest
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
 from harness.io import remove_leftovers, write_json
+from harness.locks import hold
 from harness.models.loading import check_model, model_digest
+from harness.outputs import inside
+from harness.study.asked import SAMPLES, EvaluationManifest
 from harness.study.evaluation import evaluate
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests, training_identity
 from harness.study.matrix import CONFIG_FILE, CellDocument
 from harness.study.process import EXIT_FAILED, EXIT_INTERRUPTED, is_first_rank, start_ranks
+from harness.study.scored import SCORES
 from harness.study.setup import ENVIRONMENT_FILE, Setup, build_rewards, environment, prepare, trained_rooms
 from harness.study.status import State, Status, record_state, write_status
 from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
@@ -116,7 +120,27 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
 
     Returns:
         The benchmarks' headline numbers.
+
+    Raises:
+        UserError: The checkpoint or the data cannot be used, or ``out`` holds other files of these names, or another
+            process writes it.
     """
+    with hold(out, "folder of answers"):
+        for name in ("", *study.evaluation.more):
+            _check_answers(out, name)
+        return _evaluate_checkpoint(checkpoint, study, out)
+
+
+def _check_answers(out: Path, name: str) -> None:
+    """Refuse a folder with answers, a manifest or scores that no evaluation wrote, or behind a link."""
+    folder = inside(out, str(PurePath(name, SAMPLES))).parent
+    if (folder / MANIFEST).is_file():
+        EvaluationManifest.read(folder)
+    elif strangers := [str(folder / one) for one in (SAMPLES, MANIFEST, SCORES) if os.path.lexists(folder / one)]:
+        raise UserError(f"`{strangers[0]}`: no evaluation wrote it. Move it away, or choose another folder with --out")
+
+
+def _evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict[str, float]:
     ours = (checkpoint / MANIFEST).is_file()
     if not ours:
         study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})

@@ -328,7 +328,7 @@ def prepare(given: Input) -> None:
         if rng.random() < 0.3:
             out.mkdir()
             known = {"name": "world/test_000000", "bytes": 1, "sha256": "0", "frames": 4, "height": 56, "width": 56}
-            (out / ".videos.jsonl").write_bytes(encoded(rng, json_text(rng, mutated_document(rng, known)) + "\n"))
+            (out / ".harness-videos").write_bytes(encoded(rng, json_text(rng, mutated_document(rng, known)) + "\n"))
         prepare_vsibench(source, out, part=True, workers=1)
         split = "test"
     check_dataset(read_dataset(out, split), given.folder)

@@ -149,6 +149,26 @@ def test_cells_behind_links_are_refused_before_any_work(
     assert no_work() == 0 and tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("command", ["compare --dry-run", "plan", "doctor", "tune --dry-run"])
+def test_what_only_reads_writes_nothing(harness: Cli, data: Path, tmp_path: Path, command: str) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "run").mkdir()
+    options = ["--methods", "sft", "--data", "data#train", "--benchmark-data", "data#test", "--skip-bad"]
+    out = [] if command == "doctor" else ["--out", "run"]
+    more = ["--development", "data#train"] if command.startswith("tune") else []
+    before = tree(tmp_path)
+    ended = harness(*command.split(), *options, *out, *more)
+    assert "Traceback" not in ended.err and tree(tmp_path) == before, ended
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "manifest.json", "scores.json"])
+def test_answers_do_not_replace_files_of_the_users(harness: Cli, mine: Path, tmp_path: Path, name: str) -> None:
+    (mine / name).write_text("mine")
+    before = tree(tmp_path)
+    mistake(harness("evaluate", str(mine), "--study", "tiny", "--out", "elsewhere"), name)
+    assert tree(tmp_path) == before
+
+
 STUDY = (
     '# Mine.\nextends = "tiny"\nmethods = ["sft"]  # only one\n[data]\ntrain = "{0}#train"\nbenchmark = "{0}#test"\n'
 )

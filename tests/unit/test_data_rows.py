@@ -373,7 +373,7 @@ def test_a_damaged_line_of_an_interrupted_check_is_checked_again(tmp_path: Path)
     (tmp_path / "mine").mkdir()
     write_video(tmp_path / "mine" / "kitchen.mp4", np.zeros((4, 28, 28, 3), np.uint8))
     for line in ('{"name": "mine/kitchen"}', "[1]", "{", '{"name": "mine/kitchen", "frames": 1, "height": 2}'):
-        (tmp_path / ".videos.jsonl").write_text(line + "\n")
+        (tmp_path / ".harness-videos").write_text(line + "\n")
         assert check_videos(tmp_path, ["mine/kitchen"], 1, None)["mine/kitchen"]["height"] == 28
 
 

@@ -154,6 +154,7 @@ def test_an_interrupted_evaluation_ends_in_the_same_bytes(
 @pytest.mark.parametrize("complete", [True, False])
 def test_answers_of_something_else_are_set_aside(job: EvaluationJob, whole: bytes, complete: bool) -> None:
     answer_benchmark(job)
+    (job.folder / "notes.md").write_text("mine")
     if not complete:
         manifest = read_json(job.folder / "manifest.json") | {"complete": False}
         (job.folder / "manifest.json").write_text(json.dumps(manifest))
@@ -161,6 +162,7 @@ def test_answers_of_something_else_are_set_aside(job: EvaluationJob, whole: byte
     samples = answer_benchmark(other)
     assert samples.read_bytes() != whole and read_json(job.folder / "manifest.json")["identity"] == other.identity
     answer_benchmark(job)
+    assert (job.folder / "notes.md").read_text() == "mine"
     names = sorted(path.name for path in job.folder.parent.iterdir())
     assert names == ["step-000007", "step-000007.old1", "step-000007.old2"]
     assert (job.folder.parent / "step-000007.old1" / "samples.jsonl").read_bytes() == whole == samples.read_bytes()

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from harness.data.video.folders import require_stills, stills_clock
 from harness.data.video.frames import ProcessedVideo, VideoSettings, frames_digest, patchify, resize_frames
 from harness.errors import UserError
 from harness.io import append_lines, digest_of, parse_json, sha256_file, whole_lines, write_bytes
+from harness.outputs import inside
 
 _MEMORY_BYTES = 256 << 20
 DISK_BYTES = 100 << 30
@@ -35,6 +37,7 @@ Entry = tuple[Tensor, Clock | None]
 """Resized frames, (n, 3, h, w) uint8, and their times."""
 
 _DIGESTS = "digests.jsonl"
+_ENTRY = re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.npy")
 
 
 class FrameCache:
@@ -195,6 +198,7 @@ class FrameCache:
         np.save(content, frames.numpy())
         content.write(json.dumps([clock, self._checksum(frames, clock)]).encode())
         try:
+            inside(self.root, f"{self._folder.name}/{digest}.npy")
             write_bytes(self._entry(digest), content.getvalue())
             self._make_room()
         except OSError as error:
@@ -213,6 +217,8 @@ class FrameCache:
         """Remove the least recently used entries until the others fit."""
         entries = []
         for entry in self.root.glob("*/*.npy"):
+            if not _ENTRY.fullmatch(f"{entry.parent.name}/{entry.name}") or entry.parent.is_symlink():
+                continue  # another's
             with contextlib.suppress(FileNotFoundError):  # another process may remove entries too
                 status = entry.stat()
                 entries.append((status.st_mtime_ns, status.st_size, entry))
