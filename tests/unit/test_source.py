@@ -148,6 +148,40 @@ def test_a_package_is_followed_by_relative_imports_and_nothing_is_executed(
     assert "source_digest_package.parts" not in sys.modules
 
 
+PACK = {"pack/__init__.py": "from .parts import *\n__all__ = ['sub']", "pack/parts.py": "X = 1", "pack/sub.py": "Y = 1"}
+WAYS = {
+    "from aside import *": ({"aside.py": "X = 1"}, "aside.py"),
+    "import importlib; aside = importlib.import_module('aside')": ({"aside.py": "X = 1"}, "aside.py"),
+    "aside = __import__('aside')": ({"aside.py": "X = 1"}, "aside.py"),
+    "import pack.sub": (PACK, "pack/__init__.py"),
+    "from pack import sub": (PACK, "pack/parts.py"),
+    "from pack import *": (PACK, "pack/sub.py"),
+    "from names.deep import part": ({"names/deep/part.py": "X = 1"}, "names/deep/part.py"),
+    "import aside as h": ({"aside.py": "K = open('table.json')", "table.json": "[1]"}, "table.json"),
+    "import open_": ({"open_.py": "K = 'lists/words.txt'", "lists/words.txt": "1"}, "lists/words.txt"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_a_plugin_file_brings_along_counts(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is imported, without being executed; its own name as a string is no data file."""
+    files, edited = WAYS[way]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = f"OWN = 'mine.py'\nif not OWN:\n    {way}\n"
+    (tmp_path / "mine.py").write_text(REWARD + mine)
+    registry.add_file(tmp_path / "mine.py")
+    before = source_digest(registry.load("rewards", "mine"))
+    (tmp_path / "mine.py").write_text(REWARD + mine + "# a remark\n")
+    assert source_digest(registry.load("rewards", "mine")) == before
+    (tmp_path / edited).write_text(files[edited].replace("1", "2") + ("" if "1" in files[edited] else "\nZ = 2"))
+    importlib.invalidate_caches()
+    assert source_digest(registry.load("rewards", "mine")) != before
+    assert not {"aside", "pack", "names", "open_"} & sys.modules.keys()
+
+
 REWARDS, SAMPLER, ENGINE = (
     {f"{method} {part}" for method in ("grpo", "sft")} for part in ("rewards", "sampler", "engine")
 )
