@@ -15,8 +15,10 @@ Kind = Literal["model", "dataset"]
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_SETTINGS = (
     "config.json",
+    "config.*.json",  # of another release of transformers; config.json may name it
     "generation_config.json",
     "tokenizer.json",
+    "tokenizer.*.json",  # likewise, named by tokenizer_config.json
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,13 @@ import torch
 from PIL import Image
 from study_kit import QUIET, prepare_cells, small_study
 
-from harness.config.study import StudyConfig
+from harness.config.study import ModelSection, StudyConfig
 from harness.console import Console
-from harness.io import write_json
+from harness.hub import model_digests
+from harness.io import read_json, write_json, write_text
+from harness.models.conversation import conversation_notes, generation_defaults
+from harness.models.loading import check_model, load_model
+from harness.models.presets import TINY
 from harness.study.compare import make_plan, print_dry_run
 from harness.study.threads import settle_threads
 
@@ -125,3 +131,61 @@ def test_a_gpu_does_not_count_threads(tmp_path: Path, monkeypatch: pytest.Monkey
     study = small_study(tmp_path, runtime={"threads": 0})
     write_json(tmp_path / "run" / "study.json", {"runtime": {"threads": 3}})
     assert settle_threads(study, tmp_path / "run", QUIET) == study
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder with every kind of file that transformers knows, also those of other releases."""
+    folder = shutil.copytree(TINY.location, tmp_path_factory.mktemp("models") / "model")
+    for name, key in (("config", "configuration_files"), ("tokenizer", "fast_tokenizer_files")):
+        shutil.copy(folder / f"{name}.json", folder / f"{name}.4.0.0.json")
+        settings = folder / ("config.json" if name == "config" else "tokenizer_config.json")
+        write_json(settings, read_json(settings) | {key: [f"{name}.4.0.0.json"]})
+    for name in ("special_tokens_map", "added_tokens", "processor_config"):
+        write_json(folder / f"{name}.json", {})
+    write_text(folder / "additional_chat_templates" / "tool.jinja", "{{ messages }}")
+    write_json(folder / "chat_template.json", {"chat_template": "{{ messages }}"})
+    return folder
+
+
+def test_whatever_is_read_of_a_model_is_in_its_digest(model: Path) -> None:
+    seen: set[str] = set()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and watching and str(arguments[0]).startswith(f"{model}/"):
+            seen.add(str(Path(arguments[0]).relative_to(model)))
+
+    watching = True
+    sys.addaudithook(hook)
+    section = ModelSection(name=str(model), precision="fp32")
+    check_model(section)
+    conversation_notes(str(model))
+    generation_defaults(str(model))
+    load_model(section, torch.device("cpu"))
+    watching = False
+    assert {"config.json", "config.4.0.0.json", "tokenizer.4.0.0.json", "generation_config.json"} <= seen
+    assert seen <= model_digests(str(model)).keys()
+
+
+def test_every_file_of_a_model_counts_behind_a_link_too(model: Path, tmp_path: Path) -> None:
+    before = model_digests(str(model))
+    assert {"model.safetensors", "chat_template.jinja", "special_tokens_map.json", "config.4.0.0.json"} <= before.keys()
+    for name in before:
+        other = shutil.copytree(model, tmp_path / name.replace("/", "-"))
+        elsewhere = tmp_path / "elsewhere" / name
+        elsewhere.parent.mkdir(parents=True, exist_ok=True)
+        (other / name).rename(elsewhere)
+        (other / name).symlink_to(elsewhere)
+        assert model_digests(str(other)) == before
+        elsewhere.write_bytes(elsewhere.read_bytes() + b" ")
+        after = model_digests(str(other))
+        assert {one for one in before if after[one] != before[one]} == {name}
+
+
+def test_an_edited_model_is_another_base_row(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    study = small_study(tmp_path, model={"name": str(folder)})
+    before = planned(study)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"rms_norm_eps": 0.5})
+    after = planned(study)
+    assert not {cell for cell, _ in before.values()} & {cell for cell, _ in after.values()}
