@@ -34,6 +34,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_MOST_BYTES = 2**30
+"""Of a text file that is read, as all of them are, at once: a data set of a million questions has less."""
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _FAULT = re.compile("[\0\udc80-\udcff]")
 """A NUL, or a byte that is not UTF-8, as ``surrogateescape`` keeps it."""
@@ -172,7 +175,7 @@ def read_lines(path: Path | Traversable) -> list[str]:
 
 def _decoded(path: Path | Traversable) -> str:
     try:
-        data = path.read_bytes()
+        data = _bytes_of(path) if isinstance(path, Path) else path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"`{path}`: no such file") from error
     except OSError as error:
@@ -188,6 +191,23 @@ def _decoded(path: Path | Traversable) -> str:
         where = f"byte {error.start + len(mark)}"
         raise UserError(f"`{path}`, {where}: it is not {encoding}, as its mark says; save the file as UTF-8") from error
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n\ufeff", "\n").removeprefix("\ufeff")
+
+
+def _bytes_of(path: Path) -> bytes:
+    refuse_endless(path)
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise UserError(f"`{path}`: its {size:,} bytes are more than the {_MOST_BYTES:,} that are read; split the file")
+    return path.read_bytes()
+
+
+def refuse_endless(path: Path) -> None:
+    """Refuse to read what may have no end: a pipe waits for its writer, a device goes on; what is missing passes.
+
+    Raises:
+        UserError: There is neither a file nor a folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"`{path}`: a pipe or a device, which may have no end; save what it gives as a file")
 
 
 def _fault(text: str) -> tuple[str, int] | None:
@@ -317,15 +337,20 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The complete lines of a file whose last line may be incomplete after a kill; [] without a file."""
+    """The complete lines of a file whose last line may be incomplete after a kill; [] without a file.
+
+    Raises:
+        UserError: It is a pipe, a device or larger than is read.
+    """
     if not path.exists():
         return []
-    text = path.read_bytes().decode("utf-8", errors="replace")
+    text = _bytes_of(path).decode("utf-8", errors="replace")
     return text.split("\n")[:-1]
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a file's bytes; a pipe or device is refused as by :func:`refuse_endless`."""
+    refuse_endless(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

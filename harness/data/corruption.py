@@ -6,6 +6,7 @@ how. This is our interpretation: an answer of the same kind that the benchmark w
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
@@ -20,11 +21,13 @@ _WORDS: dict[str, tuple[str, ...]] = {
 }
 _TURNS = ("turn left", "turn right", "turn back")
 _NAMED = re.compile(r"which of these objects \((?P<names>[^)]*)\)", re.IGNORECASE)
-_LIST = re.compile(r"[^,.:;()?!]+(?:,[^,.:;()?!]+)+")
+_BETWEEN_LISTS = re.compile(r"[.:;()?!]|,,+")
 _LONGEST_NAME = 4
 _WRONG_BEYOND = 0.5
 _UP = (1.6, 3.0)
 _DOWN = (0.2, 0.45)
+_DRAWS = 1000
+"""Numbers that are drawn for one with the truth's decimals; rounded to these, some truths ("1e-05") have no other."""
 
 
 def corrupted_answer(record: Record, rng: random.Random) -> str:
@@ -54,9 +57,9 @@ def corrupted_answer(record: Record, rng: random.Random) -> str:
 def _listed(record: Record) -> list[str]:
     """The names in the question's list that contains the right answer, for wordings other than VSI-Bench's."""
     right = record.ground_truth.strip().lower()
-    for found in _LIST.findall(record.question):
-        names = [re.sub(r"^\s*(?:and|or)\s+", "", part).strip() for part in found.split(",")]
-        if right in (name.lower() for name in names):
+    for run in _BETWEEN_LISTS.split(record.question):
+        names = [re.sub(r"^\s*(?:and|or)\s+", "", part).strip() for part in run.strip(",").split(",")]
+        if len(names) > 1 and right in (name.lower() for name in names):
             return [name for name in names if len(name.split()) <= _LONGEST_NAME]
     return []
 
@@ -75,14 +78,16 @@ def _cased_like(right: str, wrong: str) -> str:
 
 def _scaled(record: Record, rng: random.Random) -> str:
     right = float(record.ground_truth)
-    if not right > 0:
+    if not 0 < right < math.inf:
         raise _no_other(record)
     decimals = len(record.ground_truth.partition(".")[2])
-    while True:  # ends: a factor of 2 or more is always far enough, whatever the rounding
-        text = f"{right * rng.uniform(*rng.choice((_UP, _DOWN))):.{decimals}f}"
+    for draw in range(2 * _DRAWS):
+        number = right * rng.uniform(*rng.choice((_UP, _DOWN)))
+        text = f"{number:.{decimals}f}" if draw < _DRAWS else f"{number:.1e}"
         wrong = float(text)
-        if wrong > 0 and abs(wrong - right) > _WRONG_BEYOND * right:
+        if 0 < wrong < math.inf and abs(wrong - right) > _WRONG_BEYOND * right:
             return text
+    raise _no_other(record)
 
 
 def _rerouted(record: Record, rng: random.Random) -> str:
@@ -100,10 +105,11 @@ def _rerouted(record: Record, rng: random.Random) -> str:
 
 def _reordered(record: Record, rng: random.Random) -> str:
     right = [name.strip() for name in record.ground_truth.split(",")]
-    if len(set(right)) < 2:
+    said = [name.lower() for name in right]
+    if len(set(said)) < 2:
         raise _no_other(record)
     wrong = list(right)
-    while wrong == right:
+    while [name.lower() for name in wrong] == said:  # ends: of two names or more, one other order in two
         rng.shuffle(wrong)
     return ", ".join(wrong)
 

@@ -25,12 +25,15 @@ TARGET_UNITS: dict[str, str] = {
 
 _ANSWER_TAG = re.compile(r"<answer>", re.IGNORECASE)
 _ANSWER_END = re.compile(r"</answer>", re.IGNORECASE)
-_REASONING = re.compile(r"<(think|observe)>.*?</\1>", re.IGNORECASE | re.DOTALL)
+_REASONING = re.compile(r"<(?P<close>/?)(?P<name>think|observe)>", re.IGNORECASE)
 _REASONING_END = re.compile(r"</(?:think|observe)>", re.IGNORECASE)
 _REASONING_START = re.compile(r"<(?:think|observe)>", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _HASHES = re.compile(r"(?:^|\n)\s*####\s")
 _CUE = re.compile(r"\banswer(?:\s+(?:is|(?:would|should|must)\s+be)\b\s*:?|\s*[:=])\s*", re.IGNORECASE)
+
+_LONG_SPACE = re.compile(r"\s{101,}")
+"""Longer than any window in which words are looked for."""
 
 _SUPERSCRIPT = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -81,7 +84,7 @@ def final_answer(text: str) -> str:
     ``</think>`` or ``</observe>``; else the whole text. Reasoning that is never closed is not part of the answer; a tag
     inside the reasoning counts where nothing else is left.
     """
-    outside = _REASONING_END.split(_REASONING.sub(" ", text))[-1]
+    outside = _REASONING_END.split(without_reasoning(text))[-1]
     rest = _REASONING_START.split(_REASONING_END.split(text)[-1], maxsplit=1)[0]
     for place in (outside, rest, text):
         if opened := list(_ANSWER_TAG.finditer(place)):
@@ -89,6 +92,24 @@ def final_answer(text: str) -> str:
         if place is rest and rest.strip():
             break
     return _ANSWER_END.split(rest, maxsplit=1)[0].strip()
+
+
+def without_reasoning(text: str) -> str:
+    """A text with a space in place of each block from ``<think>`` to ``</think>``, or ``<observe>`` to its end.
+
+    In one pass; a pattern would look for the end of every block that has none through the whole text.
+    """
+    kept, at, opened = [], 0, None
+    ends = {tag["name"].lower(): tag.start() for tag in _REASONING.finditer(text) if tag["close"]}
+    for tag in _REASONING.finditer(text):
+        name = tag["name"].lower()
+        if opened is None and not tag["close"] and ends.get(name, -1) > tag.start():
+            kept.append(text[at : tag.start()])
+            opened = name
+        elif tag["close"] and name == opened:
+            kept.append(" ")
+            at, opened = tag.end(), None
+    return "".join((*kept, text[at:]))
 
 
 def plain(text: str) -> str:
@@ -100,7 +121,12 @@ def plain(text: str) -> str:
     quote = _OPEN_QUOTE.search(text)  # a mark after it may end the quotation
     unquoted, rest = (text[: quote.start()], text[quote.start() :]) if quote else (text, "")
     text = _FOOT_MARK.sub(" ft ", _INCH_MARK.sub(" inch ", unquoted)) + rest
-    return _MARKUP.sub(" ", text).strip()
+    return _narrowed(_MARKUP.sub(" ", text)).strip()
+
+
+def _narrowed(text: str) -> str:
+    """A text without endless white space, with whose every part the patterns would begin again."""
+    return _LONG_SPACE.sub(lambda run: ("\n" if "\n" in run[0] else " ") * 100, text)
 
 
 def parse_number(text: str, unit: str | None = None) -> float | None:
@@ -147,7 +173,7 @@ def matches(parsed: float | str | None, record: Record) -> bool:
 
 def _stated(text: str) -> tuple[str, bool]:
     """What a completion states in plain words, and whether it announces it: in a box or after "answer is"."""
-    answer = _HASHES.split(final_answer(text))[-1]
+    answer = _HASHES.split(final_answer(_narrowed(text)))[-1]
     boxed = [box for box in _BOXED.finditer(answer) if box[1].strip()]
     whole = plain(boxed[-1][1] if boxed else answer)
     if boxed and whole[-1:].isdecimal():

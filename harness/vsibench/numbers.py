@@ -25,6 +25,7 @@ SMALL_NUMBERS: dict[str, int] = {
 
 _SCALES: dict[str, int] = {"billion": 10**9, "million": 10**6, "thousand": 1000, "hundred": 100}
 _DOZEN = 12
+_MOST_WORDS = 19  # of 999,999,999,999: four times "nine hundred ninety nine", and three scales between them
 
 _METRES: dict[str, float] = {
     "cm": 0.01, "mm": 0.001, "dm": 0.1, "km": 1000.0, "m": 1.0,
@@ -194,6 +195,8 @@ def leading_unit(text: str) -> str:
 
 def words_value(words: Sequence[str]) -> int | None:
     """The value of number words that form one number, as ``["three", "hundred", "twenty", "one"]``, else None."""
+    if len(words) > _MOST_WORDS:
+        return None
     for scale, value in _SCALES.items():
         if scale in words:
             at = words.index(scale)

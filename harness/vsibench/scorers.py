@@ -137,7 +137,7 @@ def _sum_of_words(words: Sequence[str]) -> float:
             current = max(current, 1) * 100
         else:
             current += value
-    return float(total + current)
+    return float(total + current) if total + current < 2**1023 else math.inf  # no float: "hundred hundred ..."
 
 
 SCORERS: dict[str, Scorer] = {

@@ -90,11 +90,27 @@ def test_orders_become_other_orders() -> None:
         record("obj_appearance_order", "bed"),
         record("route_planning", "walk on"),
         record("object_rel_distance", "A", options=("A. sink",)),
+        record("obj_appearance_order", "bed, Bed, BED"),
+        record("object_abs_distance", "inf"),
+        record("object_abs_distance", "nan"),
+        record("object_abs_distance", "0"),
     ],
 )
 def test_no_other_answer_is_said(impossible: Record) -> None:
     with pytest.raises(UserError, match=r"record 5 \(world/train_000001\): no wrong answer"):
         corrupted_answer(impossible, random.Random(0))
+
+
+@pytest.mark.parametrize("truth", ["0.01", "1e-2", "0.0001", "1e-05", "2.5e-07", "5e-324", "1e308", "1.7e308"])
+def test_numbers_that_rounding_leaves_no_other_are_written_with_more_digits(truth: str) -> None:
+    for answer in corrupted(record("object_abs_distance", truth), 20):
+        assert 0 < float(answer) < float("inf")
+        assert abs(float(answer) - float(truth)) > 0.5 * float(truth)
+
+
+def test_the_names_of_a_long_list_are_found_in_time() -> None:
+    question = f"{'a' * 300_000}. Which is nearest: the sink,, or a sofa, bed, or lamp?"
+    assert corrupted(record("object_rel_distance", "bed", question=question), 30) == {"a sofa", "lamp"}
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
