@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness.errors import UserError, first_few
 from harness.io import read_json, sha256_file
@@ -33,16 +33,35 @@ MODEL_SETTINGS = (
 )
 """The files of a model, besides its weights, that decide what it is asked and what it answers."""
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_NAME = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?")
 _DATA_FILES = ["*.jsonl", "*.json", "*.parquet", "*.txt", "*.zip", "*.mp4"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def fetch_dataset(repository: str, *, local_only: bool = False) -> Path:
+class HubName(NamedTuple):
+    """A repository of the hub and which of its revisions is meant: a commit, branch or tag; None is the newest."""
+
+    repository: str
+    revision: str | None
+
+
+def hub_name(text: str) -> HubName | None:
+    """Read ``OWNER/NAME`` or ``OWNER/NAME@REVISION``; None if a text is neither."""
+    found = _NAME.fullmatch(text)
+    return HubName(found["repository"], found["revision"]) if found else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a snapshot in the hub's cache; None for other folders."""
+    return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+
+
+def fetch_dataset(name: str, *, local_only: bool = False) -> Path:
     """The folder of a data set's snapshot; missing files are downloaded unless offline mode is on.
 
     Args:
-        repository: ``OWNER/NAME``.
+        name: ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
         local_only: Use only the cache on this machine.
 
     Raises:
@@ -50,14 +69,19 @@ def fetch_dataset(repository: str, *, local_only: bool = False) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"`hub:{repository}`: write hub:OWNER/NAME")
+    if (at := hub_name(name)) is None:
+        raise UserError(f"`hub:{name}`: write hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
     try:
-        return Path(
-            snapshot_download(repository, repo_type="dataset", allow_patterns=_DATA_FILES, local_files_only=local_only)
+        found = snapshot_download(
+            at.repository,
+            revision=at.revision,
+            repo_type="dataset",
+            allow_patterns=_DATA_FILES,
+            local_files_only=local_only,
         )
     except Exception as error:
-        raise unavailable(error, repository, "dataset") from error
+        raise unavailable(error, name, "dataset") from error
+    return Path(found)
 
 
 def model_digests(location: str) -> dict[str, str]:
@@ -67,14 +91,14 @@ def model_digests(location: str) -> dict[str, str]:
     from the hub.
 
     Args:
-        location: A folder or a hub id.
+        location: A folder or a hub id, perhaps with a revision.
 
     Raises:
         UserError: The model is not available, or has no safetensors file.
     """
     folder = Path(location)
     if not folder.is_dir():
-        folder = _settings_folder(location)
+        folder = fetch_settings(location)
         weights = _listed_digests(location, folder)
     else:
         if lacking := [name for name in weight_files(folder) if not (folder / name).is_file()]:
@@ -117,7 +141,7 @@ def indexed_tensors(index: Path) -> dict[str, str]:
     return found
 
 
-def fetch_model(repository: str) -> Path:
+def fetch_model(name: str) -> Path:
     """The folder of a model's snapshot with its settings and weights; what is missing is downloaded.
 
     Raises:
@@ -125,63 +149,77 @@ def fetch_model(repository: str) -> Path:
     """
     from huggingface_hub import errors, snapshot_download
 
-    folder = _settings_folder(repository)
+    folder = fetch_settings(name)
     weights = weight_files(folder) if (folder / WEIGHTS_INDEX).is_file() else [WEIGHTS]
     try:
-        snapshot_download(repository, revision=folder.name, allow_patterns=weights)
+        snapshot_download(_model(name).repository, revision=folder.name, allow_patterns=weights)
     except Exception as error:
-        raise unavailable(error, repository, "model") from error
-    if absent := [name for name in weights if not (folder / name).is_file()]:
-        raise unavailable(errors.LocalEntryNotFoundError(absent[0]), repository, "model")
+        raise unavailable(error, name, "model") from error
+    if absent := [file for file in weights if not (folder / file).is_file()]:
+        raise unavailable(errors.LocalEntryNotFoundError(absent[0]), name, "model")
     return folder
 
 
-def cached_model(repository: str) -> Path | None:
+def cached_model(name: str) -> Path | None:
     """The folder of a model's snapshot in the cache on this machine, if its weights are there."""
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repository, "config.json")
+    at = _model(name)
+    config = try_to_load_from_cache(at.repository, "config.json", revision=at.revision)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
     whole = any((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX))
-    return folder if whole and all((folder / name).is_file() for name in weight_files(folder)) else None
+    return folder if whole and all((folder / file).is_file() for file in weight_files(folder)) else None
 
 
-def _settings_folder(repository: str) -> Path:
-    """The folder of a model's snapshot with all its files but the weights."""
+def fetch_settings(name: str) -> Path:
+    """The folder of a model's snapshot with all its files but the weights; what is missing is downloaded.
+
+    Raises:
+        UserError: The model is not available; the message gives the reason and the fix.
+    """
     from huggingface_hub import snapshot_download
 
+    at, wanted = _model(name), [*MODEL_SETTINGS, WEIGHTS_INDEX]
     try:
-        return Path(snapshot_download(repository, allow_patterns=[*MODEL_SETTINGS, WEIGHTS_INDEX]))
+        return Path(snapshot_download(at.repository, revision=at.revision, allow_patterns=wanted))
     except Exception as error:
-        raise unavailable(error, repository, "model") from error
+        raise unavailable(error, name, "model") from error
 
 
-def _listed_digests(repository: str, folder: Path) -> dict[str, str]:
+def _model(name: str) -> HubName:
+    if (at := hub_name(name)) is None:
+        raise UserError(f"`--model {name}`: write OWNER/NAME or OWNER/NAME@REVISION")
+    return at
+
+
+def _listed_digests(name: str, folder: Path) -> dict[str, str]:
     """Of a model's weight files, from the hub or else from its cache, whose files link to blobs named by digest."""
     from huggingface_hub import HfApi
 
     try:
-        listed = HfApi().model_info(repository, revision=folder.name, files_metadata=True).siblings or []
+        listed = HfApi().model_info(_model(name).repository, revision=folder.name, files_metadata=True).siblings or []
     except Exception as error:
-        if not (whole := cached_model(repository)):
-            raise unavailable(error, repository, "model") from error
-        blobs = {name: (whole / name).resolve() for name in weight_files(whole)}
-        return {name: blob.name if _SHA256.fullmatch(blob.name) else sha256_file(blob) for name, blob in blobs.items()}
+        if not (whole := cached_model(name)):
+            raise unavailable(error, name, "model") from error
+        blobs = {file: (whole / file).resolve() for file in weight_files(whole)}
+        return {file: blob.name if _SHA256.fullmatch(blob.name) else sha256_file(blob) for file, blob in blobs.items()}
     digests = {one.rfilename: one.lfs.sha256 for one in listed if one.lfs}
     names = [WEIGHTS] if WEIGHTS in digests else weight_files(folder)
-    if absent := [name for name in names if name not in digests]:
-        raise UserError(f"`--model {repository}`: the hub has no {absent[0]}, which its {WEIGHTS_INDEX} names")
-    return {name: digests[name] for name in names}
+    if absent := [file for file in names if file not in digests]:
+        raise UserError(f"`--model {name}`: the hub has no {absent[0]}, which its {WEIGHTS_INDEX} names")
+    return {file: digests[file] for file in names}
 
 
-def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
-    """The reason why a repository is not available, and the fix."""
+def unavailable(error: BaseException, name: str, kind: Kind) -> UserError:
+    """The reason why a repository, or a revision of it, is not available, and the fix."""
     from huggingface_hub import constants, errors
 
+    repository, revision = hub_name(name) or HubName(name, None)
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
     fetch = f"hf download {repository}" + (" --repo-type dataset" if kind == "dataset" else "")
+    fetch += f" --revision {revision}" if revision else ""
     causes = list(_causes(error))
 
     def among(*types: type[BaseException]) -> bool:
@@ -191,6 +229,8 @@ def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
         why = f"access is restricted. Accept its terms at {page}, log in with `hf auth login`, and run again"
     elif among(errors.RepositoryNotFoundError):
         why = f"it does not exist or is private ({page}). Check the name, or log in with `hf auth login`"
+    elif among(errors.RevisionNotFoundError):
+        why = f"it has no revision {revision}. Name a commit, branch or tag of it ({page}/commits), or none"
     elif constants.HF_HUB_OFFLINE:
         why = (
             f"offline mode is on (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE) and the cache {constants.HF_HUB_CACHE} is "
@@ -205,7 +245,7 @@ def unavailable(error: BaseException, repository: str, kind: Kind) -> UserError:
         why = (
             f"{type(error).__name__}: {str(error).strip() or 'no reason given'}. Name a local folder instead ({fetch})"
         )
-    return UserError(f"{kind} {repository}: {why}")
+    return UserError(f"{kind} {name}: {why}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -152,6 +152,7 @@ class Manifest(BaseModel):
     """What is read of a prepared folder's manifest."""
 
     name: str = ""
+    source: str = ""
     notes: tuple[str, ...] | None = None
 
 

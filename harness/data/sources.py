@@ -11,7 +11,7 @@ from harness.data import vsi100k
 from harness.data.layout import offers, split_of, splits_in
 from harness.data.reader import read_manifest
 from harness.errors import UserError, closest, unknown_name
-from harness.hub import fetch_dataset
+from harness.hub import commit_of, fetch_dataset
 
 _WORLD = "world:"
 _WORLD_NAME = re.compile(r"(?P<split>[^@]+)(@(?P<scenes>[1-9]\d*))?")
@@ -39,8 +39,8 @@ def resolve_source(
     Args:
         name: ``world:SPLIT`` or ``world:SPLIT@SCENES`` (``world:train_free`` is ``world:train`` with answers
             in words and no options); a data set's folder, optionally with ``#SPLIT``; a ``.jsonl`` or ``.parquet``
-            file; or ``hub:OWNER/NAME``, optionally with ``#SPLIT`` (``hub:`` is optional for the two published
-            data sets).
+            file; or ``hub:OWNER/NAME``, optionally with ``@REVISION`` and ``#SPLIT`` (``hub:`` is optional for the
+            two published data sets).
         cache: Folder for generated and prepared data.
         workers: Processes that render the world.
         progress: Called as scenes are rendered or prepared.
@@ -108,6 +108,19 @@ def is_ready(name: str, cache: Path) -> bool:
     return is_built(split, root, scenes)
 
 
+def source_commit(name: str, cache: Path) -> str | None:
+    """The commit of the hub data set that a source is read from; None for other sources.
+
+    Raises:
+        UserError: It is not on this machine.
+    """
+    if not (repository := _hub_id(name)):
+        return None
+    folder = _hub_folder(repository, Path(cache))
+    prepared = read_manifest(folder)
+    return commit_of(Path(prepared.source) if prepared else fetch_dataset(repository, local_only=True))
+
+
 def world_split(name: str) -> str | None:
     """The split of the embedded world that a source draws its rooms from; None for other sources."""
     match = _WORLD_NAME.fullmatch(name.removeprefix(_WORLD)) if name.startswith(_WORLD) else None
@@ -116,10 +129,10 @@ def world_split(name: str) -> str | None:
 
 def _hub_id(name: str) -> str:
     """The hub data set that a source names, or an empty string. A local folder of that name takes precedence."""
-    repository = name.partition("#")[0]
+    head = name.partition("#")[0]
     if name.startswith(_HUB):
-        return repository.removeprefix(_HUB)
-    return repository if repository in _HUB_IDS and not Path(repository).exists() else ""
+        return head.removeprefix(_HUB)
+    return head if head.partition("@")[0] in _HUB_IDS and not Path(head).exists() else ""
 
 
 def _hub_folder(repository: str, cache: Path) -> Path:
@@ -127,7 +140,7 @@ def _hub_folder(repository: str, cache: Path) -> Path:
 
 
 def _fetched(repository: str, cache: Path, workers: int, progress: Progress | None) -> Path:
-    if repository != vsibench.HUB_ID:
+    if repository.partition("@")[0] != vsibench.HUB_ID:
         return fetch_dataset(repository)
     folder = _hub_folder(repository, cache)
     if not read_manifest(folder):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, first_few
 from harness.io import read_json
 from harness.models.families import check_processors
-from harness.models.loading import load_tokenizer, local_folder, locate, model_config, readable
+from harness.models.loading import load_tokenizer, model_config, readable, settings_folder
 from harness.vsibench.prompts import SYSTEM
 
 _ASKED = "Is the TV  1.5 m left of A, B or C?\nOptions:\nA. Yes, it is .\n<answer>"
@@ -54,15 +53,10 @@ def require_chat_template(tokenizer: Any, name: str) -> None:
         UserError: There is none (no other is substituted, since the model was not trained on it), there are several
             and none is called ``default``, or it depends on the date.
     """
-    from transformers.utils import cached_file
-
-    def found(file: str) -> Path | None:
-        path = cached_file(locate(name), file, _raise_exceptions_for_missing_entries=False)
-        return None if path is None else Path(path)
-
+    folder = settings_folder(name)
     # The tokenizer has read chat_template.jinja already.
-    if found("chat_template.jinja") is None and (file := found("chat_template.json")) is not None:
-        content = read_json(file)
+    if not (folder / "chat_template.jinja").is_file() and (folder / "chat_template.json").is_file():
+        content = read_json(folder / "chat_template.json")
         own = content.get("chat_template") if isinstance(content, dict) else None
         if isinstance(own, list):
             own = {one.get("name"): one.get("template") for one in own if isinstance(one, dict)}
@@ -116,7 +110,7 @@ def settle_conversation(tokenizer: Any, config: Any, generation: Any, name: str)
         prompt = _rendered(tokenizer, answered=False, open_answer=True)
         before = _rendered(tokenizer, answered=True).rpartition(_ANSWERED)[0]
         _check_prompt(tokenizer, prompt, config)
-        check_processors(str(local_folder(locate(name)) or locate(name)), config)  # in a cache, ask no hub for more
+        check_processors(settings_folder(name), config)
         _check_opening(prompt, before)
         _check_taught(tokenizer, prompt, before, ends[0])
         return tuple(_notes(tokenizer, generation, prompt, before))
@@ -135,7 +129,7 @@ def conversation_notes(name: str) -> tuple[str, ...]:
     Raises:
         UserError: Likewise, or the model cannot be found.
     """
-    config, tokenizer = model_config(name), load_tokenizer(name, locate(name))
+    config, tokenizer = model_config(name), load_tokenizer(name, settings_folder(name))
     return settle_conversation(tokenizer, config, generation_defaults(name), name)
 
 
@@ -148,13 +142,12 @@ def generation_defaults(name: str) -> Any:
         UserError: The file is damaged.
     """
     from transformers import GenerationConfig
-    from transformers.utils import cached_file
 
-    location, config = locate(name), model_config(name)
-    with readable(name, location):
-        if cached_file(location, "generation_config.json", _raise_exceptions_for_missing_entries=False) is None:
+    folder, config = settings_folder(name), model_config(name)
+    with readable(name, folder):
+        if not (folder / "generation_config.json").is_file():
             return GenerationConfig.from_model_config(config)
-        return GenerationConfig.from_pretrained(location, trust_remote_code=False)
+        return GenerationConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def answer_ends(tokenizer: Any, config: Any, generation: Any) -> tuple[int, ...]:

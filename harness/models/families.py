@@ -49,25 +49,21 @@ def video_defaults(config: Any) -> dict[str, Any]:
     return cut
 
 
-def check_processors(location: str, config: Any) -> None:
+def check_processors(folder: Path, config: Any) -> None:
     """Check that a checkpoint's own processors cut and scale frames as the harness does; its pixel bounds are not used.
 
     Args:
-        location: The model's folder or hub id.
+        folder: With the model's settings.
         config: The model's configuration.
 
     Raises:
         UserError: One of their files says otherwise, so the model saw other numbers in training.
     """
-    from transformers.utils import cached_file
-
     used = {name: VideoSettings.model_fields[name].default for name in ("image_mean", "image_std")}
     used |= {name: value for name, value in video_defaults(config).items() if name != "sampling"}
     used |= {"do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
     for file in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
-        if (path := cached_file(location, file, _raise_exceptions_for_missing_entries=False)) is None:
-            continue
-        content = read_json(Path(path))
+        content = read_json(folder / file) if (folder / file).is_file() else None
         whole = content if isinstance(content, dict) else {}
         for part in (whole, whole.get("image_processor"), whole.get("video_processor")):
             for name, value in used.items():

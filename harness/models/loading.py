@@ -14,7 +14,15 @@ from torch import nn
 
 from harness.config.study import ModelSection
 from harness.errors import UserError, unknown_name
-from harness.hub import MODEL_SETTINGS, cached_model, fetch_model, model_digests, unavailable
+from harness.hub import (
+    MODEL_SETTINGS,
+    HubName,
+    cached_model,
+    fetch_model,
+    fetch_settings,
+    hub_name,
+    model_digests,
+)
 from harness.io import digest_of, read_json
 from harness.models.families import FAMILIES
 from harness.models.presets import ModelPreset
@@ -24,6 +32,7 @@ from harness.models.quantisation import (
     keep_weights_trainable_on_cpu,
     quantisation_config,
 )
+from harness.models.remote_code import refuse_remote_code
 from harness.models.weights import StoredWeights, check_finite, check_weights, load_whole, quantised_weights
 from harness.plugins import registry
 from harness.seeds import seed_for
@@ -44,6 +53,8 @@ class LoadedModel(NamedTuple):
 def locate(name: str) -> str:
     """The folder or hub id that a model name stands for.
 
+    A hub id may end in ``@REVISION``.
+
     Raises:
         UserError: The name is neither registered, nor a model folder, nor a hub id.
     """
@@ -56,7 +67,7 @@ def locate(name: str) -> str:
         if not (path / "config.json").is_file():
             raise UserError(f"`model.name` = {name}: the folder has no config.json, so it is not a model")
         return str(path)
-    if name.count("/") == 1 and not path.is_absolute() and not name.startswith("."):
+    if hub_name(name):
         return name
     raise unknown_name(f"--model {name}", name, registry.names("models"))
 
@@ -72,6 +83,25 @@ def _refuse_adapters(name: str, folder: Path) -> None:
         )
 
 
+def settings_folder(name: str) -> Path:
+    """The folder of a model's settings, from the hub if need be; its weights need not be there.
+
+    Raises:
+        UserError: The model cannot be found, or asks for code of its own.
+    """
+    location = locate(name)
+    try:
+        folder = Path(location) if Path(location).is_dir() else fetch_settings(location)
+        refuse_remote_code(folder)
+    except UserError as error:
+        raise UserError(f"`--model {name}`: {error}") from error
+    return folder
+
+
+def _of_hub(location: str) -> HubName | None:
+    return None if Path(location).is_dir() else hub_name(location)
+
+
 def model_config(name: str) -> Any:
     """The configuration of a model, without its weights.
 
@@ -80,9 +110,9 @@ def model_config(name: str) -> Any:
     """
     from transformers import AutoConfig
 
-    location = locate(name)
-    with readable(name, location):
-        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    folder = settings_folder(name)
+    with readable(name, folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in FAMILIES:
         raise UserError(
             f"`--model {name}`: models of type {config.model_type} are not supported. Supported: "
@@ -108,43 +138,37 @@ def model_sizes(name: str) -> Any:
 
 
 @contextmanager
-def readable(name: str, location: str) -> Iterator[None]:
+def readable(name: str, folder: Path) -> Iterator[None]:
     """Around a library's reading of a model's files: whatever it raises about them is a :class:`UserError`."""
     try:
         yield
     except (UserError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        if not Path(location).is_dir():
-            raise UserError(f"`--model {name}`: {unavailable(error, location, 'model')}") from error
         raise UserError(
-            f"`--model {name}`: cannot load {location}: {type(error).__name__}: {error}. Fetch the folder again"
+            f"`--model {name}`: cannot load {folder}: {type(error).__name__}: {error}. Fetch the folder again"
         ) from error
 
 
-def load_tokenizer(name: str, location: str) -> Any:
+def load_tokenizer(name: str, folder: Path) -> Any:
     """A model's tokenizer; transformers makes an empty one where a folder has none.
 
     Args:
         name: As the study names the model.
-        location: Its folder or hub id.
+        folder: As :func:`settings_folder` gives it.
 
     Raises:
         UserError: There is none, or it cannot be read.
     """
     from transformers import AutoTokenizer
-    from transformers.utils import cached_file
 
-    with readable(name, location):
-        vocabularies = ("tokenizer.json", "vocab.json")
-        if all(
-            cached_file(location, file, _raise_exceptions_for_missing_entries=False) is None for file in vocabularies
-        ):
+    with readable(name, folder):
+        if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
             raise UserError(
                 f"`--model {name}`: it has no tokenizer.json. Copy the tokenizer's files and the chat template of the "
                 "Instruct model that it comes from next to its config.json"
             )
-        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def model_digest(name: str) -> str:
@@ -199,7 +223,7 @@ def _fitting_weights(section: ModelSection, folder: Path, config: Any) -> Stored
             and not isinstance(read_json(folder / name), dict)
         ):
             raise UserError(f"`{folder / name}`: it is no JSON object. Fetch the folder again")
-    with readable(section.name, str(folder)):
+    with readable(section.name, folder):
         weights = check_weights(folder, config)
     if not section.freeze_vision and any("visual." in name for name in quantised_weights(weights)):
         raise UserError(
@@ -245,15 +269,15 @@ def load_model(section: ModelSection, device: torch.device, seed: int = 0) -> Lo
     weights = _fitting_weights(section, folder, config)
     for remark in weights.remarks:
         logging.getLogger(__name__).warning("%s: %s", section.name, remark)
-    tokenizer = load_tokenizer(section.name, str(folder))
-    with readable(section.name, str(folder)):
+    tokenizer = load_tokenizer(section.name, folder)
+    with readable(section.name, folder):
         model = load_whole(
             weights,
             dtype=dtype,
             attn_implementation={"text_config": "sdpa", "vision_config": vision_attention(device, precision)},
             **options,
         )
-    model.name_or_path = location  # which adapters name as their base
+    model.name_or_path = at.repository if (at := _of_hub(location)) else location  # which adapters name as their base
     if section.quantisation == "none":
         model.to(device)
     else:
@@ -306,6 +330,7 @@ def with_lora(model: nn.Module, section: ModelSection) -> nn.Module:
         lora_dropout=section.lora_dropout,
         target_modules=LORA_TARGETS,
         task_type="CAUSAL_LM",
+        revision=at.revision if (at := _of_hub(locate(section.name))) else None,
     )
     vision_trained = not section.freeze_vision
     wrapped = get_peft_model(model, config)

@@ -21,16 +21,17 @@ from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.leakage import check_leakage, count_rooms, shared_rooms
 from harness.data.reader import Dataset, read_dataset
-from harness.data.sources import is_ready, resolve_source
+from harness.data.sources import is_ready, resolve_source, source_commit
 from harness.data.subset import stratified_subset
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
 from harness.errors import UserError, first_few
+from harness.hub import commit_of
 from harness.io import digest_of
 from harness.models.conversation import generation_defaults, settle_conversation
 from harness.models.families import has_time_stamps, video_defaults
-from harness.models.loading import load_model
+from harness.models.loading import load_model, settings_folder
 from harness.models.quantisation import describe_quantisation
 from harness.plugins import registry
 from harness.vsibench.records import Record
@@ -186,6 +187,7 @@ class Environment(StrictConfig):
     """What a cell ran on, its ``env.json``.
 
     Attributes:
+        commits: Of the model and the data that come from the hub, each with the commit that was used.
         ends: The tokens that end an answer.
         notes: As :class:`Setup` has them.
     """
@@ -198,6 +200,7 @@ class Environment(StrictConfig):
     argv: tuple[str, ...]
     quantisation: str = "none"
     study_digest: str = ""
+    commits: tuple[str, ...] = ()
     ends: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -214,9 +217,17 @@ def environment(setup: Setup) -> Environment:
         argv=tuple(sys.argv),
         quantisation=describe_quantisation(policy.base),
         study_digest=digest_of(setup.study.model_dump(mode="json")),
+        commits=_commits(setup.study, with_train=setup.train is not None),
         ends=tuple(policy.tokenizer.convert_ids_to_tokens(list(policy.end_tokens))),
         notes=setup.notes,
     )
+
+
+def _commits(study: StudyConfig, *, with_train: bool) -> tuple[str, ...]:
+    sources = (study.data.train, benchmark_source(study.data)) if with_train else (benchmark_source(study.data),)
+    found = {source: source_commit(source, study.runtime.cache) for source in sources}
+    found[study.model.name] = commit_of(settings_folder(study.model.name))
+    return tuple(f"{name}: {commit}" for name, commit in found.items() if commit)
 
 
 def _version(name: str) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 
 from harness.errors import UserError, first_few
 from harness.io import digest_of, read_as, read_json, sha256_file, write_json
+from harness.models.remote_code import refuse_remote_code
 from harness.models.weights import check_weights, load_whole, refuse_infinite
 
 MANIFEST = "manifest.json"
@@ -205,6 +206,7 @@ def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
 def _restore_full(model: nn.Module, folder: Path) -> None:
     from transformers import AutoConfig
 
+    refuse_remote_code(folder)
     weights = check_weights(folder, AutoConfig.from_pretrained(folder, trust_remote_code=False))
     model.load_state_dict(load_whole(weights, dtype=torch.float32).state_dict())
 

@@ -206,7 +206,8 @@ def _versions(cells: Sequence[CellResult]) -> str:
 def _machine(environment: Environment) -> str:
     packages = [f"{name} {number}" for name, number in environment.packages.items()]
     python = ", ".join([f"Python {environment.python}", *packages])
-    return f"{python}; device {environment.device}; CPU threads: {environment.threads}; {environment.platform}"
+    ran_on = f"device {environment.device}", f"CPU threads: {environment.threads}", environment.platform
+    return "; ".join([python, *ran_on, *environment.commits])
 
 
 def _weights(cell: CellResult) -> tuple[str, ...]:

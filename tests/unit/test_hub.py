@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,6 +103,7 @@ REASONS = {
         lambda: errors.RepositoryNotFoundError("x", response=_Answer(404)),
         "it does not exist or is private",
     ),
+    "revision": (lambda: errors.RevisionNotFoundError("x", response=_Answer(404)), "it has no revision v9. Name a"),
     "unreachable": (lambda: errors.LocalEntryNotFoundError("x"), "the hub cannot be reached and the cache"),
     "other": (lambda: RuntimeError("disk on fire"), "RuntimeError: disk on fire. Name a local folder"),
 }
@@ -118,7 +120,7 @@ def test_why_a_data_set_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(UserError, match=words):
-        resolve_source("hub:a/b", tmp_path)
+        resolve_source("hub:a/b@v9", tmp_path)
 
 
 def _model(snapshot: Path, *shards: str) -> dict[str, str]:
@@ -175,6 +177,48 @@ def test_a_model_that_is_not_whole_in_the_cache_is_not_taken(offline: Path) -> N
             call("a/model")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("a/b", ("a/b", None)),
+        ("a/b@v1.0", ("a/b", "v1.0")),
+        ("a/b@refs/pr/1", ("a/b", "refs/pr/1")),
+        (f"a/b@{COMMIT}", ("a/b", COMMIT)),
+        *((name, None) for name in ("a", "a/b/c", "a/b@", "a/b@/x", "a/b@x y", "../b", "a/b\n", "https://x/y")),
+    ],
+)
+def test_which_names_are_of_the_hub(name: str, meant: tuple[str, str | None] | None) -> None:
+    assert hub.hub_name(name) == meant
+
+
+def test_a_revision_is_the_one_that_is_used_and_recorded(offline: Path, tmp_path: Path) -> None:
+    """Of a model and of data; the newest one is another, and one that is not there is refused by its name."""
+    from harness.data.sources import source_commit
+    from harness.models.loading import model_digest, settings_folder
+
+    old = "f" * 40
+    for kind, repository in (("models", "a/model"), ("datasets", "someone/rooms")):
+        snapshot = cached(offline, repository, kind)
+        if kind == "models":
+            _model(snapshot, "model.safetensors")
+        else:
+            write_vsi_bench(snapshot, tmp_path / "cache", zipped=False)
+        shutil.copytree(snapshot, snapshot.with_name(old))
+        (snapshot.parents[1] / "refs" / "v1").write_text(old)
+    (offline / "models--a--model" / "snapshots" / old / "tokenizer.json").write_text("{}")
+    assert model_digest("a/model@v1") == model_digest(f"a/model@{old}") != model_digest("a/model")
+    assert hub.commit_of(settings_folder("a/model@v1")) == old
+    assert hub.commit_of(settings_folder("a/model")) == COMMIT
+    assert hub.commit_of(tmp_path) is None
+    root, _ = resolve_source("hub:someone/rooms@v1#test", tmp_path)
+    assert root.name == old == source_commit("hub:someone/rooms@v1", tmp_path)
+    assert source_commit("hub:someone/rooms", tmp_path) == COMMIT
+    assert source_commit(str(root), tmp_path) is None
+    for call in (lambda: settings_folder("a/model@v2"), lambda: resolve_source("hub:someone/rooms@v2", tmp_path)):
+        with pytest.raises(UserError, match=r"@v2: offline mode is on .*--revision v2"):
+            call()
+
+
 def test_a_model_of_the_hub_is_loaded_from_the_cache_and_named_by_its_id(offline: Path) -> None:
     """With the same checks as a folder's."""
     import torch
@@ -188,6 +232,8 @@ def test_a_model_of_the_hub_is_loaded_from_the_cache_and_named_by_its_id(offline
     tiny_tokenizer().save_pretrained(snapshot)
     loaded = load_model(ModelSection(name="a/model"), torch.device("cpu"))
     assert loaded.model.peft_config["default"].base_model_name_or_path == "a/model"
+    pinned = load_model(ModelSection(name=f"a/model@{COMMIT}"), torch.device("cpu")).model.peft_config["default"]
+    assert (pinned.base_model_name_or_path, pinned.revision) == ("a/model", COMMIT)
     (snapshot / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="holds adapters"):
         load_model(ModelSection(name="a/model"), torch.device("cpu"))

@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_had_offline_says_so(monkeypatch: pytest.MonkeyPa
 def test_a_gated_model_says_how_to_get_access(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    import transformers
+    import huggingface_hub
     from huggingface_hub import errors
 
     def gated(*args: Any, **options: Any) -> Any:
@@ -81,7 +81,7 @@ def test_a_gated_model_says_how_to_get_access(monkeypatch: pytest.MonkeyPatch) -
             "403", response=SimpleNamespace(status_code=403, headers={}, request=request)
         )
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", gated)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", gated)
     with pytest.raises(UserError, match=r"model a/b: access is restricted\. Accept its terms at https://.*/a/b, log"):
         model_config("a/b")
 
