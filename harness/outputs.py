@@ -85,16 +85,20 @@ class Outputs:
     A file is ours if it is listed and still has the listed content.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, listed: str = LISTED) -> None:
         """Read the list of ``folder``, which may be missing.
+
+        Args:
+            folder: The folder.
+            listed: The list's name: what :meth:`publish` replaces as a whole has a list of its own.
 
         Raises:
             UserError: The list is a link.
         """
-        refuse_special(folder / LISTED)
-        self.folder = folder
+        refuse_special(folder / listed)
+        self.folder, self._list = folder, listed
         self._listed: dict[str, set[str]] = defaultdict(set)
-        for line in whole_lines(folder / LISTED):
+        for line in whole_lines(folder / listed):
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a file that is not listed is not touched
                 entry = parse_json(line)
                 if not PurePosixPath(entry["file"]).is_absolute() and ".." not in PurePosixPath(entry["file"]).parts:
@@ -134,7 +138,7 @@ class Outputs:
         """
         if _content(inside(self.folder, name)) != _digest(data):
             self.check([name])
-            write_listed(self.folder, name, data)
+            write_listed(self.folder, name, data, self._list)
             self._listed[name].add(_digest(data))
         return self.folder / name
 
@@ -190,11 +194,11 @@ class Outputs:
                 path.replace(self.folder / name)
         self.remove([name for name in self._listed if name not in files])
         kept = [_line(name, _digest(data)) for name, data in files.items() if self.has(name)]
-        write_text(self.folder / LISTED, "".join(line + "\n" for line in kept))
+        write_text(self.folder / self._list, "".join(line + "\n" for line in kept))
         return [self.folder / name for name in files]
 
     def _claim(self, contents: Mapping[str, str]) -> None:
-        _list(self.folder, contents)
+        _list(self.folder / self._list, contents)
         for name, content in contents.items():
             self._listed[name].add(content)
 
@@ -207,20 +211,20 @@ class Outputs:
         return not inside(self.folder, name).exists() or self.has(name)
 
 
-def write_listed(folder: Path, name: str, data: bytes) -> None:
+def write_listed(folder: Path, name: str, data: bytes, listed: str = LISTED) -> None:
     """Write a file of a folder and list it, without a check: for several processes, once :meth:`Outputs.check` is done.
 
     Raises:
         UserError: Something other than a file is there.
     """
     path = inside(folder, name)
-    _list(folder, {name: _digest(data)})
+    _list(folder / listed, {name: _digest(data)})
     write_bytes(path, data)
 
 
-def _list(folder: Path, contents: Mapping[str, str]) -> None:
+def _list(file: Path, contents: Mapping[str, str]) -> None:
     """Add files to a folder's list, after a line of their own for the half line of a full disk."""
-    append_lines(folder / LISTED, ["", *(_line(*one) for one in contents.items())])
+    append_lines(file, ["", *(_line(*one) for one in contents.items())])
 
 
 def _line(name: str, content: str) -> str:

@@ -29,8 +29,8 @@ from reports.statistics import default_pairs, default_spread, layout_of, spread_
 from reports.tables import Table, Tables, additional_table, advice, build_tables, csv_text, latex_document, power_table
 from reports.text import escape_markdown
 
-REPORT = "report"
-"""The folder of a run directory's report."""
+REPORT, REPORT_LIST = "report", ".harness-report"
+"""The folder of a run directory's report, and the list of its files; see :class:`harness.outputs.Outputs`."""
 FORMATS = ("md", "tex", "csv", "json")
 
 
@@ -88,7 +88,7 @@ class Comparison:
         more = [f"additional-{name}" for name in study.evaluation.more]
         names = [f"{name}.{kind}" for name in ("scores", "pairs", "sensitivity", *more) for kind in FORMATS]
         names += [f"{name}.csv" for name in ("checkpoints", *(f"{one}-checkpoints" for one in more))]
-        Outputs(_report_folder(run_dir)).check([*names, *possible_files(study)])
+        Outputs(_report_folder(run_dir), REPORT_LIST).check([*names, *possible_files(study)])
 
     def write_samples(
         self,
@@ -232,6 +232,6 @@ def _report_folder(run_dir: Path) -> Path:
 def _publish(folder: Path, tables: Mapping[str, bytes], page: Mapping[str, bytes]) -> list[Path]:
     """Write a report in place of an earlier one; return its files, the page first."""
     with hold(folder, "report", WAIT):
-        Outputs(folder).publish({**tables, **page})
+        Outputs(folder, REPORT_LIST).publish({**tables, **page})
     first, *others = page
     return [folder / name for name in (first, *tables, *others)]

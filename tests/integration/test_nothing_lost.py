@@ -17,7 +17,7 @@ from page_kit import fabricate_run
 from harness.config.study import load_study
 from harness.io import read_json, read_text
 from harness.locks import LOCK_FILE, hold
-from harness.outputs import LISTED
+from harness.outputs import LISTED, Outputs
 from harness.study import compare as comparing
 from reports.page.figures import Drawing
 
@@ -83,7 +83,10 @@ def test_a_report_leaves_the_users_files(harness: Cli, run_dir: Path, tmp_path: 
     before = tree(tmp_path)
     mistake(harness("report", str(run_dir)), f"{report / 'scores.md'}`: not as the harness wrote it", "--out")
     assert tree(tmp_path) == before
+    Outputs(tmp_path / "paper").write("notes.txt", b"of another command")
     ended = harness("report", str(run_dir), "--out", "paper")
+    ended = harness("report", str(run_dir), "--out", "paper")
+    assert (tmp_path / "paper" / "notes.txt").exists()
     assert ended.code == 0 and (tmp_path / "paper" / "index.html").is_file()
     (report / "scores.md").unlink()
     assert harness("report", str(run_dir)).code == 0
