@@ -7,7 +7,7 @@ directory names.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -163,15 +163,16 @@ class Rules:
         )
 
 
-def refuse_others(questions: Sequence[str], answered: Collection[str], where: Path) -> None:
+def refuse_others(questions: Sequence[str], answers: Iterable[str], where: Path) -> None:
     """Refuse answers that are not one to each of these questions.
 
     Raises:
         UserError: A question has no answer, or an answer no question.
     """
+    answered = set(answers)
     if lacking := [question for question in questions if question not in answered]:
         raise UserError(f"`{where}`: {len(lacking)} questions have no answer, the first is {lacking[0]}")
-    if unknown := set(answered) - set(questions):
+    if unknown := answered - set(questions):
         raise UserError(f"`{where}`: {len(unknown)} answers are to unknown questions: {first_few(sorted(unknown))}")
 
 

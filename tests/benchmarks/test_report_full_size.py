@@ -18,7 +18,7 @@ from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json
 from harness.study.compare import Plan, describe_study
 from harness.study.evaluation import score_evaluation
-from harness.study.setup import load_data
+from harness.study.setup import read_benchmark, read_training
 from harness.vsibench.published import published_counts
 from harness.vsibench.rooms import published_rooms
 
@@ -94,8 +94,7 @@ def write_run(root: Path) -> Path:
                 (folder / "samples.jsonl").write_text("".join(lines))
                 manifest = {"identity": {"weights": name, "prompts": "p"}, "complete": True, "n": len(rows)}
                 write_json(folder / "manifest.json", manifest | {"samples": sha256_file(folder / "samples.jsonl")})
-    train, benchmark = load_data(study)
-    assert train is not None
+    train, benchmark = read_training(study), read_benchmark(study)
     rules = describe_study(study, run, Plan([], train, benchmark, {"vsibench": benchmark.digest}))
     for samples in run.glob("cells/*/vsibench/*/samples.jsonl"):
         score_evaluation(samples.parent, rules[0], study.prompt.evaluation)
@@ -105,6 +104,7 @@ def write_run(root: Path) -> Path:
 
 
 @pytest.mark.study
+@pytest.mark.timeout(1200)
 def test_a_full_size_study_is_analysed_in_half_a_minute_and_a_gigabyte(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
