@@ -110,7 +110,6 @@ class TrainingRun:
         """Once a run, before its first prompt is used: does the shared engine equal the naive one?"""
         if not self._checked:
             check_engine(self.policy, prompt)
-            self.groups.reference.engine = self.policy.engine
             self._checked = True
 
     def finish_step(self, numbers: dict[str, float]) -> None:

@@ -89,9 +89,7 @@ def test_the_self_check_passes_a_right_engine_and_moves_nothing(precision: str) 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fault", ["mask", "positions"])
-def test_the_self_check_falls_back_from_a_wrong_engine(
-    precision: str, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_self_check_refuses_a_wrong_engine(precision: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = packing.pack
 
     def wrong(*args: Any) -> packing.PackedRows:
@@ -102,25 +100,18 @@ def test_the_self_check_falls_back_from_a_wrong_engine(
 
     monkeypatch.setattr("harness.engine.policy.pack", wrong)
     policy = tiny_policy(tiny_model(), precision=precision)
-    assert check_engine(policy, PROMPT) > 0.15
-    assert policy.engine == "naive"
-    assert "log-probabilities are off by" in caplog.text
+    with pytest.raises(UserError, match=r"`model\.engine` = shared.* off by .*--engine naive"):
+        check_engine(policy, PROMPT)
+    assert policy.engine == "shared"
 
 
-def test_a_run_whose_engine_is_wrong_trains_as_the_naive_one(
-    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    naive = kit.policy()
-    naive.engine = "naive"
-    kit.trainer(tmp_path / "naive", "grpo", naive, options={"group_size": 4}).train()
+def test_a_run_whose_engine_is_wrong_trains_nothing(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going on with the naive engine would mix its weights and answers with those of the shared one."""
     right = packing.pack
     monkeypatch.setattr("harness.engine.policy.pack", lambda *args: right(*args)._replace(mask=right(*args).mask * 0))
-    policy = kit.policy()
-    trainer = kit.trainer(tmp_path / "wrong", "grpo", policy, options={"group_size": 4})
-    trainer.train()
-    assert policy.engine == trainer.run.groups.reference.engine == "naive"
-    assert caplog.text.count("is not used") == 1
-    assert metrics(tmp_path / "wrong") == metrics(tmp_path / "naive")
+    with pytest.raises(UserError, match="use the naive engine for all cells"):
+        kit.trainer(tmp_path / "wrong", "grpo", kit.policy(), options={"group_size": 4}).train()
+    assert not (tmp_path / "wrong" / "checkpoints").exists()
 
 
 # ------------------------------------------------------------------ out of memory
