@@ -137,7 +137,7 @@ def frame_hash(frame: NDArray[np.uint8]) -> int | None:
 
 def _hashes(path: Path) -> Hashes:
     try:
-        return tuple(None if frame is None else frame_hash(frame) for frame in glimpses(path))
+        return tuple(glimpses(path, frame_hash))
     except UserError:
         return (None,) * (_FRAMES)
 

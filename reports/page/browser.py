@@ -12,11 +12,12 @@ from typing import TypedDict
 import numpy as np
 import pandas as pd
 from av.error import FFmpegError
+from numpy.typing import NDArray
 from PIL import Image
 
 from harness.api.benchmark import Benchmark
 from harness.data.video.container import opened, pixel_aspect, video_stream
-from harness.data.video.decode import decode_frames
+from harness.data.video.decode import sample_video
 from harness.data.video.picture import picture
 from harness.errors import UserError
 from harness.visible import visible
@@ -36,6 +37,9 @@ FRAMES, COLUMNS, GAP = 8, 4, 2
 
 _RUNGS = ((128, 75), (112, 65), (84, 60), (84, 35), (56, 35))
 """Longest side of a frame in pixels and WebP quality, best first."""
+
+_MOST_KEYS = 1024
+"""Key frames that are kept on the way; of more, every second."""
 
 _UNPARSED, _TRUNCATED = 1, 2
 
@@ -210,17 +214,24 @@ def _sheet(path: Path, most: int) -> str:
 
 def _frames(path: Path) -> list[Image.Image]:
     """Evenly spaced frames; key frames if there are enough, so that a long video need not be decoded whole."""
-    if path.is_dir():
-        return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]
-    with opened(path) as container:
-        stream = video_stream(container, path)
-        stream.codec_context.skip_frame = "NONKEY"
-        aspect = pixel_aspect(stream)
-        shown = (Image.fromarray(picture(frame, aspect, path)) for frame in container.decode(stream))
-        keys = [_fitted(frame, _RUNGS[0][0]) for frame in shown]
+
+    def small(frame: NDArray[np.uint8]) -> Image.Image:
+        return _fitted(Image.fromarray(frame), _RUNGS[0][0])
+
+    keys, step = list[Image.Image](), 1
+    if path.is_file():
+        with opened(path) as container:
+            stream = video_stream(container, path)
+            stream.codec_context.skip_frame = "NONKEY"
+            aspect = pixel_aspect(stream)
+            for number, frame in enumerate(container.decode(stream)):
+                if number % step == 0:
+                    keys.append(small(picture(frame, aspect, path)))
+                if len(keys) == _MOST_KEYS:
+                    keys, step = keys[::2], 2 * step
     if len(keys) >= FRAMES:
         return [keys[number * len(keys) // FRAMES] for number in range(FRAMES)]
-    return [Image.fromarray(frame) for frame in decode_frames(path, FRAMES)]
+    return sample_video(path, FRAMES, "even", small)[0]
 
 
 def _fitted(frame: Image.Image, side: int) -> Image.Image:

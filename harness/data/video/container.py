@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from harness.data.video.whole import cut_short
 from harness.errors import UserError
+from harness.io import refuse_endless
 
 MOST_PIXELS = 8192 * 4352
 """Pixels of the largest frame that is decoded: the largest picture of H.264's level 6 and HEVC's."""
@@ -19,6 +20,16 @@ _MOST_PIXELS_A_BYTE = 100_000
 
 _SOON = 2_000_000_000
 """Pixels that are decoded in seconds, whatever their file's size."""
+
+MOST_FRAMES = 500_000
+"""Frames of the longest video that is decoded, four hours at 30 a second."""
+
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,ivf,h264,hevc,av1,obu,ogg,gif,apng,"
+    "webp_pipe,webp_anim,nut,mxf,rm,dv,vc1,yuv4mpegpipe,wtv,jpeg_pipe,png_pipe,bmp_pipe,mjpeg"
+)
+"""FFmpeg's formats that are read: films and pictures. Playlists (hls, concat, dash, sdp) open other files, or a
+network."""
 
 _HOLE = bytes(32)
 
@@ -63,13 +74,7 @@ def survey(path: Path) -> Film:
     with opened(path) as container:
         stream = video_stream(container, path)
         aspect = pixel_aspect(stream)
-        width, height = round(stream.width * max(1, aspect)), stream.height
-        size = width * height
-        if size > MOST_PIXELS:
-            raise UserError(
-                f"{path}: its frames of {height}x{width} pixels are more than {MOST_PIXELS:,} pixels. "
-                "Scale the video down."
-            )
+        size = shown_pixels(path, stream.width, stream.height, aspect)
         no_zeros = _is_free_of_zeros(stream)
         timed = container.format.name in _TIMED
         for packet in container.demux() if timed else container.demux(stream):
@@ -82,6 +87,8 @@ def survey(path: Path) -> Film:
             if no_zeros and _HOLE in bytes(packet):
                 raise damaged(path, f"the data of frame {frames} are overwritten by zeros")
             frames += 1
+            if frames > MOST_FRAMES:
+                raise UserError(f"{path}: it has more than {MOST_FRAMES:,} frames. Cut it, or lower its frame rate.")
             hidden += packet.is_discard or _is_invisible(stream, packet)
             stamps.append(packet.dts)
         rate, tick = stream.average_rate or None, stream.time_base
@@ -110,7 +117,6 @@ def decoded(path: Path, film: Film) -> Iterator[Any]:
     with opened(path, lambda why: f"decoding stops after {done} of {total} frames ({why})") as container:
         stream = video_stream(container, path)
         stream.thread_type = "SLICE"  # frame threads may pass on a frame before another finds it broken
-        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
         for frame in container.decode(stream):
             if frame.is_corrupt:
                 raise damaged(path, f"frame {done} of {total} is corrupt")
@@ -131,8 +137,10 @@ def opened(path: Path, problem: Callable[[str], str] = str, options: Mapping[str
     import av
     from av.error import FFmpegError
 
+    refuse_endless(path)
+    safe = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
-        with av.open(str(path), options=dict(options or {}), metadata_errors="replace") as container:
+        with av.open(f"file:{path}", options=safe | dict(options or {}), metadata_errors="replace") as container:
             yield container
     except (FFmpegError, OSError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
         raise damaged(path, problem(str(getattr(error, "strerror", None) or error))) from error
@@ -142,7 +150,7 @@ def video_stream(container: Any, path: Path) -> Any:
     """The container's only video stream; cover art and thumbnails, which are video streams too, are none.
 
     Raises:
-        UserError: There is none, there are several, or it has no decoder.
+        UserError: There is none, there are several, it has no decoder, or its frames are too large.
     """
     from av.stream import Disposition
 
@@ -157,7 +165,23 @@ def video_stream(container: Any, path: Path) -> Any:
         )
     if found[0].codec_context is None:
         raise damaged(path, "its codec is unknown to FFmpeg, or its header is broken")
+    shown_pixels(path, found[0].width, found[0].height, pixel_aspect(found[0]))
+    found[0].codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # a frame may be larger than the header says
     return found[0]
+
+
+def shown_pixels(path: Path, width: int, height: int, aspect: Fraction) -> int:
+    """Pixels of a frame as it is shown, whose pixels may be wider than high.
+
+    Raises:
+        UserError: More than :data:`MOST_PIXELS`.
+    """
+    width = max(width, round(width * aspect))
+    if width * height > MOST_PIXELS:
+        raise UserError(
+            f"{path}: its frames of {height}x{width} pixels are more than {MOST_PIXELS:,} pixels. Scale the video down."
+        )
+    return width * height
 
 
 def pixel_aspect(stream: Any) -> Fraction:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.video.container import opened, pixel_aspect, video_stream
-from harness.data.video.decode import decode_frames
+from harness.data.video.decode import sample_video
 from harness.data.video.folders import still_files
-from harness.data.video.images import MOST_PIXELS, read_image
+from harness.data.video.images import read_image
 from harness.data.video.picture import picture
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -25,8 +25,12 @@ _SEEK_BEYOND = 3.0
 """Seconds ahead that are reached sooner by decoding on than by seeking."""
 
 
-def glimpses(path: Path) -> list[NDArray[np.uint8] | None]:
-    """Upright (H, W, 3) RGB frames at :data:`SHARES`, at :data:`SECONDS` after the start and before the end.
+Kept = TypeVar("Kept")
+
+
+def glimpses(path: Path, keep: Callable[[NDArray[np.uint8]], Kept]) -> list[Kept | None]:
+    """What ``keep`` makes of the upright (H, W, 3) RGB frames at :data:`SHARES`, and at :data:`SECONDS` after the start
+    and before the end.
 
     A folder of stills has no seconds, and a short video not all of them: None is in their place.
 
@@ -35,21 +39,21 @@ def glimpses(path: Path) -> list[NDArray[np.uint8] | None]:
     """
     if path.is_dir():
         stills = still_files(path)
-        shown = [read_image(stills[int(share * len(stills))]) for share in SHARES if stills]
+        shown = [keep(read_image(stills[int(share * len(stills))])) for share in SHARES if stills]
         return [*shown, *[None] * (len(SHARES) - len(shown) + 2 * len(SECONDS))]
     with opened(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
-        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
         start, length = _span(container, stream)
         if not length:
-            return [*decode_frames(path, 2 * len(SHARES))[1::2], *[None] * (2 * len(SECONDS))]
+            whole, _ = sample_video(path, 2 * len(SHARES), "even", keep)
+            return [*whole[1::2], *[None] * (2 * len(SECONDS))]
         ends = [*SECONDS, *(length - back for back in SECONDS)]
         places = [*(share * length for share in SHARES), *(at if 0 <= at < length else None for at in ends)]
         wanted = sorted({at for at in places if at is not None})
         frames = _frames_at(container, stream, start, wanted)
-        upright = (picture(frame, pixel_aspect(stream), path) for frame in frames)
-        found = dict(zip(wanted, upright, strict=False))
+        kept = (keep(picture(frame, pixel_aspect(stream), path)) for frame in frames)
+        found = dict(zip(wanted, kept, strict=False))
     return [None if at is None else found.get(at) for at in places]
 
 

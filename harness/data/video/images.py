@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
 from harness.errors import UserError
+from harness.io import refuse_endless
 
 MOST_PIXELS = 8192 * 8192
 """Pixels of the largest image that is read, which takes a gigabyte on the way to RGB."""
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's formats that are read, whatever a file is called; others run a program (EPS) or read further files."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what is as large is refused
 
 _DEEP = ("I", "F")
 """Pillow's modes of more than eight bits; they are clipped, not scaled, on the way to RGB."""
@@ -27,16 +34,17 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         UserError: It is missing or damaged, has several pages or frames, more than 8 bits of grey (a depth map), or
             more than :data:`MOST_PIXELS`.
     """
+    refuse_endless(path)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # a library may have turned it on; what is lost would be grey
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             kind = image.format
             if problem := _unusable(image):
                 raise UserError(f"{path}: the image {problem}")
             image.verify()  # checksums; afterwards the file must be opened again
         if kind in ("JPEG", "MPO"):
             _refuse_broken_jpeg(path)
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.has_transparency_data:
                 white = Image.new("RGBA", upright.size, "white")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.video.container import shown_pixels
 from harness.errors import UserError
 
 _SKEW = 0.02
@@ -24,8 +25,9 @@ def picture(frame: Any, aspect: Fraction, path: Path) -> NDArray[np.uint8]:
         path: The video, for messages.
 
     Raises:
-        UserError: The display matrix turns the frame by other than quarters.
+        UserError: The display matrix turns the frame by other than quarters, or it is too large.
     """
+    shown_pixels(path, frame.width, frame.height, aspect)
     size = {} if aspect == 1 else {"width": max(1, round(frame.width * aspect)), "interpolation": "BICUBIC"}
     if any(component.is_alpha for component in frame.format.components):
         rgb = _on_white(frame.to_ndarray(format="rgba", **size))
