@@ -255,6 +255,11 @@ def sealed_text(document: dict[str, Any]) -> str:
     return json.dumps(sealed, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
+def write_sealed(path: Path, document: dict[str, Any]) -> None:
+    """Write a :func:`sealed_text` atomically."""
+    write_text(path, sealed_text(document))
+
+
 def read_sealed(shape: type[Shape], path: Path, fix: str) -> Shape:
     """Read a file that holds a :func:`sealed_text`.
 

@@ -15,7 +15,7 @@ from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.io import read_as
-from harness.study.asked import SAMPLES, EvaluationManifest, evaluations_in
+from harness.study.asked import SAMPLES, EvaluationManifest
 from harness.study.description import (
     DescribedBenchmark,
     DescribedTraining,
@@ -24,10 +24,10 @@ from harness.study.description import (
     read_description,
 )
 from harness.study.evaluation import read_samples
+from harness.study.finished import Finished, read_finished
 from harness.study.matrix import (
     AGAIN,
     CELLS,
-    COMPUTE_FILE,
     DESCRIPTION,
     MATRIX_FILE,
     STUDY_FILE,
@@ -39,8 +39,8 @@ from harness.study.matrix import (
 from harness.study.scored import AGAIN as SCORE_AGAIN
 from harness.study.scored import OWN_WORDS, SCORES, Points, Scored, read_scores, refuse_others
 from harness.study.setup import ENVIRONMENT_FILE, Environment
-from harness.study.status import read_status
-from harness.train.meter import Consumption
+from harness.study.status import State, read_status
+from harness.train.meter import COMPUTE_FILE, Consumption
 from harness.vsibench.prompts import answer_in
 
 MODE_KEYS = ("prompts", "decoding")
@@ -63,6 +63,7 @@ class CellResult:
         identity: The evaluation's identity of its last checkpoint, or empty.
         consumed: What training consumed, or None.
         environment: Versions and machine, or None.
+        weights: What identifies the weights of each evaluated checkpoint, by its folder's name.
     """
 
     cell: str
@@ -73,6 +74,7 @@ class CellResult:
     identity: dict[str, str]
     consumed: Consumption | None
     environment: Environment | None
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,24 @@ class Declared(NamedTuple):
     two_turns: bool
 
 
+class DoneCell(NamedTuple):
+    """A finished cell.
+
+    Attributes:
+        folder: Its folder.
+        entry: Its row of the matrix.
+        holds: What it consists of.
+    """
+
+    folder: Path
+    entry: MatrixRow
+    holds: Finished
+
+    def evaluations(self, benchmark: str) -> list[Path]:
+        """The folders of its answers to a benchmark, in the order of training."""
+        return self.holds.evaluations(self.folder, benchmark)
+
+
 def collect(run_dir: Path) -> Collected:
     """Read every finished cell of a run directory, and nothing else: neither data nor plugins that it names.
 
@@ -151,9 +171,11 @@ def collect(run_dir: Path) -> Collected:
     _check_matrix(matrix, study, run_dir)
     description = read_description(run_dir, study)
     headline_name = study.evaluation.benchmark
-    entries = [(run_dir / CELLS / entry.id, entry) for entry in matrix.cells]
-    cells = [_cell(folder, entry, headline_name) for folder, entry in entries]
-    finished = [one for one, cell in zip(entries, cells, strict=True) if cell.identity]
+    cells, finished = [], []
+    for entry in matrix.cells:
+        cell, done = _cell(run_dir / CELLS / entry.id, entry, headline_name)
+        cells.append(cell)
+        finished += [done] if done else []
     if not finished:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in cells)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
@@ -164,7 +186,7 @@ def collect(run_dir: Path) -> Collected:
     return Collected(run_dir, study, description, description.benchmark.dataset, cells, headline, additional)
 
 
-def _evaluated(name: str, description: Description, finished: Sequence[tuple[Path, MatrixRow]]) -> Evaluated | None:
+def _evaluated(name: str, description: Description, finished: Sequence[DoneCell]) -> Evaluated | None:
     """The scored answers to one benchmark; None without any."""
     told = description.benchmarks[name]
     declared = {m: Declared(one.mode, one.tokens, one.two_turns) for m, one in description.methods.items()}
@@ -176,8 +198,8 @@ def _evaluated(name: str, description: Description, finished: Sequence[tuple[Pat
         {"question": told.questions, "type": pd.Categorical(told.types), "cluster": pd.Categorical(told.clusters)}
     )
     frames, points = [], {}
-    for folder, entry in finished:
-        steps = evaluations_in(folder / name)
+    for done in finished:
+        entry, steps = done.entry, done.evaluations(name)
         for step in steps:
             samples = _samples(step, modes[entry.method], told)
             scored = _scores(step, told)
@@ -209,11 +231,17 @@ def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
         )
 
 
-def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> CellResult:
-    status = read_status(folder)
-    evaluations = evaluations_in(folder / benchmark) if status.state == "done" else []
-    ran_on = folder / ENVIRONMENT_FILE
-    return CellResult(
+def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> tuple[CellResult, DoneCell | None]:
+    """What became of a cell, and what it holds if it is finished."""
+    status, ran_on = read_status(folder), folder / ENVIRONMENT_FILE
+    done = DoneCell(folder, entry, read_finished(folder)) if status.state is State.DONE else None
+    if done and (done.holds.method, done.holds.seed) != (entry.method, entry.seed):
+        raise UserError(
+            f"`{folder.parent.parent / MATRIX_FILE}`: the cell {entry.id} is not method {entry.method}, seed "
+            f"{entry.seed}. To restore it, {AGAIN}"
+        )
+    evaluations = done.evaluations(benchmark) if done else []
+    result = CellResult(
         entry.id,
         entry.method,
         entry.seed,
@@ -222,7 +250,9 @@ def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> CellResult:
         EvaluationManifest.read(evaluations[-1]).identity if evaluations else {},
         read_consumption(folder) if (folder / COMPUTE_FILE).is_file() else None,
         read_as(Environment, ran_on, "Delete the file, which is only shown") if ran_on.is_file() else None,
+        done.holds.weights if done else {},
     )
+    return result, done if evaluations else None
 
 
 def _scores(folder: Path, told: DescribedBenchmark) -> Scored:
@@ -247,10 +277,10 @@ def _samples(folder: Path, mode: str, told: DescribedBenchmark) -> pd.DataFrame:
     return samples
 
 
-def _refuse_changed(finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, told: DescribedBenchmark) -> None:
+def _refuse_changed(finished: Sequence[DoneCell], benchmark: str, told: DescribedBenchmark) -> None:
     """Answers are shown only with the questions that were asked, and the right answers of then."""
-    for folder, _ in finished:
-        for step in evaluations_in(folder / benchmark):
+    for done in finished:
+        for step in done.evaluations(benchmark):
             asked = EvaluationManifest.read(step).asked
             if asked is not None and asked.questions != told.asked:
                 raise UserError(
@@ -259,17 +289,15 @@ def _refuse_changed(finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, 
                 )
 
 
-def _refuse_unequal(
-    finished: Sequence[tuple[Path, MatrixRow]], benchmark: str, declared: Mapping[str, Declared]
-) -> None:
+def _refuse_unequal(finished: Sequence[DoneCell], benchmark: str, declared: Mapping[str, Declared]) -> None:
     """Answers may be compared only if everything they depend on, except the weights, is equal.
 
     A variant of a method may be declared to answer in another prompt mode; then it may differ in that alone.
     """
     first: tuple[str, dict[str, str]] | None = None
     alike: dict[Declared, tuple[str, dict[str, str]]] = {}
-    for folder, entry in finished:
-        evaluations = evaluations_in(folder / benchmark)
+    for done in finished:
+        entry, evaluations = done.entry, done.evaluations(benchmark)
         if not evaluations:
             continue
         cell = entry.id, EvaluationManifest.read(evaluations[-1]).identity

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study_kit import seal_cell
 
 from harness.config.study import StudyConfig
-from harness.io import sha256_file, write_json, write_text
+from harness.io import sha256_file, write_json, write_sealed, write_text
+from harness.study.asked import EvaluationManifest
 from harness.study.compare import Plan, describe_study
 from harness.study.evaluation import score_evaluation
 from harness.study.setup import load_data
@@ -98,17 +100,19 @@ def _write_cell(
     answer: Answer | None,
 ) -> None:
     method, seed = cell
+    weights = {step: f"{method}{seed}{step}".encode().hex() * 4 for step, *_ in [(0, 0), *PLACES]}
     rng = np.random.default_rng([seed, *method.encode()])
     base = method == "base"
     places = [(0, 0, 0.0)] if base else PLACES[-checkpoints:]
     for number, (step, examples, seconds) in enumerate(places, 1):
         skill = SKILL["base"] + (SKILL.get(method, 0.4) - SKILL["base"]) * number / len(places) + rng.normal(0, 0.01)
         lines = [_line(record, method, seed, skill, rng, answer) for record in records]
-        _write_answers(folder / study.evaluation.benchmark / f"step-{step:06d}", lines, f"{method}{seed}{step}")
+        _write_answers(folder / study.evaluation.benchmark / f"step-{step:06d}", lines, weights[step])
         if not base:
             consumed = {"steps": step, "examples": examples, "seconds": seconds * _cost(method), "updates": step}
             consumed |= {"tokens_sampled": 9000, "tokens_trained": 4000, "forward_passes": 400, "peak_memory": 2**29}
-            write_json(folder / "checkpoints" / f"step-{step:06d}" / "manifest.json", {"consumed": consumed})
+            manifest = folder / "checkpoints" / f"step-{step:06d}" / "manifest.json"
+            write_sealed(manifest, {"digest": weights[step], "consumed": consumed})
             write_json(folder / "compute.json", consumed)
     if metrics and not base:
         write_text(folder / "metrics.jsonl", "".join(json.dumps(one) + "\n" for one in _metrics(method, rng)))
@@ -116,12 +120,13 @@ def _write_cell(
     environment |= {"device": "cpu", "platform": "Linux", "argv": ["cell.py", str(folder.parent.parent), folder.name]}
     write_json(folder / "env.json", environment)
     write_json(folder / "status.json", {"state": "done"})
+    seal_cell(folder, method, seed)
 
 
 def _write_answers(folder: Path, lines: list[dict[str, Any]], weights: str) -> None:
     write_text(folder / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines))
     identity = {
-        "weights": weights.encode().hex() * 4,
+        "weights": weights,
         "benchmark": "b" * 64,
         "prompts": "official/" + "c" * 64,
         "frames": "f" * 64,
@@ -129,8 +134,7 @@ def _write_answers(folder: Path, lines: list[dict[str, Any]], weights: str) -> N
         "engine": "transformers 5.23.0, torch 2.13.0+cpu, cpu, fp32, shared prefix",
     }
     digest = sha256_file(folder / "samples.jsonl")
-    document = {"identity": identity, "n": len(lines), "complete": True, "samples": digest}
-    write_json(folder / "manifest.json", document)
+    EvaluationManifest(identity=identity, n=len(lines), complete=True, samples=digest).write(folder)
 
 
 def _line(

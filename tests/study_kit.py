@@ -15,9 +15,11 @@ from harness.errors import UserError
 from harness.io import read_json, sha256_file, write_json, write_text
 from harness.plugins import registry
 from harness.study import matrix
+from harness.study.asked import EvaluationManifest
 from harness.study.compare import Plan, describe_study, make_plan
 from harness.study.description import read_description
 from harness.study.evaluation import score_evaluation
+from harness.study.finished import write_finished
 from harness.study.matrix import Cell
 from harness.study.scored import Rules
 from harness.study.status import State, Status, write_status
@@ -100,12 +102,21 @@ def finish_cell(
         "decoding": "greedy",
         "engine": "e",
     } | identity
-    document = {"identity": full, "n": len(lines), "complete": True, "samples": sha256_file(folder / "samples.jsonl")}
-    write_json(folder / "manifest.json", document)
+    manifest = {"identity": full, "n": len(lines), "complete": True, "samples": sha256_file(folder / "samples.jsonl")}
+    EvaluationManifest(**manifest).write(folder)
     with suppress(UserError):  # answers that a test spoils on purpose cannot be scored
         score_evaluation(folder, rules_of(run_dir, evaluated), "official")
     write_status(cell.folder(run_dir), Status(state=State.DONE))
     if not cell.is_base:
         names = list(Consumption.__annotations__)
         write_json(cell.folder(run_dir) / "compute.json", dict.fromkeys(names, 4))
+    seal_cell(cell.folder(run_dir), cell.method, cell.seed)
     return folder
+
+
+def seal_cell(folder: Path, method: str, seed: int) -> None:
+    """Record what a cell's folder holds now as what it consists of."""
+    found = sorted(one for one in folder.glob("*/step-*/manifest.json") if "checkpoints" not in one.parts)
+    weights = {one.parent.name: read_json(one)["identity"]["weights"] for one in found}
+    names = dict.fromkeys(one.parent.parent.name for one in found)
+    write_finished(folder, method, seed, dict(sorted(weights.items())), names)

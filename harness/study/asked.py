@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from harness.api.config import StrictConfig
 from harness.data.reader import Dataset, read_dataset
 from harness.data.sources import is_ready, resolve_source
 from harness.errors import UserError, first_few
-from harness.io import digest_of, read_as, read_json, sha256_file
+from harness.io import digest_of, read_json, read_sealed, sha256_file, write_sealed
 from harness.plugins import registry
 from harness.vsibench.records import Record
 
 SAMPLES = "samples.jsonl"
 MANIFEST = "manifest.json"
-
-STEP_FOLDER = re.compile(r"step-\d{6,}")
 
 DEFAULT_RULES = "vsibench"
 """The benchmark whose rules score answers of unknown origin."""
@@ -95,20 +92,15 @@ class EvaluationManifest(StrictConfig):
             UserError: It is missing or damaged.
         """
         path = folder / MANIFEST
-        return read_as(EvaluationManifest, path, f"To evaluate again, delete {folder} and run the same command")
+        return read_sealed(EvaluationManifest, path, f"To evaluate again, delete {folder} and run the same command")
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder of answers."""
+        write_sealed(folder / MANIFEST, self.model_dump(mode="json", exclude_none=True))
 
     def is_of(self, samples: Path) -> bool:
         """Whether a file holds the answers that the evaluation wrote."""
         return samples.is_file() and self.samples == sha256_file(samples)
-
-
-def evaluations_in(folder: Path) -> list[Path]:
-    """The complete evaluations of a cell's checkpoints on one benchmark, in the order of training."""
-    return sorted(
-        path.parent
-        for path in folder.glob(f"*/{MANIFEST}")
-        if STEP_FOLDER.fullmatch(path.parent.name) and EvaluationManifest.read(path.parent).complete
-    )
 
 
 def digest_of_questions(records: Sequence[Record]) -> str:

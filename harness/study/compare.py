@@ -22,11 +22,11 @@ from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
-from harness.study.asked import evaluations_in
 from harness.study.description import describe, write_description
 from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
 from harness.study.effective import print_settings
 from harness.study.evaluation import score_evaluation
+from harness.study.finished import checked_status, read_finished
 from harness.study.identity import question_digests
 from harness.study.launch import run_cells
 from harness.study.lookalikes import note_lookalikes
@@ -157,10 +157,11 @@ def score_cells(study: StudyConfig, run_dir: Path, cells: Sequence[Cell], rules:
     """
     for cell in cells:
         folder = cell.folder(run_dir)
-        if read_status(folder).state is State.DONE:
+        if checked_status(folder).state is State.DONE:
+            finished = read_finished(folder)
             mode = (study if cell.is_base else study.for_method(cell.method)).prompt.evaluation
             for one in rules:
-                for evaluation in evaluations_in(folder / one.name):
+                for evaluation in finished.evaluations(folder, one.name):
                     score_evaluation(evaluation, one, OWN_WORDS if one.own_words else mode)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from harness.data.video.stills import StillImages
 from harness.engine.policy import Policy
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
-from harness.io import append_lines, sha256_file, whole_lines, write_json, write_text
+from harness.io import append_lines, digest_of, parse_json, sha256_file, whole_lines, write_text
 from harness.models.families import video_defaults
 from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
 from harness.study.scored import OWN_WORDS, SCORES, Rules, Scored, read_scores, write_scores
@@ -173,16 +174,49 @@ def answer_benchmark(job: EvaluationJob) -> Path:
         job.progress(len(records), len(records))
         return samples
     begun = EvaluationManifest(identity=job.identity, n=len(records), asked=job.asked, complete=False)
-    document = begun.model_dump(mode="json", exclude_none=True)
-    write_json(manifest, document)
-    size = job.settings.batch
-    done = len(whole_lines(samples)) // size * size
-    write_text(samples, "".join(line + "\n" for line in whole_lines(samples)[:done]))
-    for start in range(done, len(records), size):
-        append_lines(samples, list(_answer(job, records[start : start + size])))
-        job.progress(min(start + size, len(records)), len(records))
-    write_json(manifest, document | {"complete": True, "samples": sha256_file(samples)})
+    begun.write(job.folder)
+    lines = _kept(samples, begun, job.settings.batch)
+    write_text(samples, "".join(line + "\n" for line in lines))
+    for start in range(len(lines), len(records), job.settings.batch):
+        new: list[str] = []
+        for answer in _answer(job, records[start : start + job.settings.batch]):
+            new.append(_linked(answer, (new or lines)[-1] if new or lines else _head(begun)))
+        append_lines(samples, new)
+        lines += new
+        job.progress(len(lines), len(records))
+    begun.model_copy(update={"complete": True, "samples": sha256_file(samples)}).write(job.folder)
     return samples
+
+
+def _head(manifest: EvaluationManifest) -> str:
+    """What the first answer is linked to: what the answers depend on and what is asked."""
+    return digest_of(manifest.model_dump(mode="json", include={"identity", "asked"}))
+
+
+def _linked(answer: Mapping[str, Any], before: str) -> str:
+    """A line of the samples: an answer and a digest of it and of the line before."""
+    return json.dumps({**answer, "link": digest_of([before, answer])[:16]}, ensure_ascii=False)
+
+
+def _kept(samples: Path, manifest: EvaluationManifest, batch: int) -> list[str]:
+    """The lines of an interrupted evaluation that are as they were written, in whole batches."""
+    kept, before = list[str](), _head(manifest)
+    for line in whole_lines(samples):
+        try:
+            answer = parse_json(line)
+            fits = isinstance(answer, dict) and answer.pop("link", None) and _linked(answer, before) == line
+        except ValueError:
+            fits = False
+        if not fits:
+            logging.getLogger(__name__).warning(
+                "%s, line %d: not as it was written; the questions from there on are answered again",
+                samples,
+                len(kept) + 1,
+            )
+            break
+        kept.append(line)
+        before = line
+    return kept[: min(len(kept), manifest.n) // batch * batch]
 
 
 def _is_of(job: EvaluationJob) -> bool:
@@ -190,11 +224,14 @@ def _is_of(job: EvaluationJob) -> bool:
     samples, manifest = job.folder / SAMPLES, job.folder / MANIFEST
     if not manifest.is_file():
         return not samples.exists()
-    found = EvaluationManifest.read(job.folder)
+    try:
+        found = EvaluationManifest.read(job.folder)
+    except UserError:  # damaged, or edited
+        return False
     return found.identity == job.identity and (not found.complete or found.is_of(samples))
 
 
-def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[str]:
+def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     prompts = [_prompt(job, record) for record in records]
     answers = _greedy(job, prompts, job.settings.max_new_tokens)
     lines: list[dict[str, Any]] = [
@@ -213,7 +250,7 @@ def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[str]:
             line |= {"reasoning": line["answer"], "reasoning_truncated": line["truncated"]}
             line |= {"answer": final.text, "truncated": final.truncated}
             line["tokens"] += len(final.tokens)
-    yield from (json.dumps(line, ensure_ascii=False) for line in lines)
+    yield from lines
 
 
 def _greedy(job: EvaluationJob, prompts: Sequence[EncodedPrompt], limit: int) -> list[Sampled]:

@@ -17,15 +17,15 @@ from harness.data.video.decode import DECODING
 from harness.errors import UserError
 from harness.io import digest_of, json_text, read_as, refuse_special, sha256_file, toml_text, write_json
 from harness.outputs import Outputs, refuse_links
+from harness.study.finished import checked_status
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
-from harness.study.status import State, Status, read_status, record_state
-from harness.train.meter import Consumption
+from harness.study.status import State, Status, record_state
+from harness.train.meter import COMPUTE_FILE, Consumption
 
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
 DESCRIPTION = "description.json"
 CONFIG_FILE = "config.json"
-COMPUTE_FILE = "compute.json"
 LOG_FILE = "log.txt"
 STUDY_FILE, STUDY_TOML = "study.json", "study.toml"
 DESCRIPTION = "description.json"
@@ -107,14 +107,22 @@ class CellDocument(StrictConfig):
         """What identifies the base model's weights."""
         return str(self.identity["model"]["digest"])
 
+    @property
+    def training(self) -> str:
+        """What identifies the training; the checkpoints' manifests hold it."""
+        return digest_of(self.identity)
+
     @staticmethod
     def read(folder: Path) -> CellDocument:
         """Read that of a cell's folder.
 
         Raises:
-            UserError: There is none, or another version of this package wrote it.
+            UserError: There is none, another version of this package wrote it, or it is not that of this cell.
         """
-        return read_as(CellDocument, folder / CONFIG_FILE, f"Another version wrote it; {AGAIN}")
+        found = read_as(CellDocument, folder / CONFIG_FILE, f"Another version wrote it; {AGAIN}")
+        if found.cell != folder.name or f"-{found.training[:8]}" not in found.cell:
+            raise UserError(f"`{folder / CONFIG_FILE}`: it is not that of this cell, or was edited; {AGAIN}")
+        return found
 
 
 class MatrixRow(StrictConfig):
@@ -206,7 +214,7 @@ def remaining_work(run_dir: Path, cells: Iterable[Cell]) -> list[CellWork]:
     found = []
     for cell in cells:
         folder = cell.folder(run_dir)
-        status = read_status(folder)
+        status = checked_status(folder)
         done = status.state is State.DONE
         trained = cell.is_base or done or budget_spent(folder, cell)
         found.append(CellWork(cell, status, trained, done and _recorded_evaluation(folder) == _plain(cell.evaluation)))

@@ -18,7 +18,7 @@ from harness.api.benchmark import Benchmark, Figures, QuestionScore
 from harness.config.study import StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
-from harness.io import digest_of, read_sealed, sealed_text, write_text
+from harness.io import digest_of, read_sealed, write_sealed
 from harness.plugins import registry
 from harness.plugins.source import source_digest
 from harness.vsibench.prompts import answer_in
@@ -178,7 +178,7 @@ def refuse_others(questions: Sequence[str], answers: Iterable[str], where: Path)
 
 def write_scores(folder: Path, scored: Scored) -> None:
     """Write an evaluation's scores."""
-    write_text(folder / SCORES, sealed_text(scored.model_dump(mode="json")))
+    write_sealed(folder / SCORES, scored.model_dump(mode="json"))
 
 
 def read_scores(folder: Path, samples: str | None) -> Scored:

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.io import write_bytes
-from harness.study.matrix import COMPUTE_FILE, Cell, budget_spent
-
-CHECKPOINTS = "checkpoints"
-METRICS_FILE = "metrics.jsonl"
+from harness.study.matrix import Cell, budget_spent
+from harness.train.meter import COMPUTE_FILE
+from harness.train.run import CHECKPOINTS
+from harness.train.tracking import METRICS_FILE
 
 
 def training_rounds(cells: Iterable[Cell]) -> list[list[Cell]]:

@@ -14,8 +14,9 @@ from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_as
 from harness.study.launch import TIMING_FILE, read_timing
-from harness.study.matrix import CELLS, COMPUTE_FILE, CONFIG_FILE, CellWork, read_consumption
+from harness.study.matrix import CELLS, CONFIG_FILE, CellWork, read_consumption
 from harness.study.status import State, read_status
+from harness.train.meter import COMPUTE_FILE
 
 
 @dataclass(frozen=True)

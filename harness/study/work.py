@@ -22,16 +22,17 @@ from harness.models.loading import check_model, model_digest
 from harness.outputs import inside
 from harness.study.asked import SAMPLES, EvaluationManifest
 from harness.study.evaluation import evaluate
+from harness.study.finished import write_finished
 from harness.study.identity import EvaluationIdentity, evaluation_identities, question_digests, training_identity
 from harness.study.matrix import CONFIG_FILE, CellDocument
 from harness.study.process import EXIT_FAILED, EXIT_INTERRUPTED, is_first_rank, start_ranks
 from harness.study.scored import SCORES
 from harness.study.setup import ENVIRONMENT_FILE, Setup, build_rewards, environment, prepare, trained_rooms
 from harness.study.status import State, Status, record_state, write_status
-from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights
+from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights, trained_checkpoints
 from harness.train.groups import GroupBuilder
 from harness.train.ranks import Ranks
-from harness.train.run import TrainingRun
+from harness.train.run import CHECKPOINTS, TrainingRun
 from harness.train.trainer import Trainer
 
 
@@ -52,17 +53,20 @@ def run_cell(cell_dir: Path) -> None:
     write_json(cell_dir / ENVIRONMENT_FILE, environment(setup).model_dump(mode="json"))
     if is_base:
         _evaluate(setup, cell_dir, "step-000000", cell.base_digest, cell.evaluation)
+        write_finished(cell_dir, cell.method, cell.seed, {"step-000000": cell.base_digest}, cell.evaluation)
         return
     try:
-        checkpoints = train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks)
+        train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks, training=cell.training)
     except RuntimeError:
         if ranks.size > 1:  # a lost connection: the watcher of the process that caused it records why and ends this one
             time.sleep(10)
         raise
-    for folder in checkpoints:
-        checkpoint = read_checkpoint(folder)
+    checkpoints = trained_checkpoints(cell_dir / CHECKPOINTS, cell.training)
+    for checkpoint in checkpoints:
         restore_weights(setup.policy.model, checkpoint)
-        _evaluate(setup, cell_dir, folder.name, checkpoint.digest, cell.evaluation)
+        _evaluate(setup, cell_dir, checkpoint.folder.name, checkpoint.digest, cell.evaluation)
+    weights = {one.folder.name: one.digest for one in checkpoints}
+    write_finished(cell_dir, cell.method, cell.seed, weights, cell.evaluation)
 
 
 def _start_further_ranks(cell_dir: Path, processes: int) -> Ranks:
@@ -107,7 +111,8 @@ def train_share(cell_dir: Path) -> None:
     The first rank writes statuses and checkpoints, and evaluates.
     """
     ranks, cell = Ranks.join(), CellDocument.read(cell_dir)
-    train_cell(prepare(cell.study, seed=cell.seed), cell.method, cell_dir, cell.seed, cell.base_digest, ranks)
+    setup = prepare(cell.study, seed=cell.seed)
+    train_cell(setup, cell.method, cell_dir, cell.seed, cell.base_digest, ranks, training=cell.training)
 
 
 def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict[str, float]:
@@ -148,12 +153,11 @@ def _evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dic
     setup = prepare(study, with_train=False)
     digest = model_digest(study.model.name)
     if ours:
-        cell = checkpoint.resolve().parent.parent
-        if (cell / CONFIG_FILE).is_file() and (
-            warning := trained_rooms(CellDocument.read(cell).study, setup.benchmark)
-        ):
+        folder = checkpoint.resolve().parent.parent
+        cell = CellDocument.read(folder) if (folder / CONFIG_FILE).is_file() else None
+        if cell and (warning := trained_rooms(cell.study, setup.benchmark)):
             logging.getLogger(__name__).warning("%s. %s.", checkpoint, warning)
-        opened = read_checkpoint(checkpoint)
+        opened = read_checkpoint(checkpoint, cell.training if cell else None)
         if opened.base != digest:
             raise UserError(
                 f"`{checkpoint}`: it was trained from other weights, another tokenizer or other settings than the "
@@ -170,7 +174,14 @@ def _evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dic
 
 
 def train_cell(
-    setup: Setup, method: str, cell_dir: Path, seed: int, base_digest: str, ranks: Ranks | None = None
+    setup: Setup,
+    method: str,
+    cell_dir: Path,
+    seed: int,
+    base_digest: str,
+    ranks: Ranks | None = None,
+    *,
+    training: str = "",
 ) -> list[Path]:
     """Train a method to the end of the budget; return its checkpoints.
 
@@ -183,6 +194,7 @@ def train_cell(
         seed: The repetition.
         base_digest: What identifies the base model's weights, for the checkpoints' manifests.
         ranks: The processes that train together.
+        training: What identifies this training; a checkpoint of another one is refused.
 
     Raises:
         UserError: The method cannot be trained with these settings.
@@ -197,7 +209,7 @@ def train_cell(
         raise UserError(f"`reward.weights` is empty, but {method} learns from rewards; name one, see `harness list`")
     # A guest computes its reference log-probabilities itself.
     needs = replace(algorithm.needs, reference=False, behaviour=False) if guest else algorithm.needs
-    about = {"cell": cell_dir.name, "method": method, "seed": seed, "base": base_digest}
+    about = {"cell": cell_dir.name, "training": training, "method": method, "seed": seed, "base": base_digest}
     run = _training_run(setup, needs, cell_dir, about | {"model": study.model.model_dump()}, ranks)
     _report(cell_dir, "train", 0, 0, {})
     if guest:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.errors import UserError, first_few
-from harness.io import digest_of, read_as, read_json, sha256_file, write_json
+from harness.io import digest_of, read_as, read_json, read_sealed, sha256_file, write_json, write_sealed
 from harness.models.remote_code import refuse_remote_code
 from harness.models.weights import check_weights, load_whole, refuse_infinite
 
 MANIFEST = "manifest.json"
 STATE, STATE_FILE, STATE_TENSORS = "trainer", "state.json", "optimizer.safetensors"
+STEP_FOLDER = re.compile(r"step-\d{6,}")
 VISION = "vision.safetensors"
 ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 """What decides how adapters' tensors act, besides their names and shapes."""
@@ -38,6 +39,8 @@ class Checkpoint:
         digest: SHA-256 over the weight files' digests: the identity of the weights.
         adapter: Whether the weights are adapters, else a whole model's.
         base: What identifies the model that training started from.
+        training: What identifies the training that wrote it: method, seed, model, data, settings.
+        earlier: The digests of the same training's earlier checkpoints, by folder.
     """
 
     folder: Path
@@ -45,6 +48,8 @@ class Checkpoint:
     digest: str
     adapter: bool
     base: str
+    training: str = ""
+    earlier: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class _Manifest:
     digest: str
     files: dict[str, str]
     base: str = ""
+    training: str = ""
+    earlier: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,14 @@ def save_checkpoint(
         tokenizer: Saved next to the weights.
         optimizer: Its state goes into ``trainer/``.
         state: JSON-serialisable trainer state (meter, cursor).
-        about: What the manifest says about the cell.
+        about: What the manifest says about the cell: ``base`` and ``training``, see :class:`Checkpoint`, and more.
     """
     root.mkdir(parents=True, exist_ok=True)
     for leftover in root.glob(".step-*.tmp"):
         if re.fullmatch(r"\.step-\d{6,}\.tmp", leftover.name) and not leftover.is_symlink():
             shutil.rmtree(leftover)
+    training = str(about.get("training", ""))
+    earlier = {one.folder.name: one.digest for one in map(_described, list_checkpoints(root)) if one.step < step}
     final, temporary = root / folder_name(step), root / f".{folder_name(step)}.tmp"
     try:
         temporary.mkdir()
@@ -107,8 +116,8 @@ def save_checkpoint(
         _save_state(temporary / STATE, optimizer, state)
         files = {str(f.relative_to(temporary)): sha256_file(f) for f in sorted(temporary.rglob("*")) if f.is_file()}
         digest = _weights_digest(files)
-        manifest = {**about, "step": step, "adapter": adapter, "digest": digest, "files": files}
-        write_json(temporary / MANIFEST, manifest)
+        manifest = {**about, "step": step, "adapter": adapter, "digest": digest, "earlier": earlier, "files": files}
+        write_sealed(temporary / MANIFEST, manifest)
         for path in (*temporary.rglob("*"), temporary):
             _sync(path)
         temporary.rename(final)
@@ -118,7 +127,7 @@ def save_checkpoint(
         raise
     _sync(root)
     drop_older_states(final)
-    return Checkpoint(final, step, digest, adapter, str(about.get("base", "")))
+    return Checkpoint(final, step, digest, adapter, str(about.get("base", "")), training, earlier)
 
 
 def _weights_digest(files: Mapping[str, str]) -> str:
@@ -131,7 +140,7 @@ def drop_older_states(last: Path) -> None:
 
     A state is renamed before it is removed, so that a kill leaves it whole or gone, never partial.
     """
-    for older in last.parent.glob("step-*"):
+    for older in list_checkpoints(last.parent):
         if older != last and (older / STATE).exists():
             (older / STATE).rename(older / f".{STATE}.tmp")
         left = older / f".{STATE}.tmp"
@@ -154,14 +163,21 @@ def _save_weights(model: Any, folder: Path) -> bool:
     return True
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, training: str | None = None) -> Checkpoint:
     """Read a checkpoint's manifest and check every file against its digest.
 
+    Args:
+        folder: The checkpoint.
+        training: What identifies the training that must have written it; None for any.
+
     Raises:
-        UserError: It has no manifest, a file is missing, or a file's digest differs.
+        UserError: It has no manifest; a file is missing; a digest differs; or it belongs to another step or training
+            than its place says.
     """
-    again = f"Use another checkpoint, or delete the folder {folder.parent} and train again"
-    manifest = read_as(_Manifest, folder / MANIFEST, again)
+    again = _again(folder)
+    manifest, found = _manifest(folder), _described(folder)
+    if training is not None and found.training != training:
+        raise UserError(f"`{folder}`: it was not written by the training of this cell. {again}")
     outside = any(Path(name).is_absolute() or ".." in Path(name).parts for name in manifest.files)
     if outside or manifest.digest != _weights_digest(manifest.files):
         raise UserError(f"`{folder / MANIFEST}`: `digest` is not that of the weights among `files`. {again}")
@@ -175,13 +191,49 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             raise UserError(
                 f"`{path}`: its content is not what was written (digest differs); the checkpoint is refused. {again}"
             )
-    return Checkpoint(folder, manifest.step, manifest.digest, manifest.adapter, manifest.base)
+    return found
+
+
+def _described(folder: Path) -> Checkpoint:
+    """A checkpoint as its manifest describes it, which must be of the step that the folder's name says."""
+    one = _manifest(folder)
+    if STEP_FOLDER.fullmatch(folder.name) and folder.name != folder_name(one.step):
+        raise UserError(f"`{folder}`: its manifest says step {one.step}. {_again(folder)}")
+    return Checkpoint(folder, one.step, one.digest, one.adapter, one.base, one.training, one.earlier)
+
+
+def _manifest(folder: Path) -> _Manifest:
+    return read_sealed(_Manifest, folder / MANIFEST, _again(folder))
+
+
+def _again(folder: Path) -> str:
+    return f"Use another checkpoint, or delete the folder {folder.parent} and train again"
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Whole checkpoints in ascending order of step."""
-    found = [folder for folder in root.glob("step-*") if (folder / MANIFEST).is_file()]
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step-")))
+    """Whole checkpoints in ascending order of step; folders of other names, such as copies, are none."""
+    found = [folder for folder in root.glob("step-*") if STEP_FOLDER.fullmatch(folder.name)]
+    whole = [folder for folder in found if (folder / MANIFEST).is_file() and not folder.is_symlink()]
+    return sorted(whole, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def trained_checkpoints(root: Path, training: str) -> list[Checkpoint]:
+    """The checkpoints of a complete training, in the order of their steps.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`; or they are not those that the last one's manifest lists.
+    """
+    found = [read_checkpoint(folder, training) for folder in list_checkpoints(root)]
+    if not found:
+        raise UserError(f"`{root}`: it holds no checkpoint; run the same command again")
+    last, there = found[-1], {one.folder.name: one.digest for one in found}
+    if there != (written := {**last.earlier, last.folder.name: last.digest}):
+        odd = sorted(name for name in there | written if there.get(name) != written.get(name))
+        raise UserError(
+            f"`{root}`: {first_few(odd)}: missing, or not what training wrote there. Put it back, or delete the folder "
+            f"{root} and train again"
+        )
+    return found
 
 
 def restore_weights(model: nn.Module, checkpoint: Checkpoint) -> None:

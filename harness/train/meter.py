@@ -16,6 +16,8 @@ from pydantic import ConfigDict, Field
 
 from harness.config.study import BudgetSection
 
+COMPUTE_FILE = "compute.json"
+
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -44,6 +46,9 @@ class Consumption:
     forward_passes: Count = 0
     updates: Count = 0
     peak_memory: Count = 0
+
+
+COMPUTE_FILE = "compute.json"
 
 
 class BudgetMeter:

@@ -21,10 +21,12 @@ from harness.io import write_json
 from harness.seeds import seed_for
 from harness.train import checkpoint as ckpt
 from harness.train.groups import GroupBuilder
-from harness.train.meter import BudgetMeter
+from harness.train.meter import COMPUTE_FILE, BudgetMeter
 from harness.train.optimizer import build_optimizer
 from harness.train.ranks import Ranks
-from harness.train.tracking import Metrics
+from harness.train.tracking import METRICS_FILE, Metrics
+
+CHECKPOINTS = "checkpoints"
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with (step, expected steps or 0, numbers)."""
@@ -51,7 +53,7 @@ class TrainingRun:
         budget: What may be consumed.
         seed: The repetition's seed.
         folder: The cell's folder.
-        about: What a checkpoint's manifest says about the cell.
+        about: What a checkpoint's manifest says about the cell; only one with the same ``training`` is resumed.
         progress: Called after each step.
         ranks: The processes that train together; only the first writes.
         step: Steps done.
@@ -74,6 +76,7 @@ class TrainingRun:
     meter: BudgetMeter = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     _cursor: int = field(default=0, init=False)
+    _logged: list[str] = field(default_factory=list, init=False)
     _checked: bool = field(default=False, init=False)
 
     def begin(self) -> None:
@@ -88,8 +91,8 @@ class TrainingRun:
         self._saved = self._due()
         self._metrics: Metrics | None = None
         if self.ranks.first:
-            log = self.folder / "metrics.jsonl"
-            self._metrics = Metrics(log, self.step, self.settings.report_to, self.policy.model)
+            log = self.folder / METRICS_FILE
+            self._metrics = Metrics(log, self._logged, self.settings.report_to, self.policy.model)
         self._clock = time.perf_counter()
 
     @property
@@ -136,8 +139,8 @@ class TrainingRun:
         Even if nothing was left to train: a kill may have come between the last checkpoint and that file.
         """
         if self.ranks.first:
-            write_json(self.folder / "compute.json", self.meter.state())
-        return ckpt.list_checkpoints(self.folder / "checkpoints")
+            write_json(self.folder / COMPUTE_FILE, self.meter.state())
+        return ckpt.list_checkpoints(self.folder / CHECKPOINTS)
 
     def next_records(self, count: int) -> Iterator[int]:
         """Indices of the next training records, no more than the budget allows."""
@@ -154,27 +157,27 @@ class TrainingRun:
         return min(self.settings.checkpoints, math.floor(self.meter.progress * self.settings.checkpoints + 1e-9))
 
     def _resume(self) -> int:
-        found = ckpt.list_checkpoints(self.folder / "checkpoints")
+        found = ckpt.list_checkpoints(self.folder / CHECKPOINTS)
         if not found:
             return 0
-        last = ckpt.read_checkpoint(found[-1])
+        last = ckpt.read_checkpoint(found[-1], self.about.get("training"))
         if self.ranks.first:
             ckpt.drop_older_states(last.folder)
         ckpt.restore_weights(self.policy.model, last)
         state = ckpt.restore_state(last, self.optimizer)
         self.meter = BudgetMeter(self.budget, self.policy.device, state["consumed"])
-        self._cursor = state["cursor"]
+        self._cursor, self._logged = state["cursor"], state["logged"]
         return last.step
 
     def _save(self) -> None:
         consumed = self.meter.state()
         ckpt.save_checkpoint(
-            self.folder / "checkpoints",
+            self.folder / CHECKPOINTS,
             self.step,
             self.policy.model,
             self.policy.tokenizer,
             self.optimizer,
-            {"consumed": consumed, "cursor": self._cursor},
+            {"consumed": consumed, "cursor": self._cursor, "logged": self._metrics.lines if self._metrics else []},
             self.about | {"consumed": consumed},
         )
-        write_json(self.folder / "compute.json", consumed)
+        write_json(self.folder / COMPUTE_FILE, consumed)

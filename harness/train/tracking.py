@@ -14,6 +14,8 @@ from torch import nn
 from harness.errors import UserError
 from harness.io import append_lines, parse_json, problems_of, whole_lines, write_text
 
+METRICS_FILE = "metrics.jsonl"
+
 _LINE = TypeAdapter(dict[str, int | float | None])
 
 
@@ -44,18 +46,17 @@ class Metrics:
 
     Args:
         path: The JSONL file.
-        resume_step: Lines after this step are dropped; the run that wrote them was interrupted and repeats them.
+        lines: Those of the steps before the one that training resumes from; the file is made to hold just these.
         report_to: Tracker names, as in transformers' ``report_to``.
         model: Handed to trackers.
 
     Raises:
-        UserError: A tracker is unknown or not installed, or the file is damaged.
+        UserError: A tracker is unknown or not installed.
     """
 
-    def __init__(self, path: Path, resume_step: int, report_to: Sequence[str], model: nn.Module) -> None:
-        self._path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    def __init__(self, path: Path, lines: Sequence[str], report_to: Sequence[str], model: nn.Module) -> None:
+        self._path, self.lines = path, list(lines)
+        write_text(path, "".join(line + "\n" for line in self.lines))
         self._callbacks: list[Any] = []
         if report_to:
             self._connect(report_to, path.parent / "trackers", model)
@@ -76,7 +77,8 @@ class Metrics:
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
-        append_lines(self._path, [json.dumps({"step": step, **finite})])
+        self.lines.append(json.dumps({"step": step, **finite}))
+        append_lines(self._path, self.lines[-1:])
         if self._callbacks:
             self._state.global_step = step
             self._send("on_log", logs=dict(numbers))

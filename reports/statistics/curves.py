@@ -11,9 +11,12 @@ from pydantic import BaseModel
 
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
-from harness.io import read_as
+from harness.io import read_sealed
+from harness.study.matrix import CELLS
+from harness.train.checkpoint import MANIFEST, folder_name
 from harness.train.meter import Consumption
-from harness.train.tracking import read_metrics
+from harness.train.run import CHECKPOINTS
+from harness.train.tracking import METRICS_FILE, read_metrics
 from reports.collect import CellResult, Collected
 from reports.statistics.contrast import OVERALL
 from reports.statistics.paired import compare
@@ -91,10 +94,11 @@ def _consumed(run_dir: Path, cell: CellResult, step: int) -> dict[str, float]:
     if cell.method == BASE:
         return {"examples": 0.0, "seconds": 0.0}
     unknown = {"examples": math.nan, "seconds": math.nan}
-    manifest = run_dir / "cells" / cell.cell / "checkpoints" / f"step-{step:06d}" / "manifest.json"
-    if manifest.is_file():
-        consumed = read_as(_Manifest, manifest, "Delete the checkpoint's folder, whose answers stay").consumed
-        return {key: float(getattr(consumed, key)) for key in unknown} if consumed else unknown
+    folder = run_dir / CELLS / cell.cell / CHECKPOINTS / folder_name(step)
+    if (folder / MANIFEST).is_file():
+        found = read_sealed(_Manifest, folder / MANIFEST, "Delete the checkpoint's folder, whose answers stay")
+        if found.consumed and found.digest == cell.weights[folder.name]:
+            return {key: float(getattr(found.consumed, key)) for key in unknown}
     lines = [line for line in _logged(run_dir, cell.cell) if line["step"] <= step]
     if not lines:
         return unknown
@@ -108,8 +112,9 @@ def _consumed(run_dir: Path, cell: CellResult, step: int) -> dict[str, float]:
 class _Manifest(BaseModel):
     """What is read of a checkpoint's manifest."""
 
+    digest: str
     consumed: Consumption | None = None
 
 
 def _logged(run_dir: Path, cell: str) -> list[dict[str, Any]]:
-    return read_metrics(run_dir / "cells" / cell / "metrics.jsonl")
+    return read_metrics(run_dir / CELLS / cell / METRICS_FILE)

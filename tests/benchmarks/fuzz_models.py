@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from harness.config.sections import ModelSection
+from harness.io import digest_of
 from harness.models.conversation import settle_conversation
 from harness.models.loading import load_model, model_digest
 from harness.models.presets import TINY
@@ -175,7 +176,10 @@ def checkpoints(given: Input) -> None:
             manifest = folder / "manifest.json"
             document = json.loads((source / "manifest.json").read_bytes())
             document["files"] = mutated_document(rng, document["files"]) if rng.random() < 0.5 else document["files"]
-            changed = json_text(rng, mutated_document(rng, document))
+            document = mutated_document(rng, document)
+            if isinstance(document, dict) and rng.random() < 0.5:  # as who recomputes the seal
+                document["seal"] = digest_of({key: value for key, value in document.items() if key != "seal"})
+            changed = json_text(rng, document)
             if manifest.exists():
                 data = encoded(rng, changed)
                 _rewrite(manifest, data if rng.random() < 0.8 else mutated_bytes(rng, data))

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study_kit import seal_cell
 
 from harness.config.study import StudyConfig
 from harness.io import sha256_file, write_json
+from harness.study.asked import EvaluationManifest
 from harness.study.compare import Plan, describe_study
 from harness.study.evaluation import score_evaluation
 from harness.study.setup import read_benchmark, read_training
@@ -92,8 +94,9 @@ def write_run(root: Path) -> Path:
                 folder = run / "cells" / name / "vsibench" / f"step-{step:06d}"
                 folder.mkdir(parents=True)
                 (folder / "samples.jsonl").write_text("".join(lines))
-                manifest = {"identity": {"weights": name, "prompts": "p"}, "complete": True, "n": len(rows)}
-                write_json(folder / "manifest.json", manifest | {"samples": sha256_file(folder / "samples.jsonl")})
+                identity, digest = {"weights": f"{name}-{step}", "prompts": "p"}, sha256_file(folder / "samples.jsonl")
+                EvaluationManifest(identity=identity, n=len(rows), complete=True, samples=digest).write(folder)
+            seal_cell(run / "cells" / name, method, seed)
     train, benchmark = read_training(study), read_benchmark(study)
     rules = describe_study(study, run, Plan([], train, benchmark, {"vsibench": benchmark.digest}))
     for samples in run.glob("cells/*/vsibench/*/samples.jsonl"):

@@ -15,7 +15,7 @@ from harness.config.study import StudyConfig
 from harness.data import sources
 from harness.io import read_json, sha256_file, write_json
 from harness.plugins import registry
-from harness.study.asked import digest_of_questions
+from harness.study.asked import Asked, EvaluationManifest, digest_of_questions
 from harness.study.compare import describe_study, make_plan, score_cells
 from harness.study.description import read_description
 from harness.study.matrix import Cell
@@ -275,8 +275,8 @@ def test_a_file_of_answers_has_nothing_generated_or_downloaded(
     step = run.cells["sft-0"].folder(run.folder) / "lengths" / "step-000002"
     asked = {"mode": "official", "ids": [one.key for one in records], "questions": digest_of_questions(records)}
     for source in ("world:test@2", "hub:some/body"):
-        manifest = read_json(step / "manifest.json") | {"asked": asked | {"source": source}}
-        write_json(step / "manifest.json", manifest)
+        manifest = EvaluationManifest.read(step).model_copy(update={"asked": Asked(**asked, source=source)})
+        manifest.write(step)
         mistake(
             harness(*words, str(step / "samples.jsonl")), f"--benchmark {source}", "neither generated nor downloaded"
         )

@@ -15,7 +15,8 @@ from harness.config.study import EvaluationSection
 from harness.engine.policy import Policy
 from harness.engine.sampler import TransformersSampler
 from harness.errors import UserError
-from harness.io import read_json, sha256_file
+from harness.io import digest_of, read_json, sha256_file
+from harness.study.asked import EvaluationManifest
 from harness.study.evaluation import EvaluationJob, answer_benchmark, read_samples
 
 IDENTITY = {"weights": "w" * 64, "frames": "f" * 64}
@@ -103,6 +104,7 @@ def test_the_manifest_says_what_the_answers_depend_on(kit: Kit, job: EvaluationJ
     asked = manifest.pop("asked")
     assert asked["ids"] == [record.key for record in kit.data.records]
     assert (asked["benchmark"], asked["mode"]) == ("vsibench", "official")
+    assert manifest.pop("seal") == digest_of(manifest | {"asked": asked})
     assert manifest == {
         "identity": IDENTITY,
         "n": 9,
@@ -156,8 +158,7 @@ def test_answers_of_something_else_are_set_aside(job: EvaluationJob, whole: byte
     answer_benchmark(job)
     (job.folder / "notes.md").write_text("mine")
     if not complete:
-        manifest = read_json(job.folder / "manifest.json") | {"complete": False}
-        (job.folder / "manifest.json").write_text(json.dumps(manifest))
+        EvaluationManifest.read(job.folder).model_copy(update={"complete": False}).write(job.folder)
     other = replace(job, identity={**IDENTITY, "weights": "x" * 64}, settings=EvaluationSection(max_new_tokens=2))
     samples = answer_benchmark(other)
     assert samples.read_bytes() != whole and read_json(job.folder / "manifest.json")["identity"] == other.identity

@@ -19,8 +19,8 @@ from harness.cli.resolve import resolve_study
 from harness.config.study import load_study
 from harness.data.reader import Dataset
 from harness.errors import UserError
-from harness.io import read_json, write_json
 from harness.study import matrix
+from harness.study.asked import EvaluationManifest
 from harness.study.cell import main
 from harness.study.compare import make_plan
 from harness.study.identity import question_digests
@@ -282,9 +282,8 @@ def test_every_checkpoint_is_evaluated_and_shown_and_not_mixed(tmp_path: Path) -
     page = paths["index.html"].read_text()
     assert "Scores on general" in page and "Descriptive only" in page and 'id="additional"' in page
 
-    manifest = trained / "step-000002" / "manifest.json"
-    document = read_json(manifest)
-    document["identity"]["frames"] = "others"
-    write_json(manifest, document)
+    manifest = EvaluationManifest.read(trained / "step-000002")
+    changed = manifest.model_copy(update={"identity": manifest.identity | {"frames": "others"}})
+    changed.write(trained / "step-000002")
     with pytest.raises(UserError, match="answered the benchmark general differently"):
         Comparison().write(run_dir, QUIET)

@@ -12,6 +12,7 @@ from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.plugins import registry
+from harness.study.finished import write_finished
 from harness.study.matrix import (
     Cell,
     CellDocument,
@@ -234,6 +235,7 @@ def test_remaining_work(methods: Callable[..., None], tmp_path: Path) -> None:
     for cell in (base, plain, sampler):
         write_cell(tmp_path, one, cell)
     write_status(base.folder(tmp_path), Status(state=State.DONE, phase="evaluate"))
+    write_finished(base.folder(tmp_path), "base", 0, {"step-000000": "w"}, [])
     write_status(plain.folder(tmp_path), Status(state=State.FAILED, reason="disk"))
     write_json(plain.folder(tmp_path) / "compute.json", {"steps": 4, "examples": 64})
     write_json(sampler.folder(tmp_path) / "compute.json", {"steps": 3, "examples": 48})
@@ -252,6 +254,7 @@ def test_another_benchmark_leaves_training_done_and_evaluation_to_do(
     plain = cells(one)[1]
     write_cell(tmp_path, one, plain)
     write_status(plain.folder(tmp_path), Status(state=State.DONE))
+    write_finished(plain.folder(tmp_path), plain.method, 0, {"step-000004": "w"}, [])
     (work,) = remaining_work(tmp_path, cells(one, questions="other")[1:2])
     assert (work.trained, work.evaluated) == (True, False)
     rescored = study(seeds=1, evaluation={"scorer": "tolerant"})

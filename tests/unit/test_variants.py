@@ -14,6 +14,7 @@ from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.study.finished import write_finished
 from harness.study.matrix import Cell, cells_of, remaining_work, write_cell
 from harness.study.shared_training import reuse_training, training_rounds
 from harness.study.status import State, Status, write_status
@@ -182,6 +183,7 @@ def test_one_training_in_two_evaluations(tmp_path: Path) -> None:
     assert (work.trained, work.evaluated) == (True, False)
     write_cell(tmp_path, one, think)
     write_status(folder, Status(state=State.DONE))
+    write_finished(folder, think.method, 0, {"step-000004": "w"}, [])
     (work,) = remaining_work(tmp_path, [think])
     assert work.complete
     assert not reuse_training(tmp_path, think, [official])  # it has its own by now

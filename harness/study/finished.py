@@ -1,0 +1,114 @@
+"""What a finished cell consists of: its checkpoints and answers by digest, sealed when the last evaluation is complete.
+
+A cell counts as done only while its folder holds just that, so a result is never taken from another checkpoint, another
+cell or an edited file. The digests guard against accidents and edits by hand, not against who recomputes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from harness.api.config import StrictConfig
+from harness.errors import UserError
+from harness.io import read_sealed, sha256_file, write_sealed
+from harness.study.asked import SAMPLES, EvaluationManifest
+from harness.study.status import State, Status, read_status
+from harness.train.meter import COMPUTE_FILE
+from harness.train.tracking import METRICS_FILE
+
+FINISHED = "finished.json"
+AGAIN = "run the same `harness compare` again, which restores it"
+
+
+class Finished(StrictConfig):
+    """``finished.json`` of a cell.
+
+    Attributes:
+        cell: Its id, the name of its folder.
+        method: As the study names it, or ``base``.
+        seed: The repetition.
+        weights: What identifies the weights of each checkpoint, by its folder's name, in the order of training.
+        answers: SHA-256 of the answers by benchmark, in the order of ``weights``.
+        files: SHA-256 of what training recorded, by file name.
+    """
+
+    cell: str
+    method: str
+    seed: int = Field(ge=0)
+    weights: dict[str, str] = Field(min_length=1)
+    answers: dict[str, tuple[str, ...]]
+    files: dict[str, str]
+
+    def evaluations(self, folder: Path, benchmark: str) -> list[Path]:
+        """The folders of a benchmark's answers, in the order of training; none if the cell was not asked."""
+        return [folder / benchmark / name for name in self.weights] if benchmark in self.answers else []
+
+    def check(self, folder: Path) -> None:
+        """Refuse a cell's folder that holds something else.
+
+        Raises:
+            UserError: It is another cell's; or a file of it is missing, stale or was changed.
+        """
+        if self.cell != folder.name:
+            raise UserError(f"`{folder / FINISHED}`: it is that of the cell {self.cell}; {AGAIN}")
+        for name, digest in self.files.items():
+            if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+                raise UserError(f"`{folder / name}`: missing, or not what training wrote; {AGAIN}")
+        for benchmark, digests in self.answers.items():
+            for evaluation, weights, digest in zip(
+                self.evaluations(folder, benchmark), self.weights.values(), digests, strict=True
+            ):
+                manifest = EvaluationManifest.read(evaluation)
+                if (manifest.identity.get("weights"), manifest.samples) != (weights, digest):
+                    raise UserError(f"`{evaluation}`: its answers are not those of this checkpoint; {AGAIN}")
+                if not manifest.is_of(evaluation / SAMPLES):
+                    raise UserError(f"`{evaluation / SAMPLES}`: missing, or not what the evaluation wrote; {AGAIN}")
+
+
+def write_finished(folder: Path, method: str, seed: int, weights: Mapping[str, str], benchmarks: Iterable[str]) -> None:
+    """Seal a cell whose evaluations are all complete.
+
+    Args:
+        folder: The cell's.
+        method: As the study names it, or ``base``.
+        seed: The repetition.
+        weights: As :class:`Finished` has it.
+        benchmarks: Those that were answered.
+    """
+    document = Finished(
+        cell=folder.name,
+        method=method,
+        seed=seed,
+        weights=dict(weights),
+        answers={
+            name: tuple(EvaluationManifest.read(folder / name / step).samples or "" for step in weights)
+            for name in benchmarks
+        },
+        files={name: sha256_file(folder / name) for name in (COMPUTE_FILE, METRICS_FILE) if (folder / name).is_file()},
+    )
+    write_sealed(folder / FINISHED, document.model_dump(mode="json"))
+
+
+def read_finished(folder: Path) -> Finished:
+    """Read what a cell consists of, and check that its folder holds it.
+
+    Raises:
+        UserError: The cell is not finished, or its folder holds something else; the file is named.
+    """
+    found = read_sealed(Finished, folder / FINISHED, f"To restore it, {AGAIN}")
+    found.check(folder)
+    return found
+
+
+def checked_status(folder: Path) -> Status:
+    """A cell's status, where ``done`` is believed only if the folder holds all that the finished cell consists of."""
+    status = read_status(folder)
+    if status.state is State.DONE:
+        try:
+            read_finished(folder)
+        except UserError as error:
+            return status.model_copy(update={"state": State.INTERRUPTED, "reason": str(error)})
+    return status
