@@ -167,7 +167,7 @@ def collect(run_dir: Path) -> Collected:
             differ in anything but their weights (the differing part is named).
     """
     matrix = read_matrix(run_dir)
-    study = read_as(StudyConfig, run_dir / STUDY_FILE, f"To restore it, {AGAIN}")
+    study = read_as(StudyConfig, run_dir / STUDY_FILE, f"Delete it and {AGAIN}")
     _check_matrix(matrix, study, run_dir)
     description = read_description(run_dir, study)
     headline_name = study.evaluation.benchmark
@@ -226,8 +226,8 @@ def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
     wrong += [f"cell {name}" for name, times in Counter(one.id for one in matrix.cells).items() if times > 1]
     if wrong:
         raise UserError(
-            f"`{run_dir / MATRIX_FILE}`: its cells are not those of {STUDY_FILE}: {first_few(wrong, '; ')}. To restore "
-            f"both, {AGAIN}"
+            f"`{run_dir / MATRIX_FILE}`: its cells are not those of {STUDY_FILE}: {first_few(wrong, '; ')}. Delete "
+            f"both and {AGAIN}"
         )
 
 
@@ -238,7 +238,7 @@ def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> tuple[CellResult, D
     if done and (done.holds.method, done.holds.seed) != (entry.method, entry.seed):
         raise UserError(
             f"`{folder.parent.parent / MATRIX_FILE}`: the cell {entry.id} is not method {entry.method}, seed "
-            f"{entry.seed}. To restore it, {AGAIN}"
+            f"{entry.seed}. Delete it and {AGAIN}"
         )
     evaluations = done.evaluations(benchmark) if done else []
     result = CellResult(

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from packaging.version import InvalidVersion, Version
+from pydantic import Field, model_validator
 
 from harness.api.config import StrictConfig
 from harness.config.study import BASE, StudyConfig, load_study
 from harness.data.video.decode import DECODING
 from harness.errors import UserError
-from harness.io import digest_of, json_text, read_as, refuse_special, sha256_file, toml_text, write_json
+from harness.io import digest_of, json_text, read_as, read_json, refuse_special, sha256_file, toml_text, write_json
 from harness.outputs import Outputs, refuse_links
 from harness.study.finished import checked_status
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, record_state
 from harness.train.meter import COMPUTE_FILE, Consumption
 
+PACKAGE = "vlm-harness"
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
 DESCRIPTION = "description.json"
@@ -134,6 +137,13 @@ class MatrixRow(StrictConfig):
     seed: int = Field(ge=0)
     hash8: str
 
+    @model_validator(mode="after")
+    def _is_named_by_its_parts(self) -> MatrixRow:
+        name = Cell(self.method, self.model, self.seed, self.hash8, {}, {}).training
+        if self.id != name and not self.id.startswith(f"{name}-"):
+            raise ValueError(f"`id` is not {name}, as its other keys say")
+        return self
+
 
 class Matrix(StrictConfig):
     """``matrix.json``: what a run directory is about.
@@ -142,10 +152,12 @@ class Matrix(StrictConfig):
         study: The study's name.
         data: Digests of the records, ``train`` and ``benchmark``.
         cells: In the order of the table.
+        version: That of the package that wrote the run directory.
     """
 
     study: str
     data: dict[str, str]
+    version: str = ""
     cells: tuple[MatrixRow, ...]
 
 
@@ -184,7 +196,7 @@ def cells_of(
     """
     questions = questions or {}
     model = study.model.model_dump(mode="json") | {"digest": model_digest}
-    package = version("vlm-harness")
+    package = version(PACKAGE)
     data = study.data.model_dump(mode="json", exclude={"benchmark", "split", "benchmark_limit"}) | {
         "digest": train_digest,
         "decoding": DECODING,
@@ -254,7 +266,7 @@ def write_matrix(
     outputs.write(STUDY_FILE, json_text(document).encode())
     rows = [MatrixRow(id=c.id, method=c.method, model=c.model, seed=c.seed, hash8=c.hash8) for c in cells]
     digests = {"train": train_digest, "benchmark": benchmark_digest}
-    found = Matrix(study=study.name, data=digests, cells=tuple(rows))
+    found = Matrix(study=study.name, data=digests, cells=tuple(rows), version=version(PACKAGE))
     outputs.write(MATRIX_FILE, json_text(found.model_dump(mode="json")).encode())
 
 
@@ -262,8 +274,10 @@ def check_output(run_dir: Path, study: StudyConfig) -> None:
     """Refuse a run directory in which files of the user's are in the way of the study's.
 
     Raises:
-        UserError: As :meth:`harness.outputs.Outputs.check`.
+        UserError: As :meth:`harness.outputs.Outputs.check`; or a newer version wrote it.
     """
+    if (run_dir / MATRIX_FILE).is_file():
+        _refuse_newer(run_dir / MATRIX_FILE)
     names = [STUDY_FILE, MATRIX_FILE, DESCRIPTION, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
     Outputs(run_dir).check(names)
     check_cells(run_dir)
@@ -297,12 +311,25 @@ def read_matrix(run_dir: Path) -> Matrix:
     """Read ``matrix.json``.
 
     Raises:
-        UserError: The folder is not a run directory, or the file is damaged.
+        UserError: The folder is not a run directory, a newer version wrote it, or the file is damaged.
     """
     path = run_dir / MATRIX_FILE
     if not path.is_file():
         raise UserError(f"`{run_dir}`: not a run directory (it has no {MATRIX_FILE}); `harness compare` makes one")
-    return read_as(Matrix, path, AGAIN)
+    _refuse_newer(path)
+    return read_as(Matrix, path, f"Delete it and {AGAIN}")
+
+
+def _refuse_newer(path: Path) -> None:
+    """Of a newer version nothing but its number is read."""
+    document = read_json(path)
+    written = document.get("version") if isinstance(document, dict) else None
+    with suppress(InvalidVersion):
+        if isinstance(written, str) and Version(written) > Version(version(PACKAGE)):
+            raise UserError(
+                f"`{path}`: {PACKAGE} {written} wrote this run directory, and this is {version(PACKAGE)}; install that "
+                "version, or choose another folder with --out"
+            )
 
 
 def _cell(

@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.study.asked import Asked, EvaluationManifest, digest_of_questions
 from harness.study.cell import main as run_cell
-from harness.study.matrix import Cell
+from harness.study.matrix import Cell, check_output
 from harness.study.setup import Environment
 from harness.study.status import State, Status, write_status
 from harness.vsibench.records import Record
@@ -130,6 +130,26 @@ def test_questions_that_changed_since_they_were_asked_are_not_scored(tmp_path: P
         collect(tmp_path)
     ask(records[:4])
     with pytest.raises(UserError, match=r"4 then, 9 now"):
+        collect(tmp_path)
+
+
+def test_a_run_directory_of_a_newer_version_is_named_as_such(tmp_path: Path, cells: dict[str, Cell]) -> None:
+    finish_all(tmp_path, cells)
+    document = read_json(tmp_path / "matrix.json")
+    write_json(tmp_path / "matrix.json", document | {"version": "99.1", "looks": ["a key of that version"]})
+    with pytest.raises(UserError, match=r"matrix\.json.* 99\.1 wrote .*--out"):
+        collect(tmp_path)
+    with pytest.raises(UserError, match=r"matrix\.json.* 99\.1 wrote .*--out"):
+        check_output(tmp_path, StudyConfig(**read_json(tmp_path / "study.json")))
+
+
+@pytest.mark.parametrize("key", ["id", "model", "hash8"])
+def test_a_cell_under_another_name_is_refused(tmp_path: Path, cells: dict[str, Cell], key: str) -> None:
+    finish_all(tmp_path, cells)
+    document = read_json(tmp_path / "matrix.json")
+    document["cells"][1][key] = "x"
+    write_json(tmp_path / "matrix.json", document)
+    with pytest.raises(UserError, match=r"matrix\.json.*cells\.1.*`id` is not"):
         collect(tmp_path)
 
 
