@@ -118,6 +118,8 @@ def save_checkpoint(
         digest = _weights_digest(files)
         manifest = {**about, "step": step, "adapter": adapter, "digest": digest, "earlier": earlier, "files": files}
         write_sealed(temporary / MANIFEST, manifest)
+        for name in files:  # safetensors' own are readable by their owner alone, whatever the umask
+            (temporary / name).chmod((temporary / MANIFEST).stat().st_mode)
         for path in (*temporary.rglob("*"), temporary):
             _sync(path)
         temporary.rename(final)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.video.decode import decode_frames
 from harness.data.video.frames import VideoSettings
-from harness.io import atomic_file, write_bytes
+from harness.io import atomic_file, parse_json
 from harness.world.camera import SAMPLED, STOPS
 from harness.world.catalogue import CATEGORIES
 from harness.world.questions import Raw, first_seen, make_questions
@@ -99,8 +100,13 @@ def make_example(scene: Scene, per_type: int) -> Example:
     return Example(vision_targets(scene), known, nearest, questions)
 
 
+def shard_files(path: Path) -> tuple[Path, Path]:
+    """The two files of a shard: of its frames, at ``path``, and of its examples."""
+    return path, path.with_suffix(".npz")
+
+
 def write_shard(path: Path, seeds: Iterable[int], count: int, per_type: int = 4) -> None:
-    """Render the first ``count`` accepted scenes of ``seeds`` to ``path``, a .npy, and a .pkl next to it."""
+    """Render the first ``count`` accepted scenes of ``seeds`` to ``path``, a .npy, and a .npz next to it."""
     frames, examples = [], []
     for scene in filter(None, map(sample_scene, seeds)):
         with TemporaryDirectory() as folder:
@@ -110,11 +116,22 @@ def write_shard(path: Path, seeds: Iterable[int], count: int, per_type: int = 4)
         examples.append(make_example(scene, per_type))
         if len(examples) == count:
             break
-    write_bytes(path.with_suffix(".pkl"), pickle.dumps(examples))
+    vision: dict[str, Any] = {name: np.stack([one.vision[name] for one in examples]) for name in examples[0].vision}
+    known, nearest = (np.stack([getattr(one, name) for one in examples]) for name in ("known", "nearest"))
+    questions = np.array([json.dumps(one.questions) for one in examples])
+    with atomic_file(path.with_suffix(".npz")) as file:
+        np.savez(file, known=known, nearest=nearest, questions=questions, **vision)
     with atomic_file(path) as file:
         np.save(file, np.stack(frames))
 
 
 def read_shard(path: Path) -> tuple[NDArray[np.uint8], list[Example]]:
     """Frames (scenes, 2 * STOPS, S, S, 3), mapped from the .npy at ``path``, and the scenes' examples."""
-    return np.load(path, mmap_mode="r"), pickle.loads(path.with_suffix(".pkl").read_bytes())
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+        stored = dict(file)
+    known, nearest, questions = (stored.pop(name) for name in ("known", "nearest", "questions"))
+    examples = [
+        Example({name: values[i] for name, values in stored.items()}, known[i], nearest[i], parse_json(str(asked)))
+        for i, asked in enumerate(questions)
+    ]
+    return np.load(path, mmap_mode="r", allow_pickle=False), examples

@@ -28,7 +28,7 @@ from harness.world.build import SPLITS
 from harness.world.pretrain.curriculum import Batches, Stage
 from harness.world.pretrain.measure import evaluate_forms, held_out
 from harness.world.pretrain.network import RECIPE_FILE, SHIPPED, check_folder, save_model
-from harness.world.pretrain.shards import read_shard, write_shard
+from harness.world.pretrain.shards import read_shard, shard_files, write_shard
 from harness.world.pretrain.trainer import Trainer
 from harness.world.scenes import WORLD_VERSION
 
@@ -107,7 +107,7 @@ def shard_seeds(index: int) -> range:
 
 def render_shards(run: Run, report: Report) -> None:
     """Render the shards that are not there yet, the held-out one first."""
-    missing = [k for k in range(-1, run.shards) if not run.shard(k).exists()]
+    missing = [k for k in range(-1, run.shards) if not all(map(Path.exists, shard_files(run.shard(k))))]
     counts = [min(HELD_OUT, run.shard_scenes) if k < 0 else run.shard_scenes for k in missing]
     with process_pool(run.workers) as pool:
         rendered = pool.map(write_shard, map(run.shard, missing), map(shard_seeds, missing), counts)
