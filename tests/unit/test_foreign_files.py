@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_video
 
 from harness.config.study import ModelSection
 from harness.data.archives import extract_members
-from harness.data.video.decode import inspect_video
 from harness.errors import UserError
 from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, model_config, model_digest
@@ -173,28 +171,6 @@ def test_every_place_that_loads_a_foreign_file_is_listed_and_says_its_flag() -> 
 )
 def test_which_calls_are_caught(line: str, file: str, caught: bool) -> None:
     assert bool(faults(ast.parse(line), file)) is caught
-
-
-PLAYLISTS = {
-    "concat": "ffconcat version 1.0\nfile secret.mp4\n",
-    "absolute": "ffconcat version 1.0\nfile {folder}/secret.mp4\n",
-    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:4.0,\nsecret.mp4\n#EXT-X-ENDLIST\n",
-    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
-    "dash": '<?xml version="1.0"?>\n<MPD type="static" mediaPresentationDuration="PT2S"><Period><AdaptationSet '
-    'mimeType="video/mp4"><Representation id="1" bandwidth="9"><BaseURL>secret.mp4</BaseURL></Representation>'
-    "</AdaptationSet></Period></MPD>",
-}
-
-
-@pytest.mark.parametrize("ending", ["mp4", "m3u8"])
-@pytest.mark.parametrize("kind", PLAYLISTS)
-def test_a_playlist_opens_no_other_file(tmp_path: Path, kind: str, ending: str) -> None:
-    """Some of these are opened by FFmpeg itself, which then shows the frames of the other file."""
-    write_video(tmp_path / "secret.mp4", np.zeros((8, 32, 32, 3), np.uint8))
-    assert inspect_video(tmp_path / "secret.mp4").frames == 8
-    (tmp_path / f"scene.{ending}").write_text(PLAYLISTS[kind].format(folder=tmp_path))
-    with pytest.raises(UserError, match=rf"scene\.{ending}: (a playlist|the video cannot be read)"):
-        inspect_video(tmp_path / f"scene.{ending}")
 
 
 def test_what_is_written_follows_the_umask(tmp_path: Path) -> None:

@@ -135,12 +135,18 @@ def decoded(path: Path, film: Film) -> Iterator[Any]:
 def opened(path: Path, problem: Callable[[str], str] = str, options: Mapping[str, str] | None = None) -> Iterator[Any]:
     """An open container; an error of FFmpeg or the file system means a damaged video, with the words of ``problem``."""
     import av
-    from av.error import FFmpegError
+    from av.error import ArgumentError, FFmpegError
 
     refuse_endless(path)
     safe = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
-        with av.open(f"file:{path}", options=safe | dict(options or {}), metadata_errors="replace") as container:
+        try:
+            container = av.open(f"file:{path}", options=safe | dict(options or {}), metadata_errors="replace")
+        except ArgumentError as error:
+            raise UserError(
+                f"{path}: a playlist, or no format that is read. Convert it: ffmpeg -i IN OUT.mp4"
+            ) from error
+        with container:
             yield container
     except (FFmpegError, OSError, IndexError, ValueError, ArithmeticError, MemoryError) as error:
         raise damaged(path, problem(str(getattr(error, "strerror", None) or error))) from error
