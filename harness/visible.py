@@ -95,8 +95,15 @@ class _Stream(io.TextIOWrapper):
     def write(self, text: str) -> int:
         moves = _REDRAWS.match(text)
         start = moves.end() if moves else 0
-        super().write(text[:start] + visible(text[start:]))
+        self.direct(text[:start] + visible(text[start:]))
         return len(text)
+
+    def direct(self, text: str) -> int:
+        """Write text as it is."""
+        written = super().write(text)
+        if self.write_through:  # PYTHONUNBUFFERED, as in cells: the log is whole when a process is killed
+            self.flush()
+        return written
 
     @property
     def rich_proxied_file(self) -> _Direct:
@@ -111,7 +118,7 @@ class _Direct:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return io.TextIOWrapper.write(self._stream, text)
+        return self._stream.direct(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -124,4 +131,5 @@ def _owned(stream: TextIO | None) -> TextIO:
         return stream
     stream.flush()
     raw = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
-    return _Stream(raw, encoding=stream.encoding, errors="backslashreplace", line_buffering=stream.line_buffering)
+    lines, at_once = stream.line_buffering, stream.write_through
+    return _Stream(raw, stream.encoding, "backslashreplace", line_buffering=lines, write_through=at_once)

@@ -17,7 +17,7 @@ from rich.table import Table
 from harness.console import Console, Text
 from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status
-from harness.visible import visible
+from harness.visible import clean, visible
 
 STYLES: dict[State, str] = {
     State.RUNNING: "cyan",
@@ -28,6 +28,8 @@ STYLES: dict[State, str] = {
 }
 """By state; the first are the most important where not all fit on the screen."""
 _PLAIN_INTERVAL = 30.0
+_LIVE_WIDTH = 80
+"""Columns that the live table needs; on a narrower terminal there are lines."""
 
 
 @dataclass
@@ -56,7 +58,8 @@ class MatrixDisplay:
         self._clock = clock
         self._start = clock()
         self._rows = {w.cell.id: _Row(w.cell, w.status, w.complete) for w in works}
-        self._live = Live(self, console=console, refresh_per_second=4) if console.animates else None
+        live = console.animates and console.width >= _LIVE_WIDTH
+        self._live = Live(self, console=console, refresh_per_second=4) if live else None
 
     def __enter__(self) -> MatrixDisplay:
         self._start = self._clock()
@@ -121,7 +124,7 @@ class MatrixDisplay:
         yield Text(text + (f" · {hidden} rows not shown" if hidden else ""), style="dim")
         failed = [row for row in rows if row.status.state is State.FAILED]
         for row in failed[:3]:
-            yield Text(f"{row.cell.id}: {row.status.reason}", style="red", overflow="ellipsis", no_wrap=True)
+            yield Text(clean(f"{row.cell.id}: {row.status.reason}"), style="red", overflow="ellipsis", no_wrap=True)
 
 
 @contextmanager

@@ -141,3 +141,13 @@ def test_time_is_estimated_from_finished_cells_of_the_same_kind(tmp_path: Path) 
 def test_makespan_fills_the_free_worker() -> None:
     assert makespan([Estimate(10.0), Estimate(4.0), Estimate(4.0), Estimate(4.0)], 2) == 12.0
     assert makespan([Estimate(3.0), Estimate(4.0)], 1) == 7.0
+
+
+def test_a_reason_of_many_lines_forges_none_and_a_narrow_screen_has_lines() -> None:
+    for width in (60, 100):
+        console = screen(width)
+        with MatrixDisplay(console, "study", works(cell("sft")), clock=Clock()) as display:
+            display.update(cell("sft"), Status(state=State.FAILED, reason="loss\x1b[2J\nerror: forged"))
+        text = console.export_text()
+        assert r"loss\x1b[2J" in text and not any(line.startswith("error:") for line in text.splitlines())
+        assert ("elapsed" in text) == (width == 100)  # the live table, which would lose numbers

@@ -142,6 +142,13 @@ sys.stderr.write(str(os.open(".", os.O_RDONLY) > 2))
 """
 
 
+def test_what_an_unbuffered_process_wrote_is_there_when_it_is_killed() -> None:
+    code = "import os; from harness.visible import own_streams; own_streams(); print('said', end=''); os._exit(3)"
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (3, b"said")
+
+
 def test_a_closed_stream_is_no_file_that_is_opened_later() -> None:
     command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&-', sys.executable, CLOSED]
     assert subprocess.run(command, capture_output=True, check=True).stderr == b"True"
