@@ -174,7 +174,7 @@ def _timeless(path: Path) -> list[Any]:
     def cleaned(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: cleaned(one) for key, one in value.items() if key not in _COSTS}
-        return value
+        return [cleaned(one) for one in value] if isinstance(value, list) else value
 
     return [cleaned(json.loads(line)) for line in lines]
 

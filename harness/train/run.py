@@ -76,7 +76,7 @@ class TrainingRun:
     meter: BudgetMeter = field(init=False)
     optimizer: torch.optim.Optimizer = field(init=False)
     _cursor: int = field(default=0, init=False)
-    _logged: list[str] = field(default_factory=list, init=False)
+    _logged: list[dict[str, Any]] = field(default_factory=list, init=False)
     _checked: bool = field(default=False, init=False)
 
     def begin(self) -> None:
@@ -177,7 +177,7 @@ class TrainingRun:
             self.policy.model,
             self.policy.tokenizer,
             self.optimizer,
-            {"consumed": consumed, "cursor": self._cursor, "logged": self._metrics.lines if self._metrics else []},
+            {"consumed": consumed, "cursor": self._cursor, "logged": self._metrics.logged if self._metrics else []},
             self.about | {"consumed": consumed},
         )
         write_json(self.folder / COMPUTE_FILE, consumed)

@@ -46,7 +46,7 @@ class Metrics:
 
     Args:
         path: The JSONL file.
-        lines: Those of the steps before the one that training resumes from; the file is made to hold just these.
+        logged: What the steps before the one that training resumes from logged; the file is made to hold just that.
         report_to: Tracker names, as in transformers' ``report_to``.
         model: Handed to trackers.
 
@@ -54,9 +54,11 @@ class Metrics:
         UserError: A tracker is unknown or not installed.
     """
 
-    def __init__(self, path: Path, lines: Sequence[str], report_to: Sequence[str], model: nn.Module) -> None:
-        self._path, self.lines = path, list(lines)
-        write_text(path, "".join(line + "\n" for line in self.lines))
+    def __init__(
+        self, path: Path, logged: Sequence[dict[str, Any]], report_to: Sequence[str], model: nn.Module
+    ) -> None:
+        self._path, self.logged = path, list(logged)
+        write_text(path, "".join(json.dumps(one) + "\n" for one in self.logged))
         self._callbacks: list[Any] = []
         if report_to:
             self._connect(report_to, path.parent / "trackers", model)
@@ -77,8 +79,8 @@ class Metrics:
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
-        self.lines.append(json.dumps({"step": step, **finite}))
-        append_lines(self._path, self.lines[-1:])
+        self.logged.append({"step": step, **finite})
+        append_lines(self._path, [json.dumps(self.logged[-1])])
         if self._callbacks:
             self._state.global_step = step
             self._send("on_log", logs=dict(numbers))
