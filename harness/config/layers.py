@@ -18,6 +18,8 @@ from harness.plugins import registry
 LARGE_PRESET = "2b"
 """The preset study of a model that has none of its own."""
 
+_MOST_LAYERS = 50
+
 _ABOUT_MODEL = ("model", "data", "prompt", "reward", "rollout", "budget", "train", "evaluation", "method")
 """Sections with settings that are chosen for a model and its data."""
 
@@ -203,9 +205,13 @@ def _read(source: str | Path, model: str | None, above: tuple[str, ...]) -> Laye
     place = source if isinstance(source, str) else str(source.resolve())
     if place in above:
         raise UserError(f"`{where}`: it extends itself: {' extends '.join((*above, place))}")
+    if len(above) == _MOST_LAYERS:
+        raise UserError(
+            f"`{where}`: {_MOST_LAYERS} files extend one another before it, and no more are read; join some"
+        )
     try:
         own = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UserError(f"`{where}`: not valid TOML: {error}") from error
     parent = own.pop("extends", None)
     if parent is None:

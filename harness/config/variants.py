@@ -138,7 +138,7 @@ def toml_value(text: str) -> Any:
     """Parse a TOML value; text that is not TOML stands for itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
 
 

@@ -18,7 +18,7 @@ from harness.data import vsi100k
 from harness.data.layout import PRUNED_IDS, SUFFIXES, SplitFiles, find_split, find_video, split_of
 from harness.data.rows import RowReader, tell
 from harness.errors import UserError, first_few
-from harness.io import parse_json, read_json, read_lines
+from harness.io import parse_json, read_json, read_lines, refuse_endless
 from harness.vsibench.records import BadRecordError, Record
 
 MANIFEST = "manifest.json"
@@ -179,6 +179,7 @@ def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
         return
     try:
         if file.suffix == ".parquet":
+            refuse_endless(file)
             table = pyarrow.parquet.read_table(file)
             for number, row in enumerate(table.to_pylist(), start=1):
                 yield f"{file}, row {number}", row

@@ -31,6 +31,8 @@ HOW_TO_ADD = (
 )
 _OPTIONS = {"rewards": "reward.options.{}", "benchmarks": "evaluation.more.{}", "samplers": "rollout.sampler_options"}
 """Where a study has the options of a plugin; those of a method stand under its own name."""
+_MOST_PROBLEMS = 20
+
 _FILE_MODULE = "harness_plugin_"
 _files: dict[Path, list[EntryPoint]] = {}
 """Plugin files and the entries of each."""
@@ -164,7 +166,7 @@ def listing(group: str) -> list[Listing]:
 
 
 def describe_validation(error: ValidationError, where: str, model: Any, asked: Mapping[str, str] | None = None) -> str:
-    """One line per problem: the invalid key, the reason and, for an unknown key, the closest known one.
+    """One line for each of the first problems: the invalid key, the reason and, for an unknown key, the closest known.
 
     Args:
         error: The failed validation.
@@ -172,8 +174,8 @@ def describe_validation(error: ValidationError, where: str, model: Any, asked: M
         model: The class that was validated.
         asked: The options of the command line behind some keys, as typed; they are named instead.
     """
-    lines = []
-    for problem in error.errors():
+    lines, problems = [], error.errors()
+    for problem in problems[:_MOST_PROBLEMS]:
         key, given = ".".join(map(str, problem["loc"])), problem["input"]
         option = next((text for name, text in (asked or {}).items() if f"{key}.".startswith(f"{name}.")), "")
         subject = f"`{option}`" if option else f"`{where}.{key}`"
@@ -185,6 +187,8 @@ def describe_validation(error: ValidationError, where: str, model: Any, asked: M
         else:
             value = "" if option or isinstance(given, Mapping) else f" = {given!r}"  # a table is too long to show
             lines.append(f"{subject}{value}: {problem['msg'].removeprefix('Value error, ')}")
+    if more := len(problems) - len(lines):
+        lines.append(f"and {more:,} more")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ not a smallest example but a process to end when it hangs, grows or dies.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import queue
 import shutil
@@ -115,7 +116,8 @@ def campaign(work: Sequence[Case], seed: int, jobs: int, root: Path, keep: Path)
 def _keep(folder: Path, place: Path, outcome: Outcome) -> None:
     shutil.rmtree(place, ignore_errors=True)
     if folder.is_dir():
-        shutil.copytree(folder, place, symlinks=True)
+        with contextlib.suppress(shutil.Error):  # pipes are left out
+            shutil.copytree(folder, place, symlinks=True)
     place.mkdir(parents=True, exist_ok=True)
     (place / "FAULT.txt").write_text(f"{outcome.kind}\n{outcome.detail}\n", encoding="utf-8", errors="replace")
 

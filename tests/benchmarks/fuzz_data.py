@@ -20,6 +20,7 @@ from fuzz_mutations import (
     mutated_document,
     odd_value,
     require,
+    special_file,
 )
 from PIL import Image
 
@@ -87,6 +88,8 @@ def records(given: Input) -> None:
         told = [{"scene": f"scene000{n}_00", "question": "How many?", "answer": n + 1} for n in range(4)]
         document = mutated_document(rng, told) if rng.random() < 0.8 else {"data": told, "more": odd_value(rng)}
         (root / "object_counting.json").write_bytes(encoded(rng, json_text(rng, document)))
+    if rng.random() < 0.03:
+        special_file(rng, rng.choice(sorted(path for path in root.iterdir() if path.is_file())))
     if rng.random() < 0.2:
         ids = "\n".join(rng.choice(("0", "1", "9", "x", "", "\u2028", "٣")) for _ in range(4))
         (root / "pruned_ids.txt").write_bytes(encoded(rng, ids))

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import av
 import numpy as np
-from fuzz_mutations import Input, encoded, json_text, mutated_bytes, mutated_document, require
+from fuzz_mutations import (
+    PLAYLISTS,
+    Input,
+    encoded,
+    json_text,
+    mutated_bytes,
+    mutated_document,
+    require,
+    special_file,
+)
 from PIL import Image, ImageOps
 
 from harness.data.broken import without_broken_videos
@@ -60,6 +69,11 @@ def videos(given: Input) -> None:
     data = mutated_bytes(rng, (given.seeds / "videos" / name).read_bytes())
     file = given.folder / f"video{rng.choice((Path(name).suffix, '.mp4'))}"
     file.write_bytes(data)
+    if rng.random() < 0.05:
+        (given.folder / "a.mp4").write_bytes((given.seeds / "videos" / "a.mp4").read_bytes())
+        (file := given.folder / rng.choice(("b.mp4", "b.m3u8", "b.sdp"))).write_text(rng.choice(PLAYLISTS))
+    elif rng.random() < 0.03:
+        special_file(rng, file)
     facts = inspect_video(file)
     count = rng.choice((2, 4, facts.frames))
     frames, clock = sample_video(file, count, rng.choice(("even", "ends")), lambda frame: frame)
@@ -94,6 +108,10 @@ def images(given: Input) -> None:
     rng, name = given.rng, given.rng.choice(IMAGES)
     file = given.folder / rng.choice((name, "a.png", "b.jpg"))
     file.write_bytes(mutated_bytes(rng, (given.seeds / "images" / name).read_bytes()))
+    if rng.random() < 0.05:
+        file.write_text(rng.choice(PLAYLISTS))
+    elif rng.random() < 0.03:
+        special_file(rng, file)
     pixels = read_image(file)
     require(pixels.ndim == 3 and pixels.shape[2] == 3 and min(pixels.shape) > 0, f"an image of {pixels.shape}")
     with Image.open(file) as image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import random
 import re
 from collections.abc import Callable
@@ -51,6 +52,28 @@ ODD_NUMBERS = (
     1e308, -1e308, 5e-324, 1e-9, math.nan, math.inf, -math.inf,
 )  # fmt: skip
 ODD_VALUES: tuple[Any, ...] = (None, True, False, [], {}, [[]], [{}], {"": None}, [None], {"a": {"b": {}}})
+
+
+PLAYLISTS = (
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.mp4\n#EXT-X-ENDLIST\n",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+    "ffconcat version 1.0\nfile a.mp4\n",
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(x) print\n%%EOF\n",
+)
+"""Media that open other files or a network, or are programs."""
+
+
+def special_file(rng: random.Random, file: Path) -> None:
+    """Put in a file's place what is none: a pipe, a device, a folder, a link to itself or to nothing."""
+    file.unlink(missing_ok=True)
+    kind = rng.choice(("pipe", "device", "folder", "loop", "nothing"))
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to({"device": "/dev/zero", "loop": file.name, "nothing": "missing"}[kind])
 
 
 def odd_value(rng: random.Random) -> Any:

@@ -22,6 +22,7 @@ from fuzz_mutations import (
     mutated_document,
     odd_value,
     require,
+    special_file,
 )
 from study_kit import finish_cell, prepare_cells, small_study
 
@@ -92,6 +93,8 @@ def study_files(given: Input) -> None:
         text = f"{toml_text(document)}\nodd = {json.dumps(odd_value(rng), default=str)[:1000]}\n"
     data = encoded(rng, text)
     file.write_bytes(mutated_bytes(rng, data) if rng.random() < 0.3 else data)
+    if rng.random() < 0.03:
+        special_file(rng, file)
     check_study(load_study(file), given.folder)
 
 
@@ -192,6 +195,11 @@ def run_directories(given: Input) -> None:
     study_file = run_dir / "study.json"
     text = study_file.read_text().replace(str(given.seeds / "study" / "cache"), str(given.folder / "cache"))
     study_file.write_text(text)
+    if rng.random() < 0.2:  # code that reading a run directory must not run: the guard sees that
+        (run_dir / "planted.py").write_text("planted = True\n")
+        document = json.loads(text)
+        document["runtime"]["plugins"] = [str(run_dir / "planted.py")]
+        study_file.write_text(text := json.dumps(document))
     study = StudyConfig(**json.loads(text))
     for _ in range(rng.choice((1, 1, 2))):
         files = sorted(path for path in run_dir.rglob("*") if path.is_file() and path.suffix in (".json", ".jsonl"))
@@ -228,6 +236,9 @@ def _damage_document(given: Input, file: Path) -> None:
     rng, data = given.rng, file.read_bytes() if file.is_file() else b"{}"
     if rng.random() < 0.08:
         file.unlink(missing_ok=True)
+        return
+    if rng.random() < 0.05:
+        special_file(rng, file)
         return
     if rng.random() < 0.2:
         file.write_bytes(mutated_bytes(rng, data))

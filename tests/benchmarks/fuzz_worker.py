@@ -75,7 +75,7 @@ class Hang(BaseException):
 
 
 class Guard:
-    """Refuses and records what an input must not bring about: writing outside its folder, the network."""
+    """Refuses and records what an input must not bring about: writing outside its folder, running code, the network."""
 
     _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
@@ -104,8 +104,13 @@ class Guard:
             if not any(isinstance(value, int) and value >= 0 for value in values[1:]):  # relative to an open folder
                 for path in made.get(event, values[:1]):
                     self._require_inside(event, path)
-        elif event == "socket.connect" or event == "subprocess.Popen":
+        elif event == "exec" and self._is_inside(values[0].co_filename):
+            self._refuse(f"exec {values[0].co_filename}")
+        elif event in ("socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"):
             self._refuse(f"{event} {values}")
+
+    def _is_inside(self, name: str) -> bool:
+        return Path(name).is_absolute() and os.path.realpath(name).startswith(self._inside)  # "<string>" is a library's
 
     def _require_inside(self, event: str, path: Any) -> None:
         if isinstance(path, int) or os.fspath(path) in ("/dev/null", b"/dev/null"):

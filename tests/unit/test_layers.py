@@ -227,6 +227,17 @@ def test_a_file_that_extends_itself(write: Any) -> None:
     assert load_study(write('extends = "tiny"\nseeds = 2', "tiny.toml")).seeds == 2
 
 
+def test_a_chain_of_files_and_a_number_without_end_are_refused(write: Any) -> None:
+    for number in range(1, 1000):
+        path = write(f'extends = "chain{number + 1}.toml"', f"chain{number}.toml")
+    with pytest.raises(UserError, match=r"chain51\.toml`: 50 files extend one another"):
+        load_study(path.with_name("chain1.toml"))
+    with pytest.raises(UserError, match=r"not valid TOML: .*digits"):
+        load_study(write(f"[data]\nframes = {'9' * 100_000}"))
+    with pytest.raises(UserError, match=r"data\.frames"):
+        load_study("tiny", overrides=[f"data.frames={'9' * 5000}"])
+
+
 def test_a_preset_and_a_file_of_one_name(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write('extends = "2b"\nseeds = 2', "tiny")
