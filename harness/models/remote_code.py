@@ -34,8 +34,8 @@ def refuse_remote_code(folder: Path) -> None:
         if (file := folder / name).is_file():
             for key, value in _requests(read_json(file)):
                 raise UserError(
-                    f"`{file}`: `{key}` = {value!r} asks for code that is not transformers' own, which is never run. "
-                    "Delete the key if transformers' own classes are meant, or take another model"
+                    f"`{file}`: `{key}` = {str(value)[:80]} asks for code that is not transformers' own, which is "
+                    "never run. Delete the key if transformers' own classes are meant, or take another model"
                 )
     if any((folder / _FOLDER).glob("*.py")):
         raise UserError(
@@ -46,11 +46,12 @@ def refuse_remote_code(folder: Path) -> None:
 
 def _requests(document: Any) -> Iterator[tuple[str, Any]]:
     """Every key of a document, at any depth, that names code, with its value."""
-    for key, value in document.items() if isinstance(document, dict) else ():
-        kernel = key.endswith(_KERNEL) and "/" in str(value)
-        strange = key == "tokenizer_class" and value is not None and not _TOKENIZER.fullmatch(str(value))
-        if kernel or strange or (key in _CODE and value):
-            yield key, value
-        yield from _requests(value)
-    for value in document if isinstance(document, list) else ():
-        yield from _requests(value)
+    waiting = [document]
+    while waiting:
+        one = waiting.pop()
+        waiting += one if isinstance(one, list) else one.values() if isinstance(one, dict) else ()
+        for key, value in one.items() if isinstance(one, dict) else ():
+            kernel = key.endswith(_KERNEL) and "/" in str(value)
+            strange = key == "tokenizer_class" and value is not None and not _TOKENIZER.fullmatch(str(value))
+            if kernel or strange or (key in _CODE and value):
+                yield key, value

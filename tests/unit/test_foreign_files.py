@@ -28,6 +28,7 @@ ASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "of another repository": ("config.json", {"auto_map": {"AutoModel": "someone/else--evil.Model"}}),
     "tokenizer in config": ("config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
     "deep": ("config.json", {"vision_config": {"auto_map": {"AutoModel": "evil.Model"}}}),
+    "in a list": ("config.json", {"parts": [[{"auto_map": {"AutoModel": "evil.Model" * 99}}]]}),
     "kernel": ("config.json", {"_attn_implementation": "someone/kernel"}),
     "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
     "tokenizer class": ("tokenizer_config.json", {"tokenizer_class": "RagRetriever"}),
