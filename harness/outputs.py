@@ -34,8 +34,11 @@ def inside(folder: Path, name: str) -> Path:
     The folder itself may be a link: that is its user's choice.
 
     Raises:
-        UserError: A part of the name is a link, or a folder where a file should be or the other way round.
+        UserError: The name leads out of the folder, or a part of it is a link, or a folder where a file should be or
+            the other way round.
     """
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise UserError(f"`{folder / name}`: it is not in the folder {folder}, so it is neither written nor removed")
     path = folder
     for part in PurePosixPath(name).parts[:-1]:
         path /= part

@@ -137,6 +137,16 @@ def test_a_strangers_list_leads_nowhere(tmp_path: Path) -> None:
     assert (tmp_path / "mine").exists()
 
 
+@pytest.mark.parametrize("name", ["../mine.txt", "table-x/../../mine.txt", "ABSOLUTE"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    """A name may hold text of a run directory, such as that of a benchmark."""
+    outputs, name = Outputs(tmp_path / "report"), name.replace("ABSOLUTE", str(tmp_path / "mine.txt"))
+    for write in (lambda: outputs.write(name, b"x"), lambda: outputs.publish({"scores.md": b"y", name: b"x"})):
+        with pytest.raises(UserError, match=r"mine\.txt"):
+            write()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_links_to_data_are_ours_when_listed(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
