@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -74,8 +75,8 @@ def option_texts(value: Any) -> tuple[str, ...] | None:
         raise BadRecordError(f"option {letters[texts.index('')]} is empty; fix or remove it")
     if tuple(text.upper() for text in texts) == tuple(letters):
         raise BadRecordError(f"options {', '.join(letters)} have no texts; give what each letter stands for")
-    plain = [text.casefold() for text in texts]
-    if twice := next((text for text in texts if plain.count(text.casefold()) > 1), None):
+    plain = [" ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(".") for text in texts]
+    if twice := next((text for text, same in zip(texts, plain, strict=True) if plain.count(same) > 1), None):
         raise BadRecordError(f"the option {twice!r} occurs twice, so two letters would be right; fix it")
     return tuple(texts)
 

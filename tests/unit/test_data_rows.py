@@ -120,6 +120,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another option's words": ({**CHOICE, "ground_truth": "B. chair"}, "'B. chair' is not among"),
     "two meanings": ({**CHOICE, "options": ["B", "A"], "ground_truth": "A"}, "a letter and another option's words"),
     "the same option twice": ({**CHOICE, "options": ["A. tv", "B. table", "C. TV"]}, "'tv' occurs twice"),
+    "the same option in other characters": (
+        {**CHOICE, "options": ["A. a  tv", "B. table", "C. Ａ TV."]},
+        "occurs twice",
+    ),
     "an empty option": ({**CHOICE, "options": ["A. tv", "B. ", "C. chair"]}, "option B is empty"),
     "one option": ({**CHOICE, "options": ["A. tv"], "ground_truth": "A"}, "1 options; 2 to 8"),
     "nine options": ({**CHOICE, "options": list("ijklmnopq"), "ground_truth": "i"}, "9 options; 2 to 8"),

@@ -107,7 +107,7 @@ def test_letters_together_or_words_of_two_options_are_no_right_answer() -> None:
     with pytest.raises(ValueError, match="is not among the options"):
         Question(**{**LINES[2], "answer": "AB"})
     with pytest.raises(ValueError, match="two have the same words"):
-        Question(**{**LINES[2], "options": ["red", "Red."], "answer": "red"})
+        Question(**{**LINES[2], "options": ["red", "Red!"], "answer": "red"})
 
 
 def test_an_open_answer_is_one_of_those_accepted() -> None:
