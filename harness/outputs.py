@@ -104,7 +104,8 @@ class Outputs:
         for line in whole_lines(folder / listed):
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a file that is not listed is not touched
                 entry = parse_json(line)
-                if not PurePosixPath(entry["file"]).is_absolute() and ".." not in PurePosixPath(entry["file"]).parts:
+                name = PurePosixPath(entry["file"])
+                if not name.is_absolute() and ".." not in name.parts and b"\0" not in os.fsencode(name):
                     self._listed[entry["file"]].add(entry["sha256"])
 
     @property

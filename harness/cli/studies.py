@@ -140,8 +140,8 @@ def evaluate(
 ) -> None:
     """Evaluate one checkpoint on the benchmark.
 
-    It is evaluated with the settings of its own study, unless --study names another one. The plugin files of that study
-    are code, and a run directory may come from anybody: name them with --plugin.
+    It is evaluated with the settings of its own study, unless --study names another one. A run directory may come from
+    anybody: its plugin files, which are code, are named with --plugin, and its cache is not used, see --cache.
 
     [bold]Example[/bold]
 
@@ -165,7 +165,7 @@ def evaluate(
     document = CellDocument.read(config.parent) if config.is_file() and options.study is None else None
     if document is not None:
         require_plugins(document.plugins, checkpoint)
-    study = resolve_study(options, own=None if document is None else document.study)
+    study = resolve_study(options, own=None if document is None else document.elsewhere)
     cell = place.parent.parent.name if place.parent.name == "checkpoints" else ""
     folder = out or Path("evaluations") / "-".join(part for part in (cell, place.name) if part)
     console = Console()

@@ -19,10 +19,10 @@ from harness.config.study import BASE, StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
-from harness.io import read_sealed, sealed_text
+from harness.io import digest_of, read_sealed, sealed_text
 from harness.outputs import Outputs
 from harness.study.asked import digest_of_questions
-from harness.study.matrix import AGAIN, DESCRIPTION
+from harness.study.matrix import AGAIN, DESCRIPTION, STUDY_FILE
 from harness.study.scored import Number, Points, Recorded, Rules
 from harness.study.setup import benchmark_source
 from harness.vsibench.records import Record
@@ -136,12 +136,14 @@ class Description(Recorded):
     """``description.json`` of a run directory.
 
     Attributes:
+        study: Digest of the study.
         methods: The base model and the study's methods, in order.
         train: The training records.
         benchmark: The questions of ``data.benchmark``.
         benchmarks: By name, the headline first.
     """
 
+    study: str
     methods: dict[str, DescribedMethod]
     train: DescribedTraining
     benchmark: DescribedQuestions
@@ -192,6 +194,7 @@ def describe(study: StudyConfig, train: Dataset, benchmark: Dataset, rules: Sequ
     """
     videos = None if benchmark.videos is None else benchmark.videos.resolve()
     return Description(
+        study=_digest(study),
         methods={method: _method(study, method) for method in (BASE, *study.methods)},
         train=DescribedTraining(n=len(train.records), digest=train.digest, skipped=train.skipped, notes=train.notes),
         benchmark=DescribedQuestions(
@@ -224,7 +227,15 @@ def read_description(run_dir: Path, study: StudyConfig) -> Description:
     section = study.evaluation
     _refuse_other(path, "methods", found.methods, (BASE, *study.methods), fix)
     _refuse_other(path, "benchmarks", found.benchmarks, (section.benchmark, *section.more), fix)
+    if found.study != _digest(study):
+        raise UserError(
+            f"`{run_dir / STUDY_FILE}`: edited, or another study than {DESCRIPTION} describes. Delete both and {AGAIN}"
+        )
     return found
+
+
+def _digest(study: StudyConfig) -> str:
+    return digest_of(study.model_dump(mode="json"))
 
 
 def _refuse_other(path: Path, what: str, found: Collection[str], asked: Collection[str], fix: str) -> None:

@@ -15,6 +15,7 @@ from harness.api.config import StrictConfig
 from harness.errors import UserError
 from harness.io import read_sealed, sha256_file, write_sealed
 from harness.study.asked import SAMPLES, EvaluationManifest
+from harness.study.setup import ENVIRONMENT_FILE
 from harness.study.status import State, Status, read_status
 from harness.train.meter import COMPUTE_FILE
 from harness.train.tracking import METRICS_FILE
@@ -32,7 +33,7 @@ class Finished(StrictConfig):
         seed: The repetition.
         weights: What identifies the weights of each checkpoint, by its folder's name, in the order of training.
         answers: SHA-256 of the answers by benchmark, in the order of ``weights``.
-        files: SHA-256 of what training recorded, by file name.
+        files: SHA-256 of what was recorded of training and of the machine, by file name.
     """
 
     cell: str
@@ -56,7 +57,7 @@ class Finished(StrictConfig):
             raise UserError(f"`{folder / FINISHED}`: it is that of the cell {self.cell}; {AGAIN}")
         for name, digest in self.files.items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-                raise UserError(f"`{folder / name}`: missing, or not what training wrote; {AGAIN}")
+                raise UserError(f"`{folder / name}`: missing, or not what the cell wrote; {AGAIN}")
         for benchmark, digests in self.answers.items():
             for evaluation, weights, digest in zip(
                 self.evaluations(folder, benchmark), self.weights.values(), digests, strict=True
@@ -87,7 +88,11 @@ def write_finished(folder: Path, method: str, seed: int, weights: Mapping[str, s
             name: tuple(EvaluationManifest.read(folder / name / step).samples or "" for step in weights)
             for name in benchmarks
         },
-        files={name: sha256_file(folder / name) for name in (COMPUTE_FILE, METRICS_FILE) if (folder / name).is_file()},
+        files={
+            name: sha256_file(folder / name)
+            for name in (COMPUTE_FILE, METRICS_FILE, ENVIRONMENT_FILE)
+            if (folder / name).is_file()
+        },
     )
     write_sealed(folder / FINISHED, document.model_dump(mode="json"))
 

@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import Field, model_validator
 
 from harness.api.config import StrictConfig
+from harness.config.sections import RuntimeSection
 from harness.config.study import BASE, StudyConfig, load_study
 from harness.data.video.decode import DECODING
 from harness.errors import UserError
@@ -114,6 +115,13 @@ class CellDocument(StrictConfig):
     def training(self) -> str:
         """What identifies the training; the checkpoints' manifests hold it."""
         return digest_of(self.identity)
+
+    @property
+    def elsewhere(self) -> StudyConfig:
+        """The study without what its run directory says of the machine, except for what decides results."""
+        own = self.study.runtime
+        runtime = RuntimeSection(threads=own.threads, plugins=own.plugins)
+        return self.study.model_copy(update={"runtime": runtime})
 
     @staticmethod
     def read(folder: Path) -> CellDocument:

@@ -155,7 +155,8 @@ def _evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dic
     if ours:
         folder = checkpoint.resolve().parent.parent
         cell = CellDocument.read(folder) if (folder / CONFIG_FILE).is_file() else None
-        if cell and (warning := trained_rooms(cell.study, setup.benchmark)):
+        trained = cell and cell.study.model_copy(update={"runtime": study.runtime})
+        if trained and (warning := trained_rooms(trained, setup.benchmark)):
             logging.getLogger(__name__).warning("%s. %s.", checkpoint, warning)
         opened = read_checkpoint(checkpoint, cell.training if cell else None)
         if opened.base != digest:

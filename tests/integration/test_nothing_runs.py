@@ -13,11 +13,12 @@ from study_kit import QUIET, finish_cell, prepare_cells, small_study
 
 from harness.config.study import StudyConfig
 from harness.data import sources
-from harness.io import read_json, sha256_file, write_json
+from harness.io import digest_of, read_json, sha256_file, write_json
 from harness.plugins import registry
+from harness.study import work
 from harness.study.asked import Asked, EvaluationManifest, digest_of_questions
 from harness.study.compare import describe_study, make_plan, score_cells
-from harness.study.description import read_description
+from harness.study.description import read_description, write_description
 from harness.study.matrix import Cell
 from harness.study.process import cell_command
 
@@ -151,6 +152,8 @@ def test_nothing_is_asked_of_registry_or_sources(run: Run, harness: Cli, monkeyp
     study = read_json(run.folder / "study.json")
     study["data"] |= {"benchmark": "hub:some/body", "train": "world:train@7"}
     write_json(run.folder / "study.json", study)
+    digest = digest_of(StudyConfig(**study).model_dump(mode="json"))
+    write_description(run.folder, read_description(run.folder, run.study).model_copy(update={"study": digest}))
     for name in ("find", "load", "names"):
         monkeypatch.setattr(registry, name, refuse)
     monkeypatch.setattr(sources, "resolve_source", refuse)
@@ -206,6 +209,21 @@ def test_evaluate_asks_for_the_file_and_says_which(run: Run, harness: Cli, tmp_p
     changed = harness("evaluate", str(run.checkpoint), "--plugin", str(other))
     flat = " ".join(changed.err.split())
     assert f"{other} is not the version of {run.file} that the run used" in flat and digest[:16] in flat
+
+
+def test_a_checkpoint_is_evaluated_without_the_folders_that_its_run_directory_names(
+    run: Run, harness: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run.checkpoint.parent.parent / "config.json"
+    document = read_json(config)
+    document["study"]["runtime"] |= {"cache": str(tmp_path / "elsewhere"), "frames_gb": 1e-9, "threads": 3}
+    write_json(config, document)
+    asked: list[StudyConfig] = []
+    monkeypatch.setattr(work, "evaluate_checkpoint", lambda checkpoint, study, out: asked.append(study) or {})
+    for more in ([], ["--cache", "mine"]):
+        assert harness("evaluate", str(run.checkpoint), "--plugin", str(run.file), *more).code == 0
+    found = [(one.runtime.cache, one.runtime.frames_gb, one.runtime.threads) for one in asked]
+    assert found == [(Path("cache"), 100, 3), (Path("mine"), 100, 3)]
 
 
 def test_a_study_file_that_the_user_names_is_code(run: Run, harness: Cli, tmp_path: Path) -> None:

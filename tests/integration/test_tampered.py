@@ -115,6 +115,7 @@ TAMPERS: dict[str, Callable[[Place], object]] = {
     "answers cut short": lambda p: edit(p.sft / LAST / "samples.jsonl", '{"id": 8', ""),
     "manifest edited": lambda p: edit(p.sft / LAST / "manifest.json", '"n":9', '"n":8'),
     "consumption edited": lambda p: edit(p.sft / "compute.json", '"seconds": ', '"seconds": 1'),
+    "machine edited": lambda p: edit(p.sft / "env.json", '"threads": 1', '"threads": 8'),
     "record deleted": lambda p: (p.sft / "finished.json").unlink(),
     "record edited": lambda p: edit(p.sft / "finished.json", '"step-000002"', '"step-000003"'),
 }
@@ -166,7 +167,17 @@ def test_cells_that_trade_places_in_the_matrix_are_refused(place: Place) -> None
     rows = document["cells"]
     rows[1]["seed"], rows[2]["seed"] = rows[2]["seed"], rows[1]["seed"]
     write_json(place.run_dir / "matrix.json", document)
-    with pytest.raises(UserError, match=r"matrix\.json.*is not method sft, seed"):
+    with pytest.raises(UserError, match=r"matrix\.json.*`id` is not sft-tiny-s1-"):
+        tables(place.run_dir)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"name": "tiny"', '"name": "huge"'), ('"margin": 1.0', '"margin": 50.0'), ('"amount": 2', '"amount": 9')],
+)
+def test_a_study_that_was_edited_gives_its_name_to_no_result(place: Place, old: str, new: str) -> None:
+    edit(place.run_dir / "study.json", old, new)
+    with pytest.raises(UserError, match=r"study\.json`: edited.*Delete both"):
         tables(place.run_dir)
 
 

@@ -131,7 +131,8 @@ def test_a_strangers_list_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "mine").write_bytes(b"")
     out = tmp_path / "out"
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    lines = [f'{{"file": "{name}", "sha256": "{empty}"}}' for name in ("../mine", str(tmp_path / "mine"))]
+    names = ("../mine", str(tmp_path / "mine"), "\\u0000", "\\ud800")
+    lines = [f'{{"file": "{name}", "sha256": "{empty}"}}' for name in names]
     write_text(out / LISTED, "\n".join([*lines, "[1]", '{"file": 1, "sha256": 2}', "{", ""]))
     Outputs(out).publish({"scores.md": b""})
     assert (tmp_path / "mine").exists()
