@@ -29,6 +29,9 @@ FilePath = Annotated[Path, BeforeValidator(_not_blank)]
 MANY = 10_000
 """More than any machine has, or any study needs, of what is made or started one by one."""
 
+MOST_TOKENS = 1_000_000
+"""More than any model's context holds."""
+
 
 class ModelSection(StrictConfig):
     """The model and how it is trained."""
@@ -177,8 +180,8 @@ class RolloutSection(StrictConfig):
     """How completions are sampled in training."""
 
     temperature: float = Field(1.0, gt=0, le=100, description="Sampling temperature (paper: 1).")
-    max_new_tokens: int = Field(16, ge=1, lt=2**31, description="Token limit of a completion.")
-    batch: int = Field(64, ge=1, lt=2**31, description="Completions sampled at once.")
+    max_new_tokens: int = Field(16, ge=1, le=MOST_TOKENS, description="Token limit of a completion.")
+    batch: int = Field(64, ge=1, le=MANY, description="Completions sampled at once.")
     sampler: str = Field("transformers", description="A registered sampler; evaluation uses it too.")
     sampler_options: dict[str, Any] = Field(default_factory=dict, description="Options of the sampler.")
 
@@ -208,7 +211,7 @@ class TrainSection(StrictConfig):
     prompts_per_step: int = Field(
         16, ge=1, lt=2**31, description="Prompts per optimiser step (ours; the paper gives none)."
     )
-    micro_batch: int = Field(16, ge=1, lt=2**31, description="Completions per forward and backward pass.")
+    micro_batch: int = Field(16, ge=1, le=MANY, description="Completions per forward and backward pass.")
     processes: int = Field(
         1, ge=1, le=MANY, description="Processes that share each step's prompts, one per GPU; the gradient is the same."
     )
@@ -235,14 +238,14 @@ class EvaluationSection(StrictConfig):
     scorer: str | None = Field(
         None, description="The scorer behind every table; unset: the first that the headline benchmark declares."
     )
-    max_new_tokens: int = Field(16, ge=1, lt=2**31, description="Token limit of an answer (16: VSI-Bench).")
+    max_new_tokens: int = Field(16, ge=1, le=MOST_TOKENS, description="Token limit of an answer (16: VSI-Bench).")
     two_turns: bool = Field(
         False,
         description="Ask for the answer alone in a second turn, as VSI-Bench does after a chain of thought (cot); "
         "the first turn has max_new_tokens, the second 16. Both raw answers are stored.",
     )
     batch: int = Field(
-        32, ge=1, lt=2**31, description="Questions per batch; fixed because it may affect greedy answers."
+        32, ge=1, le=MANY, description="Questions per batch; fixed because it may affect greedy answers."
     )
 
 

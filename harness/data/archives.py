@@ -41,8 +41,8 @@ def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path
         Each target once it exists.
 
     Raises:
-        UserError: The archive is truncated or damaged, a member is a link, is encrypted, occurs twice or would be
-            written outside its folder, or the disk is too full. All members are checked before any is extracted.
+        UserError: The archive is truncated or damaged, a member is a link, is encrypted or empty, occurs twice or would
+            be written outside its folder, or the disk is too full. All members are checked before any is extracted.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -84,6 +84,8 @@ def _wanted(archive: Path, opened: zipfile.ZipFile, targets: Mapping[str, Path])
             continue
         if member.flag_bits & 1:
             raise UserError(f"{archive}: its member {member.filename!r} is encrypted; decrypt the archive first")
+        if not member.file_size:
+            raise UserError(f"{archive}: its member {member.filename!r} is empty; download the archive again")
         if name in found:
             raise UserError(f"{archive}: holds {name} twice ({found[name].filename}, {member.filename}); remove one")
         found[name] = member

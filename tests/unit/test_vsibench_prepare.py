@@ -89,6 +89,17 @@ def test_no_damage_of_an_archive_is_a_traceback_or_a_wrong_file(tmp_path: Path, 
     assert refused > len(whole) / 3
 
 
+def test_an_empty_member_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "world.zip"
+    with zipfile.ZipFile(archive, "w") as packing:
+        packing.writestr("world/a.mp4", b"")
+        packing.writestr("world/notes.txt", b"")  # not wanted
+    with pytest.raises(UserError, match=r"world\.zip: its member 'world/a\.mp4' is empty"):
+        list(archives.extract_members(archive, {"a.mp4": tmp_path / "a.mp4"}))
+    assert list(archives.extract_members(archive, {"b.mp4": tmp_path / "b.mp4"})) == []
+    assert not list(tmp_path.glob("*.mp4"))
+
+
 def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "world.zip"
     with zipfile.ZipFile(archive, "w") as packing:
