@@ -249,6 +249,19 @@ def read_as(shape: type[Shape], path: Path, fix: str) -> Shape:
     return _validated(shape, read_json(path), path, fix)
 
 
+def read_lines_as(shape: type[Shape], path: Path, fix: str) -> list[Shape]:
+    """Read JSON lines, each as :func:`read_as` reads a file; the last may be cut short by a kill and is left out then.
+
+    Raises:
+        UserError: As :func:`read_as`; the message names the line by its number from 0.
+    """
+    try:
+        lines = [parse_json(line) for line in whole_lines(path)]
+    except ValueError as error:
+        raise UserError(f"`{path}`: cannot be read as JSON lines: {error}. {fix}") from error
+    return _validated(list[shape], lines, path, fix)  # type: ignore[valid-type]
+
+
 def sealed_text(document: dict[str, Any]) -> str:
     """Compact JSON with a digest of its content, so that :func:`read_sealed` notices an edit."""
     sealed = {"seal": digest_of(document), **document}

@@ -261,7 +261,9 @@ def _scores(folder: Path, told: DescribedBenchmark) -> Scored:
     if scored.rules != told.rules:
         raise UserError(f"`{folder / SCORES}`: scored by another version of the benchmark. {SCORE_AGAIN}")
     if set(scored.by) != set(told.scorers) or any(
-        not len(one.scores) == len(one.parsed) == len(told.questions) for one in scored.by.values()
+        not len(one.scores) == len(one.parsed) == len(told.questions)
+        or not told.means.keys() <= one.points.means.keys()
+        for one in scored.by.values()
     ):
         raise UserError(f"`{folder / SCORES}`: not the scorers and questions of {DESCRIPTION}. {SCORE_AGAIN}")
     return scored
@@ -269,12 +271,17 @@ def _scores(folder: Path, told: DescribedBenchmark) -> Scored:
 
 def _samples(folder: Path, mode: str, told: DescribedBenchmark) -> pd.DataFrame:
     """The answers of one checkpoint, by question."""
-    samples = pd.DataFrame(read_samples(folder)).assign(question=lambda frame: frame["id"].astype(str))
-    samples = samples.assign(read=[answer_in(text, mode) for text in samples["answer"]]).set_index("question")
-    refuse_others(told.questions, samples.index, folder)
-    if "reasoning" in samples:
-        samples["answer"] = samples["reasoning"] + SECOND_TURN + samples["answer"]
-    return samples
+    answers = read_samples(folder)
+    questions = [str(one.id) for one in answers]
+    refuse_others(told.questions, questions, folder)
+    shown = (one.answer if one.reasoning is None else one.reasoning + SECOND_TURN + one.answer for one in answers)
+    columns = {
+        "truncated": [one.truncated for one in answers],
+        "prompt": [one.prompt for one in answers],
+        "answer": list(shown),
+        "read": [answer_in(one.answer, mode) for one in answers],
+    }
+    return pd.DataFrame(columns, index=pd.Index(questions, name="question"))
 
 
 def _refuse_changed(finished: Sequence[DoneCell], benchmark: str, told: DescribedBenchmark) -> None:

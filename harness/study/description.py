@@ -129,6 +129,8 @@ class DescribedBenchmark(Recorded):
             raise ValueError("the weights are not those of the types")
         if self.scorer not in self.scorers:
             raise ValueError("the scorer is not among the scorers")
+        if any(set(one.points) != set(self.scorers) for one in self.baselines.values()):
+            raise ValueError("the baselines are not scored by the scorers")
         return self
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import StrictBool, StrictInt, StrictStr
+
 from harness.api.benchmark import Questions
 from harness.api.sampler import Sampled, Sampler
 from harness.config.study import EvaluationSection
@@ -20,7 +22,7 @@ from harness.data.video.stills import StillImages
 from harness.engine.policy import Policy
 from harness.engine.sampler import make_sampler
 from harness.errors import UserError
-from harness.io import append_lines, digest_of, parse_json, sha256_file, whole_lines, write_text
+from harness.io import append_lines, digest_of, parse_json, read_lines_as, sha256_file, whole_lines, write_text
 from harness.models.families import video_defaults
 from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
 from harness.study.scored import OWN_WORDS, SCORES, Rules, Scored, read_scores, write_scores
@@ -30,6 +32,18 @@ from harness.vsibench.records import Record
 
 SECOND_TURN_TOKENS = 16
 """Token limit of a second turn: VSI-Bench's own for an answer alone."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is read of a line of the samples: the answer to one question, with the reasoning of a turn before it."""
+
+    id: StrictInt | StrictStr
+    answer: StrictStr
+    truncated: StrictBool
+    tokens: StrictInt
+    prompt: StrictStr
+    reasoning: StrictStr | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,7 @@ def score_evaluation(folder: Path, rules: Rules, mode: str) -> Scored:
     with suppress(UserError):  # missing, or edited
         if (known := read_scores(folder, samples)).rules == rules.digest:
             return known
-    answers = {str(row["id"]): answer_in(row["answer"], mode) for row in read_samples(folder)}
+    answers = {str(one.id): answer_in(one.answer, mode) for one in read_samples(folder)}
     scored = Scored(samples=samples, rules=rules.digest, by=rules.score(answers, folder))
     write_scores(folder, scored)
     return scored
@@ -264,18 +278,16 @@ def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:
         raise UserError(f"benchmark record {record.key} of {job.dataset.source}: {error}") from error
 
 
-def read_samples(folder: Path) -> list[dict[str, Any]]:
+def read_samples(folder: Path) -> list[Answered]:
     """The raw answers of a complete evaluation.
 
     Raises:
         UserError: They are not what the evaluation wrote.
     """
+    fix = f"To evaluate again, delete {folder.parent.parent / 'status.json'} and run the same command"
     if not EvaluationManifest.read(folder).is_of(folder / SAMPLES):
-        raise UserError(
-            f"`{folder / SAMPLES}`: its content is not what the evaluation wrote (digest differs). "
-            f"To evaluate again, delete {folder.parent.parent / 'status.json'} and run the same command"
-        )
-    return [json.loads(line) for line in whole_lines(folder / SAMPLES)]
+        raise UserError(f"`{folder / SAMPLES}`: its content is not what the evaluation wrote (digest differs). {fix}")
+    return read_lines_as(Answered, folder / SAMPLES, fix)
 
 
 def _set_aside(folder: Path) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.api.config import StrictConfig
 from harness.errors import UserError
@@ -21,6 +22,8 @@ from harness.train.meter import COMPUTE_FILE
 from harness.train.tracking import METRICS_FILE
 
 FINISHED = "finished.json"
+Name = Annotated[str, Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")]
+"""Of a file or folder in the one that is read, and nowhere else."""
 AGAIN = "run the same `harness compare` again, which restores it"
 
 
@@ -39,9 +42,15 @@ class Finished(StrictConfig):
     cell: str
     method: str
     seed: int = Field(ge=0)
-    weights: dict[str, str] = Field(min_length=1)
-    answers: dict[str, tuple[str, ...]]
-    files: dict[str, str]
+    weights: dict[Annotated[str, Field(pattern=r"^step-\d{6,18}$")], str] = Field(min_length=1)
+    answers: dict[Name, tuple[str, ...]]
+    files: dict[Name, str]
+
+    @model_validator(mode="after")
+    def _answers_are_of_the_weights(self) -> Finished:
+        if any(len(digests) != len(self.weights) for digests in self.answers.values()):
+            raise ValueError("`answers` are not one for each of the `weights`")
+        return self
 
     def evaluations(self, folder: Path, benchmark: str) -> list[Path]:
         """The folders of a benchmark's answers, in the order of training; none if the cell was not asked."""

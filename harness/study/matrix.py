@@ -20,7 +20,7 @@ from harness.data.video.decode import DECODING
 from harness.errors import UserError
 from harness.io import digest_of, json_text, read_as, read_json, refuse_special, sha256_file, toml_text, write_json
 from harness.outputs import Outputs, refuse_links
-from harness.study.finished import checked_status
+from harness.study.finished import Name, checked_status
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, record_state
 from harness.train.meter import COMPUTE_FILE, Consumption
@@ -139,7 +139,7 @@ class CellDocument(StrictConfig):
 class MatrixRow(StrictConfig):
     """A cell in ``matrix.json``, with the attributes of :class:`Cell`; ``id`` names its folder."""
 
-    id: str = Field(pattern=r"^[^./\\\x00][^/\\\x00]*$")
+    id: Name
     method: str
     model: str
     seed: int = Field(ge=0)

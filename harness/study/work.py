@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -139,9 +140,10 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
 def _check_answers(out: Path, name: str) -> None:
     """Refuse a folder with answers, a manifest or scores that no evaluation wrote, or behind a link."""
     folder = inside(out, str(PurePath(name, SAMPLES))).parent
-    if (folder / MANIFEST).is_file():
+    with suppress(UserError):  # not ours: its advice is to delete the folder, which may be the user's
         EvaluationManifest.read(folder)
-    elif strangers := [str(folder / one) for one in (SAMPLES, MANIFEST, SCORES) if os.path.lexists(folder / one)]:
+        return
+    if strangers := [str(folder / one) for one in (MANIFEST, SAMPLES, SCORES) if os.path.lexists(folder / one)]:
         raise UserError(f"`{strangers[0]}`: no evaluation wrote it. Move it away, or choose another folder with --out")
 
 

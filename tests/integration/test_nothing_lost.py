@@ -168,7 +168,7 @@ def test_what_only_reads_writes_nothing(harness: Cli, data: Path, tmp_path: Path
 def test_answers_do_not_replace_files_of_the_users(harness: Cli, mine: Path, tmp_path: Path, name: str) -> None:
     (mine / name).write_text("mine")
     before = tree(tmp_path)
-    mistake(harness("evaluate", str(mine), "--study", "tiny", "--out", "elsewhere"), name)
+    mistake(harness("evaluate", str(mine), "--study", "tiny", "--out", "elsewhere"), name, "Move it away")
     assert tree(tmp_path) == before
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from study_kit import QUIET, prepare_cells, small_study
 
 from harness.config.study import StudyConfig
 from harness.errors import UserError
-from harness.io import read_json, write_json
+from harness.io import read_json, sha256_file, write_json, write_sealed
 from harness.study import matrix
 from harness.study.asked import EvaluationManifest
 from harness.study.cell import main
@@ -178,6 +179,45 @@ def test_cells_that_trade_places_in_the_matrix_are_refused(place: Place) -> None
 def test_a_study_that_was_edited_gives_its_name_to_no_result(place: Place, old: str, new: str) -> None:
     edit(place.run_dir / "study.json", old, new)
     with pytest.raises(UserError, match=r"study\.json`: edited.*Delete both"):
+        tables(place.run_dir)
+
+
+def reseal(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = read_json(path)
+    change(document)
+    del document["seal"]
+    write_sealed(path, document)
+
+
+STRANGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "weights.step-x": lambda d: d.update(weights={"step-x": "w"}, answers={"vsibench": ["a"]}),
+    "weights": lambda d: d.update(weights={"/dev/zero": "w"}, answers={"vsibench": ["a"]}),
+    "answers": lambda d: d.update(answers={"vsibench": ["a"]}),
+    "answers.../..": lambda d: d.update(answers={"../..": ["a", "a"]}),
+    "files./etc/passwd": lambda d: d["files"].update({"/etc/passwd": "a"}),
+}
+
+
+@pytest.mark.parametrize("key", STRANGE)
+def test_a_strangers_record_leads_nowhere_else(place: Place, key: str) -> None:
+    reseal(place.sft / "finished.json", STRANGE[key])
+    with pytest.raises(UserError, match=rf"finished\.json`: `?{re.escape(key.partition('.')[0])}"):
+        tables(place.run_dir)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", '{"id": 0, "answer": null, "truncated": false, "tokens": 1, "prompt": ""}', None]
+)
+def test_a_strangers_answers_are_read_by_a_schema(place: Place, line: str | None) -> None:
+    file = place.sft / LAST / "samples.jsonl"
+    file.write_text("" if line is None else line + "\n" + file.read_text().partition("\n")[2])
+    digest = sha256_file(file)
+    reseal(place.sft / LAST / "manifest.json", lambda d: d.update(samples=digest))
+    reseal(place.sft / LAST / "scores.json", lambda d: d.update(samples=digest))
+    reseal(place.sft / "finished.json", lambda d: d["answers"]["vsibench"].__setitem__(-1, digest))
+    with pytest.raises(
+        UserError, match=r"samples\.jsonl`: (`0|cannot be read)" if line else "9 questions have no answer"
+    ):
         tables(place.run_dir)
 
 

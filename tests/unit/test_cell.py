@@ -283,7 +283,7 @@ def test_evaluate_gives_a_cells_own_answers_again(data: Path, tmp_path: Path) ->
     assert read_samples(tmp_path / "again") == read_samples(folder / "vsibench" / "step-000002")
     evaluate(checkpoint, StudyOptions(settings=["evaluation.max_new_tokens=1"], limit=4), tmp_path / "short")
     short = read_samples(tmp_path / "short")
-    assert len(short) == 3 < len(read_samples(tmp_path / "again")) and {answer["tokens"] for answer in short} == {1}
+    assert len(short) == 3 < len(read_samples(tmp_path / "again")) and {answer.tokens for answer in short} == {1}
     with pytest.raises(UserError, match=r"evaluation\.max_new_tokens"):
         evaluate(checkpoint, StudyOptions(settings=["evaluation.max_new_tokens=none"]))
     limited = study.model_copy(update={"data": study.data.model_copy(update={"benchmark_limit": 4})})

@@ -111,7 +111,7 @@ def test_the_manifest_says_what_the_answers_depend_on(kit: Kit, job: EvaluationJ
         "complete": True,
         "samples": sha256_file(samples),
     }
-    assert [line["id"] for line in read_samples(job.folder)] == [record.id for record in kit.data.records]
+    assert [one.id for one in read_samples(job.folder)] == [record.id for record in kit.data.records]
 
 
 def test_a_complete_evaluation_is_not_repeated(job: EvaluationJob, monkeypatch: pytest.MonkeyPatch) -> None:
