@@ -12,6 +12,7 @@ from harness.data.layout import offers, split_of, splits_in
 from harness.data.reader import read_manifest
 from harness.errors import UserError, closest, unknown_name
 from harness.hub import commit_of, fetch_dataset
+from harness.io import refuse_endless
 
 _WORLD = "world:"
 _WORLD_NAME = re.compile(r"(?P<split>[^@]+)(@(?P<scenes>[1-9]\d*))?")
@@ -68,6 +69,7 @@ def resolve_source(
         made = _MADE_BY.get(path.name)
         raise UserError(f"`{name}`: no such folder or file. {f'{made} creates it.' if made else _EXPECTED}")
     path = path.resolve()
+    refuse_endless(path)
     if path.is_file():
         if path.suffix not in (".jsonl", ".parquet") or split:
             raise UserError(f"`{name}`: a file must end in .jsonl or .parquet and cannot have a #SPLIT. {_EXPECTED}")

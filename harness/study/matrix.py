@@ -20,7 +20,7 @@ from harness.data.video.decode import DECODING
 from harness.errors import UserError
 from harness.io import digest_of, json_text, read_as, read_json, refuse_special, sha256_file, toml_text, write_json
 from harness.outputs import Outputs, refuse_links
-from harness.study.finished import Name, checked_status
+from harness.study.finished import FINISHED, Name, checked_status
 from harness.study.identity import EvaluationIdentity, evaluation_identities, training_identity
 from harness.study.status import State, Status, record_state
 from harness.train.meter import COMPUTE_FILE, Consumption
@@ -242,8 +242,12 @@ def remaining_work(run_dir: Path, cells: Iterable[Cell]) -> list[CellWork]:
 
 
 def write_cell(run_dir: Path, study: StudyConfig, cell: Cell) -> None:
-    """Prepare a cell's folder: what it needs to run, and the status ``pending``."""
+    """Prepare a cell's folder: what it needs to run, and the status ``pending``.
+
+    What it consisted of with other settings is forgotten, so that it is not taken for finished with these.
+    """
     folder = cell.folder(run_dir)
+    (folder / FINISHED).unlink(missing_ok=True)
     record_state(folder, State.PENDING)
     document = CellDocument(
         cell=cell.id,

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -300,6 +301,20 @@ def test_another_cells_configuration_is_refused(
     write_json(place.sft / "config.json", document)
     assert main([str(place.run_dir), place.sft.name]) == 1
     assert "config.json" in capsys.readouterr().err
+
+
+def test_a_cell_that_is_to_be_evaluated_with_other_settings_is_not_done_because_its_status_says_so(
+    finished: Study, place: Place
+) -> None:
+    cell = finished.cells["sft-0"]
+    asked = {name: one.model_copy(update={"decoding": "other"}) for name, one in cell.evaluation.items()}
+    other = replace(cell, evaluation=asked)
+    matrix.write_cell(place.run_dir, finished.study, other)
+    record_state(place.sft, State.DONE)
+    (work,) = remaining_work(place.run_dir, [other])
+    assert not work.complete
+    with pytest.raises(UserError, match=r"finished\.json"):
+        tables(place.run_dir)
 
 
 def test_what_was_logged_is_restored_with_the_checkpoint(finished: Study, place: Place) -> None:

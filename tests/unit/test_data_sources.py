@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,10 @@ def test_a_part_of_the_world_does_not_replace_the_whole(tmp_path: Path, monkeypa
     assert whole == (tmp_path / "world" / WORLD_VERSION, "test")
     assert asked == [("test", whole[0], None), ("test", part[0], 50)]
     assert part[0] != whole[0]
+
+
+def test_a_pipe_or_a_device_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "records.jsonl")
+    for name in (str(tmp_path / "records.jsonl"), "/dev/zero"):
+        with pytest.raises(UserError, match=f"`{name}`: a pipe or a device"):
+            resolve_source(name, tmp_path)
