@@ -112,6 +112,8 @@ def read_finished(folder: Path) -> Finished:
     Raises:
         UserError: The cell is not finished, or its folder holds something else; the file is named.
     """
+    if not (folder / FINISHED).exists():
+        raise UserError(f"`{folder / FINISHED}`: missing, or this folder is of an older version; {AGAIN}")
     found = read_sealed(Finished, folder / FINISHED, f"To restore it, {AGAIN}")
     found.check(folder)
     return found

@@ -7,10 +7,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import UserError
-from harness.io import read_json, write_json
+from harness.io import read_as, write_json
 from harness.life import Writer, age_of, is_alive
 from harness.locks import LOCK_FILE
 
@@ -89,6 +89,6 @@ def recorded_status(cell_dir: Path) -> Status:
     if not path.exists():
         return Status()
     try:
-        return Status.model_validate(read_json(path))
-    except (UserError, ValidationError) as error:
-        return Status(state=State.INTERRUPTED, reason=f"`{path}`: not a valid status: {error}")
+        return read_as(Status, path, "Delete it and run `harness compare` again")
+    except UserError as error:
+        return Status(state=State.INTERRUPTED, reason=f"not a valid status: {error}")

@@ -173,8 +173,8 @@ def read_checkpoint(folder: Path, training: str | None = None) -> Checkpoint:
         training: What identifies the training that must have written it; None for any.
 
     Raises:
-        UserError: It has no manifest; a file is missing; a digest differs; or it belongs to another step or training
-            than its place says.
+        UserError: It has no manifest; a file is missing, or there is another that would be loaded; a digest differs; or
+            it belongs to another step or training than its place says.
     """
     again = _again(folder)
     manifest, found = _manifest(folder), _described(folder)
@@ -193,6 +193,9 @@ def read_checkpoint(folder: Path, training: str | None = None) -> Checkpoint:
             raise UserError(
                 f"`{path}`: its content is not what was written (digest differs); the checkpoint is refused. {again}"
             )
+    read = (one.name for one in folder.iterdir() if one.suffix in (".safetensors", ".json", ".jinja"))
+    if strange := sorted(name for name in read if name not in manifest.files and name != MANIFEST):
+        raise UserError(f"`{folder}`: {first_few(strange)} was not written with this checkpoint; move it elsewhere")
     return found
 
 

@@ -264,6 +264,9 @@ CHECKPOINTS: dict[str, Callable[[Place], object]] = {
     "the first removed": lambda p: shutil.rmtree(p.sft / "checkpoints/step-000001"),
     "the first replaced": lambda p: copy(p.other / "checkpoints/step-000001", p.sft / "checkpoints/step-000001"),
     "a further one": lambda p: shutil.copytree(p.other / "checkpoints/step-000002", p.sft / "checkpoints/step-000003"),
+    "weights besides": lambda p: shutil.copy(
+        p.other / "checkpoints/step-000002/model.safetensors", p.sft / "checkpoints/step-000002/vision.safetensors"
+    ),
     "manifest edited": lambda p: edit(
         p.sft / "checkpoints/step-000002/manifest.json", '"adapter":false', '"adapter":true'
     ),
