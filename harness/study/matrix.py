@@ -288,10 +288,10 @@ def check_output(run_dir: Path, study: StudyConfig) -> None:
     Raises:
         UserError: As :meth:`harness.outputs.Outputs.check`; or a newer version wrote it.
     """
-    if (run_dir / MATRIX_FILE).is_file():
-        _refuse_newer(run_dir / MATRIX_FILE)
     names = [STUDY_FILE, MATRIX_FILE, DESCRIPTION, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
     Outputs(run_dir).check(names)
+    if (run_dir / MATRIX_FILE).is_file():
+        _refuse_newer(run_dir / MATRIX_FILE)
     check_cells(run_dir)
 
 

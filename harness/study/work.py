@@ -131,9 +131,12 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
         UserError: The checkpoint or the data cannot be used, or ``out`` holds other files of these names, or another
             process writes it.
     """
-    with hold(out, "folder of answers"):
-        for name in ("", *study.evaluation.more):
-            _check_answers(out, name)
+    for name in ("", *study.evaluation.more):
+        _check_answers(out, name)
+    if not (checkpoint / MANIFEST).is_file():
+        study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
+    check_model(study.model)
+    with hold(out, "folder of answers"):  # which makes the folder
         return _evaluate_checkpoint(checkpoint, study, out)
 
 
@@ -148,13 +151,9 @@ def _check_answers(out: Path, name: str) -> None:
 
 
 def _evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict[str, float]:
-    ours = (checkpoint / MANIFEST).is_file()
-    if not ours:
-        study = study.model_copy(update={"model": study.model.model_copy(update={"name": str(checkpoint)})})
-    check_model(study.model)
     setup = prepare(study, with_train=False)
     digest = model_digest(study.model.name)
-    if ours:
+    if (checkpoint / MANIFEST).is_file():
         folder = checkpoint.resolve().parent.parent
         cell = CellDocument.read(folder) if (folder / CONFIG_FILE).is_file() else None
         trained = cell and cell.study.model_copy(update={"runtime": study.runtime})

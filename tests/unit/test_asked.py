@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness.data.reader import read_dataset
 from harness.errors import UserError
-from harness.io import sha256_file, write_json, write_text
+from harness.io import sha256_file, write_json, write_sealed, write_text
 from harness.study.asked import MANIFEST, SAMPLES, Asked, digest_of_questions, read_asked, rules_and_questions
 from reports.benchmarks.general import General
 from reports.benchmarks.vsibench import VSIBench
@@ -37,7 +37,7 @@ def evaluated(folder: Path, **about: object) -> Path:
     write_text(samples, '{"id": 1, "answer": "cat"}\n')
     asked = {"mode": "official", "ids": ["1"], "questions": "d", **about}
     document = {"identity": {}, "n": 1, "asked": asked, "complete": True, "samples": sha256_file(samples)}
-    write_json(folder / MANIFEST, document)
+    write_sealed(folder / MANIFEST, document)
     return samples
 
 
@@ -71,7 +71,7 @@ def test_a_manifest_of_something_else_is_none_of_ours(tmp_path: Path, data: Path
     for content in ({"split": "test"}, [1]):
         write_json(path.with_name(MANIFEST), content)
         assert read_asked(path) is None
-    write_json(path.with_name(MANIFEST), {"asked": {"ids": 3}})
+    write_sealed(path.with_name(MANIFEST), {"asked": {"ids": 3}})
     with pytest.raises(UserError, match=r"manifest\.json`: .*`asked\.mode`"):
         read_asked(path)
 

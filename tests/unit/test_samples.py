@@ -13,8 +13,8 @@ import pytest
 from harness.config.study import ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError
-from harness.io import sha256_file, write_json
-from harness.study.asked import MANIFEST, SAMPLES, Asked, digest_of_questions
+from harness.io import sha256_file
+from harness.study.asked import SAMPLES, Asked, EvaluationManifest, digest_of_questions
 from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from reports.answerfiles import RawAnswer, read_answers
@@ -186,10 +186,11 @@ def evaluation(folder: Path, data: Dataset, mode: str = "official", complete: bo
     folder.mkdir()
     path = own(folder / SAMPLES, 3, data)
     ids = tuple(record.key for record in data.records)
-    asked = Asked(mode=mode, ids=ids, questions=digest_of_questions(data.records), **more).model_dump()
+    asked = Asked(mode=mode, ids=ids, questions=digest_of_questions(data.records), **more)
     identity = {"weights": folder.name, "frames": "f", "prompts": mode}
-    manifest = {"identity": identity, "n": len(ids), "asked": asked, "complete": complete}
-    write_json(folder / MANIFEST, manifest | ({"samples": sha256_file(path)} if complete else {}))
+    digest = sha256_file(path) if complete else None
+    manifest = EvaluationManifest(identity=identity, n=len(ids), asked=asked, complete=complete, samples=digest)
+    manifest.write(folder)
     return path
 
 
@@ -244,8 +245,8 @@ def test_the_part_of_an_answer_that_is_scored_follows_the_evaluations_prompt(tmp
     for mode, overall in (("think", 100), ("official", 0)):
         path = evaluation(tmp_path / mode, BENCH, mode)
         path.write_text("\n".join(tagged) + "\n")
-        manifest = path.with_name(MANIFEST)
-        write_json(manifest, json.loads(manifest.read_text()) | {"samples": sha256_file(path)})
+        manifest = EvaluationManifest.read(path.parent)
+        manifest.model_copy(update={"samples": sha256_file(path)}).write(path.parent)
         assert score_file(path, BENCH.records, VSIBench(), ["official"])["official"]["overall"] == overall
     assert results([str(tmp_path / "think" / SAMPLES)]).answers["score"].mean() == 1
 
