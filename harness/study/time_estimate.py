@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from pydantic import BaseModel, PositiveInt
+from pydantic import BaseModel, Field
 
+from harness.config.sections import MANY
 from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_as
@@ -75,8 +76,12 @@ def _finished(work: CellWork, run_dir: Path) -> Sequence[Path]:
     return [folder for folder in folders if read_status(folder).state is State.DONE]
 
 
+_MOST = 1e9
+"""Seconds, thirty years: more was not measured."""
+
+
 class _Train(BaseModel):
-    checkpoints: PositiveInt
+    checkpoints: int = Field(ge=1, le=MANY)
 
 
 class _Study(BaseModel):
@@ -100,5 +105,6 @@ def _measure(folder: Path, kind: str) -> dict[str, float]:
     checkpoints = planned.study.train.checkpoints if consumed else 1
     answers = read_status(folder).numbers.get("of", 0.0) * checkpoints
     units = {"start": 1.0, "train": getattr(consumed, kind, 0), "evaluate": answers}
-    paces = {part: timing[part] / count for part, count in units.items() if count and timing.get(part)}
-    return paces | {"size": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())}
+    paces = {part: timing[part] / count for part, count in units.items() if count > 0 and timing.get(part)}
+    measured = {part: pace for part, pace in paces.items() if pace < _MOST}
+    return measured | {"size": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())}

@@ -24,6 +24,7 @@ from harness.study.compare import score_cells
 from harness.study.matrix import Cell, CellDocument, remaining_work
 from harness.study.scored import Rules
 from harness.study.status import State, record_state
+from harness.study.time_estimate import estimate
 from harness.train.checkpoint import trained_checkpoints
 from reports.comparison import Comparison
 
@@ -328,3 +329,11 @@ def test_what_was_logged_is_restored_with_the_checkpoint(finished: Study, place:
         tables(place.run_dir)
     assert main([str(place.run_dir), place.sft.name]) == 0
     assert log.read_bytes() == whole
+
+
+def test_times_that_nothing_took_give_no_estimate(finished: Study, place: Place) -> None:
+    (place.sft / "timing.json").write_text('{"start": 2.0, "train": 1e308, "evaluate": 1e308}')
+    shutil.rmtree(place.other)
+    (work,) = (work for work in remaining_work(place.run_dir, finished.cells.values()) if not work.complete)
+    found = estimate(work, finished.study, place.run_dir, 9)
+    assert (found.seconds, found.unknown) == (2, ("training", "evaluation"))
