@@ -19,6 +19,7 @@ from cli_kit import Cli
 from conftest import write_small_dataset
 from page_kit import fabricate_run
 from PIL import Image
+from study_kit import seal_cell
 
 from harness.io import write_json
 
@@ -106,6 +107,9 @@ def test_a_run_directory_of_a_stranger(harness: Cli, tmp_path: Path) -> None:
         environment = json.loads(path.read_text())
         environment |= {"packages": {text: text}, "platform": text, "device": text, "notes": [text], "ends": [text]}
         write_json(path, environment)
+        if (path.parent / "finished.json").is_file():
+            holds = json.loads((path.parent / "finished.json").read_text())
+            seal_cell(path.parent, holds["method"], holds["seed"])
     (run / "lookalikes.txt").write_text(f"{text}\n", encoding="utf-8")
     ended = harness("report", str(run))
     assert ended.code == 0, ended.err

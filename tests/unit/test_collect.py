@@ -16,6 +16,7 @@ from study_kit import QUIET, finish_cell, prepare_cells, small_study
 from harness.config.study import StudyConfig
 from harness.errors import UserError
 from harness.io import read_json, write_json
+from harness.outputs import write_listed
 from harness.study.asked import Asked, EvaluationManifest, digest_of_questions
 from harness.study.cell import main as run_cell
 from harness.study.matrix import Cell, check_output
@@ -136,7 +137,8 @@ def test_questions_that_changed_since_they_were_asked_are_not_scored(tmp_path: P
 def test_a_run_directory_of_a_newer_version_is_named_as_such(tmp_path: Path, cells: dict[str, Cell]) -> None:
     finish_all(tmp_path, cells)
     document = read_json(tmp_path / "matrix.json")
-    write_json(tmp_path / "matrix.json", document | {"version": "99.1", "looks": ["a key of that version"]})
+    newer = document | {"version": "99.1", "looks": ["a key of that version"]}
+    write_listed(tmp_path, "matrix.json", json.dumps(newer).encode())
     with pytest.raises(UserError, match=r"matrix\.json.* 99\.1 wrote .*--out"):
         collect(tmp_path)
     with pytest.raises(UserError, match=r"matrix\.json.* 99\.1 wrote .*--out"):

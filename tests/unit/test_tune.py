@@ -5,6 +5,7 @@ import shutil
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from harness.config.sections import TuneRange
 from harness.config.study import StudyConfig, load_study
 from harness.config.variants import parse_variant
 from harness.console import Console
+from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.study import tune as tuning
+from harness.study.description import describe
 from reports.page.fairness import _tuning
 
 
@@ -146,4 +149,6 @@ def test_a_method_without_a_done_trial_is_named(study, tmp_path, monkeypatch):
     ],
 )
 def test_the_fairness_card_says_how_much_tuning_each_method_had(methods, done, words):
-    assert _tuning(load_study("tiny", methods=methods, changes={"tune.done": done})) == words
+    study, data = load_study("tiny", methods=methods, changes={"tune.done": done}), Dataset(Path("data"), "test", ())
+    collected = SimpleNamespace(study=study, description=describe(study, data, data, []))
+    assert _tuning(collected) == words
