@@ -13,6 +13,7 @@ import pytest
 from cli_kit import Cli
 from conftest import QUESTIONS, write_small_dataset
 from page_kit import fabricate_run
+from study_kit import seal_cell
 
 from harness.io import sha256_file, write_json
 from harness.study.status import State, Status, write_status
@@ -186,6 +187,8 @@ def test_a_plan_from_a_pilot_and_measured_cells(harness: Run, run_dir: Path, dat
         write_json(cell / "timing.json", {"train": 3.0, "evaluate": 2.4 if method == "base" else 7.2})
         write_json(cell / "config.json", {"method": method, "study": {"method": {}, "train": {"checkpoints": 3}}})
         write_status(cell, Status(state=State.DONE, numbers={"of": 24}))
+        holds = json.loads((cell / "finished.json").read_text())
+        seal_cell(cell, holds["method"], holds["seed"])
     more = ["-s", "budget.amount=960", "-s", "train.checkpoints=3", "-s", "runtime.workers=1"]
     code, said = harness("plan", *options, *more, "--pilot", str(run_dir))
     assert code == 0 and "The whole study takes about 13s and" in said and "not measured" not in said, said
