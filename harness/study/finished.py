@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from harness.api.config import StrictConfig
 from harness.errors import UserError
 from harness.io import read_sealed, sha256_file, write_sealed
-from harness.study.asked import SAMPLES, EvaluationManifest
+from harness.study.asked import MANIFEST, SAMPLES, EvaluationManifest
 from harness.study.setup import ENVIRONMENT_FILE
 from harness.study.status import State, Status, read_status
 from harness.train.meter import COMPUTE_FILE
@@ -71,6 +71,8 @@ class Finished(StrictConfig):
             for evaluation, weights, digest in zip(
                 self.evaluations(folder, benchmark), self.weights.values(), digests, strict=True
             ):
+                if not (evaluation / MANIFEST).is_file():
+                    raise UserError(f"`{evaluation}`: its answers are missing; {AGAIN}")
                 manifest = EvaluationManifest.read(evaluation)
                 if (manifest.identity.get("weights"), manifest.samples) != (weights, digest):
                     raise UserError(f"`{evaluation}`: its answers are not those of this checkpoint; {AGAIN}")
