@@ -18,6 +18,7 @@ from reports.statistics.power import (
     detectable,
     layout_of,
     smallest_detectable,
+    smallest_margin,
     spread_from,
     vsi_bench_layout,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "overall",
     "score_intervals",
     "smallest_detectable",
+    "smallest_margin",
     "spread_from",
     "training_metrics",
     "verdict_words",

@@ -14,6 +14,9 @@ from scipy import optimize, stats
 Part = tuple[float, int]
 """An independent variance component: the variance of the difference and its degrees of freedom."""
 
+_NODES = 2000
+"""Quantiles of an estimated variance over which a probability is averaged."""
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -94,6 +97,8 @@ def minimum_detectable_effect(error: float, df: float, alpha: float = 0.05, powe
         alpha: Two-sided level; alpha / m for the worst case of Holm's correction over m pairs.
         power: Probability of finding it.
     """
+    if math.isnan(error):
+        return math.nan
     return error * _noncentrality(round(df, 3), alpha, power)
 
 
@@ -106,6 +111,32 @@ def _noncentrality(df: float, alpha: float, power: float) -> float:
     critical = float(stats.t.ppf(1 - alpha / 2, df))
     simple = critical + float(stats.t.ppf(power, df))  # exact for many degrees of freedom, too small for few
     return float(optimize.brentq(lambda nc: stats.nct.sf(critical, df, nc) - power, 0.9 * critical, 1.5 * simple))
+
+
+def smallest_equivalence_margin(error: float, df: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The margin within which two one-sided t-tests find equal methods equivalent with the given power.
+
+    Args:
+        error: Standard error that the design has.
+        df: Its degrees of freedom.
+        alpha: One-sided level of each test; alpha / m for the worst case of Holm's correction over m pairs.
+        power: Probability of finding it where the true difference is 0.
+    """
+    if math.isnan(error):
+        return math.nan
+    return error * _relative_margin(round(df, 3), alpha, power)
+
+
+@lru_cache(maxsize=10_000)
+def _relative_margin(df: float, alpha: float, power: float) -> float:
+    """The margin over the standard error: the difference is normal, its estimated error an independent chi."""
+    middles = (np.arange(_NODES) + 0.5) / _NODES
+    needed = float(stats.t.isf(alpha, df)) * np.sqrt(stats.chi2.ppf(middles, df) / df)
+
+    def missing(margin: float) -> float:
+        return float(np.mean(2 * stats.norm.cdf(np.maximum(margin - needed, 0)) - 1)) - power
+
+    return float(optimize.brentq(missing, 0.0, float(needed[-1]) + 10.0))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ from harness.vsibench.published import published_counts
 from harness.vsibench.rooms import published_rooms
 from reports.benchmarks import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
-from reports.statistics.inference import combine, minimum_detectable_effect
+from reports.statistics.inference import combine, minimum_detectable_effect, smallest_equivalence_margin
 from reports.statistics.paired import compare, default_pairs
 
 
@@ -78,6 +78,11 @@ class Spread:
     runs: tuple[float, ...]
     layout: Layout
     source: str
+
+    @property
+    def typical(self) -> float:
+        """The middle of the range of assumptions on ``runs``, or what was measured."""
+        return self.runs[len(self.runs) // 2] if len(self.runs) > 2 else self.runs[0]
 
     def room_variance(self, k: int, layout: Layout) -> float:
         """Variance over rooms of a difference of k runs a side, scaled to another benchmark's effective questions."""
@@ -189,13 +194,31 @@ def detectable(spread: Spread, layout: Layout, k: int, runs: float | None, alpha
     Returns:
         Points; NaN where the number of runs forbids the claim.
     """
+    error, df = _planned_error(spread, layout, k, runs)
+    return minimum_detectable_effect(error, df, alpha / tests)
+
+
+def smallest_margin(spread: Spread, layout: Layout, k: int, runs: float | None, alpha: float, tests: int = 1) -> float:
+    """The smallest margin within which equal methods with k runs each are found equivalent with 80% power.
+
+    The arguments are those of :func:`detectable`; each of the two one-sided tests has level alpha / tests.
+
+    Returns:
+        Points; NaN where the number of runs forbids the claim.
+    """
+    error, df = _planned_error(spread, layout, k, runs)
+    return smallest_equivalence_margin(error, df, alpha / tests)
+
+
+def _planned_error(spread: Spread, layout: Layout, k: int, runs: float | None) -> tuple[float, float]:
+    """The standard error of a difference and its degrees of freedom; NaN where the number of runs forbids the claim."""
     parts = [(spread.room_variance(k, layout), layout.rooms - 1)]
     if runs is not None:
         if k < SEEDS_FOR_METHODS:
-            return math.nan
+            return math.nan, math.nan
         parts += [(runs**2 / k, k - 1)] * 2
     variance, df = combine(parts)
-    return minimum_detectable_effect(math.sqrt(variance), df, alpha / tests)
+    return math.sqrt(variance), df
 
 
 def smallest_detectable(spread: Spread, layout: Layout, alpha: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from reports.statistics import SEEDS_FOR_METHODS, Layout, Spread, detectable, smallest_detectable
+from reports.statistics import SEEDS_FOR_METHODS, Layout, Spread, detectable, smallest_detectable, smallest_margin
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import count
 
@@ -42,7 +42,7 @@ def power_table(spread: Spread, layout: Layout, seeds: Sequence[int], alpha: flo
 
 def advice(spread: Spread, layout: Layout, planned: int, alpha: float, tests: int) -> Iterator[str]:
     """The same in sentences: what the plan detects, what one more seed adds, and what no number of seeds detects."""
-    middle = spread.runs[len(spread.runs) // 2] if len(spread.runs) > 2 else spread.runs[0]
+    middle = spread.typical
     now, more = (detectable(spread, layout, k, middle, alpha, tests) for k in (planned, planned + 1))
     checkpoints = detectable(spread, layout, planned, None, alpha, tests)
     vary = f"if scores vary by {middle:.1f} points (SD) between training runs"
@@ -58,6 +58,12 @@ def advice(spread: Spread, layout: Layout, planned: int, alpha: float, tests: in
         )
     else:
         yield f"Methods must differ by {now:.1f} points, {vary}. One more seed per method lowers that to {more:.1f}."
+    claim = None if math.isnan(now) else middle
+    margin = smallest_margin(spread, layout, planned, claim, alpha, tests)
+    yield (
+        f"Equal {'checkpoints' if claim is None else 'methods'} are found equivalent with 80% power within a margin of "
+        f"{margin:.1f} points or more."
+    )
     floor = smallest_detectable(spread, layout, alpha)
     yield (
         f"With any number of seeds, these {layout.cluster}s cannot resolve differences below about {floor:.1f} points."

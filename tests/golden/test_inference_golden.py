@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
@@ -17,7 +17,14 @@ from statsmodels.stats.weightstats import ttost_paired
 from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
-from reports.statistics.inference import combine, equivalence_p, holm, minimum_detectable_effect, probability_better
+from reports.statistics.inference import (
+    combine,
+    equivalence_p,
+    holm,
+    minimum_detectable_effect,
+    probability_better,
+    smallest_equivalence_margin,
+)
 from reports.statistics.resampling import bootstrap_interval, cluster_sums, permutation_p
 
 compare = partial(paired.compare, benchmark=VSIBench())
@@ -59,6 +66,25 @@ def test_the_detectable_effect_is_that_of_statsmodels_power_analysis(n: int, alp
 def test_the_detectable_effect_is_the_sum_of_two_quantiles_for_many_rooms() -> None:
     quantiles = stats.t.isf(0.025, 287) + stats.t.ppf(0.8, 287)
     assert minimum_detectable_effect(0.65, 287) == pytest.approx(0.65 * quantiles, rel=1e-3)
+
+
+@pytest.mark.parametrize(("df", "alpha"), [(2, 0.05), (4, 0.05), (8, 0.05 / 6), (287, 0.05)])
+def test_equal_methods_are_equivalent_within_the_smallest_margin_four_times_in_five(df: float, alpha: float) -> None:
+    """By integrating over the estimated variance."""
+    margin, critical = smallest_equivalence_margin(1.0, df, alpha), stats.t.isf(alpha, df)
+
+    def found(chi: float) -> float:
+        room = margin - critical * chi / math.sqrt(df)
+        return float(stats.chi.pdf(chi, df) * (2 * stats.norm.cdf(max(room, 0.0)) - 1))
+
+    edge = margin / critical * math.sqrt(df)
+    assert integrate.quad(found, 0, edge, limit=200)[0] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_smallest_margin_is_the_sum_of_two_quantiles_for_many_rooms() -> None:
+    quantiles = stats.norm.isf(0.05) + stats.norm.isf(0.1)
+    assert smallest_equivalence_margin(0.65, 1e6) == pytest.approx(0.65 * quantiles, rel=1e-3)
+    assert math.isnan(smallest_equivalence_margin(math.nan, math.nan))
 
 
 def test_variances_add_with_satterthwaite_degrees_of_freedom() -> None:

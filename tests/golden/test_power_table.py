@@ -21,6 +21,7 @@ from reports.statistics.power import (
     default_spread,
     detectable,
     layout_of,
+    smallest_margin,
     spread_from,
     vsi_bench_layout,
 )
@@ -72,12 +73,14 @@ def test_the_layout_is_that_of_the_benchmark() -> None:
 def test_fewer_than_three_seeds_allow_no_claim_about_methods() -> None:
     spread, layout = default_spread(), vsi_bench_layout()
     assert math.isnan(detectable(spread, layout, 2, 1.0, 0.05))
+    assert math.isnan(smallest_margin(spread, layout, 2, 1.0, 0.05))
     assert detectable(spread, layout, 2, None, 0.05) < detectable(spread, layout, 1, None, 0.05)
     said = " ".join(advice(spread, layout, 1, 0.05, 3))
     assert "Fewer than 3 seeds allow no claim about methods" in said and "3.9 points" in said
     said = " ".join(advice(spread, layout, 3, 0.05, 1))
     assert "differ by 3.1 points" in said and "One more seed per method lowers that to 2.6" in said
     assert "below about 1.3 points" in said
+    assert "Equal methods are found equivalent with 80% power within a margin of 3.1 points or more" in said
     table = power_table(spread, layout, [1, 3], 0.05, 3).to_markdown()
     assert "3.1 [3.9]" in table and "run SD 1.5" in table and "5,130 questions about 288 rooms" in table
 
