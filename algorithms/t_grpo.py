@@ -36,7 +36,7 @@ class TGRPO(GRPO):
     With the mean accuracy ``p`` of the group and ``p~`` of further completions for the same question with the frames in
     random order, ``bonus`` is added to the reward of each correct completion if ``p >= share * p~``; advantages and
     loss are GRPO's. Accuracy is the reward without its part `format`. Completions for shuffled frames are never
-    trained on, but their tokens and forward passes count towards the budget.
+    trained on, but their tokens and forward passes are metered like all others.
     """
 
     Config = TGRPOConfig

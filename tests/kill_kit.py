@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -62,8 +63,10 @@ group_size = 2
 """
 
 _BEGIN = "--- begin\n"
-_NOT_COMPARED = ("fairness.", "methods.")
+_NOT_COMPARED = ("fairness.", "methods.", "compute.")
 """Tables that tell seconds, memory and paths."""
+_COST = re.compile(rb"Per training run, .*")
+"""The last sentence of a verdict."""
 _COSTS = ("seconds", "peak_memory", "forward_passes")
 """What a machine spends; a resumed run sees its videos again."""
 
@@ -145,7 +148,7 @@ def differences(run_dir: Path, whole: Path) -> list[str]:
     exact = [path for path in tables if not path.name.startswith(_NOT_COMPARED)]
     for path in [*exact, *answers(whole), *whole.rglob("*.safetensors")]:
         mine = run_dir / path.relative_to(whole)
-        if not mine.is_file() or mine.read_bytes() != path.read_bytes():
+        if not mine.is_file() or _COST.sub(b"", mine.read_bytes()) != _COST.sub(b"", path.read_bytes()):
             found.append(str(path.relative_to(whole)))
     for name in ("metrics.jsonl", "compute.json", "trainer/state.json"):
         for path in whole.glob(f"cells/**/{name}"):

@@ -187,12 +187,14 @@ class RolloutSection(StrictConfig):
 
 
 class BudgetSection(StrictConfig):
-    """What each training run may consume; evaluation is not counted."""
+    """Where each training run ends; evaluation is not counted."""
 
     kind: Literal["examples", "steps", "seconds"] = Field(
-        "examples", description="Prompts seen, optimiser steps, or seconds of device time."
+        "examples",
+        description="Prompts seen, optimiser steps, or seconds of device time. Only seconds limit what rollouts, "
+        "reference passes and updates cost; the others meter and report it.",
     )
-    amount: float = Field(gt=0, le=1e12, description="The amount; whole examples or steps.")
+    amount: float = Field(gt=0, le=1e12, description="The amount, the same for every method; whole examples or steps.")
 
     @model_validator(mode="after")
     def _whole(self) -> BudgetSection:

@@ -1,4 +1,8 @@
-"""The budget meter: counts everything a method consumes, except evaluation."""
+"""The meter: everything that a method consumes in training is counted, and one of the counts is the budget.
+
+A budget of examples or steps does not limit what rollouts, reference passes and updates cost; one of seconds does.
+Evaluation is not counted.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,6 @@ from pydantic import ConfigDict, Field
 
 from harness.config.study import BudgetSection
 
-COMPUTE_FILE = "compute.json"
-
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -27,8 +29,8 @@ class Consumption:
 
     Attributes:
         steps: Optimiser steps, or attempts at one when no sample was left to train on.
-        examples: Prompts taken from the training data.
-        seconds: Device seconds in rollouts, reference passes and updates.
+        examples: Prompts taken from the training data, those that the method then drops included.
+        seconds: Device seconds of all steps: prompts, rollouts, rewards, reference passes and updates.
         tokens_sampled: Tokens of sampled completions.
         tokens_trained: Completion tokens in the loss.
         forward_passes: Calls of the language model or the vision tower.
@@ -47,6 +49,11 @@ class Consumption:
     updates: Count = 0
     peak_memory: Count = 0
 
+    @property
+    def tokens(self) -> int:
+        """Completion tokens sampled, and those trained on."""
+        return self.tokens_sampled + self.tokens_trained
+
 
 COMPUTE_FILE = "compute.json"
 
@@ -55,7 +62,7 @@ class BudgetMeter:
     """Counts consumption and tells when the budget is spent.
 
     Args:
-        budget: Kind and amount.
+        budget: Which count ends training, and at what amount.
         consumed: What an interrupted run had consumed.
         device: Whose clock and memory count.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from harness.config.study import BASE
+from harness.config.study import BASE, BudgetSection
 from harness.study.description import DescribedMethod
 from harness.study.lookalikes import noted_lookalikes
 from reports.collect import Collected
@@ -31,7 +31,7 @@ def fairness_card(collected: Collected) -> Document:
         paragraph("Except where a method's own settings, listed further below, say otherwise."),
         text_table(("Setting", "Value"), *_shared(collected)),
         heading("What each method consumed (training only)"),
-        paragraph(f"Budget: {study.budget.amount:g} {study.budget.kind}. Means over finished seeds."),
+        paragraph(budget_in_words(study.budget), "Means over finished seeds."),
         text_table(("Method", "Seeds", *CONSUMED.values()), *_consumption(collected), align="lr" + "r" * len(CONSUMED)),
         heading("How the methods differed"),
         text_table(("Method", "Settings"), *settings_of_methods(collected)),
@@ -52,6 +52,16 @@ def fairness_card(collected: Collected) -> Document:
     if notes := dict.fromkeys((*collected.train.notes, *collected.test.notes)):
         blocks += [heading("Notes on the data"), lines("list", list(notes))]
     return Document(f"Fairness card: {study.name}", blocks)
+
+
+def budget_in_words(budget: BudgetSection) -> str:
+    """Where every run ended, and whether that limits its cost."""
+    amount = f"{budget.amount:,.15g}"
+    if budget.kind == "seconds":
+        return f"Each run ended after {amount} device seconds, whatever it spent them on."
+    unit = "prompts" if budget.kind == "examples" else "optimiser steps"
+    cost = "What rollouts, reference passes and updates cost was metered, not limited."
+    return f"Each run ended after {amount} {unit}. {cost}"
 
 
 def settings_of_methods(collected: Collected) -> Iterator[tuple[str, str]]:

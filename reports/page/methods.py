@@ -16,7 +16,7 @@ from harness.io import sha256_file
 from harness.locks import command_of
 from harness.study.setup import Environment
 from reports.collect import CellResult, Collected
-from reports.page.fairness import settings_of_methods
+from reports.page.fairness import budget_in_words, settings_of_methods
 from reports.results import Results
 from reports.samples import Source
 from reports.statistics import SEEDS_FOR_METHODS, Contrast, level, overall
@@ -24,8 +24,6 @@ from reports.text import Block, Document, count, heading, lines, listed, paragra
 
 DIGITS = 16
 """Hex digits shown of a SHA-256."""
-
-_UNITS = {"examples": "examples (prompts)", "steps": "optimiser steps", "seconds": "seconds of device time"}
 
 
 def methods_section(collected: Collected, contrasts: Sequence[Contrast]) -> Document:
@@ -103,9 +101,8 @@ def _training(collected: Collected) -> Iterator[str]:
     if short:
         yield f"Unfinished runs are left out; the finished ones are {listed(short)}."
     yield (
-        f"Each run had a budget of {study.budget.amount:g} {_UNITS[study.budget.kind]} and drew from "
-        f"{count(train.n, 'training record')} ({study.data.train}, SHA-256 {train.digest[:DIGITS]}) in an "
-        "order that depends on the seed but not on the method."
+        f"Runs drew from {count(train.n, 'training record')} ({study.data.train}, SHA-256 {train.digest[:DIGITS]}) in "
+        f"an order that depends on the seed but not on the method. {budget_in_words(study.budget)}"
     )
     yield f"The training prompt was “{study.prompt.train}”, with {count(study.data.frames, 'frame')} per video."
 

@@ -1,5 +1,6 @@
 """Paired comparisons, intervals, curves and power. Other rooms import from here."""
 
+from reports.statistics.compute import COSTS, training_costs
 from reports.statistics.contrast import (
     OVERALL,
     SEEDS_FOR_METHODS,
@@ -24,6 +25,7 @@ from reports.statistics.power import (
 )
 
 __all__ = [
+    "COSTS",
     "LEVEL",
     "OVERALL",
     "SEEDS_FOR_METHODS",
@@ -43,6 +45,7 @@ __all__ = [
     "smallest_detectable",
     "smallest_margin",
     "spread_from",
+    "training_costs",
     "training_metrics",
     "verdict_words",
     "vsi_bench_layout",

@@ -13,7 +13,7 @@ import pandas as pd
 from harness.config.study import BASE
 from reports.collect import CellResult
 from reports.results import Results, missing_seeds
-from reports.statistics import SEEDS_FOR_METHODS, Contrast, level, overall
+from reports.statistics import COSTS, SEEDS_FOR_METHODS, Contrast, level, overall, training_costs
 from reports.tables.pairs import p_text
 from reports.text import listed
 
@@ -49,13 +49,14 @@ class Verdict:
 def verdicts(results: Results, contrasts: Sequence[Contrast]) -> list[Verdict]:
     """The verdict of every pair on the overall score: between methods first, then against the base model."""
     cells, labels = results.cells, results.short_labels
-    unparsable = _unparsable_notes(results.answers, labels)
+    unparsable, costs = _unparsable_notes(results.answers, labels), training_costs(cells)
     found = []
     for c in sorted(overall(contrasts), key=lambda c: c.a == BASE):
         words = _Words(c, labels[c.a], labels[c.b], level(results.report.alpha))
         unfinished = [note for method in (c.b, c.a) for note in _unfinished(cells, method, labels[method])]
         notes = [*words.claim(), *unfinished, *words.remarks()]
         notes += [unparsable[method] for method in (c.b, c.a) if method in unparsable]
+        notes += _cost(costs, c.a, c.b, labels)
         winner, loser = {"better": (c.b, c.a), "worse": (c.a, c.b)}.get(c.verdict, ("", ""))
         sentence = words.sentence()
         found.append(Verdict(c.a, c.b, words.kind, winner, loser, sentence[0].upper() + sentence[1:], tuple(notes)))
@@ -184,6 +185,16 @@ class _Words:
         return f"{self.level} CI {number(low)} to {number(high)}, corrected {p}"
 
 
+def _cost(costs: Mapping[str, Mapping[str, float]], a: str, b: str, labels: Mapping[str, str]) -> list[str]:
+    """What the method that took more device seconds used per run, as multiples of the other."""
+    if not {a, b} <= costs.keys():
+        return []
+    less, more = sorted((a, b), key=lambda method: costs[method]["seconds"])
+    known = {key: words for key, words in COSTS.items() if costs[less][key] > 0}
+    parts = [f"{times(costs[more][key] / costs[less][key])} times the {words}" for key, words in known.items()]
+    return [f"Per training run, {labels[more]} used {listed(parts)} of {labels[less]}."] if parts else []
+
+
 def _unfinished(cells: Sequence[CellResult], method: str, label: str) -> list[str]:
     states = [cell.state for cell in cells if cell.method == method]
     if set(states) <= {"done"}:
@@ -212,6 +223,11 @@ def _unparsable_notes(answers: pd.DataFrame, labels: Mapping[str, str]) -> dict[
 def number(value: float, sign: str = "") -> str:
     """A number with one decimal and a true minus sign; with ``sign`` "+", positive numbers are signed too."""
     return f"{value:{sign}z.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def times(ratio: float) -> str:
+    """A ratio to two significant digits: ``1.9``, ``17``, ``0.53``."""
+    return f"{float(f'{ratio:.2g}'):g}"
 
 
 def points(value: float, form: str = ".1f") -> str:

@@ -253,7 +253,13 @@ def test_the_card_names_what_was_shared(tmp_path: Path, cells: dict[str, Cell]) 
     assert re.search(r"\| Quantisation +\| 4bit fp4: 56 layers ", card)
     for said in ("Notes on the model", "The model brings top_k = 1.", "endoftext"):
         assert said in card.replace("\\", "")
-    for said in ("2 steps", "digest dddddddddddd", "official, 1 (thinking-in-space", "distance × 1", "greedy"):
+    for said in (
+        "2 optimiser steps",
+        "digest dddddddddddd",
+        "official, 1 (thinking-in-space",
+        "distance × 1",
+        "greedy",
+    ):
         assert said in card
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from harness.config.study import ReportSection
+from harness.train.meter import Consumption
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult
 from reports.results import Results
@@ -252,3 +253,22 @@ def test_a_power_that_cannot_be_computed_is_not_printed() -> None:
     undecided = replace(FOUND, verdict="undecided", p_holm=0.25)
     assert any("2.9 points would go undetected" in one for one in verdict_of(undecided).notes)
     assert not any("undetected" in one for one in verdict_of(replace(undecided, mde=math.nan)).notes)
+
+
+def test_a_verdict_says_what_the_two_methods_cost() -> None:
+    """The costs of the shipped five seeds' report; a run that failed, and one without a record, count for nothing."""
+    spent = {"sft": (60.0, 615, 0, 5382), "grpo": (115.0, 1782, 44723, 44723)}
+    cells = [
+        replace(cell(method, seed), consumed=Consumption(0, 0, (1 + share) * seconds, sampled, trained, passes))
+        for method, (seconds, passes, sampled, trained) in spent.items()
+        for seed, share in enumerate((-0.25, 0.25))
+    ]
+    failed = [replace(cells[0], seed=2, state="failed"), replace(cells[0], seed=3, consumed=None)]
+    told = "Per training run, GRPO used 1.9 times the device seconds, 2.9 times the forward passes and 17 times the"
+    for contrast in (FOUND, replace(FOUND, a="grpo", b="sft")):
+        assert f"{told} completion tokens of SFT." in verdict_of(contrast, cells + failed).notes
+    free = [replace(one, consumed=Consumption(seconds=9.0)) if one.method == "sft" else one for one in cells]
+    assert "Per training run, GRPO used 13 times the device seconds of SFT." in verdict_of(FOUND, free).notes
+    for unknown in (cells[:2], cells[2:], failed):
+        assert not any("Per training run" in note for note in verdict_of(FOUND, unknown).notes)
+    assert not any("Per training run" in note for note in verdict_of(replace(FOUND, a="base"), cells).notes)
