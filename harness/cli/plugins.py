@@ -115,9 +115,12 @@ def check(
     variant, group = _named(name, "check")
     if group not in ("algorithms", "rewards"):
         raise UserError(f"`harness check {name}`: this is one of the {group}; only methods and rewards have checks")
+    trains = group == "algorithms" and not pure
+    if options.cache and not trains:
+        raise UserError("`--cache`: it has no effect on a check without training; leave it out")
     console = Console()
     results = _tell(_check_contract(variant, group), console)
-    if group == "algorithms" and not pure:
+    if trains:
         if all(one.passed for one in results):
             from transformers.utils import logging
 

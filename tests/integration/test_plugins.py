@@ -179,6 +179,9 @@ def test_check_takes_variants_rewards_and_typos(run: Callable[..., Any]) -> None
     assert code == 0 and "grpo:beta=0: 14 of 14 checks passed" in out
     code, out, _ = run("check", "choice")
     assert code == 0 and "choice: 5 of 5 checks passed" in out
+    for checked in (["choice"], ["grpo", "--pure"]):
+        code, _, err = run("check", *checked, "--cache", "elsewhere")
+        assert code == 2 and "--cache" in err
     code, _, err = run("check", "vsibench")
     assert code == 2 and "only methods and rewards have checks" in err
     code, _, err = run("check", "gpro")
