@@ -16,6 +16,7 @@ from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.io import read_as
 from harness.study.asked import SAMPLES, EvaluationManifest
+from harness.study.declared import Declaration, read_declaration
 from harness.study.description import (
     DescribedBenchmark,
     DescribedTraining,
@@ -97,7 +98,7 @@ class Evaluated:
 
     @property
     def reported(self) -> pd.DataFrame:
-        """The answers of the reported checkpoint: the last, as declared beforehand."""
+        """The answers of the reported checkpoint: the last."""
         return self.answers[self.answers["last"]]
 
 
@@ -108,6 +109,7 @@ class Collected:
     Attributes:
         run_dir: The run directory.
         study: The resolved study.
+        declared: What it declared and when; ``study.report`` has its pairs and margin.
         description: What the run directory says of its methods and benchmarks.
         test: Its evaluation records.
         cells: Every cell of the matrix, finished or not, in the matrix's order.
@@ -117,6 +119,7 @@ class Collected:
 
     run_dir: Path
     study: StudyConfig
+    declared: Declaration
     description: Description
     test: Dataset
     cells: list[CellResult]
@@ -133,7 +136,7 @@ class Collected:
         return self.description.methods[method].label
 
 
-class Declared(NamedTuple):
+class Mode(NamedTuple):
     """Prompt mode, token limit and number of turns that a method is evaluated with."""
 
     mode: str
@@ -170,6 +173,9 @@ def collect(run_dir: Path) -> Collected:
     study = read_as(StudyConfig, run_dir / STUDY_FILE, f"Delete it and {AGAIN}")
     _check_matrix(matrix, study, run_dir)
     description = read_description(run_dir, study)
+    declared = read_declaration(run_dir)
+    declared.check(study, run_dir)
+    study = study.model_copy(update={"report": declared.tests(study.report)})
     headline_name = study.evaluation.benchmark
     cells, finished = [], []
     for entry in matrix.cells:
@@ -183,15 +189,15 @@ def collect(run_dir: Path) -> Collected:
     headline = found.pop(headline_name)
     assert headline is not None
     additional = {name: one for name, one in found.items() if one is not None}
-    return Collected(run_dir, study, description, description.benchmark.dataset, cells, headline, additional)
+    return Collected(run_dir, study, declared, description, description.benchmark.dataset, cells, headline, additional)
 
 
 def _evaluated(name: str, description: Description, finished: Sequence[DoneCell]) -> Evaluated | None:
     """The scored answers to one benchmark; None without any."""
     told = description.benchmarks[name]
-    declared = {m: Declared(one.mode, one.tokens, one.two_turns) for m, one in description.methods.items()}
-    modes = {method: OWN_WORDS if told.own_words else of.mode for method, of in declared.items()}
-    _refuse_unequal(finished, name, declared)
+    modes_of = {m: Mode(one.mode, one.tokens, one.two_turns) for m, one in description.methods.items()}
+    modes = {method: OWN_WORDS if told.own_words else of.mode for method, of in modes_of.items()}
+    _refuse_unequal(finished, name, modes_of)
     _refuse_changed(finished, name, told)
     # A study may have a million answers.
     questions = pd.DataFrame(
@@ -296,20 +302,20 @@ def _refuse_changed(finished: Sequence[DoneCell], benchmark: str, told: Describe
                 )
 
 
-def _refuse_unequal(finished: Sequence[DoneCell], benchmark: str, declared: Mapping[str, Declared]) -> None:
+def _refuse_unequal(finished: Sequence[DoneCell], benchmark: str, modes: Mapping[str, Mode]) -> None:
     """Answers may be compared only if everything they depend on, except the weights, is equal.
 
-    A variant of a method may be declared to answer in another prompt mode; then it may differ in that alone.
+    A variant of a method may be set to answer in another prompt mode; then it may differ in that alone.
     """
     first: tuple[str, dict[str, str]] | None = None
-    alike: dict[Declared, tuple[str, dict[str, str]]] = {}
+    alike: dict[Mode, tuple[str, dict[str, str]]] = {}
     for done in finished:
         entry, evaluations = done.entry, done.evaluations(benchmark)
         if not evaluations:
             continue
         cell = entry.id, EvaluationManifest.read(evaluations[-1]).identity
         first = first or cell
-        same_mode = alike.setdefault(declared[entry.method], cell)
+        same_mode = alike.setdefault(modes[entry.method], cell)
         for key in sorted(first[1].keys() | cell[1].keys()):
             other = same_mode if key in MODE_KEYS else first
             ours, theirs = other[1].get(key), cell[1].get(key)

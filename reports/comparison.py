@@ -142,6 +142,11 @@ class Comparison:
         """
         return [source.path for source in parse_sources(sources)]
 
+    def settled(self, study: StudyConfig, benchmark: Dataset) -> ReportSection:
+        """The study's tests, with the pairs worked out where it names none."""
+        pairs = study.report.pairs or tuple(default_pairs([BASE, *study.methods]))
+        return study.report.model_copy(update={"pairs": pairs})
+
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find, before it is run.
 

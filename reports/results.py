@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
+from harness.study.declared import Declaration
 from harness.study.scored import Points
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
@@ -38,6 +39,7 @@ class Results:
         planned: Seeds asked for, by method.
         cells: Of a run directory, finished or not.
         footnotes: Remarks on the scores as a whole.
+        declared: What was declared, and when; None for answers made elsewhere.
     """
 
     labels: Mapping[str, str]
@@ -53,6 +55,11 @@ class Results:
     planned: Mapping[str, int] = field(default_factory=dict)
     cells: Sequence[CellResult] = ()
     footnotes: tuple[str, ...] = ()
+    declared: Declaration | None = None
+
+    def told(self, key: str) -> str:
+        """When a quantity was declared or amended, as it follows its value; empty for answers made elsewhere."""
+        return "" if self.declared is None else f", {self.declared.words(key)}"
 
     @property
     def present(self) -> list[str]:
@@ -62,9 +69,9 @@ class Results:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The declared pairs whose methods both have answers."""
-        declared = self.report.pairs or default_pairs(list(self.labels))
-        return [(a, b) for a, b in declared if a in self.present and b in self.present]
+        """The pairs to test whose methods both have answers."""
+        asked = self.report.pairs or default_pairs(list(self.labels))
+        return [(a, b) for a, b in asked if a in self.present and b in self.present]
 
     @property
     def short_labels(self) -> dict[str, str]:
@@ -98,6 +105,7 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
         modes={} if evaluated else {method: MODES[one.mode].letter for method, one in methods.items()},
         planned={method: study.seeds for method in study.methods},
         cells=collected.cells,
+        declared=collected.declared,
     )
 
 

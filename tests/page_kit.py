@@ -12,6 +12,7 @@ import numpy as np
 from study_kit import seal_cell
 
 from harness.config.study import StudyConfig
+from harness.console import Console
 from harness.io import sha256_file, write_json, write_sealed, write_text
 from harness.study.asked import EvaluationManifest
 from harness.study.compare import Plan, describe_study
@@ -70,7 +71,7 @@ def fabricate_run(
     data, asked = load_data(study)
     assert data is not None
     records = asked.records
-    rules = describe_study(study, root, Plan([], data, asked, {"vsibench": asked.digest}))
+    rules = describe_study(study, root, Plan([], data, asked, {"vsibench": asked.digest}), Console(quiet=True))
     cells = [("base", 0), *((method, seed) for method in methods for seed in range(seeds))]
     ids = {(m, s): f"{m}-tiny-s{s}-{zlib.crc32(f'{m}{s}'.encode()):08x}" for m, s in cells}
     for cell, name in ids.items():

@@ -62,7 +62,7 @@ def prepare_cells(study: StudyConfig, run_dir: Path) -> tuple[Plan, dict[str, Ce
     matrix.write_matrix(
         run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
     )
-    describe_study(study, run_dir, plan)
+    describe_study(study, run_dir, plan, QUIET)
     for cell in plan.cells:
         matrix.write_cell(run_dir, study, cell)
     return plan, {f"{cell.method}-{cell.seed}": cell for cell in plan.cells}

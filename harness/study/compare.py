@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.table import Table
@@ -15,13 +16,14 @@ from harness.data.reader import Dataset
 from harness.data.sources import is_ready, resolve_source, world_split
 from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
-from harness.io import remove_leftovers
+from harness.io import digest_of, remove_leftovers
 from harness.locks import hold
 from harness.memory import estimate as memory
 from harness.models.conversation import conversation_notes
 from harness.models.loading import check_model, model_config, model_digest
 from harness.processes import usable_cores
 from harness.study import matrix
+from harness.study.declared import declare
 from harness.study.description import describe, write_description
 from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
 from harness.study.effective import print_settings
@@ -130,7 +132,7 @@ def compare(
         matrix.write_matrix(
             run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
         )
-        rules = describe_study(study, run_dir, plan)
+        rules = describe_study(study, run_dir, plan, console)
         all_done = _compute(study, run_dir, plan, plan.cells, console)
         try:
             score_cells(study, run_dir, plan.cells, rules)
@@ -142,10 +144,31 @@ def compare(
     return 0 if all_done else 1
 
 
-def describe_study(study: StudyConfig, run_dir: Path, plan: Plan) -> list[Rules]:
-    """Write the description that a report is made from; return the study's benchmarks."""
-    rules = [Rules.of(study, name, plan.benchmark, digest) for name, digest in plan.questions.items()]
+def describe_study(study: StudyConfig, run_dir: Path, plan: Plan, console: Console) -> list[Rules]:
+    """Write what a report is made from: the plan, or its amendments, and the description; return the benchmarks."""
+    rules = declare_study(study, run_dir, plan, console)
     write_description(run_dir, describe(study, plan.train, plan.benchmark, rules))
+    return rules
+
+
+def declare_study(study: StudyConfig, run_dir: Path, plan: Plan, console: Console) -> list[Rules]:
+    """Write what the study declares, or append what is different now; return its benchmarks."""
+    rules = [Rules.of(study, name, plan.benchmark, digest) for name, digest in plan.questions.items()]
+    settled = load_report().settled(study, plan.benchmark)
+    worked_out = {
+        "report.pairs": [list(pair) for pair in settled.pairs or ()],
+        "report.margin": settled.margin,
+        "evaluation.scorer": rules[0].benchmark.scorer_named(study.evaluation.scorer),
+        "digests.train": plan.train.digest,
+        "digests.benchmark": plan.benchmark.digest,
+        "version": version(matrix.PACKAGE),
+    }
+    worked_out |= {f"digests.scorers.{one.name}": one.digest for one in rules}
+    for cell in plan.cells:
+        worked_out["digests.model"] = cell.identity["model"]["digest"]
+        if not cell.is_base:
+            worked_out[f"digests.code.{cell.method}"] = digest_of(cell.identity["sources"])
+    declare(run_dir, study, worked_out, console)
     return rules
 
 
@@ -177,6 +200,8 @@ def train(study: StudyConfig, run_dir: Path, *, console: Console) -> int:
     with hold(run_dir, "run directory", elsewhere=True) as taken:
         if taken:
             console.say(taken, style="yellow")
+        if not (run_dir / matrix.DECLARATION).exists():
+            declare_study(study, run_dir, plan, console)
         all_done = _compute(study, run_dir, plan, cells, console)
     for cell in cells:
         console.say(str(cell.folder(run_dir)))

@@ -28,12 +28,13 @@ from harness.train.meter import COMPUTE_FILE, Consumption
 PACKAGE = "vlm-harness"
 CELLS = "cells"
 MATRIX_FILE = "matrix.json"
-DESCRIPTION = "description.json"
 CONFIG_FILE = "config.json"
 LOG_FILE = "log.txt"
 STUDY_FILE, STUDY_TOML = "study.json", "study.toml"
 DESCRIPTION = "description.json"
 """What a report says of the data and the benchmarks, see :mod:`harness.study.description`."""
+DECLARATION = "plan.json"
+"""What was declared, and when, see :mod:`harness.study.declared`."""
 AGAIN = "run `harness compare` again, with the run directory's study.toml"
 """What restores a document of a run directory."""
 
@@ -288,7 +289,13 @@ def check_output(run_dir: Path, study: StudyConfig) -> None:
     Raises:
         UserError: As :meth:`harness.outputs.Outputs.check`; or a newer version wrote it.
     """
-    names = [STUDY_FILE, MATRIX_FILE, DESCRIPTION, *([] if _is_described(run_dir, study) else [STUDY_TOML])]
+    names = [
+        STUDY_FILE,
+        MATRIX_FILE,
+        DESCRIPTION,
+        DECLARATION,
+        *([] if _is_described(run_dir, study) else [STUDY_TOML]),
+    ]
     Outputs(run_dir).check(names)
     if (run_dir / MATRIX_FILE).is_file():
         _refuse_newer(run_dir / MATRIX_FILE)

@@ -47,6 +47,9 @@ class Report(Protocol):
     def files_of(self, sources: Sequence[str]) -> list[Path]:
         """The files that sources such as ``NAME=FILE`` name."""
 
+    def settled(self, study: StudyConfig, benchmark: Dataset) -> ReportSection:
+        """The study's tests, with the pairs and the margin worked out where it names none."""
+
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find; return the number of questions planned for."""
 

@@ -75,7 +75,7 @@ def _trained(collected: Collected) -> list[DescribedMethod]:
 
 
 def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
-    study = collected.study
+    study, plan = collected.study, collected.declared
     identity = next(cell.identity for cell in collected.cells if cell.identity)
     environment = next((cell.environment for cell in collected.cells if cell.environment), None)
     train, benchmark, headline = collected.train, collected.test, collected.headline
@@ -98,11 +98,13 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Engine", identity.get("engine", "unknown")
     yield "Tuning", _tuning(collected)
     yield "Data order", "by seed, the same for every method"
-    yield "Reported checkpoint", "the last, declared in advance"
+    yield "Reported checkpoint", f"the last, {plan.words('evaluation.checkpoint')}"
     yield "Learning-rate schedule", "warm-up, then constant"
     yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
-    yield "Equivalence margin", f"{count(study.report.margin, 'point')}, declared in advance"
-    yield "Level of the tests", f"{study.report.alpha:g}"
+    yield "Equivalence margin", f"{count(study.report.margin, 'point')}, {plan.words('report.margin')}"
+    yield "Level of the tests", f"{study.report.alpha:g}, {plan.words('report.alpha')}"
+    yield "Pairs tested", f"{len(study.report.pairs or ())}, {plan.words('report.pairs')}"
+    yield "Seeds", f"{study.seeds}, {plan.words('seeds')}"
     yield "CPU threads per cell", str(environment.threads if environment else "unknown")
 
 

@@ -16,6 +16,7 @@ from harness.io import sha256_file
 from harness.locks import command_of
 from harness.study.setup import Environment
 from reports.collect import CellResult, Collected
+from reports.declared import declared_blocks
 from reports.page.fairness import budget_in_words, settings_of_methods
 from reports.results import Results
 from reports.samples import Source
@@ -37,6 +38,7 @@ def methods_section(collected: Collected, contrasts: Sequence[Contrast]) -> Docu
         paragraph(*_evaluation(collected)),
         heading("Statistics"),
         *_statistics(study.report, contrasts, collected.headline.benchmark.cluster),
+        *declared_blocks(collected.declared),
         heading("Settings of each method"),
         text_table(("Method", "Settings"), *settings_of_methods(collected)),
         heading("Commands"),
@@ -121,7 +123,7 @@ def _optimisation(study: StudyConfig) -> Iterator[str]:
         f"{count(rollout.max_new_tokens, 'token')}; the rewards were {listed(rewards)}, each on the questions it "
         "applies to."
     )
-    yield "The reported checkpoint is the last one, as declared in advance."
+    yield "The reported checkpoint is the last one."
 
 
 def _evaluation(collected: Collected) -> Iterator[str]:
@@ -173,7 +175,7 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
     )
     yield paragraph(
         "The p-values of the overall score are corrected by Holm's procedure over the "
-        f"{count(len(tested), 'declared pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
+        f"{count(len(tested), 'pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
         "Two methods are called equivalent if two one-sided tests place their difference within "
         f"{count(report.margin, 'point')}; pairs that are neither different nor equivalent are undecided and reported "
         "with the minimum detectable effect at 80% power.",

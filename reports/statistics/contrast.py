@@ -50,7 +50,7 @@ class Contrast:
         model: The base model that both were trained from.
         note: What a reader must know about this test, if anything.
         seeds: Fewest runs of a trained side, which decide the claim.
-        margin: Declared difference from which on methods are not equivalent.
+        margin: Difference from which on methods are not equivalent, in points.
         p_equivalence: p-value of a difference of at least the margin (TOST), Holm-corrected like ``p_holm``.
         mde: Minimum detectable effect: the true difference this design finds with 80% power, before correction.
         p_b_beats_a: Share of run pairs in which B scores higher (a tie counts half); NaN with one run each.
@@ -130,7 +130,7 @@ def _judged(c: Contrast, p: float, p_equivalence: float, alpha: float) -> Contra
     if p < alpha:
         verdict = "better" if c.difference > 0 else "worse"
         if p_equivalence < alpha:
-            small = f"there is a difference, but it is smaller than the declared margin of {c.margin:g}"
+            small = f"there is a difference, but it is smaller than the margin of {c.margin:g}"
             note = "; ".join(filter(None, (note, small)))
     elif p_equivalence < alpha or c.verdict == "equivalent":
         verdict = "equivalent"

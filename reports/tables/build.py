@@ -11,6 +11,7 @@ from harness.config.study import BASE
 from harness.study.asked import DEFAULT_RULES
 from harness.study.description import RecordedBenchmark
 from reports.benchmarks import VSIBench
+from reports.declared import amended_notes
 from reports.results import Results
 from reports.statistics import Contrast, compare
 from reports.tables.pairs import pairs_table, tasks_table
@@ -63,7 +64,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         scores_table(results, rows, found, footnotes=footnotes),
         rows,
         found,
-        verdicts(results, found),
+        [replace(v, notes=(*v.notes, *amended_notes(results, v.a, v.b))) for v in verdicts(results, found)],
         sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,

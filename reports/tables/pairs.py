@@ -42,8 +42,8 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
     ]
     caption = sentences(
         "Differences are B minus A in points; intervals are not corrected for multiple comparisons.",
-        f"Equivalence margin, declared in advance: {found[0].margin:g}." if found else "",
-        test_caption(found, alpha),
+        f"Equivalence margin: {found[0].margin:g}{results.told('report.margin')}." if found else "",
+        test_caption(results, found),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
         "would find with 80% power, before correction.",
         "“B beats A in runs”: share of the pairs of one run each." if any(c.run_pairs for c in found) else "",
@@ -82,12 +82,12 @@ def tasks_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
     return Table(f"Differences by task on {results.title}", (COMPARISON, *columns), tuple(rows), caption)
 
 
-def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = None) -> str:
+def test_caption(results: Results, found: Sequence[Contrast], pairs: int | None = None) -> str:
     """What was tested, how and on what: test, clusters, correction, questions and seeds.
 
     Args:
+        results: What was answered.
         found: The contrasts shown.
-        alpha: Their level.
         pairs: Size of their family, where not all of it is shown.
     """
     if not found:
@@ -101,11 +101,13 @@ def test_caption(found: Sequence[Contrast], alpha: float, pairs: int | None = No
     seeds = [seeds for c in found for method, seeds in ((c.a, c.seeds_a), (c.b, c.seeds_b)) if method != BASE]
     parts = [
         f"Differences are paired by question: least squares on question types, {error}, two-sided t-tests,",
-        f"p Holm-corrected over {count(pairs or len(found), 'declared pair')};",
+        f"p Holm-corrected over {count(pairs or len(found), 'pair')}{results.told('report.pairs')};",
         f"{_range([c.n_questions for c in found], 'question')} in",
         f"{_range([c.n_rooms for c in found], found[0].cluster)} (clusters), {_range(seeds, 'seed')} per method.",
     ]
-    marks = [f"{mark} p < {alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims]
+    marks = [
+        f"{mark} p < {results.report.alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims
+    ]
     return sentences(*parts, f"{'; '.join(marks)}.", _equivalence_caption(found))
 
 
@@ -168,7 +170,7 @@ def _mark(c: Contrast) -> str:
 
 def _equivalence_caption(found: Iterable[Contrast]) -> str:
     margin = next((c.margin for c in found if c.verdict == "equivalent"), None)
-    tests = "two one-sided tests against the declared margin"
+    tests = "two one-sided tests against the margin"
     return "" if margin is None else f"{EQUIVALENT_MARK} equivalent within {margin:g} ({tests})."
 
 

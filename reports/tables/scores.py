@@ -119,7 +119,7 @@ def scores_table(
         f"Scores from 0 to 100 by the scorer “{results.scorer}”; Avg is {benchmark.average}.",
         "With several seeds: mean ± standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else "",
         "Bold: the highest of base and methods in each column (not a test)." if best else "",
-        test_caption(compared, alpha, pairs=len(found)) if tested else _description(compared, benchmark),
+        test_caption(results, compared, pairs=len(found)) if tested else _description(compared, benchmark),
     )
     return Table(
         f"Scores on {results.title}",

@@ -16,6 +16,7 @@ import pytest
 from study_kit import seal_cell
 
 from harness.config.study import StudyConfig
+from harness.console import Console
 from harness.io import sha256_file, write_json
 from harness.study.asked import EvaluationManifest
 from harness.study.compare import Plan, describe_study
@@ -98,7 +99,7 @@ def write_run(root: Path) -> Path:
                 EvaluationManifest(identity=identity, n=len(rows), complete=True, samples=digest).write(folder)
             seal_cell(run / "cells" / name, method, seed)
     train, benchmark = read_training(study), read_benchmark(study)
-    rules = describe_study(study, run, Plan([], train, benchmark, {"vsibench": benchmark.digest}))
+    rules = describe_study(study, run, Plan([], train, benchmark, {"vsibench": benchmark.digest}), Console(quiet=True))
     for samples in run.glob("cells/*/vsibench/*/samples.jsonl"):
         score_evaluation(samples.parent, rules[0], study.prompt.evaluation)
     write_json(run / "study.json", study.model_dump(mode="json"))

@@ -243,7 +243,7 @@ def test_an_edited_scorer_takes_effect_in_the_next_comparison_alone(run: Run, ha
     answers = (step / "samples.jsonl").read_bytes()
     run.file.write_text(PLUGIN.replace("len(answer) / 10", "len(answer) / 20"))
     registry.add_file(run.file)
-    rules = describe_study(run.study, run.folder, make_plan(run.study, QUIET))
+    rules = describe_study(run.study, run.folder, make_plan(run.study, QUIET), QUIET)
     registry._files.clear()
     mistake(harness("report", str(run.folder)), "scores.json", "another version of the benchmark", "harness compare")
     registry.add_file(run.file)

@@ -100,7 +100,7 @@ def test_one_seed_is_said_to_compare_checkpoints() -> None:
     assert "checkpoints, not the methods" in text
     for said in (
         "clustered by room",
-        "Holm-corrected over 2 declared pairs",
+        "Holm-corrected over 2 pairs",
         "5,130 questions",
         "288 rooms",
         "1 seed per method",

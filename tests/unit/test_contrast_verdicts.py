@@ -60,7 +60,7 @@ def test_the_margin_is_the_studys() -> None:
 def test_a_difference_smaller_than_the_margin_is_real_and_said_to_be_small() -> None:
     found = overall(answers(0.5, noise=0.01))
     assert found.verdict == "better" and found.p_holm < 0.05 and found.p_equivalence < 0.05
-    assert "smaller than the declared margin of 1" in found.note
+    assert "smaller than the margin of 1" in found.note
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -1,0 +1,68 @@
+"""What a report says of what was declared and what was amended; nothing of answers that were made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.study.declared import Declaration, value_in_words
+from harness.study.matrix import DECLARATION
+from reports.results import Results
+from reports.text import Block, heading, lines, listed, paragraph, text_table
+
+MAIN = {
+    "methods": "Methods",
+    "seeds": "Seeds",
+    "budget.amount": "Budget",
+    "report.pairs": "Pairs",
+    "report.margin": "Equivalence margin",
+    "report.alpha": "Level",
+    "evaluation.scorer": "Scorer",
+    "digests.train": "Training records",
+    "digests.benchmark": "Benchmark",
+}
+"""The quantities that a report lists even if they were not amended."""
+
+
+def declared_sentences(results: Results) -> tuple[str, ...]:
+    """What is common to all verdicts: that the plan was kept, or each of its amendments."""
+    if (plan := results.declared) is None:
+        return ()
+    if not plan.amended:
+        before = "" if plan.known else ", and nothing was amended"
+        return (f"Methods, seeds, pairs, margin, level, scorer and checkpoint were {plan.written}{before}.",)
+    amended = (f"{key} ({value_in_words(key, plan.current[key])}) was {plan.words(key)}" for key in plan.amended)
+    return (f"The plan was {plan.written}.", *(f"{one[0].upper()}{one[1:]}." for one in amended))
+
+
+def amended_notes(results: Results, a: str, b: str) -> tuple[str, ...]:
+    """What of a pair's test was not declared before there were results, in a sentence each."""
+    if (plan := results.declared) is None:
+        return ()
+    found = []
+    if plan.known:
+        found.append(f"Nothing was declared beforehand: the plan was {plan.written}.")
+    if knowingly := plan.amended_knowingly:
+        found.append(
+            f"Not as declared: with results known, the study's {listed(knowingly)} {_were(knowingly)} amended."
+        )
+        if "report.pairs" in knowingly and (a, b) in plan.pairs_added():
+            found.append("This pair was added then.")
+    return tuple(found)
+
+
+def declared_blocks(plan: Declaration) -> Iterator[Block]:
+    """The plan and its amendments, for the methods section."""
+    yield heading("Declared")
+    yield paragraph(
+        f"The plan ({DECLARATION}, which has every setting) was {plan.written}.",
+        "Nothing was amended." if not plan.amendments else "Amendments, in the order of time:",
+    )
+    if plan.amendments:
+        yield lines("list", [one.words for one in plan.amendments])
+    now = plan.current
+    rows = [(name, value_in_words(key, now[key]), plan.words(key)) for key, name in MAIN.items()]
+    yield text_table(("Quantity", "Value", "When"), *rows)
+
+
+def _were(things: list[str]) -> str:
+    return "was" if len(things) == 1 else "were"
