@@ -42,6 +42,7 @@ from harness.study.scored import OWN_WORDS, SCORES, Points, Scored, read_scores,
 from harness.study.setup import ENVIRONMENT_FILE, Environment
 from harness.study.status import State, read_status
 from harness.train.meter import COMPUTE_FILE, Consumption
+from harness.train.tracking import METRICS_FILE, Misses, misses, read_metrics
 from harness.vsibench.prompts import answer_in
 
 MODE_KEYS = ("prompts", "decoding")
@@ -65,6 +66,7 @@ class CellResult:
         consumed: What training consumed, or None.
         environment: Versions and machine, or None.
         weights: What identifies the weights of each evaluated checkpoint, by its folder's name.
+        misses: How many answers the scorer missed in training, None where none were sampled.
     """
 
     cell: str
@@ -76,6 +78,7 @@ class CellResult:
     consumed: Consumption | None
     environment: Environment | None
     weights: Mapping[str, str] = field(default_factory=dict)
+    misses: Misses | None = None
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,7 @@ def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> tuple[CellResult, D
         read_consumption(folder) if (folder / COMPUTE_FILE).is_file() else None,
         read_as(Environment, ran_on, "Delete the file, which is only shown") if ran_on.is_file() else None,
         done.holds.weights if done else {},
+        misses(read_metrics(folder / METRICS_FILE)) if done else None,
     )
     return result, done if evaluations else None
 

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from harness.api import Record, Reward, StrictConfig
-from harness.vsibench.answers import answered_number
 from harness.vsibench.mra import numeric_truth
 
 
@@ -41,7 +40,7 @@ class Distance(Reward):
     def score(self, text: str, record: Record, mode: str) -> float | None:
         if not record.is_numeric:
             return None
-        return self._reward(relative_distance(answered_number(text, record), numeric_truth(record)))
+        return self._reward(relative_distance(self.read_number(text, record, mode), numeric_truth(record)))
 
     def _reward(self, distance: float) -> float:
         if self.config.mapping == "linear":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.api import Record, Reward
-from harness.vsibench.answers import answered_number
 from harness.vsibench.mra import numeric_truth
 
 
@@ -20,7 +19,7 @@ class RelativeError(Reward):
     def score(self, text: str, record: Record, mode: str) -> float | None:
         if not record.is_numeric:
             return None
-        predicted, truth = answered_number(text, record), numeric_truth(record)
+        predicted, truth = self.read_number(text, record, mode), numeric_truth(record)
         if truth == 0:
             return float(predicted == 0)
         error = abs(predicted - truth) / abs(truth)

@@ -15,6 +15,7 @@ from algorithms.guests.trl_video import grpo_trainer, require_trl
 from harness.api import GuestTrainer, Needs, StrictConfig
 from harness.data.encode import EncodedPrompt
 from harness.train.run import TrainingRun
+from harness.train.tracking import MISSED
 from harness.train.trainer import describe_groups
 
 if TYPE_CHECKING:
@@ -174,8 +175,13 @@ class TRLGRPO(TRLTrainer):
         rows = prompts * size
         batch = max(part for part in range(1, rows + 1) if rows % part == 0 and part <= run.settings.micro_batch)
 
+        missed: list[bool] = []
+
         def reward(text: str, prompt: EncodedPrompt) -> float:
-            return run.groups.rewards.score(text, prompt.record, run.groups.mode).total
+            scored = run.groups.rewards.score(text, prompt.record, run.groups.mode)
+            missed.append(scored.missed)
+            steps.numbers[MISSED] = float(np.mean(missed))
+            return scored.total
 
         trainer = grpo_trainer(
             run.policy,
@@ -196,6 +202,7 @@ class TRLGRPO(TRLTrainer):
 
         def opened(*arguments: Any) -> Any:
             steps.open()
+            missed.clear()
             steps.numbers["samples"] = rows
             return fetch(*arguments)
 

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from harness.api.config import Plugin
 from harness.errors import UserError, first_few, unknown_name
+from harness.vsibench.letters import normalise
 from harness.vsibench.records import Record
-from harness.vsibench.scorers import ItemScore
+from harness.vsibench.scorers import SCORERS, ItemScore
 from harness.vsibench.scoring import mean
+from harness.vsibench.types import LETTERS
 
 
 class QuestionScore(NamedTuple):
@@ -160,6 +162,26 @@ class Benchmark(Plugin, ABC):
     @abstractmethod
     def score(self, answer: str, record: Record, scorer: str) -> ItemScore:
         """Score one answer, as the model gave it, by one of :attr:`scorers`."""
+
+    def read(self, answer: str, record: Record, scorer: str) -> float | str | None:
+        """What one of :attr:`scorers` takes for the answer, None where it takes nothing; rewards go by it.
+
+        By default the option, the words or the number (as one of VSI-Bench's scorers reads it) to which :meth:`score`
+        would give full marks if it were the truth.
+
+        Returns:
+            As :meth:`harness.api.Reward.read`.
+        """
+        if record.is_numeric:
+            possible = [rule.read(answer, record) for rule in SCORERS.values()]
+        else:
+            possible = list(LETTERS[: len(record.options)] if record.options else [record.ground_truth])
+        for truth in possible:
+            asked = record.model_copy(update={"ground_truth": str(truth)})
+            if truth is not None and self.score(answer, asked, scorer).score >= 1:
+                return truth if record.is_numeric or record.options else normalise(record.ground_truth)
+        words = "" if record.is_numeric or record.options else normalise(answer)
+        return words if words and words != normalise(record.ground_truth) else None
 
     def question_scores(
         self, records: Sequence[Record], answers: Mapping[str, str], scorer: str

@@ -27,6 +27,7 @@ class Completion:
         behaviour: Per-token log-probabilities under the policy at sampling (empty unless needed).
         reference: Per-token log-probabilities under the reference model (empty unless needed).
         truncated: Whether it was cut off by the token limit.
+        missed: Whether the study's scorer does not read its answer, although tolerant reading finds one.
     """
 
     prompt_id: str
@@ -38,6 +39,7 @@ class Completion:
     behaviour: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
     truncated: bool = False
+    missed: bool = False
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,11 @@ class RewardSection(StrictConfig):
         description="Weights of registered rewards; one that does not apply to a record is left out.",
     )
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Options by name of reward.")
+    reading: Literal["scorer", "tolerant"] = Field(
+        "scorer",
+        description="How they read an answer: as the study's scorer does (free words as a whole), or by the rules of "
+        "the tolerant scorer, which also pays answers that another scorer gives 0.",
+    )
 
 
 class RolloutSection(StrictConfig):

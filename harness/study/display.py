@@ -17,6 +17,7 @@ from rich.table import Table
 from harness.console import Console, Text
 from harness.study.matrix import Cell, CellWork
 from harness.study.status import State, Status
+from harness.train.tracking import MISSED
 from harness.visible import clean, visible
 
 STYLES: dict[State, str] = {
@@ -39,6 +40,7 @@ class _Row:
     reused: bool
     began: tuple[float, float] = (0.0, 0.0)
     seconds_left: float | None = None
+    missed: str = ""
     printed: float = float("-inf")
 
 
@@ -80,6 +82,7 @@ class MatrixDisplay:
         now, before = self._clock(), row.status
         same_stage = (before.state, before.phase) == (status.state, status.phase)
         row.status = status
+        row.missed = _missed(status) or row.missed
         done, total = _progress(status)
         if not same_stage:
             row.began = (now, done)
@@ -125,6 +128,8 @@ class MatrixDisplay:
         failed = [row for row in rows if row.status.state is State.FAILED]
         for row in failed[:3]:
             yield Text(clean(f"{row.cell.id}: {row.status.reason}"), style="red", overflow="ellipsis", no_wrap=True)
+        for row in [row for row in rows if row.missed][:3]:
+            yield Text(clean(f"{_name(row.cell)}: {row.missed}"), style="yellow", overflow="ellipsis", no_wrap=True)
 
 
 @contextmanager
@@ -148,13 +153,22 @@ def describe(cell: Cell, status: Status, seconds_left: float | None = None) -> s
     done, total = _progress(status)
     if status.phase and status.state is State.RUNNING:
         parts.append(f"{status.phase} {_counter(done, total)}".rstrip())
-        parts += [text for text in (_score(status),) if text]
+        parts += [text for text in (_score(status), _missed(status)) if text]
         if (rate := status.numbers.get("examples_per_second")) is not None:
             parts.append(f"{rate:.1f} examples/s")
         if seconds_left is not None:
             parts.append(f"{duration(seconds_left)} left")
-    name = cell.method if cell.is_base else f"{cell.method} seed {cell.seed}"
-    return f"{name}: {', '.join(parts)}"
+    return f"{_name(cell)}: {', '.join(parts)}"
+
+
+def _name(cell: Cell) -> str:
+    return cell.method if cell.is_base else f"{cell.method} seed {cell.seed}"
+
+
+def _missed(status: Status) -> str:
+    """A warning when training leaves the form of answers that is scored."""
+    share = status.numbers.get(MISSED)
+    return "" if share is None else f"the scorer cannot read {share:.0%} of the sampled answers"
 
 
 def duration(seconds: float) -> str:

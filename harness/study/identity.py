@@ -30,7 +30,7 @@ from harness.plugins.source import source_digest
 from harness.seeds import seed_for
 from harness.train.optimizer import set_learning_rate
 from harness.train.reduction import reduce_loss
-from harness.vsibench.prompts import answer_text, prompts_digest
+from harness.vsibench.prompts import answer_in, answer_text, prompts_digest
 
 TRAINING_RULES = (answer_text, corrupted_answer, shuffled_prompt, reduce_loss, set_learning_rate, seed_for)
 """Rules of the engine that decide the weights of every method; the code of their modules is part of the identity.
@@ -138,8 +138,12 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
         method: As the study names it.
         algorithm: The method with its hyper-parameters.
     """
-    versions = {"versions": dict(algorithm.versions())} if isinstance(algorithm, GuestTrainer) else {}
-    return versions | {
+    found: dict[str, Any] = {"versions": dict(algorithm.versions())} if isinstance(algorithm, GuestTrainer) else {}
+    if algorithm.needs.rollouts and study.reward.reading == "scorer":
+        benchmark: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
+        rule = benchmark.scorer_named(study.evaluation.scorer)
+        found["reading"] = {"scorer": rule, "source": source_digest(type(benchmark), answer_in)}
+    return found | {
         "computing": _computing(study),
         "method": parse_variant(method).method,
         "hyper_parameters": algorithm.config.model_dump(mode="json"),

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
-from harness.api.reward import WeightedRewards
+from harness.api.reward import Reading, WeightedRewards
 from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
@@ -178,9 +178,11 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
 
 def build_rewards(study: StudyConfig) -> WeightedRewards:
     """The study's weighted rewards, from the registry."""
-    weights = study.reward.weights
-    rewards = {name: registry.create("rewards", name, study.reward.options.get(name)) for name in weights}
-    return WeightedRewards(rewards, weights)
+    section, benchmark = study.reward, registry.create("benchmarks", study.evaluation.benchmark)
+    scorer = benchmark.scorer_named(study.evaluation.scorer)
+    reading = Reading(lambda answer, record: benchmark.read(answer, record, scorer), section.reading == "tolerant")
+    rewards = {name: registry.create("rewards", name, section.options.get(name)) for name in section.weights}
+    return WeightedRewards(rewards, section.weights, reading)
 
 
 class Environment(StrictConfig):

@@ -36,8 +36,9 @@ class Status(BaseModel):
         phase: The present or last phase.
         step: Optimiser steps done.
         steps: Total optimiser steps; 0 if unknown (a budget in seconds).
-        numbers: For display: ``loss``, ``reward``, ``examples_per_second``, ``done`` and ``of`` (questions of the
-            evaluation), ``overall`` (the headline score).
+        numbers: For display: ``loss``, ``reward``, ``missed`` (the share of sampled answers that the scorer misses,
+            once it grew), ``examples_per_second``, ``done`` and ``of`` (questions of the evaluation), ``overall`` (the
+            headline score).
         writer: The process that wrote it.
         updated: Unix time of writing, by its clock.
     """

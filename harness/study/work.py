@@ -34,6 +34,7 @@ from harness.train.checkpoint import MANIFEST, read_checkpoint, restore_weights,
 from harness.train.groups import GroupBuilder
 from harness.train.ranks import Ranks
 from harness.train.run import CHECKPOINTS, TrainingRun
+from harness.train.tracking import MISSED
 from harness.train.trainer import Trainer
 
 
@@ -275,7 +276,8 @@ def _report(
 ) -> None:
     if not is_first_rank():
         return
-    shown = {key: value for key, value in numbers.items() if key in ("loss", "reward", "done", "of", "overall")}
+    kept = ("loss", "reward", MISSED, "done", "of", "overall")
+    shown = {key: value for key, value in numbers.items() if key in kept}
     if numbers.get("seconds"):
         shown["examples_per_second"] = numbers["examples"] / step / numbers["seconds"]
     write_status(cell_dir, Status(state=State.RUNNING, phase=phase, step=step, steps=steps, numbers=shown))

@@ -136,12 +136,12 @@ class GroupBuilder:
         return Completion(prompt.id, (*tokens, self.policy.end_tokens[0]), text, source=source)
 
     def _score(self, completion: Completion, prompt: EncodedPrompt) -> Completion:
-        total, parts = self.rewards.score(completion.text, prompt.record, self.mode)
+        total, parts, missed = self.rewards.score(completion.text, prompt.record, self.mode)
         if not math.isfinite(total):
             raise FloatingPointError(
                 f"record {prompt.record.key}: the reward is {total} (parts {parts}); a reward must be finite"
             )
-        return replace(completion, reward=total, parts=parts)
+        return replace(completion, reward=total, parts=parts, missed=missed)
 
     def _with_reference(
         self, prompts: Sequence[EncodedPrompt], groups: list[list[Completion]]

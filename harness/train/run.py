@@ -24,12 +24,12 @@ from harness.train.groups import GroupBuilder
 from harness.train.meter import COMPUTE_FILE, BudgetMeter
 from harness.train.optimizer import build_optimizer
 from harness.train.ranks import Ranks
-from harness.train.tracking import METRICS_FILE, Metrics
+from harness.train.tracking import METRICS_FILE, MISSED, Metrics, misses
 
 CHECKPOINTS = "checkpoints"
 
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with (step, expected steps or 0, numbers)."""
+"""Called after each step with (step, expected steps or 0, numbers); ``missed`` is among them only once it grew."""
 
 
 class TrainingError(Exception):
@@ -120,13 +120,16 @@ class TrainingRun:
         numbers["seconds"] = time.perf_counter() - self._clock
         self.step += 1
         due = self._due()
+        told = {key: value for key, value in numbers.items() if key != MISSED}
         if self._metrics:
             self._metrics.log(self.step, numbers)
+            if (missed := misses(self._metrics.logged)) and missed.grew:
+                told[MISSED] = missed.last
             if due > self._saved or self.meter.spent:
                 self._save()
         self._saved = due
         self._clock = time.perf_counter()
-        self.progress(self.step, self.expected_steps, numbers)
+        self.progress(self.step, self.expected_steps, told)
 
     def end(self) -> None:
         """Close the trackers, whether training is complete or not."""

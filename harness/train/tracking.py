@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
@@ -15,6 +16,11 @@ from harness.errors import UserError
 from harness.io import append_lines, parse_json, problems_of, whole_lines, write_text
 
 METRICS_FILE = "metrics.jsonl"
+
+MISSED = "missed"
+"""The share of a step's sampled completions whose answer tolerant reading finds and the study's scorer does not."""
+
+_MANY = 0.1
 
 _LINE = TypeAdapter(dict[str, int | float | None])
 
@@ -39,6 +45,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             ) from error
         found.append(numbers)
     return found
+
+
+class Misses(NamedTuple):
+    """The share of sampled answers that the scorer misses, in the first and in the last tenth of the steps."""
+
+    first: float
+    last: float
+
+    @property
+    def grew(self) -> bool:
+        """Whether training moves away from the form of answers that is scored."""
+        return self.last > max(_MANY, 2 * self.first)
+
+
+def misses(steps: Sequence[Mapping[str, Any]]) -> Misses | None:
+    """How many answers the scorer missed while a method trained; None if it samples none.
+
+    Args:
+        steps: The numbers of each step, as :func:`read_metrics` has them.
+    """
+    shares = [one[MISSED] for one in steps if one.get(MISSED) is not None]
+    some = max(1, len(shares) // 10)
+    return Misses(fmean(shares[:some]), fmean(shares[-some:])) if shares else None
 
 
 class Metrics:

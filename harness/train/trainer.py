@@ -35,6 +35,7 @@ from harness.seeds import seed_for
 from harness.train.optimizer import set_learning_rate
 from harness.train.reduction import denominator, make_batch, micro_batches, reduce_loss
 from harness.train.run import TrainingError, TrainingRun
+from harness.train.tracking import MISSED
 
 RESAMPLE_ROUNDS = 4
 """How often dropped prompts are replaced in one step; after that the step continues with what it has."""
@@ -193,7 +194,10 @@ class Trainer:
 
 
 def describe_groups(groups: Sequence[Group]) -> dict[str, float]:
-    """Means over the sampled completions: reward, its parts, length, truncation, groups without variance."""
+    """Means over the sampled completions: reward, its parts, length, truncation, answers that the scorer misses.
+
+    And the share of groups without variance.
+    """
     sampled = [one for group in groups for one in group.by_source("policy")]
     if not sampled:
         return {}
@@ -201,6 +205,7 @@ def describe_groups(groups: Sequence[Group]) -> dict[str, float]:
         "reward": float(np.mean([one.reward for one in sampled])),
         "length": float(np.mean([len(one.tokens) for one in sampled])),
         "truncated": float(np.mean([one.truncated for one in sampled])),
+        MISSED: float(np.mean([one.missed for one in sampled])),
         "zero_variance": float(
             np.mean([len({one.reward for one in group.by_source("policy")}) == 1 for group in groups])
         ),

@@ -1,13 +1,12 @@
 """Reading a model's answer: its final part, an option letter, a number, plain words.
 
-The rewards and the tolerant scorer share these rules, so that training rewards what the report accepts. They are
-lenient about form (tags, bold type, number words, units), never about content: what could mean two things is not read.
+The rules of the tolerant scorer, and of rewards that are set to read so. They are lenient about form (tags, bold type,
+number words, units), never about content: what could mean two things is not read.
 """
 
 from __future__ import annotations
 
 import html
-import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -157,12 +156,6 @@ def parse_answer(text: str, record: Record) -> float | str | None:
     if record.options is not None:
         return parse_letter(text, record.options)
     return parse_words(text) or None
-
-
-def answered_number(text: str, record: Record) -> float:
-    """The number that a completion gives as its answer to a numeric record; NaN when there is none."""
-    found = parse_answer(text, record)
-    return found if isinstance(found, float) else math.nan
 
 
 def matches(parsed: float | str | None, record: Record) -> bool:

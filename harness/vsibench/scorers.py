@@ -39,12 +39,24 @@ class Scorer:
         version: The rule's own version and the code it follows; stored with every score.
         summary: One line for listings and captions.
         parse: Extracts a number, an option letter or words from an answer, or None.
+        words: Reads all words of an answer in free form, where ``parse`` reads the first.
     """
 
     name: str
     version: str
     summary: str
     parse: Parser
+    words: Parser | None = None
+
+    def read(self, answer: str, record: Record) -> float | str | None:
+        """What the rule takes for the answer, None where it takes nothing: what rewards go by.
+
+        Words in free form, which VSI-Bench does not ask for, must be equal as a whole, since the truths of training
+        records may have several words, of which the official rule's first token is never all.
+        """
+        in_words = not record.is_numeric and record.options is None
+        found = (self.words if self.words and in_words else self.parse)(answer, record)
+        return None if isinstance(found, float) and not math.isfinite(found) else found
 
     def score(self, answer: str, record: Record) -> ItemScore:
         """Score one raw answer.
@@ -52,11 +64,11 @@ class Scorer:
         Raises:
             UserError: The record is numeric and its ground truth is not a number.
         """
-        parsed = self.parse(answer, record)
         if record.is_numeric:
-            number = parsed if isinstance(parsed, float) and math.isfinite(parsed) else None
-            score = 0.0 if number is None else mean_relative_accuracy(number, numeric_truth(record))
+            number = self.read(answer, record)
+            score = mean_relative_accuracy(number, numeric_truth(record)) if isinstance(number, float) else 0.0
             return ItemScore(score, number is not None)
+        parsed = self.parse(answer, record)
         return ItemScore(float(matches(parsed, record)), parsed is not None)
 
 
@@ -65,12 +77,22 @@ def _first_token(answer: str) -> str:
     return answer.split(" ")[0].rstrip(".").strip()
 
 
+def _all_words(answer: str, record: Record) -> str | None:
+    said, truth = (words.rstrip(".").rstrip() for words in (answer, record.ground_truth))
+    return _compared(said, truth)
+
+
+def _compared(words: str, truth: str) -> str | None:
+    """Words in free form, equal to the truth's as `matches` has them only if they are so but for case."""
+    if words.lower() == truth.lower():
+        return normalise(words)
+    return words.lower() if words and words.lower() != normalise(truth) else None
+
+
 def _token_choice(answer: str, record: Record) -> str | None:
     token = _first_token(answer)
     if record.options is None:
-        # Equality as in the source: ignoring case, without the normalisation that `matches` applies.
-        right = token.lower() == record.ground_truth.lower()
-        return normalise(token) if right else token.lower() or None
+        return _compared(token, record.ground_truth)
     letter = token.upper()
     return letter if len(letter) == 1 and letter in LETTERS[: len(record.options)] else None
 
@@ -148,6 +170,7 @@ SCORERS: dict[str, Scorer] = {
             "1 (thinking-in-space 51e089c)",
             "the benchmark's own rule: the first space-separated token, a trailing full stop removed",
             _official,
+            _all_words,
         ),
         Scorer(
             "lmms-eval",
@@ -155,6 +178,7 @@ SCORERS: dict[str, Scorer] = {
             "lmms-eval since July 2026, as it runs: without reasoning blocks and outer white space, the first "
             "number anywhere, in digits or words; letters as official",
             _lmms_eval,
+            lambda answer, record: _all_words(_without_reasoning(answer), record),
         ),
         Scorer(
             "tolerant",

@@ -57,6 +57,7 @@ def verdicts(results: Results, contrasts: Sequence[Contrast]) -> list[Verdict]:
         notes = [*words.claim(), *unfinished, *words.remarks()]
         notes += [unparsable[method] for method in (c.b, c.a) if method in unparsable]
         notes += _cost(costs, c.a, c.b, labels)
+        notes += [note for method in (c.b, c.a) for note in _missed(cells, method, labels[method])]
         winner, loser = {"better": (c.b, c.a), "worse": (c.a, c.b)}.get(c.verdict, ("", ""))
         sentence = words.sentence()
         found.append(Verdict(c.a, c.b, words.kind, winner, loser, sentence[0].upper() + sentence[1:], tuple(notes)))
@@ -218,6 +219,20 @@ def _unparsable_notes(answers: pd.DataFrame, labels: Mapping[str, str]) -> dict[
                 "shows how other rules score them."
             )
     return found
+
+
+def _missed(cells: Sequence[CellResult], method: str, label: str) -> list[str]:
+    """In which of a method's runs the scorer came to miss answers while it trained."""
+    runs = [(one.seed, one.misses) for one in cells if one.method == method and one.misses]
+    grown = [
+        f"seed {seed}: {found.first:.0%} at first, {found.last:.0%} at the end" for seed, found in runs if found.grew
+    ]
+    if not grown:
+        return []
+    return [
+        f"In {len(grown)} of {len(runs)} {label} runs training moved away from answers that the scorer reads (share of "
+        f"sampled answers that only tolerant reading finds; {'; '.join(grown)})."
+    ]
 
 
 def number(value: float, sign: str = "") -> str:

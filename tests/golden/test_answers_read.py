@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.api.reward import Reading, WeightedRewards
 from harness.vsibench.answers import parse_answer
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
@@ -24,7 +25,7 @@ TYPES = {
     "choice": "object_rel_distance",
     "words": "object_rel_direction_hard",
 }
-Reading = float | str | None
+Found = float | str | None
 
 
 def record(kind: str, truth: str) -> Record:
@@ -34,7 +35,7 @@ def record(kind: str, truth: str) -> Record:
     )  # fmt: skip
 
 
-def same(found: Reading, expected: Reading) -> bool:
+def same(found: Found, expected: Found) -> bool:
     if isinstance(expected, int | float):
         return isinstance(found, float) and math.isclose(found, expected, rel_tol=1e-6)
     if isinstance(found, float) and not math.isfinite(found):
@@ -72,26 +73,45 @@ def test_the_published_rules_read_what_their_own_code_reads(column: str) -> None
     assert wrong == []
 
 
-def test_rewards_pay_what_a_person_reads() -> None:
+REWARDS = {"choice": Choice(), "mra": MRA(), "distance": Distance(), "relative": RelativeError()}
+
+
+def paid(reading: Reading, answer: str, asked: Record, mode: str) -> dict[str, float]:
+    return WeightedRewards(REWARDS, dict.fromkeys(REWARDS, 1.0), reading).score(answer, asked, mode).parts
+
+
+def test_tolerant_rewards_pay_what_a_person_reads() -> None:
     for answer, kind, mode, person, read, *_ in rows():
-        if kind == "choice":
-            paid = [Choice().score(answer, record(kind, letter), mode) for letter in "ABCD"]
-            assert paid == [float(read and letter == person) for letter in "ABCD"], answer
-        elif kind == "words":
-            assert Choice().score(answer, record(kind, "front-left"), mode) == float(person == "front left"), answer
-        elif read and person is not None and person > 0:
-            right, larger = record(kind, repr(float(person))), record(kind, repr(1.75 * person))
-            assert all(reward().score(answer, right, mode) == pytest.approx(1) for reward in (Distance, RelativeError))
-            assert MRA().score(answer, right, mode) == 1, answer
-            # An error of 3/7 of the truth: within .5 and .45 (thresholds .50 and .55) only.
-            assert MRA().score(answer, larger, mode) == 0.2, answer
-            assert RelativeError().score(answer, larger, mode) == pytest.approx(4 / 7), answer
-        else:
-            paid = [reward().score(answer, record(kind, "4"), mode) for reward in (MRA, Distance, RelativeError)]
-            assert paid == [0, 0, 0] or (person is not None and person <= 0), answer
+        _check_paid(Reading(tolerant=True), answer, kind, mode, person if read else None)
 
 
-def test_reward_and_tolerant_scorer_read_alike() -> None:
+@pytest.mark.parametrize("column", ["official", "lmms-eval"])
+def test_rewards_pay_what_the_scorer_s_own_code_reads(column: str) -> None:
+    at = TABLE["columns"].index(column)
+    for row in rows("count", "distance", "size", "room", "choice"):
+        found = row[at] if not isinstance(row[at], float) or math.isfinite(row[at]) else None
+        _check_paid(Reading(SCORERS[column].read), *row[:3], found)
+
+
+def _check_paid(reading: Reading, answer: str, kind: str, mode: str, read: Found) -> None:
+    """What an answer in which ``read`` is read is paid, against these truths."""
+    if kind == "choice":
+        given = [paid(reading, answer, record(kind, letter), mode)["choice"] for letter in "ABCD"]
+        assert given == [float(letter == read) for letter in "ABCD"], answer
+    elif kind == "words":
+        given = paid(reading, answer, record(kind, "front-left"), mode)["choice"]
+        assert given == float(read == "front left"), answer
+    elif isinstance(read, int | float) and read > 0:
+        right, larger = (paid(reading, answer, record(kind, repr(k * read)), mode) for k in (1.0, 1.75))
+        assert right == pytest.approx({"mra": 1, "distance": 1, "relative": 1}), answer
+        # An error of 3/7 of the truth: within .5 and .45 (thresholds .50 and .55) only.
+        assert larger == pytest.approx({"mra": 0.2, "distance": 1 / 4, "relative": 4 / 7}), answer
+    else:
+        given = paid(reading, answer, record(kind, "4"), mode)
+        assert given == {"mra": 0, "distance": 0, "relative": 0}, answer
+
+
+def test_tolerant_reward_and_tolerant_scorer_read_alike() -> None:
     for answer, kind, mode, *_ in rows():
         asked = record(kind, "B" if kind == "choice" else "4")
         assert parse_answer(answer, asked) == SCORERS["tolerant"].parse(answer_in(answer, mode), asked), answer

@@ -16,7 +16,7 @@ def record(kind: str, truth: str, options: tuple[str, ...] | None = None) -> Rec
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("4", 1.0), ("3", 0.75), ("5", 0.75), ("8", 0.0), ("40", 0.0), ("0", 0.0), ("none", 0.0), ("about 2", 0.5)],
+    [("4", 1.0), ("3", 0.75), ("5", 0.75), ("8", 0.0), ("40", 0.0), ("0", 0.0), ("none", 0.0), ("2 of them", 0.5)],
 )
 def test_one_minus_the_relative_error(answer: str, expected: float) -> None:
     reward = registry.create("rewards", "relative")

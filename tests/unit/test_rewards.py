@@ -2,11 +2,18 @@ import math
 
 import pytest
 
-from harness.api.reward import WeightedRewards
+from harness.api.benchmark import Benchmark
+from harness.api.reward import Reading, WeightedRewards
+from harness.config.study import load_study
 from harness.errors import UserError
 from harness.plugins import registry
+from harness.study.identity import training_identity
+from harness.study.setup import build_rewards
+from harness.train.tracking import Misses, misses
 from harness.vsibench.mra import MRA_THRESHOLDS, mean_relative_accuracy, thresholds_met
 from harness.vsibench.records import Record
+from harness.vsibench.scorers import ItemScore
+from reports.benchmarks import VSIBench
 from rewards.choice import Choice
 from rewards.distance import Distance, DistanceConfig, relative_distance
 from rewards.format import Format, is_tagged
@@ -71,7 +78,7 @@ def test_arrays_are_scored_like_single_numbers() -> None:
 def test_mra_reward() -> None:
     reward = MRA()
     assert reward.score("3", COUNT, "vanilla") == pytest.approx(0.6)
-    assert reward.score("<think>9</think><answer>four</answer>", COUNT, "think") == 1.0
+    assert reward.score("<think>9</think><answer>4</answer>", COUNT, "think") == 1.0
     assert reward.score("many", COUNT, "vanilla") == 0.0
     assert reward.score("B", LETTERED, "vanilla") is None
     with pytest.raises(UserError, match=r"record 7 .*ground_truth must be a number, is 'four'"):
@@ -80,13 +87,85 @@ def test_mra_reward() -> None:
 
 def test_choice_reward() -> None:
     reward = Choice()
-    for text in ("B", "b.", "(B)", "table", "<answer>B. table</answer>"):
+    for text in ("B", "b.", "B of course", "<think>A</think><answer>B. table</answer>"):
         assert reward.score(text, LETTERED, "think") == 1.0
-    for text in ("A", "chair", "", "E", "tables"):
+    for text in ("A", "chair", "", "E", "table", "(B)", "B</answer>", "<answer>B", " B"):
         assert reward.score(text, LETTERED, "think") == 0.0
-    assert reward.score("The table.", FREE, "vanilla") == 1.0
-    assert reward.score("B", FREE, "vanilla") == 0.0
+    assert reward.score("<answer>B</answer>", LETTERED, "vanilla") == 0.0
+    for text, right in (("Table.", True), ("The table", False), ("table</answer>", False), ("B", False)):
+        assert reward.score(text, FREE, "vanilla") == right
+    turns = record("route_planning", "Turn Left, Turn Back")
+    assert [reward.score(text, turns, "vanilla") for text in ("turn left, turn back", "turn left", "turn")] == [1, 0, 0]
+    assert reward.score("front left", record("object_rel_direction_hard", "front-left"), "vanilla") == 0.0
     assert reward.score("4", COUNT, "vanilla") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "mode", "scorer", "tolerant", "missed"),
+    [
+        # R1-V's, Video-R1's and EasyR1's accuracy functions give the first two 0, as the official rule does.
+        ("B</answer>", LETTERED, "vanilla", 0, 1, True),
+        ("4</answer>", COUNT, "vanilla", 0, 1, True),
+        ("four", COUNT, "vanilla", 0, 1, True),
+        ("<think>9</think><answer>four</answer>", COUNT, "think", 0, 1, True),
+        ("<think>9</think><answer>4</answer>", COUNT, "think", 1, 1, False),
+        ("the table", FREE, "vanilla", 0, 1, False),  # words are read, and others than the right ones
+        ("table</answer>", FREE, "vanilla", 0, 1, True),
+        ("4 to 6", COUNT, "vanilla", 1, 0, False),  # the first token; tolerant reading takes no number of a range
+        ("no idea", COUNT, "vanilla", 0, 0, False),
+        ("B", LETTERED, "vanilla", 1, 1, False),
+    ],
+)
+def test_a_study_decides_how_rewards_read(
+    text: str, asked: Record, mode: str, scorer: int, tolerant: int, missed: bool
+) -> None:
+    for reading, paid in ((Reading(), scorer), (Reading(tolerant=True), tolerant)):
+        mix = WeightedRewards({"mra": MRA(), "choice": Choice()}, {"mra": 1.0, "choice": 1.0}, reading)
+        assert (mix.score(text, asked, mode).total, mix.score(text, asked, mode).missed) == (paid, missed), reading
+
+
+@pytest.mark.parametrize(("scorer", "paid"), [("official", 0.0), ("lmms-eval", 1.0), ("tolerant", 1.0)])
+def test_rewards_read_by_the_study_s_scorer(scorer: str, paid: float) -> None:
+    study = load_study("tiny", changes={"evaluation.scorer": scorer})
+    assert build_rewards(study).score("about 4 chairs", COUNT, "vanilla").total == paid
+    own = load_study("tiny", methods=["grpo", "grpo:reward.reading=tolerant"], changes={"evaluation.scorer": scorer})
+    assert build_rewards(own.for_method("grpo:reward.reading=tolerant")).score("about 4", COUNT, "vanilla").total == 1
+    identities = [training_identity(own.for_method(m), m, own.algorithm(m)).get("reading", {}) for m in own.methods]
+    assert [one.get("scorer") for one in identities] == [scorer, None]
+    assert "reading" not in training_identity(study.for_method("sft"), "sft", study.algorithm("sft"))
+
+
+class Last(Benchmark):
+    """The last word counts."""
+
+    def score(self, answer: str, record: Record, scorer: str) -> ItemScore:
+        words = answer.split()
+        return ItemScore(float(bool(words) and words[-1] == record.ground_truth), bool(words))
+
+
+class LastOfVSI(Last, VSIBench):
+    """Likewise, with VSI-Bench's tasks."""
+
+
+@pytest.mark.parametrize("benchmark", [Last(), LastOfVSI()])
+def test_what_a_benchmark_of_ones_own_reads_is_what_it_would_score(benchmark: Benchmark) -> None:
+    def read(answer: str, asked: Record) -> float | str | None:
+        return benchmark.read(answer, asked, benchmark.default_scorer)
+
+    assert [read(text, LETTERED) for text in ("it is C", "B", "C it is", "")] == ["C", "B", None, None]
+    assert [read(text, FREE) for text in ("the table", "lamp", "Table")] == ["table", "lamp", None]
+    assert VSIBench().read("B because", LETTERED, "official") == "B"
+
+
+def test_growing_misses_are_told() -> None:
+    def drift(*shares: float) -> Misses | None:
+        return misses([{"step": step, "loss": 1.0, "missed": one} for step, one in enumerate(shares)])
+
+    assert misses([{"step": 1, "loss": 0.5}]) is None
+    assert drift(0.0, 0.11) == Misses(0.0, 0.11)
+    grew = [one.grew for one in (drift(0.0, 0.11), drift(0.0, 0.1), drift(0.2, 0.3), drift(0.2, 0.41)) if one]
+    assert grew == [True, False, False, True]
+    assert drift(*[0.1] * 2, *[0.0] * 16, 0.2, 0.4) == pytest.approx(Misses(0.1, 0.3))
 
 
 @pytest.mark.parametrize(

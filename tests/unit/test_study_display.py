@@ -64,6 +64,15 @@ def test_the_table_shows_progress_and_fits(width: int) -> None:
     assert max(len(line) for line in text.splitlines()) <= width
 
 
+def test_answers_that_leave_the_scored_form_are_a_warning_that_stays() -> None:
+    console, grpo = screen(80), cell("grpo", 3)
+    display = MatrixDisplay(console, "study", works(grpo))
+    display.update(grpo, training(20, reward=0.9, missed=0.426))
+    assert "the scorer cannot read 43% of the sampled answers" in describe(grpo, training(20, missed=0.426))
+    display.update(grpo, Status(state=State.RUNNING, phase="evaluate", numbers={"done": 1, "of": 640}))
+    assert "grpo seed 3: the scorer cannot read 43% of the sampled answers" in text_of(display, console)
+
+
 def test_rows_that_do_not_fit_the_screen_are_counted() -> None:
     console = screen(80, height=16)
     cells = [cell("sft", seed) for seed in range(40)]

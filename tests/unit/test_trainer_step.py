@@ -12,6 +12,7 @@ from trainer_kit import Kit, make_kit, metrics, weights
 from algorithms.sft import SFT
 from harness.api import Batch
 from harness.train import run as run_module
+from harness.train.tracking import METRICS_FILE, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,23 @@ def test_a_gold_completion_is_the_answer_and_an_end_token(kit: Kit, tmp_path: Pa
     assert gold.text == prompt.record.ground_truth
     assert policy.tokenizer.decode(gold.tokens[:-1]) == gold.text
     assert gold.tokens[-1] in policy.end_tokens
+
+
+def test_progress_tells_of_missed_answers_only_once_they_grow(kit: Kit, tmp_path: Path) -> None:
+    told: list[float | None] = []
+    run = kit.trainer(
+        tmp_path / "run",
+        "grpo",
+        kit.policy(),
+        options={"group_size": 2},
+        budget=("steps", 3),
+        prompts_per_step=1,
+        progress=lambda step, steps, numbers: told.append(numbers.get("missed")),
+    ).run
+    run.begin()
+    for share in (0.05, 0.1, 0.3):
+        run.finish_step({"missed": share})
+    run.finish_step({"loss": 1.0})
+    run.end()
+    assert told == [None, None, 0.3, 0.3]
+    assert [step.get("missed") for step in read_metrics(tmp_path / "run" / METRICS_FILE)] == [0.05, 0.1, 0.3, None]

@@ -14,6 +14,7 @@ import pytest
 
 from harness.config.study import ReportSection
 from harness.train.meter import Consumption
+from harness.train.tracking import Misses
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult
 from reports.results import Results
@@ -246,6 +247,17 @@ def test_runs_that_the_scorer_could_not_parse_are_named_with_the_verdict() -> No
     assert "could not parse 39% of the GRPO answers;" in verdict.notes[-1]
     (verdict,) = verdicts([FOUND], answers=answered[answered["parsed"]])
     assert not any("could not parse" in note for note in verdict.notes)
+
+
+def test_runs_whose_answers_left_the_scored_form_are_named_with_the_verdict() -> None:
+    shares = [Misses(0.01, 0.43), Misses(0.3, 0.4), Misses(0.0, 0.12), None]  # the second did not double
+    cells = [replace(cell("grpo", seed), misses=found) for seed, found in enumerate(shares)] + [cell("sft", 0)]
+    assert verdict_of(FOUND, cells).notes[-1] == (
+        "In 2 of 3 GRPO runs training moved away from answers that the scorer reads (share of sampled answers that "
+        "only tolerant reading finds; seed 0: 1% at first, 43% at the end; seed 2: 0% at first, 12% at the end)."
+    )
+    calm = verdict_of(FOUND, [cell("grpo", 0), replace(cell("sft", 0), misses=Misses(0.2, 0.3))])
+    assert not any("moved away" in note for note in calm.notes)
 
 
 def test_a_power_that_cannot_be_computed_is_not_printed() -> None:
