@@ -25,7 +25,8 @@ from reports.collect import Evaluated, collect
 from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
 from reports.results import results_of
 from reports.samples import parse_sources, results_from, score_file
-from reports.statistics import default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
+from reports.settled import settled
+from reports.statistics import Layout, default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
 from reports.tables import Table, Tables, additional_table, advice, build_tables, csv_text, latex_document, power_table
 from reports.text import escape_markdown
 
@@ -143,9 +144,8 @@ class Comparison:
         return [source.path for source in parse_sources(sources)]
 
     def settled(self, study: StudyConfig, benchmark: Dataset) -> ReportSection:
-        """The study's tests, with the pairs worked out where it names none."""
-        pairs = study.report.pairs or tuple(default_pairs([BASE, *study.methods]))
-        return study.report.model_copy(update={"pairs": pairs})
+        """The study's tests, with the pairs and the margin worked out where it names none."""
+        return settled(study.report, [BASE, *study.methods], study.seeds, _layout(study, benchmark))
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find, before it is run.
@@ -169,14 +169,11 @@ class Comparison:
             spread = spread_from(found.reported, found.benchmark, str(pilot))
             spread = replace(spread, source=f"{spread.source}, on {found.benchmark.described.title}")
         if benchmark is not None:
-            rules: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
-            asked = rules.question_scores(benchmark.records, {}, rules.default_scorer)
-            types, clusters = [one.type for one in asked], [one.cluster for one in asked]
-            if len(set(clusters)) < 2:
+            layout = _layout(study, benchmark)
+            if layout.rooms < 2:
                 raise UserError(
-                    f"`harness plan`: the {len(asked)} questions are about one {rules.cluster}; ask about more"
+                    f"`harness plan`: the {layout.questions} questions are about one {layout.cluster}; ask about more"
                 )
-            layout = layout_of(rules.title(benchmark.records, benchmark_source(study.data)), rules, types, clusters)
         tests = len(study.report.pairs or default_pairs([BASE, *study.methods]))
         seeds = sorted({3, 5, 8, 10, study.seeds, study.seeds + 1})
         alpha = study.report.alpha
@@ -184,6 +181,14 @@ class Comparison:
         for sentence in advice(spread, layout, study.seeds, alpha, tests):
             console.say(sentence)
         return layout.questions
+
+
+def _layout(study: StudyConfig, benchmark: Dataset) -> Layout:
+    """The layout of the questions that a study asks."""
+    rules: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
+    asked = rules.question_scores(benchmark.records, {}, rules.default_scorer)
+    title = rules.title(benchmark.records, benchmark_source(study.data))
+    return layout_of(title, rules, [one.type for one in asked], [one.cluster for one in asked])
 
 
 def table_files(tables: Tables) -> dict[str, bytes]:

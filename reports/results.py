@@ -14,7 +14,7 @@ from harness.study.scored import Points
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.collect import CellResult, Collected, Evaluated
-from reports.statistics import default_pairs
+from reports.statistics import MARGIN, default_pairs
 
 MOST_COLUMNS = 8
 """Question types that get a column each where the benchmark declares no tasks; with more there is none."""
@@ -60,6 +60,11 @@ class Results:
     def told(self, key: str) -> str:
         """When a quantity was declared or amended, as it follows its value; empty for answers made elsewhere."""
         return "" if self.declared is None else f", {self.declared.words(key)}"
+
+    @property
+    def margin(self) -> float:
+        """Points from which on two methods are not equivalent."""
+        return MARGIN if self.report.margin is None else self.report.margin
 
     @property
     def present(self) -> list[str]:

@@ -21,6 +21,8 @@ from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
+from reports.settled import settled
+from reports.statistics import layout_of
 from reports.text import listed
 
 _NAMED = re.compile(r"(?P<name>[^=]*?)(@(?P<seed>\d+))?=(?P<file>.+)", re.DOTALL)
@@ -155,7 +157,7 @@ def results_from(
         benchmark: The rules to score and average by.
         base: The name of the untrained model among the sources; a source named ``base`` is it anyway.
         scorer: One of the benchmark's scorers; the default unless given.
-        settings: Margin, level, pairs.
+        settings: Margin, level, pairs; what they leave open follows from how many runs and questions there are.
 
     Raises:
         UserError: A source or name is wrong, a file is malformed, or two files answer different questions.
@@ -175,26 +177,31 @@ def results_from(
     part = f"Only the {len(asked):,} of the benchmark's {len(data.records):,} questions {why}."
     chosen = benchmark.scorer_named(scorer)
     baselines = benchmark.baselines(asked, None)
+    runs = Counter(internal[source.name] for source in sources)
+    answers = pd.concat(
+        [
+            _scored(file, asked, benchmark, chosen).assign(method=internal[source.name], seed=source.seed)
+            for source, file in found.items()
+        ],
+        ignore_index=True,
+    )
+    once = answers.drop_duplicates("question")
+    layout = layout_of("", benchmark, once["type"].tolist(), once["cluster"].tolist())
+    seeds = min([n for method, n in runs.items() if method != BASE], default=1)
     return Results(
         labels={internal[name]: f"{name} (base)" if name == untrained else name for name in order},
-        answers=pd.concat(
-            [
-                _scored(file, asked, benchmark, chosen).assign(method=internal[source.name], seed=source.seed)
-                for source, file in found.items()
-            ],
-            ignore_index=True,
-        ),
+        answers=answers,
         records=asked,
         benchmark=benchmark,
         title=benchmark.title(asked, f"{data.root}#{data.split}"),
         scorer=chosen,
-        report=settings,
+        report=settled(settings, [internal[name] for name in order], seeds, layout),
         points={
             (internal[source.name], source.seed): points_by_scorer(benchmark, asked, file.read)
             for source, file in found.items()
         },
         baselines=[(name, label, points_by_scorer(benchmark, asked, given)) for name, label, given in baselines],
-        planned=Counter(internal[source.name] for source in sources),
+        planned=runs,
         footnotes=((part,) if len(asked) < len(data.records) else ()) + _differences(found.values()),
     )
 

@@ -35,7 +35,11 @@ class SampleOptions:
     )
     base: str | None = option(ELSEWHERE, "NAME", "Which of them are the untrained model's.")
     scorer: str | None = option(ELSEWHERE, "NAME", f"{SCORER} \\[default: the benchmark's first]")
-    margin: float | None = option(ELSEWHERE, "POINTS", "Smaller differences count as equivalent. \\[default: 1]")
+    margin: float | None = option(
+        ELSEWHERE,
+        "POINTS",
+        "Smaller differences count as equivalent. \\[default: what these runs and questions can resolve]",
+    )
     benchmark: str | None = option(DATA, "[NAME=]SOURCE", BENCHMARK)
 
 
@@ -118,9 +122,8 @@ def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) ->
     from harness.study.compare import tell_files
     from harness.study.report import load_report
 
-    margin = 1.0 if samples.margin is None else samples.margin
-    if not 0 < margin <= 100:
-        raise UserError(f"`--margin {margin:g}`: a margin must be more than 0 and at most 100 points")
+    if samples.margin is not None and not 0 < samples.margin <= 100:
+        raise UserError(f"`--margin {samples.margin:g}`: a margin must be more than 0 and at most 100 points")
     console, report, sources = Console(), load_report(), samples.samples or ()
     files = report.files_of(sources)
     rules, dataset = rules_and_questions(files, samples.benchmark, options.split, options.cache)
@@ -132,7 +135,7 @@ def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) ->
         out,
         base=samples.base,
         scorer=samples.scorer,
-        settings=ReportSection(margin=margin, with_published=options.with_published),
+        settings=ReportSection(margin=samples.margin, with_published=options.with_published),
         command=command_line(),
     )
     tell_files(paths, console)

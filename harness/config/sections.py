@@ -283,8 +283,12 @@ class RuntimeSection(StrictConfig):
 class ReportSection(StrictConfig):
     """Which tests are made and how, declared before the results; it does not affect what is computed."""
 
-    margin: float = Field(
-        1.0, gt=0, le=100, description="Methods that differ by less than this, in points, are equivalent."
+    margin: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Methods that differ by less than this, in points, are equivalent; unset: the smallest margin "
+        "within which the study would find equal methods equivalent with 80% power, worked out before the first cell.",
     )
     alpha: float = Field(0.05, gt=0, lt=1, description="Two-sided significance level of tests and intervals.")
     pairs: tuple[tuple[str, str], ...] | None = Field(

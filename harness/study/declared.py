@@ -170,8 +170,13 @@ def declare(run_dir: Path, study: StudyConfig, worked_out: Mapping[str, Any], co
         found = Declaration(time=now, known=known, cells=cells, quantities=quantities)
         if known:
             console.say(f"{DECLARATION} is {found.written}: nothing in it was declared beforehand", style="yellow")
+        if study.report.margin is None:
+            margin = value_in_words("report.margin", quantities["report.margin"])
+            console.say(f"Equivalence margin: {margin} points, the least that the study can resolve ({DECLARATION})")
     else:
         before = found.current
+        if known and study.report.margin is None:  # never worked out again with results at hand
+            quantities["report.margin"] = before["report.margin"]
         cells = max(_cells(before), known)
         new = [
             Amendment(time=now, key=key, before=before.get(key), after=quantities.get(key), known=known, cells=cells)

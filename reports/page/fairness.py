@@ -101,7 +101,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Reported checkpoint", f"the last, {plan.words('evaluation.checkpoint')}"
     yield "Learning-rate schedule", "warm-up, then constant"
     yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
-    yield "Equivalence margin", f"{count(study.report.margin, 'point')}, {plan.words('report.margin')}"
+    yield "Equivalence margin", f"{count(plan.current['report.margin'], 'point')}, {plan.words('report.margin')}"
     yield "Level of the tests", f"{study.report.alpha:g}, {plan.words('report.alpha')}"
     yield "Pairs tested", f"{len(study.report.pairs or ())}, {plan.words('report.pairs')}"
     yield "Seeds", f"{study.seeds}, {plan.words('seeds')}"

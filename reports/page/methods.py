@@ -177,8 +177,8 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
         "The p-values of the overall score are corrected by Holm's procedure over the "
         f"{count(len(tested), 'pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
         "Two methods are called equivalent if two one-sided tests place their difference within "
-        f"{count(report.margin, 'point')}; pairs that are neither different nor equivalent are undecided and reported "
-        "with the minimum detectable effect at 80% power.",
+        f"{count(tested[0].margin, 'point')}; pairs that are neither different nor equivalent are undecided and "
+        "reported with the minimum detectable effect at 80% power.",
         checks if draws else "",
     )
 

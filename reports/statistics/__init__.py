@@ -2,6 +2,7 @@
 
 from reports.statistics.compute import COSTS, training_costs
 from reports.statistics.contrast import (
+    MARGIN,
     OVERALL,
     SEEDS_FOR_METHODS,
     Contrast,
@@ -27,6 +28,7 @@ from reports.statistics.power import (
 __all__ = [
     "COSTS",
     "LEVEL",
+    "MARGIN",
     "OVERALL",
     "SEEDS_FOR_METHODS",
     "Contrast",

@@ -176,7 +176,7 @@ def test_cells_that_trade_places_in_the_matrix_are_refused(place: Place) -> None
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"name": "tiny"', '"name": "huge"'), ('"margin": 1.0', '"margin": 50.0'), ('"amount": 2', '"amount": 9')],
+    [('"name": "tiny"', '"name": "huge"'), ('"margin": null', '"margin": 50.0'), ('"amount": 2', '"amount": 9')],
 )
 def test_a_study_that_was_edited_gives_its_name_to_no_result(place: Place, old: str, new: str) -> None:
     edit(place.run_dir / "study.json", old, new)

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 from study_kit import QUIET, finish_cell, prepare_cells, small_study
 
 from harness.config.study import StudyConfig
@@ -18,6 +20,8 @@ from harness.study.declared import Amendment, Declaration, read_declaration
 from harness.study.matrix import Cell, check_output, write_matrix
 from reports.collect import collect
 from reports.comparison import Comparison
+from reports.settled import default_margin
+from reports.statistics import default_spread, vsi_bench_layout
 
 ANSWERS = {str(number): "4" for number in range(9)}
 
@@ -182,3 +186,30 @@ def plan_with(*changes: tuple[int, Any, Any, int], known: int = 0) -> Declaratio
 )
 def test_one_quantity_in_words(plan: Declaration, words: str) -> None:
     assert plan.words("seeds") == words
+
+
+def test_the_margin_follows_from_the_plan_and_never_from_results(root: Path, tmp_path: Path) -> None:
+    cells = declared(tmp_path, the_study(root, alpha=0.05))
+    least = read_declaration(tmp_path).current["report.margin"]
+    again(tmp_path, the_study(root, alpha=0.2))
+    easier = read_declaration(tmp_path).current["report.margin"]
+    assert easier < least, "nothing was known, so the margin follows the level"
+    finish(tmp_path, cells)
+    again(tmp_path, the_study(root, alpha=0.01))
+    assert read_declaration(tmp_path).current["report.margin"] == easier
+    assert f"Equivalence margin: {easier:g}, amended" in texts(tmp_path)["pairs.md"]
+
+
+def test_the_default_margin_is_where_equal_methods_are_found_equivalent() -> None:
+    """By simulation: four times of five at the default margin, and nearly never at half of it."""
+    rng, layout, spread = np.random.default_rng(3), vsi_bench_layout(), default_spread()
+    margin, seeds, alpha, pairs, n = default_margin(layout, 5, 0.05, 6), 5, 0.05, 6, 20_000
+    rooms = spread.room_variance(seeds, layout)
+    runs = rng.normal(0, spread.typical, (n, 2, seeds))
+    difference = rng.normal(0, rooms**0.5, n) + runs.mean(2) @ [1, -1]
+    variances = runs.var(2, ddof=1).T / seeds
+    df = (rooms + variances.sum(0)) ** 2 / (rooms**2 / (layout.rooms - 1) + (variances**2 / (seeds - 1)).sum(0))
+    error = np.sqrt(rooms + variances.sum(0))
+    for width, low, high in ((margin, 0.76, 0.88), (margin / 2, 0.0, 0.05)):
+        p = stats.t.sf((width - abs(difference)) / error, df)
+        assert low < (p < alpha / pairs).mean() < high, width
