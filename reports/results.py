@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.api.benchmark import Benchmark, Task
 from harness.config.study import BASE, ReportSection
+from harness.config.variants import variants_by_method
 from harness.study.declared import Declaration
 from harness.study.scored import Points
 from harness.vsibench.prompts import MODES
@@ -37,6 +38,7 @@ class Results:
         baselines: Answers that need no video: name, label, and figures by scorer.
         modes: Evaluation prompt by method, where it is known.
         planned: Seeds asked for, by method.
+        variants: Groups of methods whose runs of equal seeds are compared as pairs.
         cells: Of a run directory, finished or not.
         footnotes: Remarks on the scores as a whole.
         declared: What was declared, and when; None for answers made elsewhere.
@@ -53,6 +55,7 @@ class Results:
     baselines: Sequence[tuple[str, str, Mapping[str, Points]]] = ()
     modes: Mapping[str, str] = field(default_factory=dict)
     planned: Mapping[str, int] = field(default_factory=dict)
+    variants: Sequence[tuple[str, ...]] = ()
     cells: Sequence[CellResult] = ()
     footnotes: tuple[str, ...] = ()
     declared: Declaration | None = None
@@ -109,6 +112,7 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
         baselines=[(n, one.label, one.points) for n, one in found.benchmark.described.baselines.items()],
         modes={} if evaluated else {method: MODES[one.mode].letter for method, one in methods.items()},
         planned={method: study.seeds for method in study.methods},
+        variants=variants_by_method(study.methods) if study.report.paired_seeds else (),
         cells=collected.cells,
         declared=collected.declared,
     )

@@ -295,6 +295,11 @@ class ReportSection(StrictConfig):
         None,
         description="Confirmatory pairs [A, B], tested as B minus A; default: all pairs, base included.",
     )
+    paired_seeds: bool = Field(
+        True,
+        description="Compare variants of one method by their runs of equal seeds as pairs: these share starting "
+        "weights and order of data.",
+    )
     with_published: bool = Field(False, description="Show published results next to ours; they are never tested.")
 
     @field_validator("pairs")

@@ -99,6 +99,14 @@ def parse_methods(names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def variants_by_method(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The names of each method that has several variants: at equal seeds they share starting weights and data order."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(parse_variant(name).method, []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
 def in_words(change: str) -> str:
     """A change as tables show it: reward weights in words, everything else as written."""
     key, _, value = change.partition("=")

@@ -175,10 +175,11 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
     )
     yield paragraph(
         "The p-values of the overall score are corrected by Holm's procedure over the "
-        f"{count(len(tested), 'pair')}; those of the tasks, which are exploratory, over each pair's tasks.",
+        f"{count(len(tested), 'pair')}; those of the tasks, which are exploratory, over all tasks of all "
+        "pairs.",
         "Two methods are called equivalent if two one-sided tests place their difference within "
         f"{count(tested[0].margin, 'point')}; pairs that are neither different nor equivalent are undecided and "
-        "reported with the minimum detectable effect at 80% power.",
+        "reported with the minimum detectable effect at 80% power, after correction.",
         checks if draws else "",
     )
 

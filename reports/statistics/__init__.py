@@ -12,6 +12,7 @@ from reports.statistics.contrast import (
     verdict_words,
 )
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
+from reports.statistics.inference import FEW_CLUSTERS
 from reports.statistics.paired import compare, default_pairs
 from reports.statistics.power import (
     Layout,
@@ -27,6 +28,7 @@ from reports.statistics.power import (
 
 __all__ = [
     "COSTS",
+    "FEW_CLUSTERS",
     "LEVEL",
     "MARGIN",
     "OVERALL",

@@ -16,11 +16,22 @@ COLUMNS = ("method", "model", "seed", "question", "type", "cluster", "score")
 
 @dataclass(frozen=True)
 class Answers:
-    """Checked answers of one model: a question x (method, seed) table, and each question's type and cluster."""
+    """Checked answers of one model: a question x (method, seed) table, and each question's type and cluster.
+
+    ``rows`` is the long table.
+    """
 
     model: str
     scores: pd.DataFrame
     questions: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def same_answers(answers: Answers, a: str, b: str) -> bool:
+    """Whether all runs of two methods gave the same answer to every question; by their scores, where that is all."""
+    given = "answer" if "answer" in answers.rows else "score"
+    of_both = answers.rows[answers.rows["method"].isin([a, b])]
+    return bool((of_both.groupby("question", observed=True)[given].nunique() == 1).all())
 
 
 def select(answers: Answers, a: str, b: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -61,7 +72,7 @@ def lay_out(frame: pd.DataFrame) -> Answers:
     if len(twice):
         raise UserError(f"question {twice[0]!r} has two clusters or two types: {_show(questions.loc[[twice[0]]])}")
     scores = frame.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
-    return Answers(str(frame["model"].iloc[0]), scores, questions)
+    return Answers(str(frame["model"].iloc[0]), scores, questions, frame)
 
 
 def _refuse_malformed(frame: pd.DataFrame) -> None:

@@ -38,7 +38,7 @@ class Contrast:
         df: Degrees of freedom of the t distribution.
         ci_low: Lower end of the interval at level 1 - alpha, not corrected for multiplicity.
         ci_high: Upper end.
-        p: Two-sided p-value.
+        p: Two-sided p-value; below alpha exactly where the interval excludes 0.
         p_holm: ``p`` after Holm's correction inside the family.
         family: ``confirmatory`` for overall, ``exploratory`` for the tasks.
         n_questions: Questions that enter this contrast.
@@ -46,18 +46,28 @@ class Contrast:
         seeds_a: Runs of A.
         seeds_b: Runs of B.
         verdict: ``better`` or ``worse`` (B than A) where ``p_holm`` is below alpha; else ``equivalent`` where
-            ``p_equivalence`` is, or where all answers score alike; else ``undecided``.
+            ``p_equivalence`` is, or where all runs gave the same answers; else ``undecided``.
         model: The base model that both were trained from.
         note: What a reader must know about this test, if anything.
         seeds: Fewest runs of a trained side, which decide the claim.
         margin: Difference from which on methods are not equivalent, in points.
         p_equivalence: p-value of a difference of at least the margin (TOST), Holm-corrected like ``p_holm``.
-        mde: Minimum detectable effect: the true difference this design finds with 80% power, before correction.
+        mde: Minimum detectable effect: the true difference this design finds with 80% power at level alpha over the
+            size of the family, the worst case of the correction.
+        mde_low: Lower end of its interval at level 1 - alpha, by the chi-square distribution of the squared error.
+        mde_high: Upper end.
+        joint_low: Lower end of the simultaneous interval: Bonferroni's over the family.
+        joint_high: Upper end.
+        paired_seeds: Whether runs of equal seeds were taken as pairs: both are variants of one method.
+        share_of_rooms: The part of the squared error that comes from clusters, the rest from training runs; NaN for
+            checkpoints.
+        effective_rooms: Kish's effective number of clusters, by their shares of the questions' squared weights.
         p_b_beats_a: Share of run pairs in which B scores higher (a tie counts half); NaN with one run each.
         run_pairs: Number of those pairs.
-        seed_correlation: Correlation of A's and B's runs of the same seed; the test takes it as zero.
+        seed_correlation: Correlation of A's and B's runs of the same seed; the test takes it as zero unless
+            ``paired_seeds``.
         p_rooms: ``p`` with clusters as the only source of chance, which the next three check; ``overall`` only.
-        p_permutation: The same by swapping the methods within clusters.
+        p_permutation: The same by swapping the methods within clusters; where those are few, part of ``p``.
         ci_boot_low: Interval for the same by the BCa bootstrap of clusters.
         ci_boot_high: Upper end.
         resamples: Draws of each check; 0 where none was made.
@@ -88,6 +98,13 @@ class Contrast:
     margin: float = MARGIN
     p_equivalence: float = math.nan
     mde: float = math.nan
+    mde_low: float = math.nan
+    mde_high: float = math.nan
+    joint_low: float = math.nan
+    joint_high: float = math.nan
+    paired_seeds: bool = False
+    share_of_rooms: float = math.nan
+    effective_rooms: float = math.nan
     p_b_beats_a: float = math.nan
     run_pairs: int = 0
     seed_correlation: float = math.nan
@@ -108,11 +125,11 @@ def overall(contrasts: Sequence[Contrast]) -> list[Contrast]:
 def judge(contrasts: Sequence[Contrast], alpha: float) -> list[Contrast]:
     """Correct by Holm inside each family and give the verdicts.
 
-    One family holds ``overall`` of all pairs; each pair's tasks are a family of their own.
+    One family holds ``overall`` of all pairs, the other all tasks of all pairs.
     """
-    families: dict[tuple[str, ...], list[int]] = {}
+    families: dict[Family, list[int]] = {}
     for i, c in enumerate(contrasts):
-        families.setdefault(() if c.task == OVERALL else (c.a, c.b), []).append(i)
+        families.setdefault(c.family, []).append(i)
     judged = list(contrasts)
     for members in families.values():
         different = holm([contrasts[i].p for i in members])

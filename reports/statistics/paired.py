@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,18 +22,21 @@ from numpy.typing import NDArray
 
 from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
-from reports.statistics.answers import Answers, lay_out, select
+from reports.statistics.answers import Answers, lay_out, same_answers, select
 from reports.statistics.contrast import MARGIN, OVERALL, SEEDS_FOR_METHODS, Claim, Contrast, checked, judge
-from reports.statistics.inference import Inference, Part, infer, probability_better
-from reports.statistics.resampling import (
-    RESAMPLES,
-    SEED,
+from reports.statistics.inference import (
+    FEW_CLUSTERS,
     Array,
-    ClusterSums,
-    bootstrap_interval,
-    cluster_sums,
-    permutation_p,
+    Asked,
+    Clusters,
+    Inference,
+    Runs,
+    infer,
+    probability_better,
+    student,
 )
+from reports.statistics.resampling import RESAMPLES, SEED, ClusterSums, bootstrap_interval, cluster_sums, sign_flips
+from reports.statistics.runs import RunVariances, design, run_scores
 
 
 def compare(
@@ -44,33 +47,42 @@ def compare(
     alpha: float = 0.05,
     margin: float = MARGIN,
     resamples: int = RESAMPLES,
+    variants: Sequence[Collection[str]] = (),
 ) -> list[Contrast]:
     """Compare pairs of methods on the overall score and on every task present.
 
     One ordinary least squares of the per-question differences (each side first averaged over its
     seeds) on indicators of the question types gives all contrasts of a pair and their clustered
     covariance. With at least three seeds on both sides (``base`` may have one: it is not trained) the
-    variance between runs is added and the degrees of freedom are Welch-Satterthwaite's. ``overall`` is
-    checked by a permutation test and a bootstrap over clusters.
+    variance between runs is added and the degrees of freedom are Welch-Satterthwaite's; it is estimated
+    from the pair's own runs and from those of all trained methods, and the larger p-value counts. ``overall``
+    is checked by sign flips and a bootstrap over clusters.
 
     Args:
-        frame: Answers of one model, with columns :data:`reports.statistics.answers.COLUMNS`, in any order.
+        frame: Answers of one model, with columns :data:`reports.statistics.answers.COLUMNS`, in any order; with a
+            column ``answer`` (raw text), methods all of whose answers are the same are found equivalent.
         pairs: (A, B) names: the method to subtract, and the one it is subtracted from.
         benchmark: Whose answers they are; it weighs the question types.
         alpha: Two-sided level of interval and verdict.
         margin: Points from which on two methods are not equivalent, declared before the results are seen.
         resamples: Draws of each cross-check; 0 for none.
+        variants: Groups of methods that share starting weights and order of data at equal seeds, declared beforehand:
+            within a group, runs of equal seeds are compared as pairs.
 
     Returns:
         For every pair ``overall`` first, then the tasks in the benchmark's order; absent tasks give no contrast.
-        Holm's correction covers ``overall`` of all pairs, and apart from it the tasks of each pair.
+        Holm's correction covers ``overall`` of all pairs, and apart from it all tasks of all pairs.
 
     Raises:
         UserError: The frame lacks columns or rows, has missing, impossible or repeated scores, is of several models,
             a pair names a method without answers, or two methods (or two seeds of one) answered different questions.
     """
     answers = lay_out(frame)
-    return judge([c for a, b in pairs for c in _contrasts(answers, a, b, benchmark, alpha, margin, resamples)], alpha)
+    study = RunVariances(answers, benchmark, variants)
+    sides = [_Sides(answers, a, b, benchmark) for a, b in pairs]
+    sizes = {True: len(pairs), False: sum(len(one.tasks) for one in sides)}
+    asked = {of: Asked(alpha, margin, max(size, 1)) for of, size in sizes.items()}
+    return judge([c for one in sides for c in _contrasts(one, study, asked[True], asked[False], resamples)], alpha)
 
 
 def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -80,38 +92,57 @@ def default_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     return against_base + list(itertools.combinations(trained, 2))
 
 
+class _Sides:
+    """Two methods' answers to the same questions, laid out for every contrast of the pair.
+
+    Attributes:
+        tasks: The tasks present.
+        onehot: Indicators of the question types, (n, t).
+        weights: Of the type means in ``overall`` and the tasks, (1 + tasks, t).
+        runs: Each side's scores in points, (n, runs).
+        clusters: Each question's, (n,).
+        per_question: Difference of the sides' means, (n,).
+    """
+
+    def __init__(self, answers: Answers, a: str, b: str, benchmark: Benchmark) -> None:
+        self.a, self.b, self.model, self.word = a, b, answers.model, benchmark.cluster
+        wide, questions = select(answers, a, b)
+        self.types, self.onehot, self.tasks, self.weights = design(questions, benchmark)
+        self.runs: dict[str, Array] = {side: 100 * np.asarray(wide[side], dtype=np.float64) for side in (a, b)}
+        self.seeds = {side: list(wide[side].columns) for side in (a, b)}
+        self.per_run = {side: run_scores(runs, self.onehot, self.weights) for side, runs in self.runs.items()}
+        self.clusters: NDArray[np.intp] = pd.factorize(questions["cluster"], sort=True)[0]
+        self.per_question = _round(self.runs[b].mean(1) - self.runs[a].mean(1))
+        self.same_answers = not self.per_question.any() and same_answers(answers, a, b)
+
+    @property
+    def claim(self) -> Claim:
+        """What the runs allow; one run of the base model is enough: it is not trained."""
+        enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in self.runs.items()]
+        return "methods" if all(enough) else "checkpoints"
+
+    @property
+    def same_seeds(self) -> bool:
+        """Whether both sides have the same seeds."""
+        return self.seeds[self.a] == self.seeds[self.b]
+
+
 def _contrasts(
-    answers: Answers, a: str, b: str, benchmark: Benchmark, alpha: float, margin: float, resamples: int
+    pair: _Sides, study: RunVariances, confirmatory: Asked, exploratory: Asked, resamples: int
 ) -> list[Contrast]:
     """All contrasts of one pair, not yet corrected or judged."""
-    wide, questions = select(answers, a, b)
-    types, onehot, tasks, weights = _design(questions, benchmark)
-    runs: dict[str, Array] = {side: 100 * np.asarray(wide[side], dtype=np.float64) for side in (a, b)}
-    type_means = {side: onehot.T.astype(float) @ scores / onehot.sum(0)[:, None] for side, scores in runs.items()}
-    per_run = {side: weights @ means for side, means in type_means.items()}
-    clusters = pd.factorize(questions["cluster"], sort=True)[0]
-    per_question = _round(runs[b].mean(1) - runs[a].mean(1))
-    difference, variance = _clustered(per_question, onehot, weights, clusters)
-    claim = _claim(runs)
-    same_seeds = list(wide[a].columns) == list(wide[b].columns)
-    clusters_of_type = [len(np.unique(clusters[onehot[:, j]])) for j in range(len(types))]
+    a, b, claim = pair.a, pair.b, pair.claim
+    difference, variance = _clustered(pair.per_question, pair.onehot, pair.weights, pair.clusters)
+    paired = claim == "methods" and pair.same_seeds and study.paired(a, b)
     found = []
-    for i, task in enumerate((OVERALL, *tasks)):
-        used: NDArray[np.bool_] = np.asarray(onehot[:, weights[i] > 0].any(axis=1))
-        n_clusters = len(np.unique(clusters[used]))
-        lonely = [t for j, t in enumerate(types) if weights[i, j] > 0 and clusters_of_type[j] < 2]
-        parts: list[Part] = [(float(variance[i]), n_clusters - 1)]
-        if claim == "methods":
-            of_runs = [per_run[side][i] for side in (a, b) if per_run[side].shape[1] > 1]
-            parts += [(float(scores.var(ddof=1)) / len(scores), len(scores) - 1) for scores in of_runs]
-        if lonely or math.isnan(variance[i]):
-            drawn = Inference(
-                note=f"no test: questions of one {benchmark.cluster} only ({', '.join(lonely) or 'all questions'})"
-            )
-        else:
-            drawn = infer(
-                float(difference[i]), parts, n_clusters, alpha=alpha, margin=margin, cluster=benchmark.cluster
-            )
+    for i, task in enumerate((OVERALL, *pair.tasks)):
+        used: NDArray[np.bool_] = np.asarray(pair.onehot[:, pair.weights[i] > 0].any(axis=1))
+        asked = confirmatory if task == OVERALL else exploratory
+        runs = (
+            study.of(task, (a, b), [pair.per_run[side][i] for side in (a, b)], paired) if claim == "methods" else Runs()
+        )
+        sums = cluster_sums(pair.per_question, pair.onehot, pair.weights[i], pair.clusters)
+        clusters = _clusters(sums, float(variance[i]), pair.word, asked, resamples, check=task == OVERALL)
         contrast = Contrast(
             a=a,
             b=b,
@@ -121,27 +152,48 @@ def _contrasts(
             p_holm=math.nan,
             family="confirmatory" if task == OVERALL else "exploratory",
             n_questions=int(used.sum()),
-            n_rooms=n_clusters,
-            seeds_a=runs[a].shape[1],
-            seeds_b=runs[b].shape[1],
-            model=answers.model,
-            seeds=min([runs[side].shape[1] for side in (a, b) if side != BASE], default=1),
-            margin=margin,
-            cluster=benchmark.cluster,
-            **asdict(drawn),
-            **_run_pairs(per_run[a][i], per_run[b][i], same_seeds),
+            n_rooms=clusters.n,
+            seeds_a=pair.runs[a].shape[1],
+            seeds_b=pair.runs[b].shape[1],
+            model=pair.model,
+            seeds=min([pair.runs[side].shape[1] for side in (a, b) if side != BASE], default=1),
+            margin=asked.margin,
+            cluster=pair.word,
+            paired_seeds=paired,
+            effective_rooms=sums.effective,
+            share_of_rooms=_share(clusters.variance, runs),
+            **asdict(_tested(pair, i, float(difference[i]), clusters, runs, asked)),
+            **_run_pairs(pair.per_run[a][i], pair.per_run[b][i], pair.same_seeds),
         )
-        found.append(_alike(contrast, per_question, used))
-    if resamples and not math.isnan(found[0].p):
-        sums = cluster_sums(per_question, onehot, weights[0], clusters)
-        found[0] = _cross_checked(found[0], sums, float(variance[0]), alpha, resamples)
+        contrast = _alike(contrast, bool(pair.per_question[used].any()), pair.same_answers)
+        if task == OVERALL and resamples and not math.isnan(contrast.p):
+            contrast = _cross_checked(contrast, sums, clusters, asked, resamples)
+        found.append(contrast)
     return found
 
 
-def _claim(runs: Mapping[str, Array]) -> Claim:
-    """What a pair's runs allow; one run of the base model is enough: it is not trained."""
-    enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in runs.items()]
-    return "methods" if all(enough) else "checkpoints"
+def _tested(pair: _Sides, i: int, difference: float, clusters: Clusters, runs: Runs, asked: Asked) -> Inference:
+    """The tests of one contrast, or why there are none."""
+    types = [j for j in range(len(pair.types)) if pair.weights[i, j] > 0]
+    lonely = [pair.types[j] for j in types if len(np.unique(pair.clusters[pair.onehot[:, j]])) < 2]
+    if lonely or math.isnan(clusters.variance):
+        where = ", ".join(lonely) or "all questions"
+        return Inference(note=f"no test: questions of one {pair.word} only ({where})")
+    return infer(difference, clusters, runs, asked)
+
+
+def _clusters(sums: ClusterSums, variance: float, word: str, asked: Asked, resamples: int, *, check: bool) -> Clusters:
+    """The error from clusters; sign flips where they are needed, or where they check ``overall``."""
+    n, effective = int((sums.shares > 0).sum()), sums.effective
+    needed = (check and resamples) or effective < FEW_CLUSTERS or not variance
+    flips = sign_flips(sums.totals, sums.shares, asked, resamples or RESAMPLES) if needed and n > 1 else None
+    return Clusters(variance, n, word, effective, flips)
+
+
+def _share(variance: float, runs: Runs) -> float:
+    """The clusters' share of a difference's variance."""
+    total = variance + sum(part for part, _ in runs.own)
+    return variance / total if runs.own and total else math.nan
 
 
 def _run_pairs(scores_a: Array, scores_b: Array, same_seeds: bool) -> dict[str, Any]:
@@ -157,30 +209,35 @@ def _run_pairs(scores_a: Array, scores_b: Array, same_seeds: bool) -> dict[str, 
     return found
 
 
-def _alike(contrast: Contrast, per_question: Array, used: NDArray[np.bool_]) -> Contrast:
-    """Without any differing score there is no variance to test with: equal on the whole benchmark is equivalent."""
-    if math.isnan(contrast.p) or per_question[used].any():
+def _alike(contrast: Contrast, differs: bool, same_answers: bool) -> Contrast:
+    """Without any differing score there is no variance over clusters to test with."""
+    if math.isnan(contrast.p) or differs:
         return contrast
-    if per_question.any():
-        return replace(contrast, note="both sides score alike on every question of this task, so no test applies")
-    return replace(contrast, verdict="equivalent", note="both sides score alike on every question")
+    if same_answers and contrast.standard_error == 0:
+        return replace(contrast, verdict="equivalent", note="both sides gave the same answer to every question")
+    if contrast.standard_error:
+        note = "both sides score alike in the mean on every question, so that their runs are the only chance"
+    else:
+        note = "both sides score alike on every question, so no test applies"
+    return replace(contrast, note=note)
 
 
-def _cross_checked(contrast: Contrast, sums: ClusterSums, variance: float, alpha: float, resamples: int) -> Contrast:
+def _cross_checked(contrast: Contrast, sums: ClusterSums, clusters: Clusters, asked: Asked, resamples: int) -> Contrast:
     """Add the two checks of the t-test over clusters, and a note where they decide otherwise."""
-    n, cluster = contrast.n_rooms, contrast.cluster
-    clusters_only = infer(contrast.difference, [(variance, n - 1)], n, alpha=alpha, margin=1.0, cluster=cluster)
-    low, high = bootstrap_interval(sums, alpha, resamples) if variance else (math.nan, math.nan)
+    variance = clusters.variance
+    low, high = bootstrap_interval(sums, asked.alpha, resamples) if variance else (math.nan, math.nan)
+    p_permutation = float(clusters.flips.p) if clusters.flips else math.nan
+    rooms = float(student(contrast.difference, [(variance, clusters.n - 1)], asked).p) if variance else p_permutation
     found = replace(
         contrast,
-        p_rooms=clusters_only.p,
-        p_permutation=permutation_p(sums, resamples),
+        p_rooms=rooms,
+        p_permutation=p_permutation,
         ci_boot_low=low,
         ci_boot_high=high,
         resamples=resamples,
         resampling_seed=SEED,
     )
-    return checked(found, alpha)
+    return checked(found, asked.alpha)
 
 
 def _clustered(
@@ -205,12 +262,3 @@ def _clustered(
 def _round(points: Array) -> Array:
     rounded: Array = np.round(points, 10) + 0.0  # turns -0.0 into 0.0
     return rounded
-
-
-def _design(questions: pd.DataFrame, benchmark: Benchmark) -> tuple[list[str], NDArray[np.bool_], list[str], Array]:
-    """The types present (t,), their (n, t) indicators, the tasks, and the weights (1 + tasks, t) of type means."""
-    kinds = questions["type"].to_numpy(object)
-    types = benchmark.ordered_types(kinds)
-    onehot = np.stack([kinds == t for t in types], axis=1)
-    tasks, weights = benchmark.weights(dict(zip(types, onehot.sum(0).tolist(), strict=True)))
-    return types, onehot, tasks, weights

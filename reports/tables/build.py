@@ -55,7 +55,14 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         with_published: Show published rows below ours, which are VSI-Bench's.
     """
     settings, benchmark = results.report, results.benchmark
-    found = compare(results.answers, results.pairs, benchmark=benchmark, alpha=settings.alpha, margin=results.margin)
+    found = compare(
+        results.answers,
+        results.pairs,
+        benchmark=benchmark,
+        alpha=settings.alpha,
+        margin=results.margin,
+        variants=results.variants,
+    )
     rows, footnotes = score_rows(results), results.footnotes
     if (with_published or settings.with_published) and _is_vsi_bench(benchmark):
         rows += published_rows()

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.config.study import BASE
 from reports.results import Results
-from reports.statistics import OVERALL, SEEDS_FOR_METHODS, Contrast, disagreements, level, overall, verdict_words
+from reports.statistics import (
+    FEW_CLUSTERS,
+    OVERALL,
+    SEEDS_FOR_METHODS,
+    Contrast,
+    disagreements,
+    level,
+    overall,
+    verdict_words,
+)
 from reports.tables.table import MISSING, Cell, Column, Row, Table
 from reports.text import count, sentences
 
@@ -45,10 +54,10 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
         f"Equivalence margin: {found[0].margin:g}{results.told('report.margin')}." if found else "",
         test_caption(results, found),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
-        "would find with 80% power, before correction.",
+        "would find with 80% power, after correction.",
         "“B beats A in runs”: share of the pairs of one run each." if any(c.run_pairs for c in found) else "",
         "“Seed corr.”: correlation of the two methods' scores across runs with the same seed, which the test assumes "
-        "to be 0."
+        f"to be 0{' where they are not pairs' if any(c.paired_seeds for c in found) else ''}."
         if any(not math.isnan(c.seed_correlation) for c in found)
         else "",
         _checks_caption(found, alpha),
@@ -75,8 +84,8 @@ def tasks_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
     ]
     caption = sentences(
         f"Differences are B minus A in points and exploratory. {TASK_MARK} p < {alpha:g} after Holm correction over "
-        "the pair's tasks.",
-        "In parentheses, where undecided: the true difference that would be found with 80% power.",
+        f"{count(sum(c.task != OVERALL for c in contrasts), 'difference')}: all tasks of all pairs.",
+        "In parentheses, where undecided: the true difference that would be found with 80% power, after correction.",
         _equivalence_caption(by_task.values()),
     )
     return Table(f"Differences by task on {results.title}", (COMPARISON, *columns), tuple(rows), caption)
@@ -92,8 +101,8 @@ def test_caption(results: Results, found: Sequence[Contrast], pairs: int | None 
     """
     if not found:
         return ""
-    claims = {c.claim for c in found}
-    error = f"standard errors clustered by {found[0].cluster}"
+    claims, cluster = {c.claim for c in found}, found[0].cluster
+    error = f"standard errors clustered by {cluster}"
     if "methods" in claims:
         error += " plus the variance between training runs (Welch-Satterthwaite degrees of freedom)"
     if len(claims) > 1:
@@ -104,6 +113,21 @@ def test_caption(results: Results, found: Sequence[Contrast], pairs: int | None 
         f"p Holm-corrected over {count(pairs or len(found), 'pair')}{results.told('report.pairs')};",
         f"{_range([c.n_questions for c in found], 'question')} in",
         f"{_range([c.n_rooms for c in found], found[0].cluster)} (clusters), {_range(seeds, 'seed')} per method.",
+    ]
+    paired = [c for c in found if c.paired_seeds]
+    parts += [
+        "The variance between runs is estimated from the pair's own runs and from those of all methods; the larger p "
+        "counts."
+        if "methods" in claims
+        else "",
+        "Runs of equal seeds are compared as pairs, because they share starting weights and order of data"
+        f"{'' if len(paired) == len(found) else ', where both are variants of one method'}."
+        if paired
+        else "",
+        f"Where {cluster}s are few or unequal (fewer than {FEW_CLUSTERS:g} effective ones), sign flips over {cluster}s "
+        "are made too, and the larger p counts."
+        if any(c.effective_rooms < FEW_CLUSTERS for c in found)
+        else "",
     ]
     marks = [
         f"{mark} p < {results.report.alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims

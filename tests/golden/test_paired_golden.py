@@ -104,31 +104,66 @@ def test_standard_error_interval_and_p_equal_an_independent_sandwich(frame: pd.D
     assert (overall.n_questions, overall.n_rooms) == (1080, 30)
 
 
-def test_method_claim_adds_the_variance_of_runs_with_welch_satterthwaite() -> None:
-    frame = answers({"sft": 3, "grpo": 5})
+def run_scores(frame: pd.DataFrame, method: str) -> pd.Series:
+    raw = frame[frame["method"] == method].groupby(["seed", "type"])["score"].mean().reset_index()
+    raw["task"] = raw["type"].map(task_of)
+    return 100 * raw.groupby(["seed", "task"])["score"].mean().groupby("seed").mean()
+
+
+def interval(parts: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Standard error, degrees of freedom and half-width for independent components."""
+    total = sum(variance for variance, _ in parts)
+    df = total**2 / sum(variance**2 / of for variance, of in parts)
+    return math.sqrt(total), df, math.sqrt(total) * stats.t.isf(0.025, df)
+
+
+@pytest.mark.parametrize("wild", ["sft", "other"])
+def test_a_method_claim_adds_the_variance_of_runs_the_pairs_own_or_that_of_all_methods(wild: str) -> None:
+    frame = answers({"sft": 3, "grpo": 5, "other": 3})
+    shift = frame["seed"].map({0: -0.08, 1: 0.0, 2: 0.08}).fillna(0) * (frame["method"] == wild)
+    frame["score"] = (frame["score"] + shift).clip(0, 1)
     overall = compare(frame, [("sft", "grpo")])[0]
     room = sandwich(differences(frame, "sft", "grpo")) ** 2
-    raw = frame.groupby(["method", "seed", "type"])["score"].mean().reset_index()
-    raw["task"] = raw["type"].map(task_of)
-    runs = 100 * raw.groupby(["method", "seed", "task"])["score"].mean().groupby(["method", "seed"]).mean()
-    sft, grpo = runs["sft"].var() / 3, runs["grpo"].var() / 5
-    # The Welch part, from scipy: its degrees of freedom belong to V_seed = sft + grpo.
-    welch = stats.ttest_ind(runs["grpo"], runs["sft"], equal_var=False).df
-    total = room + sft + grpo
+    of = {method: run_scores(frame, method) for method in ("sft", "grpo", "other")}
+    own = interval([(room, 29), (of["sft"].var() / 3, 2), (of["grpo"].var() / 5, 4)])
+    # Eight degrees of freedom; the median of chi-square is 7.344 (tables), so that half of the estimates are too small.
+    squares = 2 * of["sft"].var() + 4 * of["grpo"].var() + 2 * of["other"].var()
+    pooled = interval([(room, 29), (squares / 7.344121 * (1 / 3 + 1 / 5), 8)])
+    error, df, half = max(own, pooled, key=lambda one: one[2])
+    assert (error is own[0]) == (wild == "sft")
     assert overall.claim == "methods"
-    assert overall.standard_error == pytest.approx(math.sqrt(total), rel=1e-9)
-    assert overall.df == pytest.approx(total**2 / (room**2 / 29 + (sft + grpo) ** 2 / welch), rel=1e-9)
+    assert (overall.standard_error, overall.df) == pytest.approx((error, df), rel=1e-6)
+    assert overall.ci_high - overall.difference == pytest.approx(half, rel=1e-6)
+    p = [2 * stats.t.sf(abs(overall.difference) / one[0], one[1]) for one in (own, pooled)]
+    assert overall.p == pytest.approx(max(p), rel=1e-6)
+    assert overall.share_of_rooms == pytest.approx(room / own[0] ** 2)
+    assert (overall.p < 0.05) == (overall.ci_low > 0 or overall.ci_high < 0)
 
 
 def test_base_is_fixed_so_only_the_method_needs_seeds() -> None:
     frame = answers({"base": 1, "sft": 3, "dpo": 2})
     against_sft, against_dpo = compare(frame, [("base", "sft")])[0], compare(frame, [("base", "dpo")])[0]
-    raw = frame[frame["method"] == "sft"].groupby(["seed", "type"])["score"].mean().reset_index()
-    raw["task"] = raw["type"].map(task_of)
-    run = 100 * raw.groupby(["seed", "task"])["score"].mean().groupby("seed").mean()
-    expected = sandwich(differences(frame, "base", "sft")) ** 2 + run.var() / 3
+    squares = 2 * run_scores(frame, "sft").var() + run_scores(frame, "dpo").var()
+    pooled = squares / stats.chi2.median(3) / 3
+    expected = sandwich(differences(frame, "base", "sft")) ** 2 + pooled
+    assert pooled > run_scores(frame, "sft").var() / 3
     assert (against_sft.claim, against_dpo.claim) == ("methods", "checkpoints")
     assert against_sft.standard_error == pytest.approx(math.sqrt(expected), rel=1e-9)
+
+
+def test_runs_of_equal_seeds_are_pairs_among_variants_of_one_method() -> None:
+    frame = answers({"grpo": 3, "grpo:beta=0": 3, "sft": 3})
+    pair, variants = ("grpo", "grpo:beta=0"), [("grpo", "grpo:beta=0")]
+    paired, other = compare(frame, [pair, ("grpo", "sft")], variants=variants, resamples=0)[::9]
+    assert (paired.paired_seeds, other.paired_seeds) == (True, False)
+    room = sandwich(differences(frame, *pair)) ** 2
+    runs = run_scores(frame, pair[1]) - run_scores(frame, pair[0])
+    # Two variants: the residuals of method by seed are the paired differences; the median of chi-square(2) is 2 ln 2.
+    error, df, _ = interval([(room, 29), (runs.var() / 3 / math.log(2), 2)])
+    assert (paired.standard_error, paired.df) == pytest.approx((error, df), rel=1e-9)
+    shifted = frame[(frame["method"] != pair[1])]
+    shifted = pd.concat([shifted, frame[frame["method"] == pair[1]].assign(seed=lambda f: f["seed"] + 1)])
+    assert not compare(shifted, [pair], variants=variants, resamples=0)[0].paired_seeds
 
 
 def test_runs_average_the_direction_levels_with_equal_weight() -> None:
@@ -163,7 +198,7 @@ def holm(p: pd.Series) -> list[float]:
     return list(multipletests(p.to_numpy(), method="holm")[1])
 
 
-def test_holm_over_declared_pairs_and_within_each_pair() -> None:
+def test_holm_over_declared_pairs_and_over_all_their_tasks() -> None:
     assert holm_corrected([0.01, 0.04, 0.03, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.9])  # worked by hand
     frame = answers({"base": 1, "sft": 1, "dpo": 1, "grpo": 1}, seed=3)
     pairs = default_pairs(["base", "sft", "dpo", "grpo"])
@@ -172,9 +207,9 @@ def test_holm_over_declared_pairs_and_within_each_pair() -> None:
     assert list(zip(overall["a"], overall["b"], strict=True)) == pairs
     assert overall["p_holm"].tolist() == pytest.approx(holm(overall["p"]))
     assert set(overall["family"]) == {"confirmatory"}
-    for _, tasks in found[found["task"] != "overall"].groupby(["a", "b"]):
-        assert tasks["p_holm"].tolist() == pytest.approx(holm(tasks["p"]))
-        assert set(tasks["family"]) == {"exploratory"}
+    tasks = found[found["task"] != "overall"]
+    assert len(tasks) == 48 and tasks["p_holm"].tolist() == pytest.approx(holm(tasks["p"]))
+    assert set(tasks["family"]) == {"exploratory"}
     significant = found["p_holm"] < 0.05
     assert found["verdict"].isin(["better", "worse"]).equals(significant)
     assert (found.loc[significant, "verdict"] == "better").equals(found.loc[significant, "difference"] > 0)

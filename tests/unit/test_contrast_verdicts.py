@@ -63,18 +63,66 @@ def test_a_difference_smaller_than_the_margin_is_real_and_said_to_be_small() -> 
     assert "smaller than the margin of 1" in found.note
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_identical_methods_are_equivalent(seeds: int) -> None:
-    frame = answers(0.0, seeds=seeds)
-    frame = pd.concat([frame[frame["method"] == "a"], frame[frame["method"] == "a"].assign(method="b")])
-    found = compare(frame, [("a", "b")])
-    for c in found:
-        assert (c.difference, c.verdict) == (0, "equivalent")
+def copied(frame: pd.DataFrame, order: dict[int, int] | None = None) -> pd.DataFrame:
+    """Method b has method a's runs, under other seeds if ``order`` says so."""
+    runs = frame[frame["method"] == "a"]
+    return pd.concat([runs, runs.assign(method="b", seed=runs["seed"].map(order or (lambda seed: seed)))])
+
+
+def test_identical_checkpoints_are_equivalent() -> None:
+    found = compare(copied(answers(0.0)), [("a", "b")])
+    assert {(c.difference, c.standard_error, c.verdict) for c in found} == {(0, 0, "equivalent")}
     first = found[0]
     assert (first.p_permutation, first.p_rooms) == (1, 1) and math.isnan(first.ci_boot_low)
-    assert "alike on every question" in first.note
-    if seeds == 3:
-        assert first.p_b_beats_a == 0.5 and first.run_pairs == 9 and first.seed_correlation == pytest.approx(1)
+    assert "same answer to every question" in first.note
+
+
+@pytest.mark.parametrize("order", [{0: 0, 1: 1, 2: 2}, {0: 1, 1: 2, 2: 0}])
+def test_the_same_runs_twice_are_equivalent_by_the_test_alone(order: dict[int, int]) -> None:
+    """Their mean difference is exactly 0, but runs that vary by 8 points are no proof that it is below 1."""
+    frame = answers(0.0, seeds=3)
+    frame["score"] = (frame["score"] + frame["seed"].map({0: -0.08, 1: 0.0, 2: 0.08})).clip(0, 1)
+    found = compare(copied(frame, order), [("a", "b")])
+    for c in found:
+        assert (c.difference, c.p, c.verdict) == (0, 1, "undecided")
+        assert c.ci_low < -5 and c.ci_high > 5 and c.p_equivalence > 0.05
+    assert found[0].p_b_beats_a == 0.5 and found[0].run_pairs == 9
+    wide = compare(copied(frame, order), [("a", "b")], margin=60.0, resamples=0)[0]
+    assert wide.verdict == "equivalent" and wide.p_equivalence < 0.05
+
+
+def test_equal_scores_of_other_answers_are_no_equivalence() -> None:
+    frame = copied(answers(0.0))
+    told = frame.assign(answer=frame["method"] + "'s wrong answer")
+    found = compare(told, [("a", "b")], resamples=0)[0]
+    assert (found.verdict, found.p) == ("undecided", 1) and "score alike" in found.note
+    assert compare(told.assign(answer="A"), [("a", "b")], resamples=0)[0].verdict == "equivalent"
+
+
+@pytest.mark.parametrize(("rooms", "least"), [(2, 0.5), (4, 2 / 2**4), (6, 2 / 2**6)])
+def test_few_rooms_give_no_small_p(rooms: int, least: float) -> None:
+    """Nearly the same large difference in every room: t alone would be sure of it."""
+    frame = answers(30.0, noise=0.002, rooms=rooms)
+    c = compare(frame, [("a", "b")], resamples=0)[0]
+    assert c.p == pytest.approx(least) and f"only {rooms} rooms" in c.note
+    assert (c.ci_low > 0) == (c.p < 0.05)
+    if rooms < 6:
+        assert (c.ci_low, c.ci_high) == (-100, 100) and math.isnan(c.mde)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0, 3.0])
+def test_with_unequal_rooms_the_sign_flips_join_and_p_and_interval_agree(seeds: int, shift: float) -> None:
+    frame = answers(shift, seeds=seeds, noise=0.2)
+    frame["cluster"] = frame["cluster"].where(frame["cluster"].astype(int) >= 20, "0")
+    c = compare(frame, [("a", "b")], resamples=0)[0]
+    checked_too = compare(frame, [("a", "b")])[0]
+    assert c.n_rooms == 21 and c.effective_rooms == pytest.approx(1 / (0.25 + 20 / 1600), rel=1e-6)
+    assert "as unevenly as on 4 equal ones" in c.note
+    assert c.p >= max(checked_too.p_rooms if seeds == 1 else 0, checked_too.p_permutation)
+    assert (c.p < 0.05) == (c.ci_low > 0 or c.ci_high < 0)
+    if seeds == 1:
+        assert c.p == max(checked_too.p_rooms, checked_too.p_permutation)
 
 
 def test_a_task_that_both_fail_is_no_finding() -> None:
