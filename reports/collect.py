@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from harness.config.sections import DEVELOPMENT, EvaluationSection
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
@@ -25,7 +26,7 @@ from harness.study.description import (
     read_description,
 )
 from harness.study.evaluation import read_samples
-from harness.study.finished import Finished, read_finished
+from harness.study.finished import read_finished
 from harness.study.matrix import (
     AGAIN,
     CELLS,
@@ -44,6 +45,7 @@ from harness.study.status import State, read_status
 from harness.train.meter import COMPUTE_FILE, Consumption
 from harness.train.tracking import METRICS_FILE, Misses, misses, read_metrics
 from harness.vsibench.prompts import answer_in
+from reports.checkpoints import DoneCell, reported_steps, step_number
 
 MODE_KEYS = ("prompts", "decoding")
 """Parts of an evaluation's identity that a variant's prompt mode and token limit decide."""
@@ -62,7 +64,8 @@ class CellResult:
         seed: The repetition.
         state: Its status.
         reason: Why, when it is not done.
-        identity: The evaluation's identity of its last checkpoint, or empty.
+        identity: The evaluation's identity of its reported checkpoint, of the last of several; or empty.
+        reported: The steps of its reported checkpoints: one, or those whose mean is reported.
         consumed: What training consumed, or None.
         environment: Versions and machine, or None.
         weights: What identifies the weights of each evaluated checkpoint, by its folder's name.
@@ -75,6 +78,7 @@ class CellResult:
     state: str
     reason: str
     identity: dict[str, str]
+    reported: tuple[int, ...]
     consumed: Consumption | None
     environment: Environment | None
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +94,7 @@ class Evaluated:
         scorer: The scorer behind ``score``.
         answers: One row an answer: method, model, seed, step, question, type, cluster, score, parsed, truncated,
             prompt (its id), answer (raw text), read (the part that is scored: in a tag mode, the answer tag's content);
-            ``last`` marks the reported checkpoint.
+            ``reported`` marks the reported checkpoints.
         points: The figures by every scorer, by (method, seed, step).
     """
 
@@ -101,8 +105,35 @@ class Evaluated:
 
     @property
     def reported(self) -> pd.DataFrame:
-        """The answers of the reported checkpoint: the last."""
-        return self.answers[self.answers["last"]]
+        """The answers of every run's reported checkpoint, one a question.
+
+        Where the mean of several is reported: the answers of the last, with the means of score, parsed and truncated.
+        """
+        means, shown = self.answers[self.answers["reported"]], self.shown
+        if len(means) == len(shown):
+            return shown
+        keys, averaged = ["method", "seed", "question"], ["score", "parsed", "truncated"]
+        found = means.astype({"parsed": float, "truncated": float}).groupby(keys, observed=True)[averaged].mean()
+        return shown.drop(columns=averaged).join(found, on=keys)[list(shown)]
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The answers of the reported checkpoint, of the last where the mean of several is reported."""
+        found = self.answers[self.answers["reported"]]
+        return found[found["step"] == found.groupby(["method", "seed"])["step"].transform("max")]
+
+    @property
+    def overall(self) -> dict[tuple[str, int, int], float]:
+        """The overall score of every checkpoint, by (method, seed, step)."""
+        return {run: by[self.scorer].figures.overall for run, by in self.points.items()}
+
+    def points_of(self, method: str, seed: int) -> Mapping[str, Points]:
+        """A run's reported figures by every scorer: those of its reported checkpoint, or the mean of several."""
+        run = self.answers[
+            self.answers["reported"] & (self.answers["method"] == method) & (self.answers["seed"] == seed)
+        ]
+        found = [self.points[method, seed, step] for step in run["step"].unique()]
+        return {scorer: Points.mean([one[scorer] for one in found]) for scorer in found[0]}
 
 
 @dataclass(frozen=True)
@@ -118,6 +149,7 @@ class Collected:
         cells: Every cell of the matrix, finished or not, in the matrix's order.
         headline: The headline benchmark's answers.
         additional: Those of additional benchmarks, by name; without those that no finished cell has answered.
+        development: Those to the records that checkpoints are chosen by, where the study has some.
     """
 
     run_dir: Path
@@ -128,6 +160,7 @@ class Collected:
     cells: list[CellResult]
     headline: Evaluated
     additional: dict[str, Evaluated] = field(default_factory=dict)
+    development: Evaluated | None = None
 
     @property
     def train(self) -> DescribedTraining:
@@ -147,24 +180,6 @@ class Mode(NamedTuple):
     two_turns: bool
 
 
-class DoneCell(NamedTuple):
-    """A finished cell.
-
-    Attributes:
-        folder: Its folder.
-        entry: Its row of the matrix.
-        holds: What it consists of.
-    """
-
-    folder: Path
-    entry: MatrixRow
-    holds: Finished
-
-    def evaluations(self, benchmark: str) -> list[Path]:
-        """The folders of its answers to a benchmark, in the order of training."""
-        return self.holds.evaluations(self.folder, benchmark)
-
-
 def collect(run_dir: Path) -> Collected:
     """Read every finished cell of a run directory, and nothing else: neither data nor plugins that it names.
 
@@ -179,24 +194,29 @@ def collect(run_dir: Path) -> Collected:
     declared = read_declaration(run_dir)
     declared.check(study, run_dir)
     study = study.model_copy(update={"report": declared.tests(study.report)})
-    headline_name = study.evaluation.benchmark
-    cells, finished = [], []
-    for entry in matrix.cells:
-        cell, done = _cell(run_dir / CELLS / entry.id, entry, headline_name)
-        cells.append(cell)
-        finished += [done] if done else []
+    section = study.evaluation
+    done = {entry.id: _done(run_dir / CELLS / entry.id, entry, section.benchmark) for entry in matrix.cells}
+    finished = [one for one in done.values() if one]
+    development = _evaluated(DEVELOPMENT, description, finished, {}) if DEVELOPMENT in section.asked else None
+    reported = {
+        one.entry.id: reported_steps(one, section, development.overall if development else {}) for one in finished
+    }
+    cells = [_cell(run_dir / CELLS / entry.id, entry, done[entry.id], reported, section) for entry in matrix.cells]
     if not finished:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in cells)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
-    found = {name: _evaluated(name, description, finished) for name in (headline_name, *study.evaluation.more)}
-    headline = found.pop(headline_name)
+    found = {name: _evaluated(name, description, finished, reported) for name in (section.benchmark, *section.more)}
+    headline = found.pop(section.benchmark)
     assert headline is not None
     additional = {name: one for name, one in found.items() if one is not None}
-    return Collected(run_dir, study, declared, description, description.benchmark.dataset, cells, headline, additional)
+    test = description.benchmark.dataset
+    return Collected(run_dir, study, declared, description, test, cells, headline, additional, development)
 
 
-def _evaluated(name: str, description: Description, finished: Sequence[DoneCell]) -> Evaluated | None:
-    """The scored answers to one benchmark; None without any."""
+def _evaluated(
+    name: str, description: Description, finished: Sequence[DoneCell], reported: Mapping[str, Sequence[str]]
+) -> Evaluated | None:
+    """The scored answers to one benchmark, given each cell's reported checkpoints; None without any."""
     told = description.benchmarks[name]
     modes_of = {m: Mode(one.mode, one.tokens, one.two_turns) for m, one in description.methods.items()}
     modes = {method: OWN_WORDS if told.own_words else of.mode for method, of in modes_of.items()}
@@ -208,16 +228,16 @@ def _evaluated(name: str, description: Description, finished: Sequence[DoneCell]
     )
     frames, points = [], {}
     for done in finished:
-        entry, steps = done.entry, done.evaluations(name)
-        for step in steps:
+        entry = done.entry
+        for step in done.evaluations(name):
             samples = _samples(step, modes[entry.method], told)
             scored = _scores(step, told)
             by = scored.by[told.scorer]
             frame = questions.assign(score=np.array(by.scores, dtype=float), parsed=[one == "1" for one in by.parsed])
             frame = frame.join(samples[["truncated", "prompt", "answer", "read"]], on="question")
-            number = int(step.name.split("-")[1])
+            number = step_number(step.name)
             frame = frame.assign(method=entry.method, model=entry.model, seed=entry.seed, step=number)
-            frames.append(frame.assign(last=step == steps[-1]))
+            frames.append(frame.assign(reported=step.name in reported.get(entry.id, ())))
             points[entry.method, entry.seed, number] = {scorer: one.points for scorer, one in scored.by.items()}
     if not frames:
         return None
@@ -240,29 +260,40 @@ def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
         )
 
 
-def _cell(folder: Path, entry: MatrixRow, benchmark: str) -> tuple[CellResult, DoneCell | None]:
-    """What became of a cell, and what it holds if it is finished."""
-    status, ran_on = read_status(folder), folder / ENVIRONMENT_FILE
-    done = DoneCell(folder, entry, read_finished(folder)) if status.state is State.DONE else None
+def _done(folder: Path, entry: MatrixRow, benchmark: str) -> DoneCell | None:
+    """What a cell holds that is finished and has answered the benchmark."""
+    done = DoneCell(folder, entry, read_finished(folder)) if read_status(folder).state is State.DONE else None
     if done and (done.holds.method, done.holds.seed) != (entry.method, entry.seed):
         raise UserError(
             f"`{folder.parent.parent / MATRIX_FILE}`: the cell {entry.id} is not method {entry.method}, seed "
             f"{entry.seed}. Delete it and {AGAIN}"
         )
-    evaluations = done.evaluations(benchmark) if done else []
-    result = CellResult(
+    return done if done and done.evaluations(benchmark) else None
+
+
+def _cell(
+    folder: Path,
+    entry: MatrixRow,
+    done: DoneCell | None,
+    reported: Mapping[str, Sequence[str]],
+    section: EvaluationSection,
+) -> CellResult:
+    """What became of a cell, given what it holds and which of its checkpoints are reported."""
+    status, ran_on = read_status(folder), folder / ENVIRONMENT_FILE
+    steps = reported[entry.id] if done else []
+    return CellResult(
         entry.id,
         entry.method,
         entry.seed,
         str(status.state),
         status.reason,
-        EvaluationManifest.read(evaluations[-1]).identity if evaluations else {},
+        EvaluationManifest.read(folder / section.benchmark / steps[-1]).identity if steps else {},
+        tuple(map(step_number, steps)),
         read_consumption(folder) if (folder / COMPUTE_FILE).is_file() else None,
         read_as(Environment, ran_on, "Delete the file, which is only shown") if ran_on.is_file() else None,
         done.holds.weights if done else {},
         misses(read_metrics(folder / METRICS_FILE)) if done else None,
     )
-    return result, done if evaluations else None
 
 
 def _scores(folder: Path, told: DescribedBenchmark) -> Scored:

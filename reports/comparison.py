@@ -11,6 +11,7 @@ import pandas as pd
 from rich.padding import Padding
 
 from harness.api.benchmark import Benchmark
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.console import Console, Text
 from harness.data.reader import Dataset
@@ -21,7 +22,7 @@ from harness.outputs import Outputs, inside
 from harness.plugins import registry
 from harness.study.setup import benchmark_source
 from harness.visible import clean
-from reports.collect import Evaluated, collect
+from reports.collect import CellResult, Evaluated, collect
 from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
 from reports.results import results_of
 from reports.samples import parse_sources, results_from, score_file
@@ -67,8 +68,9 @@ class Comparison:
             files |= _formats(f"additional-{name}", [table])
         curves = {"checkpoints": collected.headline}
         curves |= {f"additional-{name}-checkpoints": one for name, one in collected.additional.items()}
+        curves |= {f"{DEVELOPMENT}-checkpoints": collected.development} if collected.development else {}
         for name, evaluated in curves.items():
-            files[f"{name}.csv"] = csv_text(checkpoint_curve(evaluated)).encode()
+            files[f"{name}.csv"] = csv_text(checkpoint_curve(evaluated, collected.cells)).encode()
         page = page_files(
             results,
             tables,
@@ -88,6 +90,7 @@ class Comparison:
         """
         more = [f"additional-{name}" for name in study.evaluation.more]
         names = [f"{name}.{kind}" for name in ("scores", "pairs", "sensitivity", *more) for kind in FORMATS]
+        more += [DEVELOPMENT] if DEVELOPMENT in study.evaluation.asked else []
         names += [f"{name}.csv" for name in ("checkpoints", *(f"{one}-checkpoints" for one in more))]
         Outputs(_report_folder(run_dir), REPORT_LIST).check([*names, *possible_files(study)])
 
@@ -215,12 +218,14 @@ def show(console: Console, tables: Tables) -> None:
             console.print(table)
 
 
-def checkpoint_curve(evaluated: Evaluated) -> pd.DataFrame:
-    """Overall and task scores of every checkpoint; description only, the reported one is the last."""
+def checkpoint_curve(evaluated: Evaluated, cells: Sequence[CellResult]) -> pd.DataFrame:
+    """Overall and task scores of every checkpoint, and which are reported; description only."""
+    reported = {(cell.method, cell.seed, step) for cell in cells for step in cell.reported}
     rows: list[dict[str, Any]] = []
     for (method, seed, step), by in evaluated.points.items():
         figures = by[evaluated.scorer].figures
-        rows.append({"method": method, "seed": seed, "step": step, "overall": figures.overall, **figures.tasks})
+        where = {"method": method, "seed": seed, "step": step, "reported": (method, seed, step) in reported}
+        rows.append({**where, "overall": figures.overall, **figures.tasks})
     return pd.DataFrame(rows)
 
 

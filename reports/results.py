@@ -42,6 +42,7 @@ class Results:
         cells: Of a run directory, finished or not.
         footnotes: Remarks on the scores as a whole.
         declared: What was declared, and when; None for answers made elsewhere.
+        rule: Which checkpoint of a run these answers are of, in words, where it is not the last.
     """
 
     labels: Mapping[str, str]
@@ -59,6 +60,7 @@ class Results:
     cells: Sequence[CellResult] = ()
     footnotes: tuple[str, ...] = ()
     declared: Declaration | None = None
+    rule: str = ""
 
     def told(self, key: str) -> str:
         """When a quantity was declared or amended, as it follows its value; empty for answers made elsewhere."""
@@ -99,7 +101,7 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
     """The results of a run directory on one benchmark: the headline unless another is given."""
     study, found, methods = collected.study, evaluated or collected.headline, collected.description.methods
     reported = found.reported
-    runs = reported[["method", "seed", "step"]].drop_duplicates().itertuples(index=False)
+    runs = reported[["method", "seed"]].drop_duplicates().itertuples(index=False)
     return Results(
         labels={m: f"{study.model.name} (base)" if m == BASE else f"+ {one.label}" for m, one in methods.items()},
         answers=reported,
@@ -108,13 +110,14 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
         title=found.benchmark.described.title,
         scorer=found.scorer,
         report=study.report,
-        points={(method, seed): found.points[method, seed, step] for method, seed, step in runs},
+        points={(method, seed): found.points_of(method, seed) for method, seed in runs},
         baselines=[(n, one.label, one.points) for n, one in found.benchmark.described.baselines.items()],
         modes={} if evaluated else {method: MODES[one.mode].letter for method, one in methods.items()},
         planned={method: study.seeds for method in study.methods},
         variants=variants_by_method(study.methods) if study.report.paired_seeds else (),
         cells=collected.cells,
         declared=collected.declared,
+        rule="" if study.evaluation.checkpoint == "last" else study.evaluation.rule,
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from conftest import write_small_dataset
 
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.console import Console
 from harness.errors import UserError
 from harness.io import read_json, sha256_file, write_json, write_text
-from harness.plugins import registry
 from harness.study import matrix
 from harness.study.asked import EvaluationManifest
 from harness.study.compare import Plan, describe_study, make_plan
@@ -21,7 +21,8 @@ from harness.study.description import read_description
 from harness.study.evaluation import score_evaluation
 from harness.study.finished import write_finished
 from harness.study.matrix import Cell
-from harness.study.scored import Rules
+from harness.study.scored import Rules, benchmark_of
+from harness.study.setup import read_development
 from harness.study.status import State, Status, write_status
 from harness.train.meter import Consumption
 
@@ -72,9 +73,10 @@ def rules_of(run_dir: Path, name: str) -> Rules:
     """A benchmark of a run directory's study, with its code."""
     study = StudyConfig(**read_json(run_dir / matrix.STUDY_FILE))
     told = read_description(run_dir, study)
-    benchmark = registry.create("benchmarks", name, study.evaluation.more.get(name, {}))
-    own = benchmark.questions()
-    return Rules(name, benchmark, (own or told.benchmark).records, told.benchmarks[name].rules)
+    benchmark = benchmark_of(study, name)
+    asked = read_development(study) if name == DEVELOPMENT else None
+    records = (benchmark.questions() or asked or told.benchmark).records
+    return Rules(name, benchmark, records, told.benchmarks[name].rules)
 
 
 def finish_cell(
@@ -85,9 +87,10 @@ def finish_cell(
     step: int = 0,
     prompt: str = "p",
     evaluated: str = "vsibench",
+    sealed: bool = True,
     **identity: str,
 ) -> Path:
-    """Give a cell the answers of one checkpoint, as if it had computed them."""
+    """Give a cell the answers of one checkpoint, as if it had computed them, and unless more follow seal it."""
     folder = cell.folder(run_dir) / evaluated / f"step-{step:06d}"
     lines = [
         {"id": int(key), "answer": answer, "truncated": False, "tokens": 2, "prompt": f"{prompt}{key}"}
@@ -110,7 +113,8 @@ def finish_cell(
     if not cell.is_base:
         names = list(Consumption.__annotations__)
         write_json(cell.folder(run_dir) / "compute.json", dict.fromkeys(names, 4))
-    seal_cell(cell.folder(run_dir), cell.method, cell.seed)
+    if sealed:
+        seal_cell(cell.folder(run_dir), cell.method, cell.seed)
     return folder
 
 

@@ -229,13 +229,20 @@ class TrainSection(StrictConfig):
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW beta 2.")
     max_grad_norm: float = Field(1.0, gt=0, description="Maximum gradient norm, by clipping.")
     checkpoints: int = Field(
-        1, ge=1, le=MANY, description="Checkpoints, evenly spaced over the budget; the last is reported."
+        1, ge=1, le=MANY, description="Checkpoints, evenly spaced over the budget; see evaluation.checkpoint."
     )
     report_to: tuple[str, ...] = Field((), description="Trackers that transformers supports, such as tensorboard.")
 
 
+DEVELOPMENT = "development"
+"""What the questions that checkpoints are chosen by are called, next to the names of benchmarks."""
+
+LAST_CHECKPOINTS = 3
+"""Checkpoints whose mean is reported, unless the study says how many."""
+
+
 class EvaluationSection(StrictConfig):
-    """How the base model and every checkpoint are evaluated."""
+    """How the base model and every checkpoint are evaluated, and which checkpoint of a run is reported."""
 
     benchmark: str = Field("vsibench", description="A registered benchmark.")
     more: dict[str, dict[str, Any]] = Field(
@@ -244,6 +251,20 @@ class EvaluationSection(StrictConfig):
     )
     scorer: str | None = Field(
         None, description="The scorer behind every table; unset: the first that the headline benchmark declares."
+    )
+    checkpoint: Literal["last", "best", "mean"] = Field(
+        "last",
+        description="What is reported of every run: its last checkpoint, its best on the development records, or the "
+        "mean score of its last checkpoints (arXiv 2508.13144). Never chosen by the benchmark.",
+    )
+    development: Text | None = Field(
+        None, description='Records that "best" chooses by, on other rooms than the benchmark\'s: world:dev, a folder.'
+    )
+    last: int | None = Field(
+        None,
+        ge=2,
+        le=MANY,
+        description=f'Number of checkpoints that "mean" averages over; unset: {LAST_CHECKPOINTS}.',
     )
     max_new_tokens: int = Field(16, ge=1, le=MOST_TOKENS, description="Token limit of an answer (16: VSI-Bench).")
     two_turns: bool = Field(
@@ -254,6 +275,41 @@ class EvaluationSection(StrictConfig):
     batch: int = Field(
         32, ge=1, le=MANY, description="Questions per batch; fixed because it may affect greedy answers."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mean_of_three(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("checkpoint") == "mean" and values.get("last") is None:
+            return {**values, "last": LAST_CHECKPOINTS}
+        return values
+
+    @model_validator(mode="after")
+    def _rule_with_its_own_keys(self) -> EvaluationSection:
+        if self.checkpoint == "best" and self.development is None:
+            raise ValueError('checkpoint = "best" needs records to choose by: development = "world:dev"')
+        if self.checkpoint != "best" and self.development is not None:
+            raise ValueError(f'development has no effect with checkpoint = "{self.checkpoint}"; "best" chooses by it')
+        if self.checkpoint != "mean" and self.last is not None:
+            raise ValueError(f'last has no effect with checkpoint = "{self.checkpoint}"; "mean" averages over so many')
+        return self
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What every checkpoint is asked: the headline benchmark, the others, the development records."""
+        return (self.benchmark, *self.more, *([] if self.development is None else [DEVELOPMENT]))
+
+    @property
+    def rule(self) -> str:
+        """What is reported of a run, in words."""
+        return {
+            "last": "the last checkpoint of each run",
+            "best": f"the checkpoint of each run that is best on {self.development} (of equals, the later)",
+            "mean": f"the mean of the last {self.last} checkpoints of each run",
+        }[self.checkpoint]
+
+    def of_last(self) -> EvaluationSection:
+        """The same without a choice among checkpoints."""
+        return self.model_copy(update={"checkpoint": "last", "development": None, "last": None})
 
 
 class RuntimeSection(StrictConfig):

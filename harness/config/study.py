@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from harness.config.layers import (
     with_command_line,
 )
 from harness.config.sections import (
+    DEVELOPMENT,
     MANY,
     BudgetSection,
     DataSection,
@@ -106,6 +108,14 @@ class StudyConfig(StrictConfig):
             return own
         longest = max(own.evaluation.max_new_tokens, own.rollout.max_new_tokens)
         return own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"max_new_tokens": longest})})
+
+    def checkpoints_of(self, method: str) -> int:
+        """The number of checkpoints that a run of a method leaves; one step leaves no more than one."""
+        train, budget = self.for_method(method).train, self.budget
+        if budget.kind == "seconds":  # as many steps as fit
+            return train.checkpoints
+        each = train.prompts_per_step if budget.kind == "examples" else 1
+        return min(train.checkpoints, math.ceil(budget.amount / each))
 
     def label(self, method: str) -> str:
         """What tables call a method: its title, followed by a variant's changes in parentheses."""
@@ -298,6 +308,7 @@ def _check_names(study: StudyConfig, methods_asked: str) -> None:
         if unknown := [name for name in names if name not in (*more, *methods)]:
             raise unknown_name(f"{section}.{unknown[0]}", unknown[0], [*more, *methods])
     _check_benchmarks(study.evaluation)
+    _check_checkpoints(study)
     for method in (name for pair in study.report.pairs or () for name in pair):
         if method not in (BASE, *study.methods):
             raise unknown_name(f"report.pairs: {method}", method, (BASE, *study.methods))
@@ -315,6 +326,28 @@ def _check_benchmarks(section: EvaluationSection) -> None:
         if name == section.benchmark:
             raise UserError(f"`evaluation.more.{name}`: it is the headline already; name each benchmark once")
         registry.create("benchmarks", name, options, asked=f"evaluation.more.{name}")
+
+
+def _check_checkpoints(study: StudyConfig) -> None:
+    """Refuse a rule that the runs' checkpoints do not allow, or that treats methods differently."""
+    section, where = study.evaluation, f'`evaluation.checkpoint` = "{study.evaluation.checkpoint}"'
+    if section.checkpoint == "last":
+        return
+    if section.development is not None and DEVELOPMENT in (section.benchmark, *section.more):
+        raise UserError(f"{where}: the benchmark {DEVELOPMENT} has the name of the development records; rename it")
+    found = {method: study.checkpoints_of(method) for method in study.methods}
+    wanted = section.last or 2
+    for method, number in found.items():
+        if number < wanted:
+            raise UserError(
+                f"{where}: it needs {wanted} checkpoints of each run, and a run of {method} has {number} "
+                "(train.checkpoints, at most one for each step of the budget); raise train.checkpoints"
+            )
+    if len(set(found.values())) > 1:
+        raise UserError(
+            f"{where}: the methods have different numbers of checkpoints, so it would not treat them alike "
+            f"({', '.join(f'{method} {number}' for method, number in found.items())}); set train.checkpoints for all"
+        )
 
 
 def _check_rewards(section: RewardSection) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.table import Table
 
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.console import Console, Text
 from harness.data.contents import content_digest
 from harness.data.reader import Dataset
-from harness.data.sources import is_ready, resolve_source, world_split
+from harness.data.sources import is_ready, world_split
 from harness.data.video.predecode import predecode
 from harness.errors import UserError, first_few
 from harness.io import digest_of, remove_leftovers
@@ -35,8 +36,9 @@ from harness.study.lookalikes import note_lookalikes
 from harness.study.matrix import LOG_FILE, Cell, CellWork
 from harness.study.report import load_report
 from harness.study.scored import OWN_WORDS, Rules
-from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data
+from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data, read_development
 from harness.study.shared_training import reuse_training, training_rounds
+from harness.study.sources import DEVELOPMENT_KEY, build_source, check_development
 from harness.study.status import State, Status, read_status
 from harness.study.threads import settle_threads
 from harness.study.time_estimate import Estimate, estimate, makespan
@@ -54,12 +56,21 @@ class Plan:
         train: The training records.
         benchmark: The benchmark's records.
         questions: What identifies each benchmark's questions, the headline's first.
+        development: The records that checkpoints are chosen by, where the study has some.
     """
 
     cells: list[Cell]
     train: Dataset
     benchmark: Dataset
     questions: Mapping[str, str]
+    development: Dataset | None = None
+
+    def rules(self, study: StudyConfig) -> list[Rules]:
+        """The study's benchmarks at work, the headline first."""
+        records = {DEVELOPMENT: self.development or self.benchmark}
+        return [
+            Rules.of(study, name, records.get(name, self.benchmark), digest) for name, digest in self.questions.items()
+        ]
 
 
 def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Plan:
@@ -76,18 +87,27 @@ def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Pla
     weights = _checked_digest(study, console)
     build_source(benchmark_source(study.data), study, console)
     build_source(study.data.train, study, console, default="train")
+    if chosen := study.evaluation.development:
+        check_development(study, DEVELOPMENT_KEY, chosen, console, build=keep)
+        build_source(chosen, study, console)
     train, benchmark = load_data(study, keep=keep)
+    development = read_development(study, keep=keep)
     assert train is not None
-    for skipped in filter(None, (train.skipped, benchmark.skipped)):
+    for skipped in filter(None, (one.skipped for one in (train, benchmark, development) if one is not None)):
         console.say(f"{len(skipped)} records are skipped:", style="yellow")
         console.say("  " + first_few(skipped, "\n  "))
     frames = frame_cache(study, model_config(study.model.name))
     with progress_bar("reading training videos", console) as show:
         trained = content_digest(train, frames, show, keep=keep)
     with progress_bar("reading benchmark videos", console) as show:
-        questions = question_digests(study, benchmark, content_digest(benchmark, frames, show, keep=keep))
+        content = content_digest(benchmark, frames, show, keep=keep)
+    chosen_by = None
+    if development is not None:
+        with progress_bar("reading development videos", console) as show:
+            chosen_by = development, content_digest(development, frames, show, keep=keep)
+    questions = question_digests(study, benchmark, content, chosen_by)
     cells = matrix.cells_of(study, model_digest=weights, train_digest=trained, questions=questions)
-    return Plan(cells, train, benchmark, questions)
+    return Plan(cells, train, benchmark, questions, development)
 
 
 def _checked_digest(study: StudyConfig, console: Console) -> str:
@@ -153,7 +173,7 @@ def describe_study(study: StudyConfig, run_dir: Path, plan: Plan, console: Conso
 
 def declare_study(study: StudyConfig, run_dir: Path, plan: Plan, console: Console) -> list[Rules]:
     """Write what the study declares, or append what is different now; return its benchmarks."""
-    rules = [Rules.of(study, name, plan.benchmark, digest) for name, digest in plan.questions.items()]
+    rules = plan.rules(study)
     settled = load_report().settled(study, plan.benchmark)
     worked_out = {
         "report.pairs": [list(pair) for pair in settled.pairs or ()],
@@ -235,11 +255,12 @@ def tell_files(paths: Sequence[Path], console: Console) -> None:
 
 def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
     """Print the matrix, the status of each cell, the remaining work and its estimated time; write nothing."""
-    absent = [s for s in (benchmark_source(study.data), study.data.train) if not is_ready(s, study.runtime.cache)]
+    sources = filter(None, (benchmark_source(study.data), study.data.train, study.evaluation.development))
+    absent = [source for source in sources if not is_ready(source, study.runtime.cache)]
     if absent:
         # Without the data a cell has no identity, so no folder of the run directory can be its own.
         plan = None
-        _check_ready(study)
+        _check_ready(study, console)
         cells = matrix.cells_of(study, model_digest=_checked_digest(study, console))
         works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
         console.say(f"Data to be generated first: {', '.join(absent)}")
@@ -269,8 +290,10 @@ def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
         )
 
 
-def _check_ready(study: StudyConfig) -> None:
+def _check_ready(study: StudyConfig, console: Console) -> None:
     """Read and check what is there already of data that is incomplete as yet."""
+    if chosen := study.evaluation.development:
+        check_development(study, DEVELOPMENT_KEY, chosen, console, build=False)
     if is_ready(benchmark_source(study.data), study.runtime.cache):
         load_data(study, with_train=False, keep=False)
     elif is_ready(study.data.train, study.runtime.cache):
@@ -292,7 +315,8 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
         return True
     note_lookalikes(study, run_dir, plan.train, plan.benchmark, console)
     memory.print_summary(study, console)
-    _decode(study, [*plan.benchmark.distinct_videos(), *plan.train.distinct_videos()], console)
+    asked = [one for one in (plan.benchmark, plan.development, plan.train) if one is not None]
+    _decode(study, [video for one in asked for video in one.distinct_videos()], console)
     for cell in todo:
         matrix.write_cell(run_dir, study, cell)
     workers = min(study.runtime.workers, len(todo))
@@ -351,11 +375,3 @@ def _plan_table(
             Text(cell.id if named else "", style="dim"),
         )
     return table
-
-
-def build_source(source: str, study: StudyConfig, console: Console, default: str = "test") -> None:
-    """Generate a source that can be generated, with a progress bar; find any other, and a split of it."""
-    if not is_ready(source, study.runtime.cache):
-        console.say(f"Generating the data {source}")
-    with progress_bar(source, console) as show:
-        resolve_source(source, study.runtime.cache, progress=show, default=default)

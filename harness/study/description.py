@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from harness.api.benchmark import Benchmark, Figures, ScoringRule, Task
 from harness.api.guest import GuestTrainer
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import BASE, StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
 from harness.data.reader import Dataset
@@ -23,7 +24,7 @@ from harness.io import digest_of, read_sealed, sealed_text
 from harness.outputs import Outputs
 from harness.study.asked import digest_of_questions
 from harness.study.matrix import AGAIN, DESCRIPTION, STUDY_FILE
-from harness.study.scored import Number, Points, Recorded, Rules
+from harness.study.scored import Number, Points, Recorded, Rules, scorer_of
 from harness.study.setup import benchmark_source
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import ItemScore
@@ -142,7 +143,7 @@ class Description(Recorded):
         methods: The base model and the study's methods, in order.
         train: The training records.
         benchmark: The questions of ``data.benchmark``.
-        benchmarks: By name, the headline first.
+        benchmarks: By name, the headline first; the development records under ``development``.
     """
 
     study: str
@@ -228,7 +229,7 @@ def read_description(run_dir: Path, study: StudyConfig) -> Description:
     found = read_sealed(Description, path, fix)
     section = study.evaluation
     _refuse_other(path, "methods", found.methods, (BASE, *study.methods), fix)
-    _refuse_other(path, "benchmarks", found.benchmarks, (section.benchmark, *section.more), fix)
+    _refuse_other(path, "benchmarks", found.benchmarks, section.asked, fix)
     if found.study != _digest(study):
         raise UserError(
             f"`{run_dir / STUDY_FILE}`: edited, or another study than {DESCRIPTION} describes. Delete both and {AGAIN}"
@@ -273,17 +274,19 @@ def _method(study: StudyConfig, method: str) -> DescribedMethod:
 
 def _benchmark(study: StudyConfig, rules: Rules, train: Dataset) -> DescribedBenchmark:
     benchmark, records = rules.benchmark, rules.records
+    development = study.evaluation.development if rules.name == DEVELOPMENT else None
+    source = development or benchmark_source(study.data)
     asked = benchmark.question_scores(records, {}, benchmark.default_scorer)
     types = [one.type for one in asked]
     kinds = benchmark.ordered_types(types)
     weighed, weights = benchmark.weights({kind: types.count(kind) for kind in kinds})
     return DescribedBenchmark(
-        title=benchmark.title(records, benchmark_source(study.data)),
+        title=benchmark.title(records, source),
         rules=rules.digest,
         asked=digest_of_questions(records),
         own_words=rules.own_words,
         scorers=dict(benchmark.scorers),
-        scorer=benchmark.scorer_named(study.evaluation.scorer if rules.name == study.evaluation.benchmark else None),
+        scorer=scorer_of(study, rules.name, benchmark),
         tasks=tuple(benchmark.tasks),
         means=dict(benchmark.means),
         average=benchmark.average,

@@ -15,6 +15,7 @@ from pydantic import StrictBool, StrictInt, StrictStr
 
 from harness.api.benchmark import Questions
 from harness.api.sampler import Sampled, Sampler
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import EvaluationSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.reader import Dataset
@@ -25,8 +26,8 @@ from harness.errors import UserError
 from harness.io import append_lines, digest_of, parse_json, read_lines_as, sha256_file, whole_lines, write_text
 from harness.models.families import video_defaults
 from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
-from harness.study.scored import OWN_WORDS, SCORES, Rules, Scored, read_scores, write_scores
-from harness.study.setup import Setup, benchmark_source
+from harness.study.scored import OWN_WORDS, SCORES, Rules, Scored, read_scores, scorer_of, write_scores
+from harness.study.setup import Setup
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 
@@ -103,7 +104,7 @@ def evaluate(
 
     Args:
         setup: The model, the study and its questions.
-        name: One of the study's benchmarks.
+        name: One of :attr:`~harness.config.sections.EvaluationSection.asked`.
         identity: As :class:`EvaluationJob` has it.
         folder: Likewise.
         progress: Likewise.
@@ -112,12 +113,12 @@ def evaluate(
         UserError: A video cannot be used (the record is named), or the manifest cannot be read.
     """
     encoder, settings = setup.encoder, setup.study.evaluation
-    scorer = settings.scorer if name == settings.benchmark else None
     options = settings.more.get(name, {})
-    rules = Rules.of(setup.study, name, setup.benchmark, identity["benchmark"])
+    records, origin = setup.questions(name)
+    rules = Rules.of(setup.study, name, records, identity["benchmark"])
     benchmark = rules.benchmark
     own, pixels = benchmark.questions(), benchmark.pixels()
-    dataset, source = (own, own.source) if own else (setup.benchmark, benchmark_source(setup.study.data))
+    dataset, source = (own, own.source) if own else (records, origin)
     mode: str = setup.study.prompt.evaluation
     if pixels:
         config = setup.policy.base.config
@@ -137,12 +138,13 @@ def evaluate(
         folder,
         progress,
         benchmark.words,
-        benchmark=name,
+        benchmark=settings.benchmark if name == DEVELOPMENT else name,
         options=options,
         source=source,
     )
     answer_benchmark(job)
-    return score_evaluation(folder, rules, mode).by[benchmark.scorer_named(scorer)].points.figures.overall
+    scorer = scorer_of(setup.study, name, benchmark)
+    return score_evaluation(folder, rules, mode).by[scorer].points.figures.overall
 
 
 def score_evaluation(folder: Path, rules: Rules, mode: str) -> Scored:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from harness.api.algorithm import Method
-from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
 from harness.api.guest import GuestTrainer
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.config.variants import parse_variant
 from harness.data.corruption import corrupted_answer
@@ -28,6 +28,7 @@ from harness.models.loading import choose_precision
 from harness.plugins import registry
 from harness.plugins.source import source_digest
 from harness.seeds import seed_for
+from harness.study.scored import benchmark_of
 from harness.train.optimizer import set_learning_rate
 from harness.train.reduction import reduce_loss
 from harness.vsibench.prompts import answer_in, answer_text, prompts_digest
@@ -63,7 +64,9 @@ class EvaluationIdentity(StrictConfig):
         return {"weights": weights, **self.model_dump()}
 
 
-def question_digests(study: StudyConfig, dataset: Dataset, content: str) -> dict[str, str]:
+def question_digests(
+    study: StudyConfig, dataset: Dataset, content: str, development: tuple[Dataset, str] | None = None
+) -> dict[str, str]:
     """A digest of all that each benchmark asks, by its name, the headline first.
 
     It covers the benchmark's questions with their videos, its own words for them and the size of its images; not its
@@ -73,16 +76,18 @@ def question_digests(study: StudyConfig, dataset: Dataset, content: str) -> dict
         study: The resolved study.
         dataset: The records of ``data.benchmark``.
         content: What :func:`~harness.data.contents.content_digest` gives for them.
+        development: The development records, likewise, where the study has some.
 
     Raises:
         UserError: The questions of an additional benchmark cannot be read.
     """
     found = {}
-    for name, options in {study.evaluation.benchmark: {}, **study.evaluation.more}.items():
-        benchmark: Benchmark = registry.create("benchmarks", name, options)
+    for name in study.evaluation.asked:
+        records, asked = development if development and name == DEVELOPMENT else (dataset, content)
+        benchmark = benchmark_of(study, name)
         questions = benchmark.questions()
-        own = [benchmark.pixels(), *map(benchmark.words, (questions or dataset).records)]
-        digest = questions.digest if questions else content
+        own = [benchmark.pixels(), *map(benchmark.words, (questions or records).records)]
+        digest = questions.digest if questions else asked
         found[name] = digest_of([digest, own]) if any(own) else digest
     return found
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.api.benchmark import Benchmark, Figures, QuestionScore
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
@@ -66,6 +67,21 @@ class Points(Recorded):
             unparsable=100 * (1 - parsed),
         )
 
+    @staticmethod
+    def mean(found: Sequence[Points]) -> Points:
+        """The mean of the figures of several checkpoints; None where one of them has none."""
+
+        def of(values: Sequence[float | None]) -> float | None:
+            known = [value for value in values if value is not None]
+            return math.fsum(known) / len(values) if len(known) == len(values) else None
+
+        return Points(
+            overall=of([one.overall for one in found]),
+            tasks={name: of([one.tasks.get(name) for one in found]) for name in found[0].tasks},
+            means={name: of([one.means.get(name) for one in found]) for name in found[0].means},
+            unparsable=math.fsum(one.unparsable for one in found) / len(found),
+        )
+
     @property
     def figures(self) -> Figures:
         """The figures, NaN where there is nothing to average."""
@@ -106,7 +122,7 @@ class Rules:
     """A benchmark of a study at work.
 
     Attributes:
-        name: Its registered name.
+        name: Its registered name, or ``development`` for the headline's rules on the development records.
         benchmark: The benchmark.
         records: Its questions.
         digest: SHA-256 of its code, its options and its questions.
@@ -123,12 +139,12 @@ class Rules:
 
         Args:
             study: The study.
-            name: One of its benchmarks.
-            dataset: The records of ``data.benchmark``.
+            name: One of :attr:`~harness.config.sections.EvaluationSection.asked`.
+            dataset: The records of ``data.benchmark``, or the development records.
             questions: The digest of what the benchmark asks, see :func:`harness.study.identity.question_digests`.
         """
         options = study.evaluation.more.get(name, {})
-        benchmark: Benchmark = registry.create("benchmarks", name, options)
+        benchmark = benchmark_of(study, name)
         own = benchmark.questions()
         code = source_digest(type(benchmark), answer_in)
         return Rules(name, benchmark, own.records if own else dataset.records, digest_of([code, options, questions]))
@@ -161,6 +177,21 @@ class Rules:
             parsed="".join("1" if one.parsed else "0" for one in scored),
             points=Points.of(self.benchmark, scored),
         )
+
+
+def benchmark_of(study: StudyConfig, name: str) -> Benchmark:
+    """The benchmark behind one of a study's sets of questions: the development records have the headline's rules."""
+    section = study.evaluation
+    found: Benchmark = registry.create(
+        "benchmarks", section.benchmark if name == DEVELOPMENT else name, section.more.get(name, {})
+    )
+    return found
+
+
+def scorer_of(study: StudyConfig, name: str, benchmark: Benchmark) -> str:
+    """The scorer behind the score on one of a study's sets of questions; the study names the headline's."""
+    section = study.evaluation
+    return benchmark.scorer_named(section.scorer if name in (section.benchmark, DEVELOPMENT) else None)
 
 
 def refuse_others(questions: Sequence[str], answers: Iterable[str], where: Path) -> None:

@@ -16,6 +16,7 @@ from pydantic import Field
 from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
 from harness.api.reward import Reading, WeightedRewards
+from harness.config.sections import DEVELOPMENT
 from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder
@@ -51,6 +52,7 @@ class Setup:
         encoder: Turns records into prompts.
         train: Training records; None for an evaluation only.
         benchmark: Evaluation records.
+        development: Those that checkpoints are chosen by, where the study has some.
         notes: What the model brings that is not used or differs from the prompts' plan.
     """
 
@@ -60,7 +62,16 @@ class Setup:
     encoder: PromptEncoder
     train: Dataset | None
     benchmark: Dataset
+    development: Dataset | None = None
     notes: tuple[str, ...] = ()
+
+    def questions(self, name: str) -> tuple[Dataset, str]:
+        """The records that a benchmark without own questions asks about, or the development records; their source."""
+        if name != DEVELOPMENT:
+            return self.benchmark, benchmark_source(self.study.data)
+        if self.development is None or self.study.evaluation.development is None:
+            raise ValueError("no development records were loaded")
+        return self.development, self.study.evaluation.development
 
     @property
     def training(self) -> Dataset:
@@ -98,7 +109,20 @@ def load_data(study: StudyConfig, *, with_train: bool = True, keep: bool = True)
 
 def read_benchmark(study: StudyConfig, *, keep: bool = True) -> Dataset:
     """All records of the benchmark, whatever ``data.benchmark_limit``."""
-    return _read(benchmark_source(study.data), study, "test", keep)
+    return read_questions(benchmark_source(study.data), study, keep=keep)
+
+
+def read_questions(source: str, study: StudyConfig, *, keep: bool = True) -> Dataset:
+    """All records of a source that is asked and not trained on."""
+    return _read(source, study, "test", keep)
+
+
+def read_development(study: StudyConfig, *, keep: bool = True) -> Dataset | None:
+    """The records that checkpoints are chosen by, at most ``data.benchmark_limit``; None where the rule needs none."""
+    if study.evaluation.development is None:
+        return None
+    found, limit = read_questions(study.evaluation.development, study, keep=keep), study.data.benchmark_limit
+    return stratified_subset(found, limit) if limit else found
 
 
 def trained_rooms(trained: StudyConfig, benchmark: Dataset) -> str:
@@ -122,10 +146,10 @@ def read_training(study: StudyConfig, *, keep: bool = True) -> Dataset:
 
 def checked_training(study: StudyConfig, benchmark: Dataset | None, *, keep: bool = True) -> Dataset:
     """The training records without rooms of the benchmark, or refused; without a benchmark, rooms of VSI-Bench."""
-    return check_leakage(read_training(study, keep=keep), benchmark, study.data.drop_leaking, _asked_besides(study))
+    return check_leakage(read_training(study, keep=keep), benchmark, study.data.drop_leaking, other_questions(study))
 
 
-def _asked_besides(study: StudyConfig) -> Iterator[Record]:
+def other_questions(study: StudyConfig) -> Iterator[Record]:
     """The questions that additional benchmarks bring along."""
     for name, options in study.evaluation.more.items():
         benchmark: Benchmark = registry.create("benchmarks", name, options)
@@ -173,7 +197,7 @@ def prepare(study: StudyConfig, *, with_train: bool = True, seed: int = 0) -> Se
     frames = frame_cache(study, config)
     size, stamped = frames.settings.merge_size, has_time_stamps(config)
     encoder = PromptEncoder(loaded.tokenizer, config.video_token_id, frames, size, stamped=stamped)
-    return Setup(study, policy, frames, encoder, train, benchmark, notes)
+    return Setup(study, policy, frames, encoder, train, benchmark, read_development(study), notes)
 
 
 def build_rewards(study: StudyConfig) -> WeightedRewards:
@@ -227,6 +251,7 @@ def environment(setup: Setup) -> Environment:
 
 def _commits(study: StudyConfig, *, with_train: bool) -> tuple[str, ...]:
     sources = (study.data.train, benchmark_source(study.data)) if with_train else (benchmark_source(study.data),)
+    sources = (*sources, *filter(None, [study.evaluation.development]))
     found = {source: source_commit(source, study.runtime.cache) for source in sources}
     found[study.model.name] = commit_of(settings_folder(study.model.name))
     return tuple(f"{name}: {commit}" for name, commit in found.items() if commit)

@@ -18,15 +18,12 @@ from harness.config.sections import TuneRange
 from harness.config.study import BASE, StudyConfig
 from harness.config.variants import merge, parse_variant, put
 from harness.console import Console
-from harness.data.leakage import count_rooms, shared_rooms
-from harness.data.sources import is_ready, world_split
-from harness.errors import UserError, first_few
+from harness.errors import UserError
 from harness.io import toml_text
 from harness.outputs import Outputs
 from harness.seeds import seed_for
-from harness.study.compare import build_source, compare
-from harness.study.lookalikes import warn_of_lookalikes
-from harness.study.setup import benchmark_source, load_data, read_benchmark
+from harness.study.compare import compare
+from harness.study.sources import check_development
 
 TRIALS_FILE = "trials.csv"
 TUNED_FILE = "tuned.toml"
@@ -70,42 +67,9 @@ def tuning_study(study: StudyConfig) -> StudyConfig:
     amount = study.budget.amount * study.tune.budget_share
     document["budget"]["amount"] = amount if study.budget.kind == "seconds" else math.ceil(amount)
     document["train"]["checkpoints"] = 1
+    document["evaluation"] = study.evaluation.of_last().model_dump(mode="json")
     document["report"]["pairs"] = [[BASE, trial] for trial in document["methods"]]
     return StudyConfig(**document)
-
-
-def check_development(study: StudyConfig, console: Console, *, build: bool) -> None:
-    """Refuse a development split with rooms of the benchmark, of VSI-Bench's 288, or with copies of their videos.
-
-    Args:
-        study: The study to tune.
-        console: For messages.
-        build: Generate data that are missing; otherwise they are not checked, which is said.
-
-    Raises:
-        UserError: The splits share rooms; they are named.
-    """
-    chosen, benchmark = study.tune.development, benchmark_source(study.data)
-    source = f"`tune.development` = {chosen}"
-    if (split := world_split(chosen)) and (asked := world_split(benchmark)):
-        if split == asked:
-            raise UserError(f"{source} is the benchmark, {benchmark}; choose by other rooms, such as world:dev")
-        return  # No room is in two splits of the world.
-    for one in (chosen, benchmark, study.data.train):
-        if build:
-            build_source(one, study, console)
-        elif not is_ready(one, study.runtime.cache):
-            console.say(f"Not checked for rooms of the benchmark yet: {one} is not generated")
-            return
-    load_data(study, keep=build)  # It refuses training data with rooms of the benchmark, before any trial.
-    whole, development = read_benchmark(study, keep=build), read_benchmark(tuning_study(study), keep=build)
-    if shared := count_rooms(shared_rooms(development, [whole]).values()):
-        raise UserError(
-            f"{source} shows rooms of the benchmark ({whole.source}, or VSI-Bench): "
-            f"{first_few([f'{room} ({count})' for room, count in shared.items()])}. Choose by records on other rooms"
-        )
-    if build:
-        warn_of_lookalikes(study, chosen, development, whole, console)
 
 
 def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) -> int:
@@ -115,13 +79,13 @@ def tune(study: StudyConfig, run_dir: Path, *, dry_run: bool, console: Console) 
         The exit code of the trials' comparison; failed trials are not chosen.
 
     Raises:
-        UserError: As :func:`harness.study.compare.compare` and :func:`check_development`; or no trial of a method is
-            complete.
+        UserError: As :func:`harness.study.compare.compare` and :func:`harness.study.sources.check_development`; or no
+            trial of a method is complete.
     """
     trial_study = tuning_study(study)
     if not dry_run:
         Outputs(run_dir).check([TRIALS_FILE, TUNED_FILE])
-    check_development(study, console, build=not dry_run)
+    check_development(study, "tune.development", study.tune.development, console, build=not dry_run)
     code = compare(trial_study, run_dir, dry_run=dry_run, console=console)
     if dry_run:
         return code

@@ -103,8 +103,10 @@ def _check_unchanged(cell: CellDocument, setup: Setup) -> None:
 
 
 def _evaluation_identities(setup: Setup) -> dict[str, EvaluationIdentity]:
-    asked = content_digest(setup.benchmark, setup.frames)
-    return evaluation_identities(setup.study, question_digests(setup.study, setup.benchmark, asked))
+    asked, chosen_by = content_digest(setup.benchmark, setup.frames), None
+    if setup.development is not None:
+        chosen_by = setup.development, content_digest(setup.development, setup.frames)
+    return evaluation_identities(setup.study, question_digests(setup.study, setup.benchmark, asked, chosen_by))
 
 
 def train_share(cell_dir: Path) -> None:
@@ -132,6 +134,7 @@ def evaluate_checkpoint(checkpoint: Path, study: StudyConfig, out: Path) -> dict
         UserError: The checkpoint or the data cannot be used, or ``out`` holds other files of these names, or another
             process writes it.
     """
+    study = study.model_copy(update={"evaluation": study.evaluation.of_last()})
     for name in ("", *study.evaluation.more):
         _check_answers(out, name)
     if not (checkpoint / MANIFEST).is_file():
@@ -262,11 +265,11 @@ def _evaluate(
     def progress(done: int, total: int) -> None:
         _report(cell_dir, "evaluate", step, 0, {"done": done, "of": total})
 
-    total = len(setup.benchmark.records)
     for benchmark in (*(one for one in identities if one != headline), headline):
-        progress(0, total)
+        progress(0, len(setup.questions(benchmark)[0].records))
         folder = cell_dir / benchmark / name
         overall = evaluate(setup, benchmark, identities[benchmark].of(digest), folder, progress)
+    total = len(setup.benchmark.records)
     # Later estimates divide the time of evaluation by the number of questions.
     _report(cell_dir, "evaluate", step, 0, {"overall": overall, "done": total, "of": total})
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from harness.config.study import BASE, BudgetSection
 from harness.study.description import DescribedMethod
 from harness.study.lookalikes import noted_lookalikes
-from reports.collect import Collected
+from reports.checkpoints import rule_told
+from reports.collect import CellResult, Collected
 from reports.tables import MISSING
-from reports.text import Block, Document, count, heading, lines, paragraph, text_table
+from reports.text import Block, Document, count, heading, lines, listed, paragraph, text_table
 
 CONSUMED = {
     "updates": "Optimiser steps",
@@ -38,9 +39,13 @@ def fairness_card(collected: Collected) -> Document:
         *_guests(collected),
         heading("Cells"),
         text_table(
-            ("Cell", "State", "Weights", "Reason"),
-            *((cell.cell, cell.state, cell.identity.get("weights", "")[:12], cell.reason) for cell in collected.cells),
+            ("Cell", "State", "Reported step", "Weights", "Reason"),
+            *(
+                (cell.cell, cell.state, listed(list(map(str, cell.reported))), _weights(cell), cell.reason)
+                for cell in collected.cells
+            ),
         ),
+        *_chosen(collected),
     ]
     if notes := dict.fromkeys(note for cell in collected.cells if cell.environment for note in cell.environment.notes):
         blocks += [heading("Notes on the model"), lines("list", list(notes))]
@@ -98,7 +103,7 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Engine", identity.get("engine", "unknown")
     yield "Tuning", _tuning(collected)
     yield "Data order", "by seed, the same for every method"
-    yield "Reported checkpoint", f"the last, {plan.words('evaluation.checkpoint')}"
+    yield "Reported checkpoint", f"{study.evaluation.rule}, {rule_told(plan)}"
     yield "Learning-rate schedule", "warm-up, then constant"
     yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
     yield "Equivalence margin", f"{count(plan.current['report.margin'], 'point')}, {plan.words('report.margin')}"
@@ -131,6 +136,36 @@ def _consumption(collected: Collected) -> Iterator[tuple[str, ...]]:
                 f"{sum(getattr(one, key) for one in consumed) / len(consumed) / scale:,.0f}" if consumed else MISSING
             )
         yield collected.label(method), str(len(consumed)), *means
+
+
+def _weights(cell: CellResult) -> str:
+    return cell.identity.get("weights", "")[:12]
+
+
+def _chosen(collected: Collected) -> Sequence[Block]:
+    """Where checkpoints are chosen by development records: each run's choice, and what the last would have been."""
+    if (found := collected.development) is None:
+        return ()
+    rows = []
+    for cell in collected.cells:
+        scores = {
+            step: score
+            for (method, seed, step), score in found.overall.items()
+            if (method, seed) == (cell.method, cell.seed) and method != BASE
+        }
+        if cell.reported and scores:
+            (step,), last = cell.reported, max(scores)
+            rows.append((cell.cell, str(step), f"{scores[step]:.2f}", str(last), f"{scores[last]:.2f}"))
+    source = collected.study.evaluation.development
+    asked = f"{count(len(found.benchmark.described.questions), 'question')} of {source}"
+    return (
+        heading("Checkpoints chosen"),
+        paragraph(
+            f"By the score on {asked}, on other {found.benchmark.cluster}s than the benchmark's; the scores of all "
+            "checkpoints are in development-checkpoints.csv."
+        ),
+        text_table(("Cell", "Chosen step", "Score there", "Last step", "Score of the last"), *rows, align="lrrrr"),
+    )
 
 
 def _guests(collected: Collected) -> Sequence[Block]:

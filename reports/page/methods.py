@@ -123,7 +123,7 @@ def _optimisation(study: StudyConfig) -> Iterator[str]:
         f"{count(rollout.max_new_tokens, 'token')}; the rewards were {listed(rewards)}, each on the questions it "
         "applies to."
     )
-    yield "The reported checkpoint is the last one."
+    yield f"Reported is {study.evaluation.rule}."
 
 
 def _evaluation(collected: Collected) -> Iterator[str]:

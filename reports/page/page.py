@@ -70,7 +70,8 @@ def page_files(
     palette = Palette(list(labels))
     drawings = _draw(results, tables, labels, palette, collected)
     videos = benchmark.video_path if benchmark else None
-    data = browser_data(results.records, results.answers, labels, results.benchmark, videos)
+    shown = collected.headline.shown if collected else results.answers
+    data = browser_data(results.records, shown, labels, results.benchmark, videos)
     colours = {visible(method): palette.variable(method) for method in labels}
     for method in data["methods"]:
         method["colour"] = colours[method["name"]]
@@ -91,7 +92,8 @@ def page_files(
         "level": level(1 - LEVEL),
         "pairs_level": level(results.report.alpha),
         "cluster": results.benchmark.cluster,
-        "frames_note": _frames_note(data),
+        "rule": collected.study.evaluation.rule if collected else "",
+        "frames_note": _frames_note(data, collected is not None and collected.study.evaluation.last is not None),
         "sample_json": script_json(data),
         "footer": f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M UTC} by vlm-harness "
         f"{version('vlm-harness')}. This file is self-contained and needs no network.",
@@ -219,10 +221,11 @@ def _grouped(verdicts: Sequence[Verdict]) -> list[tuple[str, list[Verdict]]]:
     return [(heading, members) for heading, members in groups.items() if members]
 
 
-def _frames_note(data: BrowserData) -> str:
+def _frames_note(data: BrowserData, mean: bool) -> str:
     missing, videos = sum(not sheet for _, sheet in data["scenes"]), len(data["scenes"])
     frames = f"Frames are not available for {missing:,} of {count(videos, 'video')}. " if missing else ""
-    return f"{frames}Answers longer than {data['limit']:,} characters are cut in the middle."
+    last = "Answers and their scores here are those of each run's last checkpoint. " if mean else ""
+    return f"{frames}{last}Answers longer than {data['limit']:,} characters are cut in the middle."
 
 
 def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:

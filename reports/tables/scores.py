@@ -117,6 +117,7 @@ def scores_table(
     ]
     caption = sentences(
         f"Scores from 0 to 100 by the scorer “{results.scorer}”; Avg is {benchmark.average}.",
+        f"Reported is {results.rule}." if results.rule else "",
         "With several seeds: mean ± standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else "",
         "Bold: the highest of base and methods in each column (not a test)." if best else "",
         test_caption(results, compared, pairs=len(found)) if tested else _description(compared, benchmark),
@@ -148,7 +149,7 @@ def score_of(points: Points, answers: pd.DataFrame | None = None) -> dict[str, f
     """The :func:`run_score` of a run, with the share of its answers that were cut off where that is known."""
     shares = {"unparsable": points.unparsable}
     if answers is not None and "truncated" in answers:
-        shares["truncated"] = 100 * float(answers["truncated"].astype(bool).mean())
+        shares["truncated"] = 100 * float(answers["truncated"].astype(float).mean())
     return run_score(points.figures, **shares)
 
 

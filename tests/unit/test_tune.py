@@ -17,6 +17,7 @@ from harness.config.variants import parse_variant
 from harness.console import Console
 from harness.data.reader import Dataset
 from harness.errors import UserError
+from harness.study import sources
 from harness.study import tune as tuning
 from harness.study.description import describe
 from reports.page.fairness import _tuning
@@ -59,12 +60,12 @@ def chosen_by(development: object, benchmark: object = "world:test", *, split: s
     """Check a development split as a real run does; it trains on a room of its own."""
     data = {"data.benchmark": str(benchmark), "data.train": "world:train@1", "data.split": split}
     study = load_study("tiny", changes={**data, "tune.development": str(development)})
-    tuning.check_development(study, Console(quiet=True), build=True)
+    sources.check_development(study, "tune.development", study.tune.development, Console(quiet=True), build=True)
 
 
 @pytest.mark.parametrize("development", ["world:test", "world:test@5", "world:test_free"])
 def test_the_world_s_benchmark_is_refused_as_development_split(development, monkeypatch):
-    monkeypatch.setattr(tuning, "build_source", lambda *_: pytest.fail("the names say enough"))
+    monkeypatch.setattr(sources, "build_source", lambda *_: pytest.fail("the names say enough"))
     with pytest.raises(UserError, match="is the benchmark"):
         chosen_by(development)
     chosen_by("world:dev")
