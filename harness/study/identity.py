@@ -145,7 +145,7 @@ def training_identity(study: StudyConfig, method: str, algorithm: Method) -> dic
     """
     found: dict[str, Any] = {"versions": dict(algorithm.versions())} if isinstance(algorithm, GuestTrainer) else {}
     if algorithm.needs.rollouts and study.reward.reading == "scorer":
-        benchmark: Benchmark = registry.create("benchmarks", study.evaluation.benchmark)
+        benchmark = benchmark_of(study, study.evaluation.benchmark)
         rule = benchmark.scorer_named(study.evaluation.scorer)
         found["reading"] = {"scorer": rule, "source": source_digest(type(benchmark), answer_in)}
     return found | {
