@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.config.sections import DEVELOPMENT, EvaluationSection
+from harness.config.evaluation import DEVELOPMENT, EvaluationSection
 from harness.config.study import BASE
 from harness.errors import UserError
 from harness.study.declared import Declaration

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.config.sections import DEVELOPMENT, EvaluationSection
+from harness.config.evaluation import DEVELOPMENT, EvaluationSection
 from harness.config.study import BASE, StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few

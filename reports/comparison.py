@@ -11,7 +11,7 @@ import pandas as pd
 from rich.padding import Padding
 
 from harness.api.benchmark import Benchmark
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import BASE, ReportSection, StudyConfig
 from harness.console import Console, Text
 from harness.data.reader import Dataset

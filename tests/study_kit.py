@@ -9,7 +9,7 @@ from typing import Any
 
 from conftest import write_small_dataset
 
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.console import Console
 from harness.errors import UserError

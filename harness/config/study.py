@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
+from harness.config.evaluation import DEVELOPMENT, EvaluationSection
 from harness.config.layers import (
     Layers,
     Said,
@@ -23,11 +24,9 @@ from harness.config.layers import (
     with_command_line,
 )
 from harness.config.sections import (
-    DEVELOPMENT,
     MANY,
     BudgetSection,
     DataSection,
-    EvaluationSection,
     ModelSection,
     PromptSection,
     ReportSection,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.console import Console, Text
 from harness.data.contents import content_digest

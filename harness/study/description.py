@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from harness.api.benchmark import Benchmark, Figures, ScoringRule, Task
 from harness.api.guest import GuestTrainer
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import BASE, StudyConfig
 from harness.config.variants import SECTIONS, parse_variant
 from harness.data.reader import Dataset

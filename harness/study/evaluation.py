@@ -15,7 +15,7 @@ from pydantic import StrictBool, StrictInt, StrictStr
 
 from harness.api.benchmark import Questions
 from harness.api.sampler import Sampled, Sampler
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import EvaluationSection
 from harness.data.encode import EncodedPrompt, PromptEncoder
 from harness.data.reader import Dataset

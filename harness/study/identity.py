@@ -16,7 +16,7 @@ import torch
 from harness.api.algorithm import Method
 from harness.api.config import StrictConfig
 from harness.api.guest import GuestTrainer
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.config.variants import parse_variant
 from harness.data.corruption import corrupted_answer

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.api.benchmark import Benchmark, Figures, QuestionScore
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import StudyConfig
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few

@@ -16,7 +16,7 @@ from pydantic import Field
 from harness.api.benchmark import Benchmark
 from harness.api.config import StrictConfig
 from harness.api.reward import Reading, WeightedRewards
-from harness.config.sections import DEVELOPMENT
+from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import DataSection, StudyConfig
 from harness.data.broken import without_broken_videos
 from harness.data.encode import EncodedPrompt, PromptEncoder

@@ -10,7 +10,7 @@ import pytest
 from conftest import write_small_dataset
 from study_kit import QUIET, finish_cell, prepare_cells, seal_cell, small_study
 
-from harness.config.sections import EvaluationSection
+from harness.config.evaluation import EvaluationSection
 from harness.config.study import StudyConfig, load_study
 from harness.errors import UserError
 from harness.io import read_json
