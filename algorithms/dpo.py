@@ -41,6 +41,7 @@ class DPO(Algorithm):
     """
 
     Config: ClassVar[type[StrictConfig]] = DPOConfig
+    title = "DPO"
     summary = "Direct preference optimisation on ranked or corrupted answers (arXiv 2305.18290)."
 
     @property

@@ -67,6 +67,7 @@ class GRPO(Algorithm):
     """
 
     Config = GRPOConfig
+    title = "GRPO"
     summary = "Group relative policy optimisation with clipped ratio and k3 KL (arXiv 2402.03300, 2504.00883)."
 
     @property
@@ -103,9 +104,8 @@ class GRPO(Algorithm):
 
     def per_token(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """(n, L) losses; clipped fraction and KL, averaged over each completion's tokens, then over completions."""
-        loss, stopped = clipped_surrogate(
-            self.log_ratio(batch), batch.weight[:, None], self.config.clip_low, self.config.clip_high
-        )
+        low, high = self.config.clip_low, self.config.clip_high
+        loss, stopped = clipped_surrogate(self.log_ratio(batch), batch.weight[:, None], low, high)
         logged = {"clip_fraction": token_mean(batch, stopped).mean().item()}
         if self.config.beta > 0:
             assert batch.reference is not None  # needs.reference

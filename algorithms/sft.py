@@ -30,6 +30,7 @@ class SFT(Algorithm):
     """
 
     Config = SFTConfig
+    title = "SFT"
     summary = "Supervised fine-tuning on the gold answers (arXiv 2504.00883, section 3.3.5)."
 
     @property

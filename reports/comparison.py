@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-from rich.padding import Padding
 
 from harness.api.benchmark import Benchmark
 from harness.config.evaluation import DEVELOPMENT
@@ -28,7 +27,18 @@ from reports.results import results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.settled import settled
 from reports.statistics import Layout, default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
-from reports.tables import Table, Tables, additional_table, advice, build_tables, csv_text, latex_document, power_table
+from reports.tables import (
+    Table,
+    Tables,
+    additional_table,
+    advice,
+    build_tables,
+    csv_text,
+    latex_document,
+    power_table,
+    superscript,
+    tally,
+)
 from reports.text import escape_markdown
 
 REPORT, REPORT_LIST = "report", ".harness-report"
@@ -198,8 +208,9 @@ def table_files(tables: Tables) -> dict[str, bytes]:
     """Scores, pairs and scorer sensitivity in every format, by the names of their files."""
     files = _formats("scores", [tables.scores])
     if tables.pairs is not None:
-        verdicts = "".join(f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts)
-        files |= _formats("pairs", [table for table in (tables.pairs, tables.tasks) if table], head=verdicts)
+        said = [f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts]
+        said += [f"\n{escape_markdown(sentence)}\n" for sentence in tables.common]
+        files |= _formats("pairs", [table for table in (tables.pairs, tables.tasks) if table], head="".join(said))
         contrasts = pd.DataFrame(tables.contrasts)
         whole = contrasts.astype(object).where(contrasts.notna(), None).to_dict("records")
         files |= {"pairs.json": json_text(whole).encode(), "pairs.csv": csv_text(contrasts).encode()}
@@ -207,15 +218,21 @@ def table_files(tables: Tables) -> dict[str, bytes]:
 
 
 def show(console: Console, tables: Tables) -> None:
-    """Print the verdicts in words, then the score table, the pair table and those of other benchmarks."""
+    """Print the score tables, then one line a pair, then what they need to be judged, each remark once."""
+    for table in (tables.scores, *tables.additional.values()):
+        console.print(table)
+        console.print()
+    if counted := tally(tables.verdicts):
+        console.print(counted)
+    notes = list(dict.fromkeys(note for verdict in tables.verdicts for note in verdict.notes))
     for verdict in tables.verdicts:
-        console.print(Text(clean(verdict.sentence), style="bold"))
-        if verdict.notes:
-            console.print(Padding(Text(clean(" ".join(verdict.notes)), style="dim"), (0, 0, 0, 2)))
-    for table in (tables.scores, tables.pairs, *tables.additional.values()):
-        if table is not None:
-            console.print()
-            console.print(table)
+        numbers = " ".join(superscript(notes.index(note) + 1) for note in verdict.notes)
+        console.print(Text(f"{clean(verdict.sentence)}{numbers}", style="bold"))
+    if tables.verdicts:
+        console.print()
+    numbered = (f"{superscript(number)} {note}" for number, note in enumerate(notes, 1))
+    for text in (*numbered, *tables.common):
+        console.print(Text(clean(text), style="dim"))
 
 
 def checkpoint_curve(evaluated: Evaluated, cells: Sequence[CellResult]) -> pd.DataFrame:

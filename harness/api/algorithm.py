@@ -16,7 +16,7 @@ class Method(Plugin, ABC):
     """Anything that a study may list under ``methods``.
 
     Attributes:
-        title: Its name in tables; the registered name in capitals if empty.
+        title: Its name in tables, which subclasses do not inherit; the registered name if empty.
     """
 
     plugin_group: ClassVar[str] = "algorithms"

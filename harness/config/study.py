@@ -120,9 +120,9 @@ class StudyConfig(StrictConfig):
         """What tables call a method: its title, followed by a variant's changes in parentheses."""
         variant = parse_variant(method)
         known = variant.method in registry.names("algorithms")
-        title = getattr(registry.load("algorithms", variant.method), "title", "") if known else ""
+        title = vars(registry.load("algorithms", variant.method)).get("title") if known else None
         changes = f" ({', '.join(map(in_words, variant.changes))})" if variant.changes else ""
-        return f"{title or variant.method.upper()}{changes}"
+        return f"{title or variant.method}{changes}"
 
     def tables_of(self, method: str) -> dict[str, Mapping[str, Any]]:
         """The tables that give a method its own settings, by name, the nearest last.

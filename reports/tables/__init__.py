@@ -3,7 +3,7 @@
 from reports.tables.build import Tables, additional_table, build_tables
 from reports.tables.pairs import difference_text
 from reports.tables.power import advice, power_table
-from reports.tables.table import MISSING, Table, csv_text, latex_document
+from reports.tables.table import MISSING, Table, csv_text, latex_document, superscript
 from reports.tables.verdicts import Verdict, tally
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "difference_text",
     "latex_document",
     "power_table",
+    "superscript",
     "tally",
 ]

@@ -19,7 +19,7 @@ from reports.tables.published import published_footnote, published_rows
 from reports.tables.scores import ScoreRow, score_rows, scores_table
 from reports.tables.sensitivity import sensitivity_table
 from reports.tables.table import Table
-from reports.tables.verdicts import Verdict, verdicts
+from reports.tables.verdicts import Verdict, common, verdicts
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Tables:
         sensitivity: The same answers by every scorer; None where the benchmark has one scorer only.
         pairs: Differences in the overall score; None without two methods.
         tasks: Differences by task; None without two methods or without tasks.
+        common: What a reader must know to judge the verdicts and what is not about one pair alone, a sentence each.
         additional: The scores on each additional benchmark, by its name.
     """
 
@@ -44,6 +45,7 @@ class Tables:
     sensitivity: Table | None
     pairs: Table | None
     tasks: Table | None
+    common: tuple[str, ...] = ()
     additional: Mapping[str, Table] = field(default_factory=dict)
 
 
@@ -75,6 +77,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,
+        common(results, found),
     )
 
 

@@ -23,6 +23,8 @@ from reports.text import count, sentences
 MARKS = {"methods": "*", "checkpoints": "†"}
 """Follows a significant confirmatory difference, by what was compared."""
 
+CLAIMS = {"methods": "methods", "checkpoints": "checkpoints, not methods"}
+
 TASK_MARK = "‡"
 """Follows a significant exploratory difference."""
 
@@ -68,7 +70,6 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
         (COMPARISON, *(column for column, _ in columns)),
         tuple(rows),
         caption,
-        claim_footnotes(found),
     ).without_empty("p_b_beats_a", "seed_correlation")
 
 
@@ -129,20 +130,9 @@ def test_caption(results: Results, found: Sequence[Contrast], pairs: int | None 
         if any(c.effective_rooms < FEW_CLUSTERS for c in found)
         else "",
     ]
-    marks = [
-        f"{mark} p < {results.report.alpha:g}, comparing {claim}" for claim, mark in MARKS.items() if claim in claims
-    ]
+    alpha = results.report.alpha
+    marks = [f"{mark} p < {alpha:g}, comparing {CLAIMS[claim]}" for claim, mark in MARKS.items() if claim in claims]
     return sentences(*parts, f"{'; '.join(marks)}.", _equivalence_caption(found))
-
-
-def claim_footnotes(found: Sequence[Contrast]) -> tuple[str, ...]:
-    """What fewer than three seeds leave unknown."""
-    if all(c.claim == "methods" for c in found):
-        return ()
-    return (
-        f"With fewer than {SEEDS_FOR_METHODS} seeds per method, a comparison is between the trained checkpoints, not "
-        "the methods: how much the result would vary between training runs is unknown and not part of its error.",
-    )
 
 
 def difference_cell(c: Contrast) -> Cell:

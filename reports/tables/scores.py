@@ -19,7 +19,7 @@ from harness.config.study import BASE
 from harness.study.scored import Points
 from reports.results import Results, missing_seeds
 from reports.statistics import OVERALL, Contrast, level, overall
-from reports.tables.pairs import claim_footnotes, difference_cell, p_text, test_caption
+from reports.tables.pairs import difference_cell, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
 from reports.text import count, sentences
 
@@ -127,7 +127,7 @@ def scores_table(
         tuple(column for column, _ in columns),
         tuple(Row(tuple(cell(row) for _, cell in columns), row.group, row.kind == "published") for row in ordered),
         caption,
-        (*claim_footnotes(compared), *footnotes),
+        tuple(footnotes),
     ).without_empty("eval_mode", "difference_to_base", "p_holm")
 
 

@@ -317,9 +317,13 @@ class Table:
         return grid
 
     def _terminal_text(self, cell: Cell, column: Column) -> Text:
-        digits = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-        number = str(self.remarks.index(cell.note) + 1).translate(digits) if cell.note else ""
+        number = superscript(self.remarks.index(cell.note) + 1) if cell.note else ""
         return Text(cell.shown(column) + clean(cell.mark) + number, style="bold" if cell.bold else "")
+
+
+def superscript(number: int) -> str:
+    """The number of a note, for a terminal."""
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

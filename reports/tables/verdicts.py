@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,12 @@ from reports.text import listed
 Kind = Literal["better", "equivalent", "undecided", "untested"]
 
 UNPARSABLE_NOTED = 5.0
-"""Percentage of a run's answers that the scorer could not parse, at and above which a verdict on it says so."""
+"""Percentage of a run's answers that the scorer could not parse, at and above which a report says so."""
+
+UNDECIDED = (
+    "Undecided does not mean “no difference”: a true difference below the one with 80% power would go undetected more "
+    "than 20% of the time."
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Verdict:
         winner: The better one, else empty.
         loser: The other one, else empty.
         sentence: The verdict in one sentence.
-        notes: What a reader must know to judge it, one sentence each.
+        notes: What a reader must know to judge it and what is about this pair alone, one sentence each.
     """
 
     a: str
@@ -48,20 +53,27 @@ class Verdict:
 
 def verdicts(results: Results, contrasts: Sequence[Contrast]) -> list[Verdict]:
     """The verdict of every pair on the overall score: between methods first, then against the base model."""
-    cells, labels = results.cells, results.short_labels
-    unparsable, costs = _unparsable_notes(results.answers, labels), training_costs(cells)
-    found = []
+    labels, costs, found = results.short_labels, training_costs(results.cells), []
     for c in sorted(overall(contrasts), key=lambda c: c.a == BASE):
         words = _Words(c, labels[c.a], labels[c.b], level(results.report.alpha))
-        unfinished = [note for method in (c.b, c.a) for note in _unfinished(cells, method, labels[method])]
-        notes = [*words.claim(), *unfinished, *words.remarks()]
-        notes += [unparsable[method] for method in (c.b, c.a) if method in unparsable]
-        notes += _cost(costs, c.a, c.b, labels)
-        notes += [note for method in (c.b, c.a) for note in _missed(cells, method, labels[method])]
+        notes = (*words.notes(), *_cost(costs, c.a, c.b, labels))
         winner, loser = {"better": (c.b, c.a), "worse": (c.a, c.b)}.get(c.verdict, ("", ""))
-        sentence = words.sentence()
-        found.append(Verdict(c.a, c.b, words.kind, winner, loser, sentence[0].upper() + sentence[1:], tuple(notes)))
+        found.append(Verdict(c.a, c.b, words.kind, winner, loser, words.sentence(), notes))
     return found
+
+
+def common(results: Results, contrasts: Sequence[Contrast]) -> tuple[str, ...]:
+    """What a reader must know to judge the verdicts and what is not about one pair alone; a sentence each."""
+    found, labels = overall(contrasts), results.short_labels
+    compared = [method for method in results.labels if any(method in (c.a, c.b) for c in found)]
+    undecided = any(c.verdict == "undecided" and c.standard_error > 0 for c in found)
+    return (
+        *_claim(found, labels),
+        *([UNDECIDED] if undecided else []),
+        *(note for method in compared for note in _unfinished(results.cells, method, labels[method])),
+        *(note for method in compared for note in _missed(results.cells, method, labels[method])),
+        *_unparsable(results.answers, {method: labels[method] for method in compared}),
+    )
 
 
 def tally(found: Sequence[Verdict]) -> str:
@@ -101,89 +113,89 @@ class _Words:
     def checkpoints(self) -> bool:
         return self.c.claim == "checkpoints"
 
-    @property
-    def both(self) -> str:
-        if self.checkpoints and self.c.a != BASE:
-            return f"the {self.b} and {self.a} checkpoints"
-        return " and ".join(self._sides())
-
     def sentence(self) -> str:
-        """The verdict; the first letter may be small."""
+        """The verdict. A name that begins it keeps its case."""
         match self.kind:
             case "better":
                 return self._better()
             case "untested":
                 reason = self.c.note.removeprefix("no test: ") or "its uncertainty cannot be estimated"
-                return f"The difference between {self.both} could not be tested ({reason}): {self._difference()}."
+                return (
+                    f"The difference between {self._both('the')} could not be tested ({reason}): {self._difference()}."
+                )
             case "equivalent" if self.identical:
-                return f"{self.both} are equivalent: their scores are exactly the same in every {self.c.cluster}."
+                return (
+                    f"{self._both('The')} are equivalent: their scores are exactly the same in every {self.c.cluster}."
+                )
             case "equivalent":
-                return f"{self.both} are equivalent within {points(self.c.margin, 'g')}: {self._measured()}."
+                return f"{self._both('The')} are equivalent within {points(self.c.margin, 'g')}: {self._measured()}."
             case "undecided" if self.identical:
-                return f"{self.both} have exactly the same score in every {self.c.cluster}."
+                return f"{self._both('The')} have exactly the same score in every {self.c.cluster}."
             case "undecided":
-                return f"Undecided between {self.both}: {self._measured()}."
+                power = "" if math.isnan(self.c.mde) else f"80% power from {points(self.c.mde)}"
+                where = " between the checkpoints" if self.checkpoints else ""
+                return f"Undecided{where}: {self._measured(power)}."
 
-    def claim(self) -> list[str]:
-        """That checkpoints are compared, and why not methods."""
-        if not self.checkpoints:
-            return []
-        counts = [n for method, n in ((self.c.b, self.c.seeds_b), (self.c.a, self.c.seeds_a)) if method != BASE]
-        there = f"is {counts[0]}" if set(counts) == {1} else f"are {listed([str(n) for n in dict.fromkeys(counts)])}"
-        return [
-            f"This compares checkpoints, not methods: a claim about methods needs at least {SEEDS_FOR_METHODS} "
-            f"finished seeds per method, and there {there}."
-        ]
-
-    def remarks(self) -> list[str]:
-        """Power, the contrast's own note, and in how many pairs of runs one method was ahead."""
-        c, found = self.c, []
-        if self.kind == "undecided" and not self.identical and not math.isnan(c.mde):
-            found.append(
-                f"Undecided does not mean “no difference”: a true difference below {points(c.mde)} would go undetected "
-                "more than 20% of the time."
-            )
-        if c.note and self.kind != "untested":
-            found.append(f"{c.note[0].upper()}{c.note[1:]}.")
-        if c.p_b_beats_a == 0.5:
-            found.append(f"{self.b} and {self.a} each scored higher in half of the {c.run_pairs} pairs of runs.")
-        elif not math.isnan(c.p_b_beats_a):
-            ahead, behind = (self.b, self.a) if c.p_b_beats_a > 0.5 else (self.a, self.b)
-            share = max(c.p_b_beats_a, 1 - c.p_b_beats_a)
-            found.append(
-                f"{ahead} scored higher than {behind} in {100 * share:.0f}% of the {c.run_pairs} pairs of runs."
-            )
-        return found
+    def notes(self) -> tuple[str, ...]:
+        """The contrast's own note."""
+        note = self.c.note
+        return (f"{note[0].upper()}{note[1:]}.",) if note and self.kind != "untested" else ()
 
     def _better(self) -> str:
-        c = self.c
-        (first, second), low, high = self._sides(), c.ci_low, c.ci_high
+        c, winner, loser, low, high = self.c, self._b, self._a, self.c.ci_low, self.c.ci_high
         if c.verdict == "worse":
-            first, second, low, high = second, first, -high, -low
+            winner, loser, low, high = loser, winner, -high, -low
         by, statistics = points(abs(c.difference)), self._statistics(low, high)
         if not self.checkpoints:
-            return f"{first} is better than {second} by {by} ({statistics})."
+            return f"{winner('The')} is better than {loser('the')} by {by} ({statistics})."
         mean = " on average" if c.seeds_a > 1 or c.seeds_b > 1 else ""
-        return f"{first} scored {by} higher than {second}{mean} ({statistics})."
+        return f"{winner('The')} scored {by} higher than {loser('the')}{mean} ({statistics})."
 
-    def _sides(self) -> tuple[str, str]:
-        return self._side(self.c.b, self.b, self.c.seeds_b), self._side(self.c.a, self.a, self.c.seeds_a)
+    def _both(self, the: str) -> str:
+        if self.checkpoints and self.c.a != BASE:
+            return f"{the} {self.b} and {self.a} checkpoints"
+        return f"{self._b(the)} and {self._a('the')}"
 
-    def _side(self, method: str, name: str, seeds: int) -> str:
+    def _a(self, the: str) -> str:
+        return self._side(the, self.c.a, self.a, self.c.seeds_a)
+
+    def _b(self, the: str) -> str:
+        return self._side(the, self.c.b, self.b, self.c.seeds_b)
+
+    def _side(self, the: str, method: str, name: str, seeds: int) -> str:
         if method == BASE or not self.checkpoints:
             return name
-        return f"the {name} checkpoint{'' if seeds == 1 else 's'}"
+        return f"{the} {name} checkpoint{'' if seeds == 1 else 's'}"
 
     def _difference(self) -> str:
         return f"{self.b} minus {self.a} is {number(self.c.difference, '+')} points"
 
-    def _measured(self) -> str:
-        return f"{self._difference()} ({self._statistics(self.c.ci_low, self.c.ci_high)})"
+    def _measured(self, *more: str) -> str:
+        return f"{self._difference()} ({self._statistics(self.c.ci_low, self.c.ci_high, *more)})"
 
-    def _statistics(self, low: float, high: float) -> str:
+    def _statistics(self, low: float, high: float, *more: str) -> str:
         p = p_text(self.c.p_holm)
-        p = f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
-        return f"{self.level} CI {number(low)} to {number(high)}, corrected {p}"
+        p = f"corrected p < {p[1:]}" if p.startswith("<") else f"corrected p = {p}"
+        return ", ".join([f"{self.level} CI {number(low)} to {number(high)}", p, *filter(None, more)])
+
+
+def _claim(found: Sequence[Contrast], labels: Mapping[str, str]) -> Iterator[str]:
+    """That checkpoints are compared, and why not methods."""
+    checkpoints = [c for c in found if c.claim == "checkpoints"]
+    if not checkpoints:
+        return
+    seeds = {method: n for c in checkpoints for method, n in ((c.b, c.seeds_b), (c.a, c.seeds_a))}
+    few = {m: n for m, n in seeds.items() if n < SEEDS_FOR_METHODS and not (m == BASE and n == 1)}
+    counts = sorted(set(few.values()))
+    there = "is 1" if counts == [1] else f"are {listed([str(n) for n in counts])}"
+    reason = (
+        f"because a claim about methods needs at least {SEEDS_FOR_METHODS} finished seeds per method, and there {there}"
+    )
+    where = "" if len(checkpoints) == len(found) else f", in the comparisons with {listed([labels[m] for m in few])}"
+    yield (
+        f"Checkpoints are compared, not methods{where}, {reason}; how much a method's score varies between training "
+        "runs is not part of the uncertainty."
+    )
 
 
 def _cost(costs: Mapping[str, Mapping[str, float]], a: str, b: str, labels: Mapping[str, str]) -> list[str]:
@@ -204,21 +216,19 @@ def _unfinished(cells: Sequence[CellResult], method: str, label: str) -> list[st
     return [f"{done} ({missing_seeds(cells, method)})."]
 
 
-def _unparsable_notes(answers: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, str]:
-    """By method, how many answers of which runs the scorer could not parse, where that is many."""
-    found = {}
+def _unparsable(answers: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
+    """How many answers of which runs the scorer could not parse, where that is many."""
+    found = []
     for method, runs in answers.groupby("method", sort=False):
         shares = 100 * (1 - runs.groupby("seed")["parsed"].mean())
         many = [
             f"{share:.0f}%{f' (seed {seed})' if len(shares) > 1 else ''}"
             for seed, share in shares[shares >= UNPARSABLE_NOTED].items()
         ]
-        if many:
-            found[str(method)] = (
-                f"The scorer could not parse {listed(many)} of the {labels[str(method)]} answers; the table by scorer "
-                "shows how other rules score them."
-            )
-    return found
+        if many and method in labels:
+            found.append(f"{listed(many)} of the answers of {labels[str(method)]}")
+    if found:
+        yield f"The scorer could not parse {'; '.join(found)}. The table by scorer shows how other rules score them."
 
 
 def _missed(cells: Sequence[CellResult], method: str, label: str) -> list[str]:

@@ -97,7 +97,7 @@ def test_one_seed_is_said_to_compare_checkpoints() -> None:
     found = contrast("base", "sft", verdict="undecided", p_holm=0.2), contrast("base", "grpo")
     text = scores_table(rows(), *found).to_markdown()
     assert "+6.3 [4.3, 8.3]†" in text and "+6.3 [4.3, 8.3] |" in text and "<0.001" in text and "0.200" in text
-    assert "checkpoints, not the methods" in text
+    assert "comparing checkpoints, not methods" in text
     for said in (
         "clustered by room",
         "Holm-corrected over 2 pairs",
@@ -115,7 +115,7 @@ def test_three_seeds_are_said_to_compare_methods() -> None:
     table = scores_table([*rows()[:2], *several], found)
     text = table.to_markdown()
     assert "**35.4 ± 1.0**" in text and r"+6.3 [4.3, 8.3]\*" in text and "Welch-Satterthwaite" in text
-    assert "3 seeds per method" in text and "not the methods" not in text
+    assert "3 seeds per method" in text and "checkpoints" not in text
     back = pd.read_csv(io.StringIO(table.to_csv())).set_index("method").loc["grpo"]
     assert back["overall"] == pytest.approx(35.425, abs=1e-9) and back["overall_sd"] == pytest.approx(1)
     assert (back["seeds_done"], back["seeds_planned"]) == (3, 3)

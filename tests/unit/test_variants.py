@@ -196,4 +196,4 @@ def test_labels_say_what_differs() -> None:
     one = study("grpo", "grpo:beta=0", "grpo:think", "dr-grpo", "dapo:clip_high=0.4:group_size=4", "sft")
     labels = ["GRPO", "GRPO (beta=0)", "GRPO (think)", "Dr. GRPO", "DAPO (clip_high=0.4, group_size=4)", "SFT"]
     assert [one.label(method) for method in one.methods] == labels
-    assert study("mine").label("mine") == "MINE"  # a report of a method that is not installed here
+    assert study("my-Sft").label("my-Sft") == "my-Sft"  # a report of a method that is not installed here

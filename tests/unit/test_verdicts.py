@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,15 +14,18 @@ import pandas as pd
 import pytest
 
 from harness.config.study import ReportSection
+from harness.console import Console
 from harness.train.meter import Consumption
 from harness.train.tracking import Misses
 from reports.benchmarks.vsibench import VSIBench
 from reports.collect import CellResult
+from reports.comparison import show
 from reports.results import Results
 from reports.statistics import paired
 from reports.statistics.contrast import Contrast
-from reports.tables import Verdict, tally
+from reports.tables import Tables, Verdict, tally
 from reports.tables import verdicts as module
+from reports.tables.table import Cell, Column, Row, Table
 from reports.tables.verdicts import Kind
 
 compare = partial(paired.compare, benchmark=VSIBench())
@@ -63,6 +67,13 @@ def verdicts(
     report = ReportSection(alpha=alpha)
     results = Results(LABELS, answers, (), VSIBench(), "VSI-Bench", "official", report, cells=cells or ())
     return module.verdicts(results, contrasts)
+
+
+def common(
+    contrasts: Sequence[Contrast], cells: Sequence[CellResult] = (), answers: pd.DataFrame = NO_ANSWERS
+) -> tuple[str, ...]:
+    results = Results(LABELS, answers, (), VSIBench(), "VSI-Bench", "official", ReportSection(), cells=cells)
+    return module.common(results, contrasts)
 
 
 def verdict_of(contrast: Contrast, cells: list[CellResult] | None = None) -> Verdict:
@@ -107,14 +118,15 @@ def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellR
             replace(FOUND, verdict="undecided", difference=-0.04, ci_low=-2.0, ci_high=1.9, p=0.97, p_holm=1.0),
             "undecided",
             "",
-            "Undecided between GRPO and SFT: GRPO minus SFT is +0.0 points (95% CI −2.0 to 1.9, corrected p = 1.000).",
+            "Undecided: GRPO minus SFT is +0.0 points (95% CI −2.0 to 1.9, corrected p = 1.000, 80% power from 2.9 "
+            "points).",
         ),
         (
             replace(ONE_SEED, verdict="undecided", difference=0.5, seeds_b=2, ci_low=-1.0, ci_high=2.0, p_holm=0.5),
             "undecided",
             "",
-            "Undecided between the GRPO and SFT checkpoints: GRPO minus SFT is +0.5 points (95% CI −1.0 to 2.0, "
-            "corrected p = 0.500).",
+            "Undecided between the checkpoints: GRPO minus SFT is +0.5 points (95% CI −1.0 to 2.0, corrected p = "
+            "0.500, 80% power from 2.9 points).",
         ),
         (
             replace(FOUND, verdict="equivalent", difference=0.1, ci_low=-0.5, ci_high=0.7, p_holm=0.8),
@@ -146,9 +158,12 @@ def test_each_finding_is_one_sentence(contrast: Contrast, kind: str, winner: str
     assert verdict.loser == ({"sft": "grpo", "grpo": contrast.a}[winner] if winner else "")
 
 
-def test_undecided_is_not_no_difference_and_names_the_power() -> None:
-    notes = verdict_of(replace(FOUND, verdict="undecided", p_holm=0.3)).notes
-    assert notes[0].startswith("Undecided does not mean “no difference”") and "below 2.9 points" in notes[0]
+def test_undecided_is_not_no_difference_which_is_said_once() -> None:
+    undecided = replace(FOUND, verdict="undecided", p_holm=0.3)
+    (said,) = common([undecided, replace(undecided, a="dpo")])
+    assert said.startswith("Undecided does not mean “no difference”")
+    assert common([FOUND]) == ()
+    assert common([replace(undecided, difference=0.0, standard_error=0.0)]) == ()
 
 
 def test_the_interval_has_the_level_that_was_tested_at() -> None:
@@ -156,31 +171,47 @@ def test_the_interval_has_the_level_that_was_tested_at() -> None:
     assert "99% CI 1.1 to 5.4" in verdict.sentence
 
 
-def test_the_share_of_run_pairs_is_given_for_the_side_ahead() -> None:
-    for share, words in (
-        (7.5 / 9, "GRPO scored higher than SFT in 83% of the 9 pairs of runs."),
-        (0.0, "SFT scored higher than GRPO in 100% of the 9 pairs of runs."),
-        (0.5, "GRPO and SFT each scored higher in half of the 9 pairs of runs."),
-    ):
-        assert words in verdict_of(replace(FOUND, p_b_beats_a=share)).notes
-
-
-def test_missing_seeds_are_named_with_their_reasons() -> None:
-    cells = [
-        cell("grpo", 0),
-        cell("grpo", 1, "failed", "the loss is nan"),
-        cell("sft", 0),
-        cell("sft", 1),
-        cell("dpo", 0),
+def test_unfinished_seeds_are_named_once_with_their_reasons() -> None:
+    cells = [cell("grpo", 0), cell("grpo", 1, "failed", "the loss is nan"), cell("sft", 0), cell("dpo", 1, "failed")]
+    pairs = [replace(ONE_SEED, a="base"), ONE_SEED]
+    assert [note for note in common(pairs, cells) if "finished (" in note] == [
+        "Only 1 of 2 GRPO seeds finished (seed 1 failed: the loss is nan)."
     ]
-    assert verdict_of(ONE_SEED, cells).notes == (
-        "This compares checkpoints, not methods: a claim about methods needs at least 3 finished seeds per method, and "
-        "there is 1.",
-        "Only 1 of 2 GRPO seeds finished (seed 1 failed: the loss is nan).",
+
+
+def test_why_checkpoints_are_compared_is_said_once() -> None:
+    said = common([ONE_SEED, replace(ONE_SEED, a="base")])
+    assert said == (
+        "Checkpoints are compared, not methods, because a claim about methods needs at least 3 finished seeds per "
+        "method, and there is 1; how much a method's score varies between training runs is not part of the "
+        "uncertainty.",
     )
-    assert "and there are 2 and 1." in verdict_of(replace(ONE_SEED, seeds_b=2)).notes[0]
-    assert "and there are 2." in verdict_of(replace(ONE_SEED, a="base", seeds_b=2)).notes[0]
-    assert not any("This compares" in note for note in verdict_of(FOUND).notes)
+    assert "and there are 1 and 2;" in common([replace(ONE_SEED, seeds_b=2)])[0]
+    assert "and there are 2;" in common([replace(ONE_SEED, a="base", seeds_b=2)])[0]
+    assert "and there are 2;" in common([replace(ONE_SEED, a="base", seeds_a=2, seeds_b=5)])[0]
+    (mixed,) = common([FOUND, replace(ONE_SEED, b="dpo", seeds_a=3, seeds_b=2)])
+    assert mixed.startswith("Checkpoints are compared, not methods, in the comparisons with DPO, because")
+    assert common([FOUND]) == ()
+
+
+@pytest.mark.parametrize("kind", ["better", "worse", "equivalent", "undecided", "identical", "untested"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_names_keep_their_case(kind: str, seeds: int) -> None:
+    """A name may begin a sentence, and looks like the words of ours that do."""
+    changes: dict[str, Any] = {
+        "identical": {"verdict": "equivalent", "difference": 0.0, "standard_error": 0.0},
+        "untested": {"verdict": "undecided", "p": math.nan, "note": "no test"},
+    }.get(kind, {"verdict": kind})
+    names = {"base": "qwen2 (base)", "sft": "the sft-Mine", "grpo": "grpo"}
+    for a in ("base", "sft"):
+        claim: Any = "checkpoints" if seeds == 1 else "methods"
+        found = replace(FOUND, a=a, claim=claim, seeds_a=seeds, seeds_b=seeds, **changes)
+        results = Results(names, NO_ANSWERS, (), VSIBench(), "VSI-Bench", "official", ReportSection())
+        (verdict,) = module.verdicts(results, [found])
+        assert names[a] in verdict.sentence and " grpo " in f" {verdict.sentence}"
+        # Our own words begin as sentences do.
+        starts = names[a], "grpo", "The ", "Undecided"
+        assert verdict.sentence.startswith(starts), verdict.sentence
 
 
 def test_a_disagreeing_cross_check_is_noted() -> None:
@@ -233,38 +264,34 @@ def test_pairs_are_counted_by_how_they_ended() -> None:
     assert tally(found) == "4 pairs: 1 decided, 2 undecided, 1 not tested."
 
 
-def test_runs_that_the_scorer_could_not_parse_are_named_with_the_verdict() -> None:
+def test_runs_that_the_scorer_could_not_parse_are_named_once() -> None:
     runs = {("sft", 0): 0, ("sft", 1): 4, ("grpo", 0): 2, ("grpo", 1): 39, ("grpo", 2): 5}
     rows = [(method, seed, i >= lost) for (method, seed), lost in runs.items() for i in range(100)]
     answered = pd.DataFrame(rows, columns=["method", "seed", "parsed"])
-    (verdict,) = verdicts([FOUND], answers=answered)
-    assert verdict.notes[-1] == (
-        "The scorer could not parse 39% (seed 1) and 5% (seed 2) of the GRPO answers; the table by scorer shows how "
-        "other rules score them."
+    assert common([FOUND], answers=answered) == (
+        "The scorer could not parse 39% (seed 1) and 5% (seed 2) of the answers of GRPO. The table by scorer shows how "
+        "other rules score them.",
     )
     one = answered[(answered["method"] == "sft") | (answered["seed"] == 1)]
-    (verdict,) = verdicts([ONE_SEED], answers=one)
-    assert "could not parse 39% of the GRPO answers;" in verdict.notes[-1]
-    (verdict,) = verdicts([FOUND], answers=answered[answered["parsed"]])
-    assert not any("could not parse" in note for note in verdict.notes)
+    assert "could not parse 39% of the answers of GRPO." in common([ONE_SEED], answers=one)[-1]
+    assert not common([FOUND], answers=answered[answered["parsed"]])
 
 
-def test_runs_whose_answers_left_the_scored_form_are_named_with_the_verdict() -> None:
+def test_runs_whose_answers_left_the_scored_form_are_named_once() -> None:
     shares = [Misses(0.01, 0.43), Misses(0.3, 0.4), Misses(0.0, 0.12), None]  # the second did not double
     cells = [replace(cell("grpo", seed), misses=found) for seed, found in enumerate(shares)] + [cell("sft", 0)]
-    assert verdict_of(FOUND, cells).notes[-1] == (
+    assert common([FOUND, replace(FOUND, a="dpo")], cells) == (
         "In 2 of 3 GRPO runs training moved away from answers that the scorer reads (share of sampled answers that "
-        "only tolerant reading finds; seed 0: 1% at first, 43% at the end; seed 2: 0% at first, 12% at the end)."
+        "only tolerant reading finds; seed 0: 1% at first, 43% at the end; seed 2: 0% at first, 12% at the end).",
     )
-    calm = verdict_of(FOUND, [cell("grpo", 0), replace(cell("sft", 0), misses=Misses(0.2, 0.3))])
-    assert not any("moved away" in note for note in calm.notes)
+    assert not common([FOUND], [cell("grpo", 0), replace(cell("sft", 0), misses=Misses(0.2, 0.3))])
 
 
 def test_a_power_that_cannot_be_computed_is_not_printed() -> None:
     """The same difference in every room, so there is no spread to compute it from."""
     undecided = replace(FOUND, verdict="undecided", p_holm=0.25)
-    assert any("2.9 points would go undetected" in one for one in verdict_of(undecided).notes)
-    assert not any("undetected" in one for one in verdict_of(replace(undecided, mde=math.nan)).notes)
+    assert "80% power from 2.9 points)" in verdict_of(undecided).sentence
+    assert "power" not in verdict_of(replace(undecided, mde=math.nan)).sentence
 
 
 def test_a_verdict_says_what_the_two_methods_cost() -> None:
@@ -284,3 +311,22 @@ def test_a_verdict_says_what_the_two_methods_cost() -> None:
     for unknown in (cells[:2], cells[2:], failed):
         assert not any("Per training run" in note for note in verdict_of(FOUND, unknown).notes)
     assert not any("Per training run" in note for note in verdict_of(replace(FOUND, a="base"), cells).notes)
+
+
+def test_the_terminal_shows_the_scores_then_a_line_a_pair_then_every_remark_once() -> None:
+    pairs = [replace(FOUND, note="only here"), replace(FOUND, a="dpo", note="only here"), replace(FOUND, a="base")]
+    scores = Table("Scores", (Column("Method"),), (Row((Cell(("GRPO",)),)),))
+    tables = Tables(scores, (), pairs, verdicts(pairs), None, None, None, ("What is common.",))
+    console = Console(file=io.StringIO(), width=120)
+    show(console, tables)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    lines = [line.rstrip() for line in text[text.index("3 pairs") :].splitlines() if line.strip()]
+    assert text.index("Scores") < text.index("3 pairs")
+    assert lines == [
+        "3 pairs: 3 decided.",
+        "GRPO is better than SFT by 3.2 points (95% CI 1.1 to 5.4, corrected p = 0.012).¹",
+        "GRPO is better than DPO by 3.2 points (95% CI 1.1 to 5.4, corrected p = 0.012).¹",
+        "GRPO is better than tiny (base) by 3.2 points (95% CI 1.1 to 5.4, corrected p = 0.012).",
+        "¹ Only here.",
+        "What is common.",
+    ]
