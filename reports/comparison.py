@@ -23,9 +23,11 @@ from harness.study.setup import benchmark_source
 from harness.visible import clean
 from reports.collect import CellResult, Evaluated, collect
 from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
+from reports.page.several import several_page
 from reports.results import results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.settled import settled
+from reports.several import pooled, read_studies
 from reports.statistics import Layout, default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
 from reports.tables import (
     Table,
@@ -39,6 +41,7 @@ from reports.tables import (
     superscript,
     tally,
 )
+from reports.tables.several import combined_table, joint_pairs, joint_scores, pooled_sentence, studies_table
 from reports.text import escape_markdown
 
 REPORT, REPORT_LIST = "report", ".harness-report"
@@ -90,6 +93,36 @@ class Comparison:
         )
         written = _publish(out or _report_folder(run_dir), files, page)
         show(console, tables)
+        return written
+
+    def write_several(self, run_dirs: Sequence[Path], console: Console, *, out: Path) -> list[Path]:
+        """Write and print the report on several studies; return its files, the page first.
+
+        Args:
+            run_dirs: Their run directories.
+            console: Where to print.
+            out: Where the files go.
+
+        Raises:
+            UserError: As :meth:`write`, of any of them; or two hold the same run.
+        """
+        studies = read_studies(run_dirs)
+        alpha = min(one.results.report.alpha for one in studies)
+        found = pooled(studies, alpha)
+        every = {
+            "scores": joint_scores(studies),
+            "pairs": joint_pairs(studies),
+            "combined": combined_table(found, alpha),
+            "studies": studies_table(studies),
+        }
+        tables = {name: table for name, table in every.items() if table is not None}
+        files = {name: text for one, table in tables.items() for name, text in _formats(one, [table]).items()}
+        written = _publish(out, files, several_page(studies, found, tables, alpha))
+        for table in tables.values():
+            console.print(table)
+            console.print()
+        for one in found:
+            console.print(Text(clean(pooled_sentence(one, alpha)), style="bold"))
         return written
 
     def check_output(self, run_dir: Path, study: StudyConfig) -> None:

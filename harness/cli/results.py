@@ -85,33 +85,48 @@ def score(
 def report(
     samples: SampleOptions,
     options: StudyOptions,
-    run_dir: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN_DIR]", help="A run directory, such as runs/tiny.", exists=True, file_okay=False),
+    run_dirs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN_DIR]...",
+            help="A run directory, such as runs/tiny, or several for one table.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     out: Annotated[Path | None, out_option("RUN_DIR/report, or report")] = None,
 ) -> None:
     """Rebuild and show the comparison of a run directory, or compare answers made elsewhere.
 
+    Of several run directories, each is judged on its own; one table shows all, and what they say together is estimated.
+
     [bold]Examples[/bold]
 
     harness report runs/tiny --with-published
+    harness report runs/2b runs/7b --out report
     harness report --samples sft@0=a.jsonl --samples sft@1=b.jsonl --samples base=c.jsonl \\
         --benchmark data/vsi-bench --out report
     """
     if samples.samples:
-        if run_dir is not None:
-            raise UserError(f"`{run_dir}`: give a run directory or --samples, not both")
+        if run_dirs:
+            raise UserError(f"`{run_dirs[0]}`: give run directories or --samples, not both")
         _report_samples(samples, options, out or Path("report"))
         return
-    if run_dir is None:
+    if not run_dirs:
         raise UserError("name a run directory, or answers made elsewhere with --samples FILE --benchmark SOURCE")
     for name, value in {**vars(samples), "split": options.split, "cache": options.cache}.items():
         if value is not None:
             raise UserError(f"`--{name}`: only with --samples; a run directory has its own")
-    from harness.study.compare import write_report
+    from harness.study.compare import tell_files, write_report
+    from harness.study.report import load_report
 
-    write_report(run_dir, Console(), with_published=options.with_published, out=out)
+    if len(run_dirs) == 1:
+        write_report(run_dirs[0], Console(), with_published=options.with_published, out=out)
+        return
+    if options.with_published:
+        raise UserError("`--with-published`: only with one run directory; the report of each shows published results")
+    console = Console()
+    tell_files(load_report().write_several(run_dirs, console, out=out or Path("report")), console)
 
 
 def _report_samples(samples: SampleOptions, options: StudyOptions, out: Path) -> None:

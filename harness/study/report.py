@@ -21,6 +21,9 @@ class Report(Protocol):
     ) -> list[Path]:
         """Print and write the report on a run directory, there or elsewhere; return its files, the page first."""
 
+    def write_several(self, run_dirs: Sequence[Path], console: Console, *, out: Path) -> list[Path]:
+        """Print and write the report on several run directories; return its files, the page first."""
+
     def check_output(self, run_dir: Path, study: StudyConfig) -> None:
         """Refuse, before a study is run, a run directory whose report could not be written."""
 

@@ -95,13 +95,12 @@ def page_files(
         "rule": collected.study.evaluation.rule if collected else "",
         "frames_note": _frames_note(data, collected is not None and collected.study.evaluation.last is not None),
         "sample_json": script_json(data),
-        "footer": f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M UTC} by vlm-harness "
-        f"{version('vlm-harness')}. This file is self-contained and needs no network.",
+        "footer": footer(),
         "fairness": fairness,
         "methods": methods,
         "texts": texts,
     }
-    texts = {PAGE: _render(context | {"sections": _sections(context)}), **texts}
+    texts = {PAGE: render("page.html.j2", context | {"sections": _sections(context)}), **texts}
     figures = {name: data for some in drawings.values() for one in some for name, data in one.files.items()}
     return {name: text.encode() for name, text in texts.items()} | {
         f"figures/{name}": figures[name] for name in sorted(figures)
@@ -244,7 +243,16 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, name.capitalize()) for name, there in shown.items() if there]
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def footer() -> str:
+    """When and by what a page was written."""
+    return (
+        f"Written on {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M UTC} by vlm-harness "
+        f"{version('vlm-harness')}. This file is self-contained and needs no network."
+    )
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page from one of the templates beside it."""
     assets = resources.files("reports.page").joinpath("assets")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reports.page", "assets"),
@@ -261,4 +269,4 @@ def _render(context: Mapping[str, Any]) -> str:
     own = {kind: read_text(assets.joinpath(f"page.{kind}")) for kind in ("css", "js")}
     # Only this script may run in the page, whatever text from data it holds.
     digest = base64.b64encode(hashlib.sha256(own["js"].encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(**context, **own, js_digest=digest)
+    return environment.get_template(template).render(**context, **own, js_digest=digest)

@@ -1,5 +1,6 @@
 """Paired comparisons, intervals, curves and power. Other rooms import from here."""
 
+from reports.statistics.combined import Combined, combine_estimates, estimate_of
 from reports.statistics.compute import COSTS, training_costs
 from reports.statistics.contrast import (
     MARGIN,
@@ -33,14 +34,17 @@ __all__ = [
     "MARGIN",
     "OVERALL",
     "SEEDS_FOR_METHODS",
+    "Combined",
     "Contrast",
     "Layout",
     "Spread",
+    "combine_estimates",
     "compare",
     "default_pairs",
     "default_spread",
     "detectable",
     "disagreements",
+    "estimate_of",
     "layout_of",
     "learning_curves",
     "level",
