@@ -23,11 +23,10 @@ from harness.study.setup import benchmark_source
 from harness.visible import clean
 from reports.collect import CellResult, Evaluated, collect
 from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
-from reports.page.several import several_page
 from reports.results import results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.settled import settled
-from reports.several import pooled, read_studies
+from reports.several import pooled, pooled_sentence, read_studies, several_page, several_tables
 from reports.statistics import Layout, default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
 from reports.tables import (
     Table,
@@ -41,7 +40,6 @@ from reports.tables import (
     superscript,
     tally,
 )
-from reports.tables.several import combined_table, joint_pairs, joint_scores, pooled_sentence, studies_table
 from reports.text import escape_markdown
 
 REPORT, REPORT_LIST = "report", ".harness-report"
@@ -109,13 +107,7 @@ class Comparison:
         studies = read_studies(run_dirs)
         alpha = min(one.results.report.alpha for one in studies)
         found = pooled(studies, alpha)
-        every = {
-            "scores": joint_scores(studies),
-            "pairs": joint_pairs(studies),
-            "combined": combined_table(found, alpha),
-            "studies": studies_table(studies),
-        }
-        tables = {name: table for name, table in every.items() if table is not None}
+        tables = several_tables(studies, found, alpha)
         files = {name: text for one, table in tables.items() for name, text in _formats(one, [table]).items()}
         written = _publish(out, files, several_page(studies, found, tables, alpha))
         for table in tables.values():

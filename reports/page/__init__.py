@@ -2,6 +2,15 @@
 
 from reports.page.fairness import fairness_card
 from reports.page.methods import methods_section, samples_section
-from reports.page.page import PAGE, page_files, possible_files
+from reports.page.page import PAGE, footer, page_files, possible_files, render
 
-__all__ = ["PAGE", "fairness_card", "methods_section", "page_files", "possible_files", "samples_section"]
+__all__ = [
+    "PAGE",
+    "fairness_card",
+    "footer",
+    "methods_section",
+    "page_files",
+    "possible_files",
+    "render",
+    "samples_section",
+]

@@ -13,7 +13,7 @@ from reports.statistics.contrast import (
     verdict_words,
 )
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
-from reports.statistics.inference import FEW_CLUSTERS
+from reports.statistics.inference import FEW_CLUSTERS, holm
 from reports.statistics.paired import compare, default_pairs
 from reports.statistics.power import (
     Layout,
@@ -45,6 +45,7 @@ __all__ = [
     "detectable",
     "disagreements",
     "estimate_of",
+    "holm",
     "layout_of",
     "learning_curves",
     "level",

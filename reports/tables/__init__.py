@@ -1,15 +1,21 @@
 """The tables of a report and its verdicts. Other rooms import from here."""
 
 from reports.tables.build import Tables, additional_table, build_tables
-from reports.tables.pairs import difference_text
+from reports.tables.pairs import difference_text, p_text
 from reports.tables.power import advice, power_table
-from reports.tables.table import MISSING, Table, csv_text, latex_document, superscript
-from reports.tables.verdicts import Verdict, tally
+from reports.tables.scores import BASELINES
+from reports.tables.table import MISSING, Cell, Column, Row, Table, Value, csv_text, latex_document, superscript
+from reports.tables.verdicts import Verdict, number, tally
 
 __all__ = [
+    "BASELINES",
     "MISSING",
+    "Cell",
+    "Column",
+    "Row",
     "Table",
     "Tables",
+    "Value",
     "Verdict",
     "additional_table",
     "advice",
@@ -17,6 +23,8 @@ __all__ = [
     "csv_text",
     "difference_text",
     "latex_document",
+    "number",
+    "p_text",
     "power_table",
     "superscript",
     "tally",

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from harness.config.study import BASE
-from reports.several import OneStudy, Pooled, differing_terms
+from reports.several.studies import OneStudy, Pooled, differing_terms
 from reports.statistics import Combined, level
-from reports.tables.pairs import p_text
-from reports.tables.scores import BASELINES
-from reports.tables.table import Cell, Column, Row, Table, Value
-from reports.tables.verdicts import number
+from reports.tables import BASELINES, Cell, Column, Row, Table, Value, number, p_text
 from reports.text import count, listed, sentences
 
 OWN_REPORT = (
@@ -24,6 +21,23 @@ MARKED = (
     "* corrected p below the study's level, comparing methods; † the same, comparing checkpoints; = equivalent within "
     "the study's margin."
 )
+
+
+def several_tables(studies: Sequence[OneStudy], found: Sequence[Pooled], alpha: float) -> dict[str, Table]:
+    """Every table of the report, by the name of its files.
+
+    Args:
+        studies: What was read.
+        found: What they say together.
+        alpha: Level of the combined intervals.
+    """
+    every = {
+        "scores": joint_scores(studies),
+        "pairs": joint_pairs(studies),
+        "combined": combined_table(found, alpha),
+        "studies": studies_table(studies),
+    }
+    return {name: table for name, table in every.items() if table is not None}
 
 
 def joint_scores(studies: Sequence[OneStudy]) -> Table:

@@ -14,9 +14,8 @@ from harness.errors import UserError
 from harness.io import digest_of
 from reports.collect import CellResult, Collected, collect
 from reports.results import Results, results_of
-from reports.statistics import Combined, Contrast, combine_estimates, estimate_of, overall
-from reports.statistics.inference import holm
-from reports.tables.build import Tables, build_tables
+from reports.statistics import Combined, Contrast, combine_estimates, estimate_of, holm, overall
+from reports.tables import Tables, build_tables
 from reports.text import count
 
 Over = Literal["models", "benchmarks"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.page.page import PAGE, footer, render
-from reports.several import OneStudy, Pooled
+from reports.page import PAGE, footer, render
+from reports.several.studies import OneStudy, Pooled
+from reports.several.tables import pooled_sentence
 from reports.statistics import level
 from reports.tables import Table
-from reports.tables.several import pooled_sentence
 from reports.text import count, listed
 
 
