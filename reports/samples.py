@@ -22,7 +22,7 @@ from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
 from reports.results import Results
 from reports.settled import settled
-from reports.statistics import layout_of
+from reports.statistics import layout_of, refuse_repeats
 from reports.text import listed
 
 _NAMED = re.compile(r"(?P<name>[^=]*?)(@(?P<seed>\d+))?=(?P<file>.+)", re.DOTALL)
@@ -160,7 +160,8 @@ def results_from(
         settings: Margin, level, pairs; what they leave open follows from how many runs and questions there are.
 
     Raises:
-        UserError: A source or name is wrong, a file is malformed, or two files answer different questions.
+        UserError: A source or name is wrong, a file is malformed, two files answer different questions, or two seeds of
+            one method have the same answers.
     """
     sources = parse_sources(texts)
     names = list(dict.fromkeys(source.name for source in sources))
@@ -188,6 +189,7 @@ def results_from(
     once = answers.drop_duplicates("question")
     layout = layout_of("", benchmark, once["type"].tolist(), once["cluster"].tolist())
     seeds = min([n for method, n in runs.items() if method != BASE], default=1)
+    refuse_repeats(answers, {internal[name]: name for name in order})
     return Results(
         labels={internal[name]: f"{name} (base)" if name == untrained else name for name in order},
         answers=answers,

@@ -26,6 +26,7 @@ from reports.statistics.power import (
     spread_from,
     vsi_bench_layout,
 )
+from reports.statistics.repeats import refuse_repeats, repeat_notes
 
 __all__ = [
     "COSTS",
@@ -50,6 +51,8 @@ __all__ = [
     "learning_curves",
     "level",
     "overall",
+    "refuse_repeats",
+    "repeat_notes",
     "score_intervals",
     "smallest_detectable",
     "smallest_margin",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import pandas as pd
 
 from harness.errors import UserError, first_few, unknown_name
+from reports.statistics.repeats import distinct_runs
 
 COLUMNS = ("method", "model", "seed", "question", "type", "cluster", "score")
 """Columns of the input: one row for one answer, ``score`` in [0, 1]; the others as in
@@ -18,13 +20,14 @@ COLUMNS = ("method", "model", "seed", "question", "type", "cluster", "score")
 class Answers:
     """Checked answers of one model: a question x (method, seed) table, and each question's type and cluster.
 
-    ``rows`` is the long table.
+    ``rows`` is the long table, ``distinct`` the number of each method's runs that are not another's answers again.
     """
 
     model: str
     scores: pd.DataFrame
     questions: pd.DataFrame
     rows: pd.DataFrame
+    distinct: Mapping[str, int]
 
 
 def same_answers(answers: Answers, a: str, b: str) -> bool:
@@ -72,7 +75,7 @@ def lay_out(frame: pd.DataFrame) -> Answers:
     if len(twice):
         raise UserError(f"question {twice[0]!r} has two clusters or two types: {_show(questions.loc[[twice[0]]])}")
     scores = frame.pivot(index="question", columns=["method", "seed"], values="score").sort_index(axis=1)
-    return Answers(str(frame["model"].iloc[0]), scores, questions, frame)
+    return Answers(str(frame["model"].iloc[0]), scores, questions, frame, distinct_runs(frame))
 
 
 def _refuse_malformed(frame: pd.DataFrame) -> None:

@@ -100,6 +100,7 @@ class _Sides:
         onehot: Indicators of the question types, (n, t).
         weights: Of the type means in ``overall`` and the tasks, (1 + tasks, t).
         runs: Each side's scores in points, (n, runs).
+        distinct: How many of them are not another's answers again.
         clusters: Each question's, (n,).
         per_question: Difference of the sides' means, (n,).
     """
@@ -109,6 +110,7 @@ class _Sides:
         wide, questions = select(answers, a, b)
         self.types, self.onehot, self.tasks, self.weights = design(questions, benchmark)
         self.runs: dict[str, Array] = {side: 100 * np.asarray(wide[side], dtype=np.float64) for side in (a, b)}
+        self.distinct = {side: answers.distinct[side] for side in (a, b)}
         self.seeds = {side: list(wide[side].columns) for side in (a, b)}
         self.per_run = {side: run_scores(runs, self.onehot, self.weights) for side, runs in self.runs.items()}
         self.clusters: NDArray[np.intp] = pd.factorize(questions["cluster"], sort=True)[0]
@@ -118,7 +120,10 @@ class _Sides:
     @property
     def claim(self) -> Claim:
         """What the runs allow; one run of the base model is enough: it is not trained."""
-        enough = [len(of.T) >= SEEDS_FOR_METHODS or (side == BASE and len(of.T) == 1) for side, of in self.runs.items()]
+        enough = [
+            n >= SEEDS_FOR_METHODS or (side == BASE and len(self.runs[side].T) == 1)
+            for side, n in self.distinct.items()
+        ]
         return "methods" if all(enough) else "checkpoints"
 
     @property

@@ -13,7 +13,11 @@ from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
 from reports.statistics.answers import Answers
 from reports.statistics.contrast import OVERALL, SEEDS_FOR_METHODS
-from reports.statistics.inference import Array, Part, Runs, median_unbiased
+from reports.statistics.inference import Array, Part, Runs, combine, median_unbiased
+
+FEW_DEGREES = 6
+"""Degrees of freedom of all methods' runs below which pooling is no guard for a pair's own estimate: two methods of
+three seeds, of which one varies much more than the other."""
 
 
 @dataclass
@@ -88,7 +92,7 @@ class RunVariances:
         pooled = self._pooled.get(task, _Pooled())
         if paired:
             k, differences = len(scores[0]), scores[1] - scores[0]
-            own = [(float(differences.var(ddof=1)) / k, k - 1)]
+            own: list[Part] = [(float(differences.var(ddof=1)) / k, k - 1)]
             return Runs(own, [(2 * pooled.paired.variance / k, pooled.paired.df)] if pooled.paired.df else [])
         sides = [(method, of) for method, of in zip(methods, scores, strict=True) if len(of) > 1]
         parts: dict[str, Part] = {method: (float(of.var(ddof=1)) / len(of), len(of) - 1) for method, of in sides}
@@ -96,7 +100,10 @@ class RunVariances:
         shrink = sum(1 / len(of) for method, of in sides if method != BASE)
         if not pooled.single.df or not shrink:
             return Runs(list(parts.values()))
-        return Runs(list(parts.values()), [*untrained, (pooled.single.variance * shrink, pooled.single.df)])
+        return Runs(
+            guarded(list(parts.values()), pooled.single.df),
+            [*untrained, (pooled.single.variance * shrink, pooled.single.df)],
+        )
 
     def _layouts(self, answers: Answers, scores: Mapping[str, object]) -> list[list[str]]:
         """Variants with equal seeds, by group."""
@@ -105,6 +112,17 @@ class RunVariances:
             for method in sorted(group & scores.keys()):
                 found.setdefault((i, tuple(answers.scores[method].columns)), []).append(method)
         return [of for (_, seeds), of in found.items() if len(of) > 1 and len(seeds) >= SEEDS_FOR_METHODS]
+
+
+def guarded(own: Sequence[Part], pooled_df: float) -> Sequence[Part]:
+    """A pair's own components, median-unbiased where pooling over the study has too few degrees of freedom to help.
+
+    The degrees of freedom of two sides' sum are Welch's.
+    """
+    if pooled_df >= FEW_DEGREES:
+        return own
+    _, df = combine(own)
+    return [(median_unbiased(variance, df), of) for variance, of in own]
 
 
 def _scores(answers: Answers, method: str, benchmark: Benchmark) -> dict[str, Array]:

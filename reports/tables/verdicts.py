@@ -13,7 +13,7 @@ import pandas as pd
 from harness.config.study import BASE
 from reports.collect import CellResult
 from reports.results import Results, missing_seeds
-from reports.statistics import COSTS, SEEDS_FOR_METHODS, Contrast, level, overall, training_costs
+from reports.statistics import COSTS, SEEDS_FOR_METHODS, Contrast, level, overall, repeat_notes, training_costs
 from reports.tables.pairs import p_text
 from reports.text import listed
 
@@ -70,6 +70,7 @@ def common(results: Results, contrasts: Sequence[Contrast]) -> tuple[str, ...]:
     return (
         *_claim(found, labels),
         *([UNDECIDED] if undecided else []),
+        *repeat_notes(results.answers, {method: labels[method] for method in compared}),
         *(note for method in compared for note in _unfinished(results.cells, method, labels[method])),
         *(note for method in compared for note in _missed(results.cells, method, labels[method])),
         *_unparsable(results.answers, {method: labels[method] for method in compared}),
@@ -137,9 +138,24 @@ class _Words:
                 return f"Undecided{where}: {self._measured(power)}."
 
     def notes(self) -> tuple[str, ...]:
-        """The contrast's own note."""
+        """The contrast's own note, and what would narrow the interval of an undecided one."""
         note = self.c.note
-        return (f"{note[0].upper()}{note[1:]}.",) if note and self.kind != "untested" else ()
+        own = (f"{note[0].upper()}{note[1:]}.",) if note and self.kind != "untested" else ()
+        return (*own, *self._limit())
+
+    def _limit(self) -> Iterator[str]:
+        """Whether clusters or training runs make the error what it is."""
+        clusters = self.c.share_of_rooms
+        if self.kind != "undecided" or math.isnan(clusters):
+            return
+        word = self.c.cluster
+        fixes = {
+            "another seed narrows the interval, more questions hardly do": 0.0,
+            f"another seed and questions about more {word}s both narrow the interval": 0.25,
+            f"questions about more {word}s narrow the interval, another seed hardly does": 0.75,
+        }
+        fix = [words for words, least in fixes.items() if clusters >= least][-1]
+        yield f"Of the squared error {clusters:.0%} comes from {word}s and {1 - clusters:.0%} from training runs: {fix}."
 
     def _better(self) -> str:
         c, winner, loser, low, high = self.c, self._b, self._a, self.c.ci_low, self.c.ci_high
@@ -188,10 +204,13 @@ def _claim(found: Sequence[Contrast], labels: Mapping[str, str]) -> Iterator[str
     few = {m: n for m, n in seeds.items() if n < SEEDS_FOR_METHODS and not (m == BASE and n == 1)}
     counts = sorted(set(few.values()))
     there = "is 1" if counts == [1] else f"are {listed([str(n) for n in counts])}"
-    reason = (
-        f"because a claim about methods needs at least {SEEDS_FOR_METHODS} finished seeds per method, and there {there}"
+    reason = f"because a claim about methods needs at least {SEEDS_FOR_METHODS} "
+    reason += f"finished seeds per method, and there {there}" if few else "runs per method with different answers"
+    where = (
+        ""
+        if not few or len(checkpoints) == len(found)
+        else f", in the comparisons with {listed([labels[m] for m in few])}"
     )
-    where = "" if len(checkpoints) == len(found) else f", in the comparisons with {listed([labels[m] for m in few])}"
     yield (
         f"Checkpoints are compared, not methods{where}, {reason}; how much a method's score varies between training "
         "runs is not part of the uncertainty."
