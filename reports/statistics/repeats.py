@@ -33,8 +33,13 @@ class Alike(NamedTuple):
 
 
 def alike_runs(answers: pd.DataFrame) -> dict[str, Alike]:
-    """By method with several seeds, how alike its runs are; columns method, seed, question, score and answer."""
-    found = {}
+    """By method with several seeds, how alike its runs are; columns method, seed, question, score, answer.
+
+    Nothing where the raw answers are not known.
+    """
+    found: dict[str, Alike] = {}
+    if "answer" not in answers:
+        return found
     for method, rows in answers.groupby("method", sort=False, observed=True):
         if rows["seed"].nunique() < 2:
             continue
@@ -66,8 +71,6 @@ def distinct_runs(answers: pd.DataFrame) -> dict[str, int]:
     """By method, the number of runs of which no two gave the same answer to every question."""
     numbers = answers.groupby("method", observed=True)["seed"].nunique()
     found = {str(method): int(n) for method, n in numbers.items()}
-    if "answer" not in answers:
-        return found
     for method, alike in alike_runs(answers).items():
         found[method] -= sum(len(group) - 1 for group in alike.same)
     return found

@@ -155,7 +155,8 @@ class _Words:
             f"questions about more {word}s narrow the interval, another seed hardly does": 0.75,
         }
         fix = [words for words, least in fixes.items() if clusters >= least][-1]
-        yield f"Of the squared error {clusters:.0%} comes from {word}s and {1 - clusters:.0%} from training runs: {fix}."
+        runs = 1 - clusters
+        yield f"Of the squared error {clusters:.0%} comes from {word}s and {runs:.0%} from training runs: {fix}."
 
     def _better(self) -> str:
         c, winner, loser, low, high = self.c, self._b, self._a, self.c.ci_low, self.c.ci_high

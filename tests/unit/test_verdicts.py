@@ -82,7 +82,7 @@ def verdict_of(contrast: Contrast, cells: list[CellResult] | None = None) -> Ver
 
 
 def cell(method: str, seed: int, state: str = "done", reason: str = "") -> CellResult:
-    return CellResult(f"{method}-{seed}", method, seed, state, reason, {}, {}, {})
+    return CellResult(f"{method}-{seed}", method, seed, state, reason, {}, (), None, None)
 
 
 @pytest.mark.parametrize(
