@@ -124,14 +124,28 @@ def leaves(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
+def refuse_undecodable(typed: str, value: Any) -> None:
+    """Refuse what was typed with bytes that are not UTF-8, since no document could hold it.
+
+    Args:
+        typed: What was typed, for the message.
+        value: The text or texts in it; what is not text is not looked at.
+
+    Raises:
+        UserError: It has such bytes.
+    """
+    texts = [str(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+    if any(text.encode(errors="ignore").decode() != text for text in texts):
+        raise UserError(f"`{typed}`: it holds bytes that are not UTF-8; type it again")
+
+
 def parse_setting(text: str, known: Mapping[str, Any]) -> Said:
     """Parse ``-s KEY=VALUE``; the key's first part is one of the known fields of a study, or a registered method.
 
     Raises:
         UserError: It has another form, or its first part is unknown.
     """
-    if not text.isascii() and text.encode(errors="ignore").decode() != text:
-        raise UserError(f"`-s {text}`: it holds bytes that are not UTF-8; type it again")
+    refuse_undecodable(f"-s {text}", text)
     key, separator, value = text.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(part and part == part.strip() for part in parts):

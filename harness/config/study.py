@@ -21,6 +21,7 @@ from harness.config.layers import (
     read_layers,
     refuse_other_model,
     refuse_twice,
+    refuse_undecodable,
     with_command_line,
 )
 from harness.config.sections import (
@@ -212,6 +213,8 @@ def load_study(
     asked = ({} if methods is None else {"methods": "--methods"}) | dict(asked or {})
     named = {} if methods is None else {"methods": list(methods)}
     given = [Said(key, value, asked.get(key, key)) for key, value in {**named, **(changes or {})}.items()]
+    for said in given:
+        refuse_undecodable(said.text, said.value)
     layers = _layers(source, (changes or {}).get("model.name") or model_named(overrides))
     _add_plugins(layers.document, run=run_plugins and not isinstance(source, StudyConfig))  # an override may name them
     given += [parse_setting(override, StudyConfig.model_fields) for override in overrides]

@@ -116,6 +116,11 @@ def test_a_setting_of_undecodable_bytes_is_refused() -> None:
     assert load_study("tiny", overrides=["name=zimmer"]).name == "zimmer"
     with pytest.raises(UserError, match="not UTF-8"):
         load_study("tiny", overrides=["name=\udcff"])
+    for methods in (["grpo:\udcff"], ["sft", "grpo:beta=\udcff"], ["\udcff:"]):
+        with pytest.raises(UserError, match="not UTF-8"):
+            load_study("tiny", methods=methods)
+    with pytest.raises(UserError, match=r"`--data \udcff`: it holds bytes that are not UTF-8"):
+        load_study("tiny", changes={"data.train": "\udcff"}, asked={"data.train": "--data \udcff"})
 
 
 def test_all_methods_having_their_own_is_named() -> None:
