@@ -83,7 +83,8 @@ class StudyOptions:
     model: str | None = option(
         WHAT,
         "NAME",
-        "A registered model with its preset study (tiny, 2b, 7b), a model folder or a hub id. "
+        "A registered model with its preset study (tiny, 2b, 7b), a model folder or a hub id; for compare and plan "
+        "also several, separated by commas. "
         "\\[default: the study's, else tiny]",
         sets="model.name",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.config.layers import (
     kept_settings,
     leaves,
     model_named,
+    models_of,
     parse_setting,
     preset_names,
     preset_of,
@@ -25,8 +27,11 @@ from harness.errors import UserError
 from harness.io import sha256_file
 from harness.models.loading import locate
 from harness.plugins import registry
+from harness.study.matrix import model_folder
+from harness.study.models import ModelStudy
 
 DEFAULT_MODEL = "tiny"
+RUNS = Path("runs")
 _NOT_OF_A_MODEL = ("name", "methods", "seeds", "report")
 _COMMA = r",(?![^{\[]*[}\]])"
 """Between two methods; those inside a TOML table or list belong to a variant."""
@@ -42,6 +47,8 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     Raises:
         UserError: A name, key or value is unknown or wrong.
     """
+    if len(models_named(options)) and options.model is not None:
+        raise UserError(f"`--model {options.model}`: this command takes one model")
     benchmarks = _benchmarks(options.benchmarks)
     changes, asked = options.changes() | benchmarks, options.asked()
     asked |= dict.fromkeys(benchmarks, f"--benchmarks {options.benchmarks}")
@@ -58,6 +65,37 @@ def resolve_study(options: StudyOptions, own: StudyConfig | None = None) -> Stud
     if options.study is not None:
         _tell_kept(options.study, model or study.model.name)
     return study
+
+
+def models_named(options: StudyOptions) -> list[str]:
+    """The models that the command line names, or the study file, where these are several; else none.
+
+    Raises:
+        UserError: A name is empty or given twice.
+    """
+    if options.model is not None and "," in options.model and not Path(options.model).exists():
+        found = [name.strip() for name in options.model.split(",")]
+        if not all(found) or len(set(found)) < len(found):
+            raise UserError(f"`--model {options.model}`: name different models, separated by commas")
+        return found
+    if options.study is None or _model(options) is not None:
+        return []
+    return list(models_of(options.study))
+
+
+def resolve_models(options: StudyOptions) -> tuple[list[ModelStudy], Path]:
+    """The study that the options describe, for each of their models, and the folder for all of them.
+
+    Raises:
+        UserError: As :func:`resolve_study`; or there is one model only.
+    """
+    models = models_named(options)
+    if len(models) < 2:
+        raise UserError(f"`model` = {models}: name one model as a text, or several")
+    each = [replace(options, model=model) for model in models]
+    studies = [ModelStudy(resolve_study(one), keys_set(one)) for one in each]
+    name = studies[0].study.name if options.study is not None else "-".join(model_folder(model) for model in models)
+    return studies, RUNS / name.removesuffix(f"-{models[0]}")
 
 
 def require_plugins(recorded: Mapping[str, str], checkpoint: Path) -> None:

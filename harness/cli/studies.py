@@ -42,10 +42,15 @@ def compare(options: StudyOptions, out: RunDirectory = None, dry_run: DryRun = F
     harness compare --methods grpo,sft,dpo --model tiny
     harness compare --methods sft,grpo,grpo:beta=0 --seeds 3 --out runs/beta
     harness compare --study my-study.toml --dry-run
+    harness compare --methods grpo,sft,dpo --model 2b,7b --seeds 3
     """
-    from harness.cli.resolve import keys_set, resolve_study
+    from harness.cli.resolve import keys_set, models_named, resolve_models, resolve_study
     from harness.study.compare import compare as run
+    from harness.study.models import compare_models
 
+    if models_named(options):
+        studies, folder = resolve_models(options)
+        return compare_models(studies, out or folder, dry_run=dry_run, console=Console())
     study = resolve_study(options)
     return run(study, out or RUNS / study.name, dry_run=dry_run, console=Console(), keys=keys_set(options))
 
@@ -71,11 +76,20 @@ def plan(
     harness plan --study 2b --seeds 3
     harness plan --methods sft,grpo --seeds 5 --pilot runs/tiny
     """
-    from harness.cli.resolve import keys_set, resolve_study
+    from harness.cli.resolve import keys_set, models_named, resolve_models, resolve_study
+    from harness.study.models import run_folders
     from harness.study.plan import print_plan
 
+    console = Console()
+    if models_named(options):
+        studies, below = resolve_models(options)
+        for folder, one in run_folders(studies, out or below).items():
+            console.say(f"Model {one.study.model.name}", style="bold")
+            print_plan(one.study, folder, pilot=pilot, console=console, keys=one.keys)
+            console.say("")
+        return
     study = resolve_study(options)
-    print_plan(study, out or RUNS / study.name, pilot=pilot, console=Console(), keys=keys_set(options))
+    print_plan(study, out or RUNS / study.name, pilot=pilot, console=console, keys=keys_set(options))
 
 
 @command(app, COMPUTE, without=("methods", "seeds", "with_published"))

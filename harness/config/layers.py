@@ -227,9 +227,17 @@ def _read(source: str | Path, model: str | None, above: tuple[str, ...]) -> Laye
         own = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UserError(f"`{where}`: not valid TOML: {error}") from error
-    parent = own.pop("extends", None)
+    parent, several = own.pop("extends", None), _models_in(own)
+    if several:
+        if model is None:
+            raise UserError(
+                f"`{where}`: it names the models {', '.join(several)}, which only `harness compare` and `harness plan` "
+                "take one after the other; choose one with --model"
+            )
+        own = _of_no_model(own)
     if parent is None:
-        refuse_other_model(own, where, model)
+        if not several:
+            refuse_other_model(own, where, model)
         return Layers(own, where, {}, {})
     if not isinstance(parent, str) or not parent:
         raise UserError(f"`{where}`: `extends` must be a preset's name or a path")
@@ -242,6 +250,44 @@ def _read(source: str | Path, model: str | None, above: tuple[str, ...]) -> Laye
     base = _read(parent if replaced else _found(parent, Path(where).parent), model, (*above, place))
     kept = overlay(base.kept, own) if replaced or base.kept else {}
     return Layers(overlay(base.document, own), where, own, kept)
+
+
+def models_of(source: str | Path) -> tuple[str, ...]:
+    """The models that a study file names, where it names several: ``model = [..]``; a file that it extends, likewise.
+
+    Raises:
+        UserError: One is no name, or is named twice.
+    """
+    place: str | Path = _found(source, Path()) if isinstance(source, str) else source
+    for _ in range(_MOST_LAYERS):
+        try:
+            text, where = _read_text(place)
+            own = tomllib.loads(text)
+        except (UserError, ValueError, RecursionError):
+            return ()  # which the reader of the study says better
+        if "model" in own:
+            found = _models_in(own)
+            if len(set(found)) < len(found) or not all(isinstance(one, str) and one for one in found):
+                raise UserError(f"`{where}.model`: name different models, each once")
+            return found
+        if not isinstance(parent := own.get("extends"), str):
+            return ()
+        place = _found(parent, Path(where).parent)
+    return ()
+
+
+def _models_in(own: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models of a file's ``model = [..]`` or ``model.name = [..]``; empty where it names one or none."""
+    section = own.get("model")
+    names = section.get("name") if isinstance(section, Mapping) else section
+    return tuple(names) if isinstance(names, list) else ()
+
+
+def _of_no_model(own: dict[str, Any]) -> dict[str, Any]:
+    """What a file says besides its models' names."""
+    section = own["model"]
+    rest = {key: value for key, value in section.items() if key != "name"} if isinstance(section, Mapping) else {}
+    return {key: value for key, value in own.items() if key != "model"} | ({"model": rest} if rest else {})
 
 
 def _found(name: str, folder: Path) -> str | Path:

@@ -164,6 +164,20 @@ def compare(
     return 0 if all_done else 1
 
 
+def prepare_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
+    """Check a study and write what it declares, before it or another one computes anything.
+
+    Raises:
+        UserError: As :func:`compare`.
+    """
+    study = settle_threads(study, run_dir, console)
+    matrix.check_output(run_dir, study)
+    load_report().check_output(run_dir, study)
+    plan = make_plan(study, console)
+    with hold(run_dir, "run directory", elsewhere=True):
+        declare_study(study, run_dir, plan, console)
+
+
 def describe_study(study: StudyConfig, run_dir: Path, plan: Plan, console: Console) -> list[Rules]:
     """Write what a report is made from: the plan, or its amendments, and the description; return the benchmarks."""
     rules = declare_study(study, run_dir, plan, console)

@@ -354,8 +354,13 @@ def _refuse_newer(path: Path) -> None:
 def _cell(
     study: StudyConfig, seed: int, identity: dict[str, Any], evaluation: Mapping[str, EvaluationIdentity]
 ) -> Cell:
-    model = re.sub(r"[^\w.+]+", "_", study.model.name.rstrip("/").rsplit("/", 1)[-1]) or "model"
+    model = model_folder(study.model.name)
     return Cell(identity["method"], model, seed, digest_of(identity)[:8], identity, evaluation)
+
+
+def model_folder(name: str) -> str:
+    """A model's name, made fit for a file name."""
+    return re.sub(r"[^\w.+]+", "_", name.rstrip("/").rsplit("/", 1)[-1]) or "model"
 
 
 def budget_spent(folder: Path, cell: Cell) -> bool:

@@ -32,7 +32,7 @@ MODELS = ("tiny", "second", "third")
 def plant(root: Path, model: str, *, gain: float = 0.0, **changes: Any) -> Path:
     """A finished study of a model, in which the trained methods answer the more rightly the larger the gain."""
     name = changes.pop("name", model)
-    chosen = model if model == "tiny" else str(root / model)
+    chosen = model if model == "tiny" else str(root / "models" / model)
     study = small_study(root, name=name, seeds=3, methods=("sft", "dpo"), model={"name": chosen}, **changes)
     _, cells = prepare_cells(study, root / name)
     for cell in cells.values():
@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "test", "other"):
         write_small_dataset(root / "data", scenes=SCENES, split=split)
     for factor, name in enumerate(MODELS[1:], 2):
-        folder = Path(shutil.copytree(locate("tiny"), root / name))
+        folder = Path(shutil.copytree(locate("tiny"), root / "models" / name))
         weights = load_file(folder / "model.safetensors")
         first = next(iter(weights))
         save_file({**weights, first: weights[first] * (1 + factor / 100)}, folder / "model.safetensors")
