@@ -15,6 +15,7 @@ from reports.statistics.contrast import (
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
 from reports.statistics.inference import FEW_CLUSTERS, holm
 from reports.statistics.paired import compare, default_pairs
+from reports.statistics.pilot import spread_from
 from reports.statistics.power import (
     Layout,
     Spread,
@@ -23,7 +24,6 @@ from reports.statistics.power import (
     layout_of,
     smallest_detectable,
     smallest_margin,
-    spread_from,
     vsi_bench_layout,
 )
 from reports.statistics.repeats import refuse_repeats, repeat_notes

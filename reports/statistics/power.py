@@ -13,18 +13,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from harness.api.benchmark import Benchmark
-from harness.config.study import BASE
-from harness.errors import UserError
 from harness.vsibench.published import published_counts
 from harness.vsibench.rooms import published_rooms
 from reports.benchmarks import VSIBench
 from reports.statistics.contrast import SEEDS_FOR_METHODS
-from reports.statistics.inference import combine, minimum_detectable_effect, smallest_equivalence_margin
-from reports.statistics.paired import compare, default_pairs
+from reports.statistics.inference import (
+    Array,
+    Asked,
+    Clusters,
+    Part,
+    Runs,
+    median_unbiased,
+    minimum_detectable_effect,
+    smallest_equivalence_margin,
+    tested,
+)
+from reports.statistics.resampling import SEED
+from reports.statistics.runs import guarded
+
+POWER = 0.8
+
+PLANNED_DRAWS = 4000
+"""Draws behind a planned effect; its error is about one percent."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,8 @@ class Spread:
     Attributes:
         rooms: Over rooms, the part that stays however many runs there are.
         rooms_per_run: Over rooms, the part that is new in every run (one run a side).
-        runs: Of one method's overall score between training runs; several for a range of assumptions.
+        runs: Of one method's overall score between training runs, its part by question included; several for a range
+            of assumptions, or the estimate between the ends of its interval.
         layout: The benchmark they hold for.
         source: Where they come from.
     """
@@ -86,8 +100,18 @@ class Spread:
 
     def room_variance(self, k: int, layout: Layout) -> float:
         """Variance over rooms of a difference of k runs a side, scaled to another benchmark's effective questions."""
-        scale = self.layout.effective / layout.effective
-        return scale * (self.rooms**2 + self.rooms_per_run**2 / k)
+        return self._scale(layout) * (self.rooms**2 + self.rooms_per_run**2 / k)
+
+    def run_variance(self, runs: float, layout: Layout) -> float:
+        """Variance between runs of a method on another benchmark, given their standard deviation on this one.
+
+        Runs differ by question as well: that part grows as a benchmark has fewer of them, the rest stays.
+        """
+        questions = self.rooms_per_run**2 / 2
+        return max(runs**2 - questions, 0.0) + self._scale(layout) * questions
+
+    def _scale(self, layout: Layout) -> float:
+        return self.layout.effective / layout.effective
 
 
 def default_spread() -> Spread:
@@ -106,80 +130,6 @@ def default_spread() -> Spread:
     )
 
 
-def spread_from(answers: pd.DataFrame, benchmark: Benchmark, name: str) -> Spread:
-    """The spread that a finished run shows.
-
-    Args:
-        answers: Columns :data:`reports.statistics.answers.COLUMNS`, of one model.
-        benchmark: Whose answers they are.
-        name: What to call the run.
-
-    Raises:
-        UserError: There are not two methods to take a difference of, or its error cannot be estimated.
-    """
-    methods = sorted(answers["method"].unique(), key=lambda method: method != BASE)
-    pairs = default_pairs(methods)
-    pairs = [pair for pair in pairs if BASE not in pair] or pairs
-    if not pairs:
-        raise UserError(f"`--pilot {name}`: it has answers of one method only; a difference needs two")
-    parts = np.array([_room_parts(answers, benchmark, a, b) for a, b in pairs])
-    if np.isnan(parts).any():
-        raise UserError(f"`--pilot {name}`: its questions are of too few {benchmark.cluster}s to estimate an error")
-    by_question = answers.drop_duplicates("question")
-    layout = layout_of(name, benchmark, by_question["type"].tolist(), by_question["cluster"].tolist())
-    runs, found = _run_spread(answers, benchmark)
-    source = f"the pilot {name}: {len(pairs)} pairs, {found}"
-    rooms, per_run = np.sqrt(parts.mean(axis=0))
-    return Spread(float(rooms), float(per_run), runs or default_spread().runs, layout, source)
-
-
-def _room_parts(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) -> tuple[float, float]:
-    """The lasting and the per-run variance over rooms of B minus A."""
-    runs = [answers[answers["method"] == side] for side in (a, b)]
-    seeds = [sorted(side["seed"].unique()) for side in runs]
-    single = [
-        _room_variance(
-            pd.concat([side[side["seed"] == of[i % len(of)]] for side, of in zip(runs, seeds, strict=True)]),
-            benchmark,
-            a,
-            b,
-        )
-        for i in range(max(len(of) for of in seeds))
-    ]
-    one = math.fsum(single) / len(single)
-    shrink = sum(1 / len(of) for of in seeds) / 2
-    if shrink == 1:  # one run a side: their shares are not known, and the defaults' are taken
-        default = default_spread()
-        lasting = one * default.rooms**2 / (default.rooms**2 + default.rooms_per_run**2)
-        return lasting, one - lasting
-    mean = _room_variance(pd.concat(runs), benchmark, a, b)
-    per_run = min(max((one - mean) / (1 - shrink), 0.0), one)
-    return one - per_run, per_run
-
-
-def _room_variance(answers: pd.DataFrame, benchmark: Benchmark, a: str, b: str) -> float:
-    """Squared room-clustered error of the difference of mean answers: one merged run a side."""
-    merged = answers.groupby(
-        ["question", "type", "cluster", "model", "method"], as_index=False, sort=False, observed=True
-    )["score"].mean()
-    return compare(merged.assign(seed=0), [(a, b)], benchmark=benchmark, resamples=0)[0].standard_error ** 2
-
-
-def _run_spread(answers: pd.DataFrame, benchmark: Benchmark) -> tuple[tuple[float, ...], str]:
-    """Standard deviation between runs of a method, pooled, and the upper end of its 95% interval."""
-    counts = Counter(answers.drop_duplicates("question")["type"])
-    weights = pd.Series(benchmark.weights(counts)[1][0], index=list(counts))
-    means = answers.groupby(["model", "method", "seed", "type"], observed=True)["score"].mean().unstack()
-    scores = 100 * (means * weights).sum(axis=1)
-    by_method = scores.groupby(["model", "method"])
-    df = int((by_method.count() - 1).sum())
-    squares = float((by_method.var(ddof=1).fillna(0) * (by_method.count() - 1)).sum())
-    if df < 1 or squares == 0:
-        return (), "one run a method, so that the spread of training runs is assumed"
-    found, high = math.sqrt(squares / df), math.sqrt(squares / stats.chi2.ppf(0.025, df))
-    return (found, high), f"training runs vary by {found:.2f} points, at most {high:.2f} (95%), with {df} df"
-
-
 def detectable(spread: Spread, layout: Layout, k: int, runs: float | None, alpha: float, tests: int = 1) -> float:
     """The difference between two methods with k runs each that is found with 80% power.
 
@@ -187,15 +137,21 @@ def detectable(spread: Spread, layout: Layout, k: int, runs: float | None, alpha
         spread: How far scores vary.
         layout: The benchmark planned.
         k: Runs a method.
-        runs: Standard deviation between training runs, for a claim about methods; None for one about checkpoints.
+        runs: Standard deviation between training runs on the spread's benchmark, for a claim about methods; None for
+            one about checkpoints.
         alpha: Two-sided level.
         tests: For the worst case of Holm's correction over so many pairs.
 
     Returns:
         Points; NaN where the number of runs forbids the claim.
     """
-    error, df = _planned_error(spread, layout, k, runs)
-    return minimum_detectable_effect(error, df, alpha / tests)
+    if runs is None:
+        error = math.sqrt(spread.room_variance(k, layout))
+        return minimum_detectable_effect(error, layout.rooms - 1, alpha / tests)
+    if k < SEEDS_FOR_METHODS:
+        return math.nan
+    difference, half = _planned(spread, layout, k, runs, alpha / tests, tests)
+    return float(np.quantile(half - difference, POWER))
 
 
 def smallest_margin(spread: Spread, layout: Layout, k: int, runs: float | None, alpha: float, tests: int = 1) -> float:
@@ -206,21 +162,37 @@ def smallest_margin(spread: Spread, layout: Layout, k: int, runs: float | None, 
     Returns:
         Points; NaN where the number of runs forbids the claim.
     """
-    error, df = _planned_error(spread, layout, k, runs)
-    return smallest_equivalence_margin(error, df, alpha / tests)
+    if runs is None:
+        error = math.sqrt(spread.room_variance(k, layout))
+        return smallest_equivalence_margin(error, layout.rooms - 1, alpha / tests)
+    if k < SEEDS_FOR_METHODS:
+        return math.nan
+    difference, half = _planned(spread, layout, k, runs, 2 * alpha / tests, tests)
+    return float(np.quantile(half + np.abs(difference), POWER))
 
 
-def _planned_error(spread: Spread, layout: Layout, k: int, runs: float | None) -> tuple[float, float]:
-    """The standard error of a difference and its degrees of freedom; NaN where the number of runs forbids the claim."""
-    parts = [(spread.room_variance(k, layout), layout.rooms - 1)]
-    if runs is not None:
-        if k < SEEDS_FOR_METHODS:
-            return math.nan, math.nan
-        parts += [(runs**2 / k, k - 1)] * 2
-    variance, df = combine(parts)
-    return math.sqrt(variance), df
+def _planned(spread: Spread, layout: Layout, k: int, runs: float, level: float, tests: int) -> tuple[Array, Array]:
+    """Estimated differences of equal methods, and half-widths of their intervals, as a report would find them.
+
+    The larger of two tests has no distribution in a book, so that it is drawn: as many methods as make up the pairs,
+    with equal variances. The clustered variance and that of the runs both hold how runs differ by question, which is
+    why the test is a little shy.
+    """
+    rng = np.random.default_rng(SEED)
+    methods = max(2, (math.isqrt(8 * tests + 1) - 1) // 2)
+    variance = spread.run_variance(runs, layout)
+    found = variance * rng.chisquare(k - 1, (methods, PLANNED_DRAWS)) / (k - 1)
+    rooms = spread.room_variance(k, layout) * rng.chisquare(layout.rooms - 1, PLANNED_DRAWS) / (layout.rooms - 1)
+    df = methods * (k - 1)
+    own: list[Part] = [(of / k, k - 1) for of in found[:2]]
+    both = Runs(guarded(own, df), [(2 * median_unbiased(found.mean(0), df) / k, df)])
+    half = tested(0.0, Clusters(rooms, layout.rooms, layout.cluster), both, Asked(level, 1.0))[1].ci_high
+    error = math.sqrt(spread.room_variance(10**9, layout) + 2 * variance / k)
+    middles = (np.arange(PLANNED_DRAWS) + 0.5) / PLANNED_DRAWS
+    return error * rng.permutation(stats.norm.ppf(middles)), half
 
 
-def smallest_detectable(spread: Spread, layout: Layout, alpha: float) -> float:
+def smallest_detectable(spread: Spread, layout: Layout, alpha: float, tests: int = 1) -> float:
     """The difference in points that any number of runs would find with 80% power: what the rooms alone allow."""
-    return minimum_detectable_effect(math.sqrt(spread.room_variance(10**6, layout)), layout.rooms - 1, alpha)
+    error = math.sqrt(spread.room_variance(10**9, layout))
+    return minimum_detectable_effect(error, layout.rooms - 1, alpha / tests)

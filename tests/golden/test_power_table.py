@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from harness.vsibench.records import Record
 from harness.vsibench.types import QUESTION_TYPES
 from reports.benchmarks.vsibench import VSIBench
 from reports.comparison import Comparison
+from reports.statistics.pilot import spread_from
 from reports.statistics.power import (
     default_spread,
     detectable,
     layout_of,
     smallest_margin,
-    spread_from,
     vsi_bench_layout,
 )
 from reports.tables import advice, power_table
@@ -61,7 +62,15 @@ parameters stand for those here, so that a cell may differ by one in the last pl
 def test_the_defaults_reproduce_the_simulated_table(runs: float | None, k: int) -> None:
     spread, layout = default_spread(), vsi_bench_layout()
     found = [detectable(spread, layout, k, runs, 0.05, tests) for tests in (1, 3)]
-    assert found == pytest.approx(SIMULATED[runs, k], abs=0.07)
+    if runs is None:
+        assert found == pytest.approx(SIMULATED[runs, k], abs=0.07)
+        return
+    # The simulation had no guard against three runs that vary little by chance; with it they need up to a third more.
+    most = 1.35 if k == 3 else 1.06
+    assert all(
+        -0.1 <= ours - simulated <= (most - 1) * simulated + 0.07
+        for ours, simulated in zip(found, SIMULATED[runs, k], strict=True)
+    )
 
 
 def test_the_layout_is_that_of_the_benchmark() -> None:
@@ -76,13 +85,18 @@ def test_fewer_than_three_seeds_allow_no_claim_about_methods() -> None:
     assert math.isnan(smallest_margin(spread, layout, 2, 1.0, 0.05))
     assert detectable(spread, layout, 2, None, 0.05) < detectable(spread, layout, 1, None, 0.05)
     said = " ".join(advice(spread, layout, 1, 0.05, 3))
-    assert "Fewer than 3 seeds allow no claim about methods" in said and "3.9 points" in said
-    said = " ".join(advice(spread, layout, 3, 0.05, 1))
-    assert "differ by 3.1 points" in said and "One more seed per method lowers that to 2.6" in said
+    assert "Fewer than 3 seeds allow no claim about methods; what follows is for 3 per method" in said
+    assert "Equal checkpoints are found equivalent" in said
+    said = " ".join(advice(spread, layout, 5, 0.05, 1))
+    assert "differ by 2.4 points" in said and "by 1.5 to 3.3 over the range" in said
+    seed = f"{detectable(spread, layout, 6, 1.0, 0.05):.1f}"
+    assert f"One more seed per method lowers that to {seed}; twice as many questions" in said
     assert "below about 1.3 points" in said
-    assert "Equal methods are found equivalent with 80% power within a margin of 3.1 points or more" in said
-    table = power_table(spread, layout, [1, 3], 0.05, 3).to_markdown()
-    assert "3.1 [3.9]" in table and "run SD 1.5" in table and "5,130 questions about 288 rooms" in table
+    assert "Equal methods are found equivalent with 80% power within a margin of 2.5 points or more" in said
+    for runs, more in ((0.1, "More questions"), (3.0, "Another seed")):
+        assert f"{more} would buy more" in " ".join(advice(replace(spread, runs=(runs,)), layout, 5, 0.05, 1))
+    table = power_table(spread, layout, [1, 5], 0.05, 3).to_markdown()
+    assert "2.4 [2.9]" in table and "run SD 1.5" in table and "5,130 questions about 288 rooms" in table
 
 
 def test_fewer_questions_need_larger_differences() -> None:
@@ -110,15 +124,40 @@ def pilot(seeds: int, *, runs: float, rng: np.random.Generator, rooms: int = 150
 
 
 def test_a_pilot_gives_back_the_spread_it_was_made_with() -> None:
+    """The pairs with the base model vary less here: it has one run, whose part by question cancels with nothing."""
     rng = np.random.default_rng(5)
     found = [spread_from(pilot(4, runs=1.0, rng=rng, rooms=80), VSIBench(), "pilot") for _ in range(4)]
     rooms = math.sqrt(2 * 5**2 / 80)
-    per_run = math.sqrt(2 * 12**2 * (7 / 64 + 3 / 576) / 80)
-    assert math.sqrt(np.mean([one.rooms**2 for one in found])) == pytest.approx(rooms, rel=0.2)
-    assert math.sqrt(np.mean([one.rooms_per_run**2 for one in found])) == pytest.approx(per_run, rel=0.2)
-    assert math.sqrt(np.mean([one.runs[0] ** 2 for one in found])) == pytest.approx(1.0, rel=0.3)
-    assert all(len(one.runs) == 2 and one.runs[1] > one.runs[0] for one in found)
-    assert "3 pairs" in found[0].source and "9 df" in found[0].source
+    questions = 12 * math.sqrt((7 / 64 + 3 / 576) / 80)
+    assert math.sqrt(np.mean([one.room_variance(1, one.layout) for one in found])) == pytest.approx(
+        math.hypot(rooms, math.sqrt(2) * questions), rel=0.15
+    )
+    assert math.sqrt(np.mean([one.typical**2 for one in found])) == pytest.approx(math.hypot(1.0, questions), rel=0.3)
+    assert all(len(one.runs) == 3 and one.runs[0] < one.runs[1] < one.runs[2] for one in found)
+    assert "6 pairs, those with the base model included" in found[0].source and "9 df" in found[0].source
+
+
+def test_a_small_pilots_run_sd_is_taken_apart_from_the_sampling_of_its_questions() -> None:
+    """24 rooms with 240 questions: runs differ by 0.5 points, and by question so much that their scores do by 1.7."""
+    rng, spreads = np.random.default_rng(11), []
+    for _ in range(6):
+        spreads.append(spread_from(pilot(3, runs=0.5, rng=rng, rooms=24), VSIBench(), "pilot"))
+    large = replace(spreads[0].layout, effective=100 * spreads[0].layout.effective)
+    total = math.sqrt(np.mean([one.typical**2 for one in spreads]))
+    scaled = math.sqrt(np.mean([one.run_variance(one.typical, large) for one in spreads]))
+    assert total == pytest.approx(math.hypot(0.5, 12 * math.sqrt((7 / 64 + 3 / 576) / 24)), rel=0.2)
+    assert scaled < 0.6 * total
+    assert spreads[0].run_variance(1.7, spreads[0].layout) == pytest.approx(1.7**2)
+
+
+def test_a_pilot_that_hardly_trained_promises_nothing() -> None:
+    answers = pilot(3, runs=0.0, rng=np.random.default_rng(9), rooms=40)
+    base = answers[answers["method"] == "base"].set_index("question")["score"]
+    still = answers.assign(score=answers["question"].map(base))
+    moved = np.random.default_rng(1).random(len(still)) < 0.04
+    still.loc[moved & (still["method"] != "base"), "score"] = 0.9
+    with pytest.raises(UserError, match="hardly trained"):
+        spread_from(still, VSIBench(), "runs/smoke")
 
 
 def test_a_pilot_of_one_seed_says_what_it_assumes() -> None:
