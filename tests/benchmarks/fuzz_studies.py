@@ -233,6 +233,8 @@ def run_directories(given: Input) -> None:
 
 
 def _damage_document(given: Input, file: Path) -> None:
+    if file.is_symlink() or (file.exists() and not file.is_file()):  # damaged already: nothing is written through it
+        return
     rng, data = given.rng, file.read_bytes() if file.is_file() else b"{}"
     if rng.random() < 0.08:
         file.unlink(missing_ok=True)
