@@ -110,9 +110,10 @@ class Comparison:
         tables = several_tables(studies, found, alpha)
         files = {name: text for one, table in tables.items() for name, text in _formats(one, [table]).items()}
         written = _publish(out, files, several_page(studies, found, tables, alpha))
-        for table in tables.values():
-            console.print(table)
-            console.print()
+        for name, table in tables.items():
+            if name != "studies":  # too wide for a terminal; where studies differ, the combined table says so
+                console.print(table)
+                console.print()
         for one in found:
             console.print(Text(clean(pooled_sentence(one, alpha)), style="bold"))
         return written

@@ -17,6 +17,7 @@ MAIN = {
     "report.margin": "Equivalence margin",
     "report.alpha": "Level",
     "evaluation.scorer": "Scorer",
+    "evaluation.checkpoint": "Reported checkpoint",
     "digests.train": "Training records",
     "digests.benchmark": "Benchmark",
 }

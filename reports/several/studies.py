@@ -74,7 +74,7 @@ class OneStudy:
             "reported": asked.rule,
             "training records": f"{data.train}, {self.collected.train.digest[:12]}",
             "training prompt": study.prompt.train,
-            "reward": rewards,
+            "reward": f"{rewards}; read as {study.reward.reading}",
         }
 
     @property

@@ -65,7 +65,8 @@ def joint_pairs(studies: Sequence[OneStudy]) -> Table | None:
         "Differences are B minus A in points, within one model; intervals are not corrected for multiple comparisons.",
         MARKED,
     )
-    return _joined("Paired comparisons within each study", having, tables, caption)
+    found = _joined("Paired comparisons within each study", having, tables, caption)
+    return replace(found, footnotes=(*found.footnotes, *_said(having)))
 
 
 def combined_table(found: Sequence[Pooled], alpha: float) -> Table | None:
@@ -144,7 +145,7 @@ def studies_table(studies: Sequence[OneStudy]) -> Table:
                     Cell((one.model, one.model_digest)),
                     Cell((one.results.title,)),
                     Cell((sum(cell.state == "done" for cell in cells), len(cells))),
-                    Cell((one.collected.declared.written,)),
+                    Cell((_declared(one),)),
                     Cell((one.results.report.alpha,)),
                     *(Cell((value,), bold=term in differing) for term, value in one.terms.items()),
                 )
@@ -173,6 +174,26 @@ def pooled_sentence(one: Pooled, alpha: float) -> str:
         f"I² {c.i2:.0f}%, heterogeneity p {'< 0.001' if c.q_p < 0.001 else f'= {c.q_p:.3f}'}."
     )
     return f"{text} Two {one.over} say very little about others." if c.df == 1 else text
+
+
+def _declared(one: OneStudy) -> str:
+    """When a study was declared, and what was amended with results at hand."""
+    plan = one.collected.declared
+    amended = plan.amended_knowingly
+    return plan.written + (f"; amended with results known: {listed(amended)}" if amended else "")
+
+
+def _said(studies: Sequence[OneStudy]) -> list[str]:
+    """What each study says of all its pairs, and what it amended with results at hand; what all say is said once."""
+    said: dict[str, list[str]] = {}
+    for one in studies:
+        amended = one.collected.declared.amended_knowingly
+        own = (
+            f"Not as declared: with results known, {listed(amended)} {'was' if len(amended) == 1 else 'were'} amended."
+        )
+        for sentence in (*one.tables.common, *([own] if amended else [])):
+            said.setdefault(sentence, []).append(one.label)
+    return [text if len(of) == len(studies) else f"{listed(of)}: {text}" for text, of in said.items()]
 
 
 def _joined(title: str, studies: Sequence[OneStudy], tables: Sequence[Table], caption: str) -> Table:

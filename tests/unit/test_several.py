@@ -17,8 +17,12 @@ from study_kit import QUIET, finish_cell, prepare_cells, small_study
 from typer.testing import CliRunner
 
 from harness.cli.app import app
+from harness.config.study import StudyConfig
 from harness.errors import UserError
+from harness.io import read_as
 from harness.models.loading import locate
+from harness.study import matrix
+from harness.study.compare import describe_study, make_plan
 from reports.comparison import Comparison
 from reports.several import pooled, read_studies
 from reports.statistics.combined import Estimate, combine_estimates, covariance
@@ -95,6 +99,29 @@ def test_every_pair_is_combined_with_its_heterogeneity_and_never_averaged(root: 
         assert one.found.ci_low < one.found.difference < one.found.ci_high
         assert one.p_holm >= one.found.p
     assert found[0].found and found[0].found.correlation > 0.1  # the base's and the method's rooms are the same ones
+
+
+def test_what_was_amended_with_results_known_stands_in_the_joint_report(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "second", tmp_path / "amended")
+    study = read_as(StudyConfig, tmp_path / "amended" / "study.json", "")
+    report = study.report.model_copy(update={"alpha": 0.1})
+    prepared = study.model_copy(update={"report": report})
+    plan = make_plan(prepared, QUIET)
+    matrix.write_matrix(
+        tmp_path / "amended",
+        prepared,
+        plan.cells,
+        train_digest=plan.train.digest,
+        benchmark_digest=plan.benchmark.digest,
+    )
+    describe_study(prepared, tmp_path / "amended", plan, QUIET)
+    Comparison().write_several([root / "tiny", tmp_path / "amended"], QUIET, out=tmp_path / "out")
+    assert (
+        "second: Not as declared: with results known, report.alpha was amended."
+        in (tmp_path / "out" / "pairs.md").read_text()
+    )
+    assert "amended with results known: report.alpha" in (tmp_path / "out" / "studies.md").read_text()
+    assert "[CI]" in (tmp_path / "out" / "scores.md").read_text()  # the levels differ, and no head names one of them
 
 
 def test_two_studies_say_how_little_they_say(root: Path, tmp_path: Path) -> None:
