@@ -20,7 +20,7 @@ from reports.declared import declared_blocks
 from reports.page.fairness import budget_in_words, settings_of_methods
 from reports.results import Results
 from reports.samples import Source
-from reports.statistics import SEEDS_FOR_METHODS, Contrast, level, overall
+from reports.statistics import FEW_CLUSTERS, SEEDS_FOR_METHODS, Contrast, level, overall
 from reports.text import Block, Document, count, heading, lines, listed, paragraph, text_table
 
 DIGITS = 16
@@ -163,7 +163,16 @@ def _statistics(report: ReportSection, contrasts: Sequence[Contrast], cluster: s
         f"by {cluster}, which gives the differences in the overall score and in each task with their covariance.",
         f"With at least {SEEDS_FOR_METHODS} finished seeds per method, the variance between training runs is added, "
         "with Welch-Satterthwaite degrees of freedom, and the claim is about methods; with fewer, it is about the "
-        "trained checkpoints only.",
+        "trained checkpoints only. That variance is estimated from the pair's own runs, and from the runs of all "
+        "trained methods as a median-unbiased estimate; the larger p-value and the wider interval count.",
+        "Variants of one method share starting weights and order of data, so that their runs of equal seeds are "
+        "compared as pairs."
+        if any(c.paired_seeds for c in tested)
+        else "",
+        f"Where {cluster}s are few or unequal (fewer than {FEW_CLUSTERS:g} effective ones by Kish's formula), the "
+        f"larger p-value of the t-test and of sign flips over {cluster}s counts."
+        if any(c.effective_rooms < FEW_CLUSTERS for c in tested)
+        else "",
         f"Here all claims are about {next(iter(claims))}." if len(claims) == 1 else "",
         f"Tests are two-sided t-tests at level {report.alpha:g}; intervals are {level(report.alpha)} confidence "
         "intervals, not corrected for multiple comparisons.",

@@ -222,13 +222,13 @@ def test_mistakes_of_the_command_line_say_what_to_write(tmp_path: Path, small_da
 
 
 def test_a_difference_over_clusters_of_one_has_the_interval_of_a_t_test() -> None:
-    values = np.array([0.0, 100.0, 100.0, 0.0, -100.0, 100.0])
+    values = np.tile([0.0, 100.0, 100.0, 0.0, -100.0, 100.0], 4)
 
     def difference(times: int, clusters: Sequence[int], values: np.ndarray = values) -> Contrast:
         """Base answers half right, the method as much more or less as the values say."""
         score = {"base": np.full(len(values), 0.5), "sft": 0.5 + values / 200}
         frames = [
-            pd.DataFrame({"question": [f"{n}/{i}" for i in range(6)], "cluster": [str(c) for c in clusters]}).assign(
+            pd.DataFrame({"question": [f"{n}/{i}" for i in range(24)], "cluster": [str(c) for c in clusters]}).assign(
                 method=method, model="m", seed=0, type="all", score=score[method]
             )
             for method in score
@@ -236,11 +236,11 @@ def test_a_difference_over_clusters_of_one_has_the_interval_of_a_t_test() -> Non
         ]
         return compare(pd.concat(frames), [("base", "sft")], benchmark=General(), resamples=0)[0]
 
-    expected = stats.t.interval(0.95, 5, values.mean() / 2, values.std(ddof=1) / 2 / 6**0.5)
-    once, twice = difference(1, range(6)), difference(2, range(6))
+    expected = stats.t.interval(0.95, 23, values.mean() / 2, values.std(ddof=1) / 2 / 24**0.5)
+    once, twice = difference(1, range(24)), difference(2, range(24))
     assert (once.ci_low, once.ci_high) == pytest.approx(expected)
     assert (twice.ci_low, twice.ci_high) == pytest.approx(expected, rel=0.1)  # twice the same answers tell nothing new
-    assert np.isnan(difference(1, [0] * 6).ci_low)
+    assert np.isnan(difference(1, [0] * 24).ci_low)
 
 
 def test_every_checkpoint_is_evaluated_and_shown_and_not_mixed(tmp_path: Path) -> None:
