@@ -39,6 +39,8 @@ _SPECIAL = {
     "\N{DOUBLE DAGGER}": r"\textdaggerdbl{}",
     "\N{DEGREE SIGN}": r"\textdegree{}",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
+    "\N{SUPERSCRIPT TWO}": r"\textsuperscript{2}",
+    "\N{GREEK SMALL LETTER TAU}": r"$\tau$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "\N{LESS-THAN OR EQUAL TO}": r"$\leq$",
     "\N{GREATER-THAN OR EQUAL TO}": r"$\geq$",

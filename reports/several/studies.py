@@ -85,6 +85,11 @@ class OneStudy:
         """A method's settings, without those of the optimiser, which may differ between models."""
         return _OF_THE_MODEL.sub("", self.collected.description.methods[method].settings).rstrip(", ")
 
+    def answered(self, method: str) -> set[str]:
+        """What identifies all answers of each run of a method, word for word."""
+        mine = self.results.answers[self.results.answers["method"] == method].sort_values("question")
+        return {digest_of(run["answer"].astype(str).tolist()) for _, run in mine.groupby("seed")}
+
     def runs(self) -> dict[tuple[str, int], tuple[str, float]]:
         """By method and seed: what identifies a run's weights, and its overall score."""
         weights = {(c.method, c.seed): " ".join(c.weights.values()) for c in self.collected.cells}
@@ -192,6 +197,9 @@ def _unlike(studies: Sequence[OneStudy], pair: tuple[str, str], over: Over) -> s
         return f"two of the studies are of the same {which}, so they are not independent {over}"
     if differing := list(differing_terms(studies)):
         return f"the studies differ in {', '.join(differing)}"
+    for (first, second), method in itertools.product(itertools.combinations(studies, 2), pair):
+        if first.asked == second.asked and first.answered(method) & second.answered(method):
+            return f"a run of {method} gave the same answers, word for word, in {first.label} and {second.label}"
     for method in pair:
         if method != BASE and len(settings := {one.settings(method) for one in studies}) > 1:
             return f"the settings of {method} differ: {' / '.join(sorted(settings))}"

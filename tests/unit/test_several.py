@@ -36,11 +36,12 @@ MODELS = ("tiny", "second", "third")
 def plant(root: Path, model: str, *, gain: float = 0.0, **changes: Any) -> Path:
     """A finished study of a model, in which the trained methods answer the more rightly the larger the gain."""
     name = changes.pop("name", model)
+    drawn = changes.pop("answers_of", name)
     chosen = model if model == "tiny" else str(root / "models" / model)
     study = small_study(root, name=name, seeds=3, methods=("sft", "dpo"), model={"name": chosen}, **changes)
     _, cells = prepare_cells(study, root / name)
     for cell in cells.values():
-        rng = np.random.default_rng([*name.encode(), *cell.algorithm.encode(), cell.seed])
+        rng = np.random.default_rng([*drawn.encode(), *cell.algorithm.encode(), cell.seed])
         rooms = np.random.default_rng(list(cell.algorithm.encode())).normal(0, 0.2, SCENES).repeat(3)
         likely = RIGHT[cell.algorithm] + (0 if cell.is_base else gain) + rooms
         right = rng.random(3 * SCENES) < likely
@@ -161,6 +162,12 @@ def test_only_like_is_combined_with_like_and_the_difference_is_named(
         assert [one.b for one in found if one.found] == ["sft"]
     else:
         assert len(unlike) == len(found) == 3
+
+
+def test_models_that_answer_alike_word_for_word_are_not_two(root: Path) -> None:
+    double = plant(root, "third", name="double", answers_of="tiny")
+    found = pooled(read_studies([root / "tiny", double]), 0.05)
+    assert found and all(one.found is None and "the same answers, word for word" in one.why for one in found)
 
 
 def test_learning_rates_may_differ_between_models(root: Path) -> None:
