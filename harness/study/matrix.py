@@ -334,7 +334,9 @@ def read_matrix(run_dir: Path) -> Matrix:
     """
     path = run_dir / MATRIX_FILE
     if not path.is_file():
-        raise UserError(f"`{run_dir}`: not a run directory (it has no {MATRIX_FILE}); `harness compare` makes one")
+        below = " ".join(str(one.parent) for one in sorted(run_dir.glob(f"*/{MATRIX_FILE}")))
+        fix = f"name those in it: {below}" if below else "`harness compare` makes one"
+        raise UserError(f"`{run_dir}`: not a run directory (it has no {MATRIX_FILE}); {fix}")
     _refuse_newer(path)
     return read_as(Matrix, path, f"Delete it and {AGAIN}")
 

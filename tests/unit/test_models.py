@@ -14,6 +14,7 @@ from harness.config.study import StudyConfig, load_study
 from harness.console import Console
 from harness.errors import UserError
 from harness.study import models as several
+from harness.study.matrix import read_matrix
 from harness.study.models import ModelStudy, compare_models, run_folders
 
 QUIET = Console(quiet=True)
@@ -84,6 +85,14 @@ def test_two_models_in_one_folder_and_a_run_directory_for_several_are_refused(tm
     (tmp_path / "matrix.json").write_text("{}")
     with pytest.raises(UserError, match="a run directory"):
         run_folders(made("tiny", "other"), tmp_path)
+
+
+def test_the_folder_of_several_run_directories_names_them(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "matrix.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"name those in it: {tmp_path}/a {tmp_path}/b$"):
+        read_matrix(tmp_path)
 
 
 def test_all_are_declared_before_the_first_trains_and_the_rest_go_on_after_a_failure(
