@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
@@ -43,7 +44,8 @@ def score_intervals(answers: pd.DataFrame, benchmark: Benchmark, level: float = 
     mean = mean.assign(model="", seed=0)
     both = pd.concat([mean.assign(method="this"), mean.assign(method="zero", score=0.0)])
     found = compare(both, [("zero", "this")], benchmark=benchmark, alpha=1 - level, resamples=0)
-    rows = {c.task: (c.difference, c.ci_low, c.ci_high) for c in found}
+    # Of few clusters an interval is as wide as what is possible, which for a score is less than for a difference.
+    rows = {c.task: (c.difference, *np.clip([c.ci_low, c.ci_high], 0, 100)) for c in found}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["score", "low", "high"])
 
 

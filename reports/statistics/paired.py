@@ -218,7 +218,7 @@ def _alike(contrast: Contrast, differs: bool, same_answers: bool) -> Contrast:
     """Without any differing score there is no variance over clusters to test with."""
     if math.isnan(contrast.p) or differs:
         return contrast
-    if same_answers and contrast.standard_error == 0:
+    if same_answers:
         return replace(contrast, verdict="equivalent", note="both sides gave the same answer to every question")
     if contrast.standard_error:
         note = "both sides score alike in the mean on every question, so that their runs are the only chance"
