@@ -21,9 +21,9 @@ from harness.outputs import Outputs, inside
 from harness.plugins import registry
 from harness.study.setup import benchmark_source
 from harness.visible import clean
-from reports.collect import CellResult, Evaluated, collect
+from reports.collect import CellResult, Collected, Evaluated, collect
 from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
-from reports.results import results_of
+from reports.results import Results, results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.settled import settled
 from reports.several import pooled, pooled_sentence, read_studies, several_page, several_tables
@@ -33,6 +33,7 @@ from reports.tables import (
     Tables,
     additional_table,
     advice,
+    against_compute,
     build_tables,
     csv_text,
     latex_document,
@@ -54,7 +55,9 @@ class Comparison:
         summary: One line for ``harness list``.
     """
 
-    summary: ClassVar[str] = "scores, pairs, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
+    summary: ClassVar[str] = (
+        "scores, pairs, score against compute, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
+    )
 
     def write(
         self, run_dir: Path, console: Console, *, with_published: bool = False, out: Path | None = None
@@ -72,10 +75,9 @@ class Comparison:
         """
         collected = collect(run_dir)
         results = results_of(collected)
-        additional = {k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()}
-        tables = replace(build_tables(results, with_published=with_published), additional=additional)
+        tables = tables_of(collected, results, with_published=with_published)
         files = table_files(tables)
-        for name, table in additional.items():
+        for name, table in tables.additional.items():
             files |= _formats(f"additional-{name}", [table])
         curves = {"checkpoints": collected.headline}
         curves |= {f"additional-{name}-checkpoints": one for name, one in collected.additional.items()}
@@ -125,7 +127,7 @@ class Comparison:
             UserError: As :meth:`harness.outputs.Outputs.check`.
         """
         more = [f"additional-{name}" for name in study.evaluation.more]
-        names = [f"{name}.{kind}" for name in ("scores", "pairs", "sensitivity", *more) for kind in FORMATS]
+        names = [f"{name}.{kind}" for name in ("scores", "pairs", "sensitivity", "compute", *more) for kind in FORMATS]
         more += [DEVELOPMENT] if DEVELOPMENT in study.evaluation.asked else []
         names += [f"{name}.csv" for name in ("checkpoints", *(f"{one}-checkpoints" for one in more))]
         Outputs(_report_folder(run_dir), REPORT_LIST).check([*names, *possible_files(study)])
@@ -230,16 +232,32 @@ def _layout(study: StudyConfig, benchmark: Dataset) -> Layout:
     return layout_of(title, rules, [one.type for one in asked], [one.cluster for one in asked])
 
 
+def tables_of(collected: Collected, results: Results, *, with_published: bool = False) -> Tables:
+    """Every table of a run directory.
+
+    Args:
+        collected: The run directory.
+        results: Its headline benchmark's.
+        with_published: Show published results next to ours even if the study does not.
+    """
+    tables = build_tables(results, with_published=with_published)
+    return replace(
+        tables,
+        additional={k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()},
+        compute=against_compute(collected, results, tables.rows, tables.contrasts),
+    )
+
+
 def table_files(tables: Tables) -> dict[str, bytes]:
-    """Scores, pairs and scorer sensitivity in every format, by the names of their files."""
+    """Scores, pairs, score against compute and scorer sensitivity in every format, by the names of their files."""
     files = _formats("scores", [tables.scores])
     if tables.pairs is not None:
         said = [f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts]
         said += [f"\n{escape_markdown(sentence)}\n" for sentence in tables.common]
         files |= _formats("pairs", [table for table in (tables.pairs, tables.tasks) if table], head="".join(said))
-        contrasts = pd.DataFrame(tables.contrasts)
-        whole = contrasts.astype(object).where(contrasts.notna(), None).to_dict("records")
-        files |= {"pairs.json": json_text(whole).encode(), "pairs.csv": csv_text(contrasts).encode()}
+        files |= _records("pairs", pd.DataFrame(tables.contrasts))
+    if tables.compute is not None:
+        files |= _formats("compute", tables.compute.tables) | _records("compute", tables.compute.frame)
     return files | (_formats("sensitivity", [tables.sensitivity]) if tables.sensitivity else {})
 
 
@@ -280,6 +298,12 @@ def _formats(name: str, tables: Sequence[Table], head: str = "") -> dict[str, by
         tables[0].to_json(),
     )
     return {f"{name}.{kind}": text.encode() for kind, text in zip(FORMATS, texts, strict=True)}
+
+
+def _records(name: str, frame: pd.DataFrame) -> dict[str, bytes]:
+    """A frame as CSV and JSON, for numbers of more than one table."""
+    whole = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return {f"{name}.csv": csv_text(frame).encode(), f"{name}.json": json_text(whole).encode()}
 
 
 def _report_folder(run_dir: Path) -> Path:

@@ -195,6 +195,11 @@ def count(n: float, noun: str) -> str:
     return f"{number} {noun}{'' if n == 1 else 's'}"
 
 
+def amount(value: float) -> str:
+    """A quantity to the unit, a small one to three digits: ``1,783``, ``99.3``, ``0.412``."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them: ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -111,7 +111,8 @@ def _write_cell(
         _write_answers(folder / study.evaluation.benchmark / f"step-{step:06d}", lines, weights[step])
         if not base:
             consumed = {"steps": step, "examples": examples, "seconds": seconds * _cost(method), "updates": step}
-            consumed |= {"tokens_sampled": 9000, "tokens_trained": 4000, "forward_passes": 400, "peak_memory": 2**29}
+            consumed |= {"tokens_sampled": 0 if method == "sft" else 150 * step, "tokens_trained": 60 * step}
+            consumed |= {"forward_passes": round(6 * step * _cost(method)), "peak_memory": 2**29}
             manifest = folder / "checkpoints" / f"step-{step:06d}" / "manifest.json"
             write_sealed(manifest, {"digest": weights[step], "consumed": consumed})
             write_json(folder / "compute.json", consumed)

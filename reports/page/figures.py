@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.config.study import BASE
-from reports.statistics import OVERALL, Contrast, overall
+from reports.statistics import COSTS, OVERALL, Contrast, overall
 from reports.tables import difference_text
 
 WIDTH, WIDE = 3.5, 7.2
@@ -238,11 +238,32 @@ def task_bars(
 
 @mpl.rc_context(_STYLE)
 def learning_curve(
-    lines: pd.DataFrame, bands: pd.DataFrame, x: str, xlabel: str, palette: Palette, labels: Mapping[str, str]
+    lines: pd.DataFrame,
+    bands: pd.DataFrame,
+    x: str,
+    palette: Palette,
+    labels: Mapping[str, str],
+    *,
+    at: float | None = None,
+    front: Sequence[tuple[float, float]] = (),
 ) -> Figure:
-    """Score at every checkpoint: thin lines for seeds, a thick one for their mean, with its interval over clusters."""
+    """Score at every checkpoint: thin lines for seeds, a thick one for their mean, with its interval over clusters.
+
+    Args:
+        lines: By run, see :func:`reports.statistics.learning_curves`.
+        bands: By method.
+        x: The column that it is drawn against.
+        palette: Colours of the methods.
+        labels: Display names of the methods.
+        at: Where to draw a dotted vertical line.
+        front: Corners of a Pareto front, by cost.
+    """
     figure, axes = new_axes(2.5)
+    lines, bands = (table.dropna(subset=[x]) for table in (lines, bands))
     start, base = (table[table["method"] == BASE] for table in (lines, bands))
+    if front:
+        end = (float(lines[x].max()), front[-1][1])
+        axes.step(*zip(*front, end, strict=True), where="post", color=INK, alpha=0.3, linewidth=3, label="Pareto front")
     for method in palette.ordered(bands["method"]):
         colour = palette.colour(method)
         for _, run in lines[lines["method"] == method].groupby("seed"):
@@ -253,25 +274,12 @@ def learning_curve(
         marker = palette.marker(method)
         axes.plot(mean[x], mean["score"], f"-{marker}", color=colour, linewidth=1.8, markersize=4, label=labels[method])
     _base_line(axes, bands, labels)
+    if at is not None:
+        axes.axvline(at, color=INK, linewidth=1, linestyle=":")
     axes.set_xlim(left=0)
-    return _labelled(figure, xlabel, "score in points")
-
-
-@mpl.rc_context(_STYLE)
-def compute_plot(lines: pd.DataFrame, bands: pd.DataFrame, palette: Palette, labels: Mapping[str, str]) -> Figure:
-    """Final score against device time of training: small markers for seeds, a large one for their mean."""
-    figure, axes = new_axes(2.5)
-    finals = bands.sort_values("order").groupby("method").tail(1).set_index("method")
-    for method in palette.ordered(finals.index):
-        row, colour, marker = finals.loc[method], palette.colour(method), palette.marker(method)
-        runs = lines[lines["method"] == method].sort_values("order").groupby("seed").tail(1)
-        axes.plot(runs["seconds"], runs["score"], marker, color=colour, markersize=3.5, alpha=0.5, linewidth=0)
-        axes.plot([row["seconds"]] * 2, [row["low"], row["high"]], color=colour, linewidth=1.4)
-        axes.plot(row["seconds"], row["score"], marker, color=colour, markersize=6.5, label=labels[method])
-    _base_line(axes, bands, labels)
-    axes.margins(y=0.12)
-    axes.set_xlim(0, 1.12 * max(1e-9, *finals["seconds"].fillna(0)))
-    return _labelled(figure, "device seconds of training, without evaluation", "score in points")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    return _labelled(figure, "training examples" if x == "examples" else f"{COSTS[x]} of training", "score in points")
 
 
 @mpl.rc_context(_STYLE)

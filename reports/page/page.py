@@ -26,7 +26,6 @@ from reports.page.figures import (
     TRAINING,
     Drawing,
     Palette,
-    compute_plot,
     drawn,
     forest,
     learning_curve,
@@ -36,9 +35,9 @@ from reports.page.figures import (
 )
 from reports.page.methods import questions_asked
 from reports.results import Results
-from reports.statistics import LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
-from reports.tables import Tables, Verdict, tally
-from reports.text import Document, count, listed
+from reports.statistics import COSTS, LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
+from reports.tables import AgainstCompute, Tables, Verdict, tally
+from reports.text import Document, amount, count, listed
 
 PAGE = "index.html"
 FAIRNESS, METHODS = "fairness.md", ("methods.md", "methods.tex")
@@ -110,7 +109,7 @@ def page_files(
 def possible_files(study: StudyConfig) -> list[str]:
     """The files that :func:`page_files` may make of a study's results."""
     methods = [BASE, *study.methods]
-    names = ["tasks", "tasks-narrow", "forest", "learning-examples", "learning-seconds", "compute"]
+    names = ["tasks", "tasks-narrow", "forest", "learning-examples", *(f"compute-{cost}" for cost in COSTS)]
     names += [f"training-{key}" for key in TRAINING]
     names += [_forest_name(a, b) for a in methods for b in methods if a != b]
     return [PAGE, FAIRNESS, *METHODS, *(f"figures/{name}.{kind}" for name in names for kind in ("svg", "pdf"))]
@@ -124,7 +123,7 @@ def _draw(
     collected: Collected | None,
 ) -> Drawings:
     """Draw every figure that the results allow."""
-    drawings: Drawings = {"scores": [], "differences": [], "learning": [], "training": []}
+    drawings: Drawings = {"scores": [], "differences": [], "learning": [], "compute": [], "training": []}
 
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
         drawings[section].append(drawn(figure, name, caption))
@@ -152,8 +151,8 @@ def _draw(
         figure = task_forest([c for c in contrasts if c.task in shown], a, b, palette.colour(b), titles)
         add("differences", _forest_name(a, b), caption, figure)
     if collected is not None:
-        for name, caption, figure in _learning(collected, palette, labels):
-            add("learning", name, caption, figure)
+        for section, name, caption, figure in _curves(collected, tables.compute, palette, labels):
+            add(section, name, caption, figure)
         metrics = training_metrics(collected)
         for key, (_, caption) in TRAINING.items():
             if key in metrics and metrics[key].notna().any():
@@ -168,18 +167,22 @@ def _forest_name(a: str, b: str) -> str:
     return name if name == text else f"{name}-{digest_of([a, b])[:8]}"
 
 
-def _learning(collected: Collected, palette: Palette, labels: Mapping[str, str]) -> Iterator[tuple[str, str, Figure]]:
+def _curves(
+    collected: Collected, compute: AgainstCompute | None, palette: Palette, labels: Mapping[str, str]
+) -> Iterator[tuple[str, str, str, Figure]]:
+    """Section, name, caption and figure of score against examples and against each cost."""
     lines, bands = learning_curves(collected)
-    trained = bands[bands["method"] != BASE]
-    for key, axis, caption in (
-        ("examples", "training examples", "Score against training examples; the base model is at 0."),
-        ("seconds", "device seconds of training", "Score against device time of training, without evaluation."),
-    ):
-        if trained[key].notna().any():
-            yield f"learning-{key}", caption, learning_curve(lines, bands, key, axis, palette, labels)
-    if trained["seconds"].notna().any():
-        caption = "Score of the last checkpoint against its training time. Small markers: single seeds."
-        yield "compute", caption, compute_plot(lines, bands, palette, labels)
+    if bands.loc[bands["method"] != BASE, "examples"].notna().any():
+        caption = "Score against training examples; the base model is at 0."
+        yield "learning", "learning-examples", caption, learning_curve(lines, bands, "examples", palette, labels)
+    for one in compute.equal if compute else ():
+        caption = (
+            f"Score against {COSTS[one.cost]} of training, the base model at 0. Dotted: {amount(one.at)}, the most "
+            "that every run used. Grey steps: the Pareto front of the reported scores."
+        )
+        front = list(compute.fronts[one.cost].values()) if compute else []
+        figure = learning_curve(lines, bands, one.cost, palette, labels, at=one.at, front=front)
+        yield "compute", f"compute-{one.cost}", caption, figure
 
 
 def _title(results: Results, labels: Mapping[str, str]) -> str:
@@ -235,6 +238,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "scores": True,
         "additional": context["tables"].additional,
         "learning": drawings["learning"],
+        "compute": context["tables"].compute,
         "training": drawings["training"],
         "samples": True,
         "fairness": context["fairness"],

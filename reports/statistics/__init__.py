@@ -1,7 +1,7 @@
 """Paired comparisons, intervals, curves and power. Other rooms import from here."""
 
 from reports.statistics.combined import Combined, combine_estimates, estimate_of
-from reports.statistics.compute import COSTS, training_costs
+from reports.statistics.compute import COSTS, EqualCost, equal_costs, pareto_front, training_costs
 from reports.statistics.contrast import (
     MARGIN,
     OVERALL,
@@ -37,6 +37,7 @@ __all__ = [
     "SEEDS_FOR_METHODS",
     "Combined",
     "Contrast",
+    "EqualCost",
     "Layout",
     "Spread",
     "combine_estimates",
@@ -45,12 +46,14 @@ __all__ = [
     "default_spread",
     "detectable",
     "disagreements",
+    "equal_costs",
     "estimate_of",
     "holm",
     "layout_of",
     "learning_curves",
     "level",
     "overall",
+    "pareto_front",
     "refuse_repeats",
     "repeat_notes",
     "score_intervals",

@@ -1,24 +1,18 @@
-"""What the figures draw, as tables: scores with intervals, what training consumed, what it logged."""
+"""What the figures draw, as tables: scores with intervals, learning curves, what training logged."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
 
 from harness.api.benchmark import Benchmark
-from harness.config.study import BASE
-from harness.io import read_sealed
 from harness.study.matrix import CELLS
-from harness.train.checkpoint import MANIFEST, folder_name
-from harness.train.meter import Consumption
-from harness.train.run import CHECKPOINTS
 from harness.train.tracking import METRICS_FILE, read_metrics
-from reports.collect import CellResult, Collected
+from reports.collect import Collected
+from reports.statistics.compute import COSTS, checkpoint_costs
 from reports.statistics.contrast import OVERALL
 from reports.statistics.paired import compare
 
@@ -55,31 +49,19 @@ def learning_curves(collected: Collected) -> tuple[pd.DataFrame, pd.DataFrame]:
     Checkpoints of different seeds belong together by their order, since a budget in seconds ends at other steps.
 
     Returns:
-        Lines, one row a run and checkpoint: method, seed, order, step, score, examples, seconds. Bands, one row a
-        method and checkpoint, means over seeds: method, order, score, low, high, examples, seconds. ``examples`` and
-        ``seconds`` are NaN where no cell recorded them.
+        Lines, one row a run and checkpoint: as :func:`checkpoint_costs`, and score. Bands, one row a method and
+        checkpoint, means over seeds: method, order, score, low, high, examples and costs, NaN where one is not known.
     """
-    headline = collected.headline
-    answers, benchmark = headline.answers, headline.benchmark
-    runs = answers[["method", "seed", "step"]].drop_duplicates()
-    runs["order"] = runs.groupby(["method", "seed"])["step"].rank().astype(int) - (runs["method"] == BASE)
-    answers = answers.merge(runs, on=["method", "seed", "step"])
-    cells = {(cell.method, cell.seed): cell for cell in collected.cells}
-    lines, bands = [], []
+    headline, lines = collected.headline, checkpoint_costs(collected)
+    lines["score"] = [by[headline.scorer].figures.overall for by in headline.points.values()]
+    answers = headline.answers.merge(lines[["method", "seed", "step", "order"]], on=["method", "seed", "step"])
+    bands = []
     for (method, order), group in answers.groupby(["method", "order"], sort=False):
-        found = []
-        for seed, step in sorted(set(zip(group["seed"], group["step"], strict=True))):
-            overall = headline.points[str(method), cast(int, seed), cast(int, step)][headline.scorer].figures.overall
-            where = {"method": method, "seed": seed, "order": order, "step": step, "score": overall}
-            found.append(where | _consumed(collected.run_dir, cells[str(method), cast(int, seed)], cast(int, step)))
-        lines += found
-        means = pd.DataFrame(found)[["examples", "seconds"]].mean()
-        band = score_intervals(group, benchmark).loc[OVERALL]
+        mine = lines[(lines["method"] == method) & (lines["order"] == order)]
+        means = mine[["examples", *COSTS]].mean(skipna=False)
+        band = score_intervals(group, headline.benchmark).loc[OVERALL]
         bands.append({"method": method, "order": order, **band.to_dict(), **means.to_dict()})
-    return (
-        pd.DataFrame(lines).sort_values(["method", "order", "seed"]),
-        pd.DataFrame(bands).sort_values(["method", "order"]),
-    )
+    return lines.sort_values(["method", "order", "seed"]), pd.DataFrame(bands).sort_values(["method", "order"])
 
 
 def training_metrics(collected: Collected) -> pd.DataFrame:
@@ -89,33 +71,6 @@ def training_metrics(collected: Collected) -> pd.DataFrame:
         if cell.state == "done" and (lines := _logged(collected.run_dir, cell.cell)):
             frames.append(pd.DataFrame(lines).assign(method=cell.method, seed=cell.seed))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
-
-
-def _consumed(run_dir: Path, cell: CellResult, step: int) -> dict[str, float]:
-    """Examples and device seconds until a checkpoint: from its manifest, else summed from the log."""
-    if cell.method == BASE:
-        return {"examples": 0.0, "seconds": 0.0}
-    unknown = {"examples": math.nan, "seconds": math.nan}
-    folder = run_dir / CELLS / cell.cell / CHECKPOINTS / folder_name(step)
-    if (folder / MANIFEST).is_file():
-        found = read_sealed(_Manifest, folder / MANIFEST, "Delete the checkpoint's folder, whose answers stay")
-        if found.consumed and found.digest == cell.weights[folder.name]:
-            return {key: float(getattr(found.consumed, key)) for key in unknown}
-    lines = [line for line in _logged(run_dir, cell.cell) if line["step"] <= step]
-    if not lines:
-        return unknown
-    examples = lines[-1].get("examples")
-    return {
-        "examples": math.nan if examples is None else float(examples),
-        "seconds": math.fsum(line.get("seconds") or 0 for line in lines),
-    }
-
-
-class _Manifest(BaseModel):
-    """What is read of a checkpoint's manifest."""
-
-    digest: str
-    consumed: Consumption | None = None
 
 
 def _logged(run_dir: Path, cell: str) -> list[dict[str, Any]]:

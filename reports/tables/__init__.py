@@ -1,6 +1,7 @@
 """The tables of a report and its verdicts. Other rooms import from here."""
 
 from reports.tables.build import Tables, additional_table, build_tables
+from reports.tables.compute import AgainstCompute, against_compute
 from reports.tables.pairs import difference_text, p_text
 from reports.tables.power import advice, power_table
 from reports.tables.scores import BASELINES
@@ -10,6 +11,7 @@ from reports.tables.verdicts import Verdict, number, tally
 __all__ = [
     "BASELINES",
     "MISSING",
+    "AgainstCompute",
     "Cell",
     "Column",
     "Row",
@@ -19,6 +21,7 @@ __all__ = [
     "Verdict",
     "additional_table",
     "advice",
+    "against_compute",
     "build_tables",
     "csv_text",
     "difference_text",

@@ -14,6 +14,7 @@ from reports.benchmarks import VSIBench
 from reports.declared import amended_notes
 from reports.results import Results
 from reports.statistics import Contrast, compare
+from reports.tables.compute import AgainstCompute
 from reports.tables.pairs import pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
 from reports.tables.scores import ScoreRow, score_rows, scores_table
@@ -36,6 +37,7 @@ class Tables:
         tasks: Differences by task; None without two methods or without tasks.
         common: What a reader must know to judge the verdicts and what is not about one pair alone, a sentence each.
         additional: The scores on each additional benchmark, by its name.
+        compute: Score against compute; None where it is not known.
     """
 
     scores: Table
@@ -47,6 +49,7 @@ class Tables:
     tasks: Table | None
     common: tuple[str, ...] = ()
     additional: Mapping[str, Table] = field(default_factory=dict)
+    compute: AgainstCompute | None = None
 
 
 def build_tables(results: Results, *, with_published: bool = False) -> Tables:

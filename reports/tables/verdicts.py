@@ -271,8 +271,8 @@ def number(value: float, sign: str = "") -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio to two significant digits: ``1.9``, ``17``, ``0.53``."""
-    return f"{float(f'{ratio:.2g}'):g}"
+    """A ratio to two digits: ``1.9``, ``17``, ``0.53``."""
+    return f"{ratio:.1f}" if 0.995 <= ratio < 9.95 else f"{float(f'{ratio:.2g}'):g}"
 
 
 def points(value: float, form: str = ".1f") -> str:
