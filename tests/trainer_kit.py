@@ -122,10 +122,11 @@ class Kit:
             **({"learning_rate": 1e-3, "warmup_steps": 0, "prompts_per_step": 4, "micro_batch": 8} | settings)
         )
         rollouts = RolloutSection(**({"max_new_tokens": 6, "batch": 64} | (rollout or {})))
+        reference = policy.reference() if needs.reference or needs.offline else policy
         groups = GroupBuilder(
             policy=policy,
-            reference=policy.reference() if needs.reference else policy,
-            sampler=TransformersSampler(policy, rollouts.batch),
+            reference=reference,
+            sampler=TransformersSampler(reference if needs.offline else policy, rollouts.batch),
             rewards=WeightedRewards({"toy": TextReward(reward)}, {"toy": 1.0}),
             needs=needs,
             rollout=rollouts,

@@ -95,8 +95,8 @@ class TRLDPOConfig(DPOConfig):
 class TRLDPO(TRLTrainer):
     """``trl.DPOTrainer``, with video, on the pairs that ``dpo`` would choose.
 
-    TRL's DPO does not sample: the engine samples and scores the completions of each step and chooses pairs as ``dpo``
-    does, so both see the same pairs as long as their weights are equal.
+    TRL's DPO does not sample: the engine samples and scores completions of the starting model and chooses pairs as
+    ``dpo`` does, so both see the same pairs.
     """
 
     Config: ClassVar[type[StrictConfig]] = TRLDPOConfig
@@ -105,7 +105,7 @@ class TRLDPO(TRLTrainer):
     summary = "TRL 1.16's own DPO trainer, with video, on the engine's pairs."
     remarks: ClassVar[Sequence[str]] = (
         *TRLTrainer.remarks,
-        "completions are sampled by the engine; log-probabilities in TRL's loss are at temperature 1",
+        "completions are sampled by the engine",
     )
 
     @property

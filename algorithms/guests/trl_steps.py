@@ -155,8 +155,9 @@ class EngineSteps(TrainerCallback):
         def count(*_: Any) -> None:
             self._passes += 1
 
-        parts = [part for model in models for part in (model.model.language_model, model.model.visual)]
-        hooks = [part.register_forward_hook(count) for part in parts]
+        # A frozen tower may be in several models.
+        parts = {id(part): part for one in models for part in (one.model.language_model, one.model.visual)}
+        hooks = [part.register_forward_hook(count) for part in parts.values()]
         try:
             yield
         finally:
@@ -190,7 +191,8 @@ def train(trainer: Any, steps: EngineSteps) -> None:
     trainer.add_callback(steps)
     reference: Any = getattr(trainer, "ref_model", None)
     try:
-        with steps.counting(run.policy.base, *([] if reference is None else [reference])):
+        sampled = run.groups.reference.base  # by an offline method
+        with steps.counting(run.policy.base, sampled, *([] if reference is None else [reference])):
             trainer.train()
     finally:
         for module in (model, run.policy.base):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Source = Literal["policy", "gold", "corrupted", "shuffled"]
+Source = Literal["policy", "base", "gold", "corrupted", "shuffled"]
 Reduction = Literal["token", "sequence", "unit"]
 
 
@@ -22,8 +22,9 @@ class Completion:
         text: Decoded text without special tokens.
         reward: The weighted reward, or NaN if the study has none.
         parts: The unweighted rewards by name.
-        source: ``policy`` if sampled; ``gold`` for the data set's answer; ``corrupted`` for a wrong answer made from
-            it; ``shuffled`` if sampled with the video's frames in random order, for comparison and never trained on.
+        source: ``policy`` if sampled from the policy, ``base`` if from the starting weights; ``gold`` for the data
+            set's answer; ``corrupted`` for a wrong answer made from it; ``shuffled`` if sampled with the video's frames
+            in random order, for comparison and never trained on.
         behaviour: Per-token log-probabilities under the policy at sampling (empty unless needed).
         reference: Per-token log-probabilities under the reference model (empty unless needed).
         truncated: Whether it was cut off by the token limit.
@@ -86,6 +87,8 @@ class Needs:
         resample_dropped: Whether prompts whose groups ``experience`` dropped are replaced by new ones.
         reduce: What the engine averages the loss over: ``token``, ``sequence`` (one number per
             sample) or ``unit`` (one number per unit).
+        offline: Whether rollouts are sampled once for each prompt, from the starting weights, and kept; their source is
+            ``base``. Otherwise they are sampled from the current policy whenever the prompt is drawn.
     """
 
     rollouts: int = 0
@@ -96,6 +99,7 @@ class Needs:
     behaviour: bool = False
     resample_dropped: bool = False
     reduce: Reduction = "sequence"
+    offline: bool = False
 
 
 @dataclass

@@ -162,7 +162,8 @@ def new(
 def describe_needs(needs: Needs) -> str:
     """What a method needs of the engine, in a few words."""
     parts = {
-        f"{needs.rollouts} completion{'s' * (needs.rollouts > 1)} sampled": needs.rollouts,
+        f"{needs.rollouts} completion{'s' * (needs.rollouts > 1)} sampled"
+        f"{' once, from the starting weights' * needs.offline}": needs.rollouts,
         f"{needs.shuffled} more with frames shuffled": needs.shuffled,
         "gold answer": needs.gold,
         "corrupted answer": needs.corrupted,

@@ -57,7 +57,7 @@ def can_reuse(policy: ModelRunner, needs: Needs, updates_per_batch: int) -> bool
         needs: The method's.
         updates_per_batch: ``train.updates_per_batch``.
     """
-    if updates_per_batch != 1 or not needs.rollouts or needs.shuffled:
+    if updates_per_batch != 1 or not needs.rollouts or needs.offline or needs.shuffled:
         return False
     if policy.engine != "shared" or policy.device.type != "cpu" or policy.precision != "fp32":
         return False

@@ -111,7 +111,7 @@ def account_for(
         videos=videos,
         reused=prompts if reused else 0,
     )
-    reference = algorithm.needs.reference
+    reference = algorithm.needs.reference or algorithm.needs.offline
     return footprint(
         config, study.model, precision, load, reference=reference, optimizer=train.optimizer, cuda=limit.cuda
     )
@@ -139,7 +139,7 @@ def trained_completions(algorithm: Method) -> int:
         known = (-1.0,)
         return Completion("p", (number + 1,), str(number), float(number), {}, source, known, known)
 
-    sampled = [one(number, "policy") for number in range(needs.rollouts)]
+    sampled = [one(number, "base" if needs.offline else "policy") for number in range(needs.rollouts)]
     shuffled = [one(number, "shuffled") for number in range(needs.shuffled)]
     corrupted = [one(0, "corrupted") for _ in range(needs.corrupted)]
     gold = [one(1, "gold")] if needs.gold else []

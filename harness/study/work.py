@@ -228,10 +228,11 @@ def train_cell(
 
 def _training_run(setup: Setup, needs: Needs, cell_dir: Path, about: dict[str, Any], ranks: Ranks) -> TrainingRun:
     study = setup.study
+    reference = setup.policy.reference() if needs.reference or needs.offline else setup.policy
     groups = GroupBuilder(
         policy=setup.policy,
-        reference=setup.policy.reference() if needs.reference else setup.policy,
-        sampler=make_sampler(setup.policy, study.rollout, study.rollout.batch),
+        reference=reference,
+        sampler=make_sampler(reference if needs.offline else setup.policy, study.rollout, study.rollout.batch),
         rewards=build_rewards(study),
         needs=needs,
         rollout=study.rollout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.api.reward import WeightedRewards
@@ -27,7 +27,7 @@ class GroupBuilder:
     Attributes:
         policy: The model being trained.
         reference: The frozen reference model (the policy itself where adapters can be switched off).
-        sampler: Samples the policy's completions.
+        sampler: Samples the completions: the policy's, or of an offline method the reference model's.
         rewards: The study's weighted rewards.
         needs: What the method asks for.
         rollout: Temperature, token limit.
@@ -35,6 +35,7 @@ class GroupBuilder:
         seed: The repetition's seed.
         micro_batch: Completions in one reference pass; halved for good when memory runs out.
         tokens_sampled: Tokens of all completions sampled so far.
+        offline: The completions that an offline method keeps, by prompt.
     """
 
     policy: Policy
@@ -47,6 +48,7 @@ class GroupBuilder:
     seed: int
     micro_batch: int
     tokens_sampled: int = field(default=0, init=False)
+    offline: dict[str, tuple[Completion, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._batch = AdaptiveBatchSize("the reference pass", self.micro_batch)
@@ -55,9 +57,10 @@ class GroupBuilder:
     def temperature(self) -> float:
         """Divides the logits of every log-probability: that of sampling, or 1 where nothing is sampled.
 
-        A policy gradient needs the distribution that was sampled from; SFT and DPO on written answers have none.
+        A policy gradient needs the distribution that was sampled from; SFT, and DPO on answers that are given, have
+        none.
         """
-        return self.rollout.temperature if self.needs.rollouts else 1.0
+        return self.rollout.temperature if self.needs.rollouts and not self.needs.offline else 1.0
 
     def build(self, prompts: Sequence[EncodedPrompt], step: int, places: Sequence[int] | None = None) -> list[Group]:
         """One group a prompt, each completion scored.
@@ -68,7 +71,10 @@ class GroupBuilder:
             places: The prompts' places in the step; 0, 1, ... if None.
         """
         places = range(len(prompts)) if places is None else places
-        sampled = self._sample(prompts, self.needs.rollouts, step, places)
+        if self.needs.offline:
+            sampled = self._kept(prompts)
+        else:
+            sampled = self._sample(prompts, self.needs.rollouts, step, places)
         completions = [
             [*sampled[index], *self._given(prompt, step, place)]
             for index, (prompt, place) in enumerate(zip(prompts, places, strict=True))
@@ -80,6 +86,50 @@ class GroupBuilder:
             Group(prompt.id, tuple(self._score(one, prompt) for one in (*own, *more)), prompt.record.question_type)
             for prompt, own, more in zip(prompts, completions, shuffled, strict=True)
         ]
+
+    def keep(self, groups: Sequence[Group]) -> None:
+        """Keep the offline completions of groups, which another rank may have sampled."""
+        for group in groups:
+            if found := group.by_source("base"):
+                self.offline.setdefault(group.prompt_id, found)
+
+    def offline_state(self) -> dict[str, list[tuple[tuple[int, ...], str, bool]]]:
+        """The kept completions, to be stored with a checkpoint."""
+        return {key: [(one.tokens, one.text, one.truncated) for one in kept] for key, kept in self.offline.items()}
+
+    def restore_offline(self, state: Mapping[str, Sequence[tuple[Sequence[int], str, bool]]]) -> None:
+        """Keep what :meth:`offline_state` gave."""
+        for key, kept in state.items():
+            self.offline[key] = tuple(
+                Completion(key, tuple(tokens), text, source="base", truncated=truncated)
+                for tokens, text, truncated in kept
+            )
+
+    def _kept(self, prompts: Sequence[EncodedPrompt]) -> list[list[Completion]]:
+        """Completions from the starting weights, sampled when a prompt is first drawn.
+
+        The random numbers depend on the seed and the prompt alone, so they are those that sampling before training
+        would have given.
+        """
+        new = list({prompt.id: prompt for prompt in prompts if prompt.id not in self.offline}.values())
+        if new:
+            with self.reference.as_reference():
+                groups = self.sampler.sample(
+                    new,
+                    self.needs.rollouts,
+                    temperature=self.rollout.temperature,
+                    max_new_tokens=self.rollout.max_new_tokens,
+                    seed=self.seed,
+                    places=[seed_for(self.seed, "offline", prompt.id) for prompt in new],
+                )
+            self.tokens_sampled += sum(len(one.tokens) for group in groups for one in group)
+            self.restore_offline(
+                {
+                    prompt.id: [(one.tokens, one.text, one.truncated) for one in group]
+                    for prompt, group in zip(new, groups, strict=True)
+                }
+            )
+        return [list(self.offline[prompt.id]) for prompt in prompts]
 
     def _sample(
         self, prompts: Sequence[EncodedPrompt], n: int, step: int, places: Sequence[int], *, shuffled: bool = False

@@ -170,6 +170,7 @@ class TrainingRun:
         state = ckpt.restore_state(last, self.optimizer)
         self.meter = BudgetMeter(self.budget, self.policy.device, state["consumed"])
         self._cursor, self._logged = state["cursor"], state["logged"]
+        self.groups.restore_offline(state["offline"])
         return last.step
 
     def _save(self) -> None:
@@ -180,7 +181,12 @@ class TrainingRun:
             self.policy.model,
             self.policy.tokenizer,
             self.optimizer,
-            {"consumed": consumed, "cursor": self._cursor, "logged": self._metrics.logged if self._metrics else []},
+            {
+                "consumed": consumed,
+                "cursor": self._cursor,
+                "logged": self._metrics.logged if self._metrics else [],
+                "offline": self.groups.offline_state(),
+            },
             self.about | {"consumed": consumed},
         )
         write_json(self.folder / COMPUTE_FILE, consumed)

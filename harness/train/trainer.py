@@ -134,6 +134,7 @@ class Trainer:
         if prompts:
             run.check(prompts[0])
         groups = run.ranks.gather(run.groups.build(prompts, draw, [place for place, _ in share]) if prompts else [])
+        run.groups.keep(groups)
         owner: dict[str, int] = {}
         for place, group in enumerate(groups):
             owner.setdefault(group.prompt_id, place % run.ranks.size)

@@ -31,7 +31,7 @@ from harness.study.work import train_cell
 STEPS, SEEDS, LEVEL = 50, 5, 0.01
 PAIRS = {
     "sft": ("loss", "grad_norm"),
-    "dpo": ("loss", "grad_norm", "margin", "reward"),
+    "dpo": ("loss", "grad_norm", "margin"),
     "grpo": ("reward", "length", "kl", "grad_norm", "zero_variance"),
 }
 STEP_BY_STEP = ("sft", "dpo")

@@ -63,8 +63,10 @@ def close(actual: Any, expected: Any) -> None:
     assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def group(rewards: Sequence[float], tokens: Sequence[Sequence[int]], prompt: str = "p") -> Group:
-    return Group(prompt, tuple(completion(t, r, prompt=prompt) for t, r in zip(tokens, rewards, strict=True)))
+def group(
+    rewards: Sequence[float], tokens: Sequence[Sequence[int]], prompt: str = "p", source: Source = "policy"
+) -> Group:
+    return Group(prompt, tuple(completion(t, r, source, prompt) for t, r in zip(tokens, rewards, strict=True)))
 
 
 def k3(token: int) -> float:

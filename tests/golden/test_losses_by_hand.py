@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from algorithms.dpo import DPO
 from algorithms.grpo import GRPO
+from algorithms.online_dpo import OnlineDPO
 from algorithms.sft import SFT
 from harness.api import Completion, Group, UserError
 
@@ -129,9 +130,9 @@ def test_grpo_groups_without_contrast() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_rewards_must_be_finite(bad: float) -> None:
-    for method in (GRPO(), DPO()):
+    for method, source in ((GRPO(), "policy"), (DPO(), "base")):
         with pytest.raises(UserError, match=r"prompt scene-3: .* reward"):
-            method.experience([group((1.0, bad), [(0,), (1,)], "scene-3")])
+            method.experience([group((1.0, bad), [(0,), (1,)], "scene-3", source)])  # type: ignore[arg-type]
 
 
 def test_grpo_beta_decides_about_the_reference() -> None:
@@ -147,9 +148,9 @@ def test_grpo_beta_decides_about_the_reference() -> None:
 def test_dpo_loss_and_gradient() -> None:
     method = DPO(DPO.Config(beta=0.5, rollouts=3))
     groups = [
-        group((0.2, 1.0, 0.0), [(1,), (3, 3), (0, 2)], "p"),
-        group((1.0, 0.5, 0.0), [(0,), (1,), (2, 3)], "q"),
-        group((1.0, 1.0, 1.0), [(0,), (1,), (2,)], "tie"),
+        group((0.2, 1.0, 0.0), [(1,), (3, 3), (0, 2)], "p", "base"),
+        group((1.0, 0.5, 0.0), [(0,), (1,), (2, 3)], "q", "base"),
+        group((1.0, 1.0, 1.0), [(0,), (1,), (2,)], "tie", "base"),
     ]
     samples = method.experience(groups)
     assert [(one.completion.tokens, one.weight, one.unit) for one in samples] == [
@@ -174,14 +175,15 @@ def test_dpo_loss_and_gradient() -> None:
 
 def test_dpo_starts_at_log_two() -> None:
     """Where policy and reference agree the loss is log 2 whatever beta."""
-    same = [Completion("p", (t,), reward=1.0 - t, reference=(math.log(NOW[t]),)) for t in (0, 1)]
+    same = [Completion("p", (t,), reward=1.0 - t, source="base", reference=(math.log(NOW[t]),)) for t in (0, 1)]
     method = DPO(DPO.Config(beta=0.3))
     close(step(method, method.experience([Group("p", tuple(same))]))[0], math.log(2))
 
 
 def test_dpo_pairs_by_construction() -> None:
     gold, corrupted = completion((0,), 0.3, "gold"), completion((1,), 0.3, "corrupted")
-    worse, better, flat = completion((2,), 0.1), completion((3,), 0.9), completion((2, 2), 0.3)
+    sampled = (((2,), 0.1), ((3,), 0.9), ((2, 2), 0.3))
+    worse, better, flat = (completion(tokens, reward, "base") for tokens, reward in sampled)
 
     def pairs(kind: str, *completions: Completion) -> list[tuple[int, ...]]:
         method = DPO(DPO.Config(pairs=kind))  # type: ignore[arg-type]
@@ -192,6 +194,7 @@ def test_dpo_pairs_by_construction() -> None:
     assert pairs("gold_vs_worst", better, flat, gold) == []  # no sampled answer is worse than gold
     assert pairs("ranked", worse, gold, better, flat) == [(3,), (2,)]  # gold takes no part
     assert pairs("ranked", flat) == []
+    assert pairs("ranked", worse, better, completion((1,), 1.0)) == [(3,), (2,)]  # nothing of the policy in training
 
 
 def test_dpo_needs_follow_the_pairs() -> None:
@@ -200,3 +203,4 @@ def test_dpo_needs_follow_the_pairs() -> None:
     assert (corrupted.rollouts, corrupted.gold, corrupted.corrupted) == (0, True, 1)
     assert (gold.rollouts, gold.gold, gold.corrupted) == (8, True, 0)
     assert all(needs.reference and needs.reduce == "unit" for needs in (ranked, corrupted, gold))
+    assert (ranked.offline, corrupted.offline, gold.offline, OnlineDPO().needs.offline) == (True, False, True, False)

@@ -173,8 +173,11 @@ def test_sft(policy: Qwen2ForCausalLM, tmp_path: Path) -> None:
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_dpo(policy: Qwen2ForCausalLM, reference: Qwen2ForCausalLM, tmp_path: Path, beta: float) -> None:
     groups = [
-        Group("p", tuple(completion(reference, "p", t, r) for t, r in (((13, 14, END), 0.0), ((20, END), 1.0)))),
-        Group("q", tuple(completion(reference, "q", t, r) for t, r in (((15, END), 1.0), ((16, 17, 18, END), 0.5)))),
+        Group(p, tuple(completion(reference, p, t, r, "base") for t, r in answers))
+        for p, answers in (
+            ("p", (((13, 14, END), 0.0), ((20, END), 1.0))),
+            ("q", (((15, END), 1.0), ((16, 17, 18, END), 0.5))),
+        )
     ]
     trainer = DPOTrainer(
         model=policy,

@@ -281,9 +281,9 @@ def test_kto_reference_point_is_never_negative() -> None:
 # ------------------------------------------------------------------ preference pairs
 
 PAIRS = [
-    group((0.2, 1.0, 0.0), [(1,), (3, 3), (0, 2)], "p"),
-    group((1.0, 0.5, 0.0), [(0,), (1,), (2, 3)], "q"),
-    group((1.0, 1.0, 1.0), [(0,), (1,), (2,)], "tie"),
+    group((0.2, 1.0, 0.0), [(1,), (3, 3), (0, 2)], "p", "base"),
+    group((1.0, 0.5, 0.0), [(0,), (1,), (2, 3)], "q", "base"),
+    group((1.0, 1.0, 1.0), [(0,), (1,), (2,)], "tie", "base"),
 ]
 """Best against worst: (3, 3) over (0, 2), and (0,) over (2, 3)."""
 
@@ -347,6 +347,8 @@ def test_online_dpo_pairs_neighbours() -> None:
     ]
     close(step(method, samples)[0], -sum(math.log(sigmoid(margin)) for margin in margins) / 3)
     assert OnlineDPO().needs.rollouts == 2
+    extremes = OnlineDPO(OnlineDPO.Config(pairs="ranked", rollouts=4)).experience(groups)
+    assert [one.completion.tokens for one in extremes] == [(3, 3), (0,), (0,), (2,)]
     with pytest.raises(ValidationError):
         OnlineDPO.Config(rollouts=3)
 

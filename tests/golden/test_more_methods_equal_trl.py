@@ -175,16 +175,19 @@ def test_rloo_advantages(policy: Any, tmp_path: Path) -> None:
 # ------------------------------------------------------------------ preferences
 
 
-def preference_groups(network: Any) -> list[Group]:
+def preference_groups(network: Any, source: str = "base") -> list[Group]:
     return [
-        Group("p", tuple(completion(network, "p", t, r) for t, r in (((13, 14, END), 0.0), ((20, END), 1.0)))),
-        Group("q", tuple(completion(network, "q", t, r) for t, r in (((15, END), 1.0), ((16, 17, 18, END), 0.5)))),
+        Group(p, tuple(completion(network, p, t, r, source) for t, r in answers))
+        for p, answers in (
+            ("p", (((13, 14, END), 0.0), ((20, END), 1.0))),
+            ("q", (((15, END), 1.0), ((16, 17, 18, END), 0.5))),
+        )
     ]
 
 
 @pytest.mark.parametrize("loss_type", ["ipo", "sigmoid"])
 def test_ipo_and_online_dpo(policy: Any, reference: Any, tmp_path: Path, loss_type: str) -> None:
-    groups = preference_groups(reference)
+    groups = preference_groups(reference, "base" if loss_type == "ipo" else "policy")
     trainer = DPOTrainer(
         model=policy,
         ref_model=reference,
@@ -224,7 +227,7 @@ def test_simpo(policy: Any, reference: Any) -> None:
 def test_kto(policy: Any, reference: Any, tmp_path: Path) -> None:
     """TRL estimates the reference point on the same answers, which were sampled by the policy as it is."""
     answers = []
-    for group in preference_groups(reference):
+    for group in preference_groups(reference, "policy"):
         for one in group.completions:
             with torch.no_grad():
                 now = log_probs(policy, PROMPTS[one.prompt_id], one.tokens)

@@ -70,7 +70,7 @@ def test_losses_and_weights_equal_ours_over_several_steps(
 ) -> None:
     """Same rows, same order, same optimiser, so the same trajectory, in float32 noise.
 
-    For DPO that includes the draws: the answers to choose from are sampled anew in every step.
+    For DPO that includes the draws: both sample the same answers of the starting model.
     """
     settings = {
         "options": options,
@@ -171,6 +171,7 @@ def test_the_meter_counts_what_a_guest_consumes(kit: Kit, tmp_path: Path, method
     assert (consumed.steps, consumed.updates, consumed.examples) == (2, 2, 8)
     assert consumed.seconds > 0 and consumed.peak_memory > 2**20
     lengths = sum(line.get("length", 0) * 16 for line in metrics(tmp_path))
+    lengths += sum(len(one.tokens) for kept in run.groups.offline.values() for one in kept)
     assert consumed.tokens_sampled == pytest.approx(lengths)
     assert consumed.tokens_trained > 0
     if method == "trl-sft":  # language model and vision tower once a step, and a first look at TRL's loss

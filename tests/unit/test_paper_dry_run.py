@@ -39,7 +39,8 @@ def samples_of(method: str) -> list[Sample]:
     needs = algorithm.needs
     groups = []
     for prompt in range(step.prompts_per_step):
-        made = [answer(prompt, n, own.rollout.max_new_tokens, "policy") for n in range(needs.rollouts)]
+        source = "base" if needs.offline else "policy"
+        made = [answer(prompt, n, own.rollout.max_new_tokens, source) for n in range(needs.rollouts)]
         made += [answer(prompt, 1, memory.WRITTEN_TOKENS, "gold")] if needs.gold else []
         made += [answer(prompt, 0, memory.WRITTEN_TOKENS, "corrupted") for _ in range(needs.corrupted)]
         groups.append(Group(f"p{prompt}", tuple(made)))

@@ -141,7 +141,7 @@ def watched(kit: Kit, folder: Path, method: str, options: dict[str, Any], seed: 
 
 def test_order_and_draws_depend_on_the_seed_and_not_on_the_method(kit: Kit, tmp_path: Path) -> None:
     grpo, grpo_draws = watched(kit, tmp_path / "1", "grpo", {"group_size": 4}, 0)
-    dpo, dpo_draws = watched(kit, tmp_path / "2", "dpo", {"rollouts": 4}, 0)
+    dpo, dpo_draws = watched(kit, tmp_path / "2", "online-dpo", {"pairs": "ranked", "rollouts": 4}, 0)
     sft, _ = watched(kit, tmp_path / "3", "sft", {}, 0)
     other, other_draws = watched(kit, tmp_path / "4", "grpo", {"group_size": 4}, 1)
     assert grpo == dpo == sft != other
@@ -213,7 +213,7 @@ def test_the_meter_equals_independent_counts(kit: Kit, tmp_path: Path, monkeypat
     monkeypatch.setattr(Counted, "tokens", 0)
     policy = kit.policy()
     trainer = kit.trainer(tmp_path, Counted(DPO.Config(rollouts=4)), policy, budget=("steps", 3), micro_batch=4)
-    trainer.run.groups.sampler = Drawn(policy, 64)
+    trainer.run.groups.sampler = Drawn(trainer.run.groups.reference, 64)
     monkeypatch.setattr("harness.train.run.check_engine", lambda *_: 0.0)  # a look at the engine, not counted
     passes = [0]
 

@@ -110,10 +110,13 @@ def needs_are_sound(subject: Subject) -> None:
     given = needs.gold or needs.corrupted
     if min(needs.rollouts, needs.shuffled, needs.corrupted) < 0 or not (needs.rollouts or given):
         raise ContractError("`needs` asks for no completions: set rollouts, gold or corrupted")
-    if needs.behaviour and not needs.rollouts:
+    if needs.behaviour and (not needs.rollouts or needs.offline):
         raise ContractError(
-            "needs.behaviour is set, but only sampled completions have log-probabilities at sampling: set rollouts"
+            "needs.behaviour is set, but only completions that are sampled from the policy have log-probabilities at "
+            "sampling: set rollouts, and not offline"
         )
+    if needs.offline and not needs.rollouts:
+        raise ContractError("needs.offline is set, but nothing is sampled: set rollouts")
     if subject.new().needs != needs:
         raise ContractError("`needs` differs between two instances of one configuration; it must depend on that alone")
 

@@ -97,7 +97,7 @@ def build_world(needs: Needs, *, noise: float = 0.3, contrast: bool = True) -> W
         flat = not contrast or (index == PROMPTS - 1 and needs.rollouts > 1)
         level = 0.5 * (index % 3) if not contrast else 0.5
         rewards = [level if flat else _reward(place, index, rng) for place in range(needs.rollouts)]
-        plan: list[tuple[Source, float]] = [("policy", reward) for reward in rewards]
+        plan: list[tuple[Source, float]] = [("base" if needs.offline else "policy", reward) for reward in rewards]
         plan += [("shuffled", level if flat else rng.choice((0.0, 1.0))) for _ in range(needs.shuffled)]
         plan += [("gold", 1.0) for _ in range(needs.gold)] + [("corrupted", 0.0) for _ in range(needs.corrupted)]
         completions = []
@@ -170,5 +170,5 @@ def _reward(place: int, index: int, rng: random.Random) -> float:
 def _completion(prompt: str, place: int, source: Source, reward: float, rng: random.Random, plain: bool) -> Completion:
     length = LONGEST if plain else rng.randint(1, LONGEST)
     tokens = (place, *(rng.randrange(100, 200) for _ in range(length - 1)))
-    truncated = source == "policy" and not plain and rng.random() < 0.2
+    truncated = source in ("policy", "base") and not plain and rng.random() < 0.2
     return Completion(prompt, tokens, f"text {place}", reward, {"choice": reward}, source=source, truncated=truncated)
