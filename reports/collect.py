@@ -27,6 +27,7 @@ from harness.study.description import (
 )
 from harness.study.evaluation import read_samples
 from harness.study.finished import read_finished
+from harness.study.looks import cells_until, look_reached
 from harness.study.matrix import (
     AGAIN,
     CELLS,
@@ -146,7 +147,9 @@ class Collected:
         declared: What it declared and when; ``study.report`` has its pairs and margin.
         description: What the run directory says of its methods and benchmarks.
         test: Its evaluation records.
-        cells: Every cell of the matrix, finished or not, in the matrix's order.
+        seeds: Seeds of each method: of the last declared look whose cells are all done, else of the first.
+        begun: Of the further cells of the next look, those that are done and all, if any of them has begun.
+        cells: The base model's and those of these seeds, finished or not, in the matrix's order.
         headline: The headline benchmark's answers.
         additional: Those of additional benchmarks, by name; without those that no finished cell has answered.
         development: Those to the records that checkpoints are chosen by, where the study has some.
@@ -157,6 +160,8 @@ class Collected:
     declared: Declaration
     description: Description
     test: Dataset
+    seeds: int
+    begun: tuple[int, int] | None
     cells: list[CellResult]
     headline: Evaluated
     additional: dict[str, Evaluated] = field(default_factory=dict)
@@ -194,14 +199,16 @@ def collect(run_dir: Path) -> Collected:
     declared = read_declaration(run_dir)
     declared.check(study, run_dir)
     study = study.model_copy(update={"report": declared.tests(study.report)})
+    seeds, begun = look_reached(study, run_dir, matrix.cells)
+    rows = cells_until(study, matrix.cells, seeds)
     section = study.evaluation
-    done = {entry.id: _done(run_dir / CELLS / entry.id, entry, section.benchmark) for entry in matrix.cells}
+    done = {entry.id: _done(run_dir / CELLS / entry.id, entry, section.benchmark) for entry in rows}
     finished = [one for one in done.values() if one]
     development = _evaluated(DEVELOPMENT, description, finished, {}) if DEVELOPMENT in section.asked else None
     reported = {
         one.entry.id: reported_steps(one, section, development.overall if development else {}) for one in finished
     }
-    cells = [_cell(run_dir / CELLS / entry.id, entry, done[entry.id], reported, section) for entry in matrix.cells]
+    cells = [_cell(run_dir / CELLS / entry.id, entry, done[entry.id], reported, section) for entry in rows]
     if not finished:
         states = "; ".join(f"{c.cell}: {c.state} {c.reason}".strip() for c in cells)
         raise UserError(f"`{run_dir}`: no cell has finished, so there is nothing to report ({states})")
@@ -210,7 +217,9 @@ def collect(run_dir: Path) -> Collected:
     assert headline is not None
     additional = {name: one for name, one in found.items() if one is not None}
     test = description.benchmark.dataset
-    return Collected(run_dir, study, declared, description, test, cells, headline, additional, development)
+    return Collected(
+        run_dir, study, declared, description, test, seeds, begun, cells, headline, additional, development
+    )
 
 
 def _evaluated(
@@ -248,7 +257,7 @@ def _evaluated(
 
 def _check_matrix(matrix: Matrix, study: StudyConfig, run_dir: Path) -> None:
     """Each cell of the study is there once: an answer that is counted twice would change every number."""
-    seeds = range(study.first_seed, study.first_seed + study.seeds)
+    seeds = range(study.first_seed, study.first_seed + study.runs)
     planned = Counter([(BASE, 0), *((method, seed) for method in study.methods for seed in seeds)])
     found = Counter((one.method, one.seed) for one in matrix.cells)
     wrong = [f"method {method}, seed {seed}" for method, seed in [*(found - planned), *(planned - found)]]

@@ -27,7 +27,7 @@ from reports.results import Results, results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.settled import settled
 from reports.several import pooled, pooled_sentence, read_studies, several_page, several_tables
-from reports.statistics import Layout, default_pairs, default_spread, layout_of, spread_from, vsi_bench_layout
+from reports.statistics import Layout, default_pairs, default_spread, layout_of, overall, spread_from, vsi_bench_layout
 from reports.tables import (
     Table,
     Tables,
@@ -35,6 +35,7 @@ from reports.tables import (
     advice,
     against_compute,
     build_tables,
+    compare_results,
     csv_text,
     latex_document,
     power_table,
@@ -186,7 +187,16 @@ class Comparison:
 
     def settled(self, study: StudyConfig, benchmark: Dataset) -> ReportSection:
         """The study's tests, with the pairs and the margin worked out where it names none."""
-        return settled(study.report, [BASE, *study.methods], study.seeds, _layout(study, benchmark))
+        return settled(study.report, [BASE, *study.methods], study.runs, _layout(study, benchmark))
+
+    def undecided(self, run_dir: Path) -> list[tuple[str, str]]:
+        """The pairs that a run directory's results leave open at the look that they allow.
+
+        Raises:
+            UserError: As :meth:`write`.
+        """
+        found = overall(compare_results(results_of(collect(run_dir))))
+        return [(c.a, c.b) for c in found if c.verdict == "undecided"]
 
     def plan(self, console: Console, study: StudyConfig, benchmark: Dataset | None, pilot: Path | None) -> int:
         """Print what a study could find, before it is run.
@@ -216,10 +226,10 @@ class Comparison:
                     f"`harness plan`: the {layout.questions} questions are about one {layout.cluster}; ask about more"
                 )
         tests = len(study.report.pairs or default_pairs([BASE, *study.methods]))
-        seeds = sorted({3, 5, 8, 10, study.seeds, study.seeds + 1})
+        seeds = sorted({3, 5, 8, 10, *study.looks, study.runs + 1})
         alpha = study.report.alpha
         console.print(power_table(spread, layout, seeds, alpha, tests))
-        for sentence in advice(spread, layout, study.seeds, alpha, tests):
+        for sentence in advice(spread, layout, study.runs, alpha, tests):
             console.say(sentence)
         return layout.questions
 

@@ -23,6 +23,11 @@ MAIN = {
 }
 """The quantities that a report lists even if they were not amended."""
 
+SEEDS_ADDED = (
+    "A number of seeds that is chosen with results known raises the chance of a false verdict: adding seeds from 3 to "
+    "10 until p < 0.05 gives 10 to 15% instead of 5%. Declared looks (--seeds 3,5,8) do not."
+)
+
 
 def declared_sentences(results: Results) -> tuple[str, ...]:
     """What is common to all verdicts: that the plan was kept, or each of its amendments."""
@@ -31,8 +36,9 @@ def declared_sentences(results: Results) -> tuple[str, ...]:
     if not plan.amended:
         before = "" if plan.known else ", and nothing was amended"
         return (f"Methods, seeds, pairs, margin, level, scorer and checkpoint were {plan.written}{before}.",)
+    more = [SEEDS_ADDED] if "seeds" in plan.amended_knowingly else []
     amended = (f"{key} ({value_in_words(key, plan.current[key])}) was {plan.words(key)}" for key in plan.amended)
-    return (f"The plan was {plan.written}.", *(f"{one[0].upper()}{one[1:]}." for one in amended))
+    return (f"The plan was {plan.written}.", *(f"{one[0].upper()}{one[1:]}." for one in amended), *more)
 
 
 def amended_notes(results: Results, a: str, b: str) -> tuple[str, ...]:

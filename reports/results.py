@@ -15,6 +15,7 @@ from harness.study.scored import Points
 from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.collect import CellResult, Collected, Evaluated
+from reports.looks import Look, look_of, tests_of
 from reports.statistics import MARGIN, default_pairs
 
 MOST_COLUMNS = 8
@@ -41,6 +42,7 @@ class Results:
         variants: Groups of methods whose runs of equal seeds are compared as pairs.
         cells: Of a run directory, finished or not.
         footnotes: Remarks on the scores as a whole.
+        look: The declared look that this is; ``report`` has its level.
         declared: What was declared, and when; None for answers made elsewhere.
         rule: Which checkpoint of a run these answers are of, in words, where it is not the last.
     """
@@ -61,6 +63,7 @@ class Results:
     footnotes: tuple[str, ...] = ()
     declared: Declaration | None = None
     rule: str = ""
+    look: Look | None = None
 
     def told(self, key: str) -> str:
         """When a quantity was declared or amended, as it follows its value; empty for answers made elsewhere."""
@@ -109,11 +112,12 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
         benchmark=found.benchmark,
         title=found.benchmark.described.title,
         scorer=found.scorer,
-        report=study.report,
+        report=tests_of(collected),
+        look=look_of(collected),
         points={(method, seed): found.points_of(method, seed) for method, seed in runs},
         baselines=[(n, one.label, one.points) for n, one in found.benchmark.described.baselines.items()],
         modes={} if evaluated else {method: MODES[one.mode].letter for method, one in methods.items()},
-        planned={method: study.seeds for method in study.methods},
+        planned={method: collected.seeds for method in study.methods},
         variants=variants_by_method(study.methods) if study.report.paired_seeds else (),
         cells=collected.cells,
         declared=collected.declared,

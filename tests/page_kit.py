@@ -15,8 +15,9 @@ from harness.config.study import StudyConfig
 from harness.console import Console
 from harness.io import sha256_file, write_json, write_sealed, write_text
 from harness.study.asked import EvaluationManifest
-from harness.study.compare import Plan, describe_study
+from harness.study.compare import describe_study
 from harness.study.evaluation import score_evaluation
+from harness.study.planning import Plan
 from harness.study.setup import load_data
 from harness.vsibench.records import Record
 from harness.vsibench.types import LETTERS

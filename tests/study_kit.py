@@ -16,11 +16,12 @@ from harness.errors import UserError
 from harness.io import read_json, sha256_file, write_json, write_text
 from harness.study import matrix
 from harness.study.asked import EvaluationManifest
-from harness.study.compare import Plan, describe_study, make_plan
+from harness.study.compare import describe_study
 from harness.study.description import read_description
 from harness.study.evaluation import score_evaluation
 from harness.study.finished import write_finished
 from harness.study.matrix import Cell
+from harness.study.planning import Plan, make_plan
 from harness.study.scored import Rules, benchmark_of
 from harness.study.setup import read_development
 from harness.study.status import State, Status, write_status

@@ -88,7 +88,12 @@ class StudyOptions:
         "\\[default: the study's, else tiny]",
         sets="model.name",
     )
-    seeds: int | None = option(WHAT, "N", "Training runs of every method.", sets="seeds", min=1)
+    seeds: str | None = option(
+        WHAT,
+        "N|N,N,...",
+        "Training runs of every method; several rising numbers are looks, at which training may stop: 3,5,8.",
+        sets="seeds",
+    )
     study: str | None = option(WHAT, "FILE|PRESET", "A study file (TOML) or preset.")
     settings: list[str] | None = option(
         WHAT,

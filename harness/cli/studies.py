@@ -115,7 +115,7 @@ def train(
         raise UserError(f"`harness train {method}`: name one method; `harness compare` takes several")
     if (asked := parse_variant(names[0]).method) not in (known := registry.names("algorithms")):
         raise unknown_name(f"harness train {names[0]}", asked, known)
-    study = resolve_study(replace(options, methods=method, seeds=1))
+    study = resolve_study(replace(options, methods=method, seeds="1"))
     return run(study, out or RUNS / study.name, console=Console())
 
 

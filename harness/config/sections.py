@@ -26,6 +26,12 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 FilePath = Annotated[Path, BeforeValidator(_not_blank)]
 """A file or folder, likewise."""
 
+Spending = Literal["obrien-fleming", "pocock"]
+"""How declared looks spend the level, see :mod:`reports.statistics.looks`."""
+
+SEEDS_FOR_METHODS = 3
+"""Fewest seeds a side that allow a claim about methods instead of checkpoints."""
+
 MANY = 10_000
 """More than any machine has, or any study needs, of what is made or started one by one."""
 
@@ -277,6 +283,10 @@ class ReportSection(StrictConfig):
         True,
         description="Compare variants of one method by their runs of equal seeds as pairs: these share starting "
         "weights and order of data.",
+    )
+    spending: Spending = Field(
+        "obrien-fleming",
+        description="How looks (seeds = [3, 5, 8]) spend alpha: little early, or pocock, about alike at each.",
     )
     with_published: bool = Field(False, description="Show published results next to ours; they are never tested.")
 

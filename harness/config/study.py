@@ -24,8 +24,8 @@ from harness.config.layers import (
     refuse_undecodable,
     with_command_line,
 )
+from harness.config.looks import parse_looks
 from harness.config.sections import (
-    MANY,
     BudgetSection,
     DataSection,
     ModelSection,
@@ -52,11 +52,10 @@ class StudyConfig(StrictConfig):
         ("sft", "dpo", "grpo"),
         description="Registered methods in table order, or variants of them such as grpo:beta=0 and grpo:think.",
     )
-    seeds: int = Field(
+    seeds: int | tuple[int, ...] = Field(
         1,
-        ge=1,
-        le=MANY,
-        description="Repetitions; each has its own data order and random numbers, the same for every method.",
+        description="Repetitions; each has its own data order and random numbers, the same for every method. Several "
+        "numbers, such as [3, 5, 8], are looks: the study stops at the first at which every pair is decided.",
     )
     first_seed: int = Field(0, ge=0, lt=2**31, description="Seeds are first_seed, first_seed + 1, ...")
     model: ModelSection = ModelSection()
@@ -80,6 +79,21 @@ class StudyConfig(StrictConfig):
     @classmethod
     def _methods_once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         return parse_methods(methods)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _rising_looks(cls, seeds: Any) -> Any:
+        return parse_looks(seeds)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Seeds per method at which results are looked at, rising; a single number without declared looks."""
+        return (self.seeds,) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def runs(self) -> int:
+        """Training runs of every method, at the last look."""
+        return self.looks[-1]
 
     def algorithm(self, method: str, *, asked: str | None = None) -> Any:
         """The method, or variant of one, with its hyper-parameters.

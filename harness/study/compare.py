@@ -2,120 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from rich.table import Table
-
-from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import StudyConfig
-from harness.console import Console, Text
-from harness.data.contents import content_digest
-from harness.data.reader import Dataset
-from harness.data.sources import is_ready, world_split
+from harness.console import Console
 from harness.data.video.predecode import predecode
-from harness.errors import UserError, first_few
+from harness.errors import UserError
 from harness.io import digest_of, remove_leftovers
 from harness.locks import hold
 from harness.memory import estimate as memory
-from harness.models.conversation import conversation_notes
-from harness.models.loading import check_model, model_config, model_digest
+from harness.models.loading import model_config
 from harness.processes import usable_cores
 from harness.study import matrix
 from harness.study.declared import declare
 from harness.study.description import describe, write_description
-from harness.study.display import STYLES, MatrixDisplay, duration, progress_bar
+from harness.study.display import STYLES, MatrixDisplay, progress_bar
+from harness.study.dry_run import print_dry_run, study_title
 from harness.study.effective import print_settings
 from harness.study.evaluation import score_evaluation
 from harness.study.finished import checked_status, read_finished
-from harness.study.identity import question_digests
 from harness.study.launch import run_cells
 from harness.study.lookalikes import note_lookalikes
-from harness.study.matrix import LOG_FILE, Cell, CellWork
+from harness.study.looks import cells_until, look_begun
+from harness.study.matrix import LOG_FILE, Cell
+from harness.study.planning import Plan, make_plan
 from harness.study.report import load_report
 from harness.study.scored import OWN_WORDS, Rules
-from harness.study.setup import benchmark_source, checked_training, frame_cache, load_data, read_development
+from harness.study.setup import frame_cache
 from harness.study.shared_training import reuse_training, training_rounds
-from harness.study.sources import DEVELOPMENT_KEY, build_source, check_development
-from harness.study.status import State, Status, read_status
+from harness.study.status import State, read_status
 from harness.study.threads import settle_threads
-from harness.study.time_estimate import Estimate, estimate, makespan
 
 OPENED_FIRST = ("index.html", "scores.md", "scores.tex", "scores.csv")
 """Files of a report whose paths are printed."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study's cells and data, with the model and data found.
-
-    Attributes:
-        cells: In the order of the table.
-        train: The training records.
-        benchmark: The benchmark's records.
-        questions: What identifies each benchmark's questions, the headline's first.
-        development: The records that checkpoints are chosen by, where the study has some.
-    """
-
-    cells: list[Cell]
-    train: Dataset
-    benchmark: Dataset
-    questions: Mapping[str, str]
-    development: Dataset | None = None
-
-    def rules(self, study: StudyConfig) -> list[Rules]:
-        """The study's benchmarks at work, the headline first."""
-        records = {DEVELOPMENT: self.development or self.benchmark}
-        return [
-            Rules.of(study, name, records.get(name, self.benchmark), digest) for name, digest in self.questions.items()
-        ]
-
-
-def make_plan(study: StudyConfig, console: Console, *, keep: bool = True) -> Plan:
-    """Find the model, say what of its own defaults is not used, read or generate the data, list the cells.
-
-    Args:
-        study: The resolved study.
-        console: For messages.
-        keep: Keep in the cache the videos' digests and which are broken.
-
-    Raises:
-        UserError: The model or the data cannot be used.
-    """
-    weights = _checked_digest(study, console)
-    build_source(benchmark_source(study.data), study, console)
-    build_source(study.data.train, study, console, default="train")
-    if chosen := study.evaluation.development:
-        check_development(study, DEVELOPMENT_KEY, chosen, console, build=keep)
-        build_source(chosen, study, console)
-    train, benchmark = load_data(study, keep=keep)
-    development = read_development(study, keep=keep)
-    assert train is not None
-    for skipped in filter(None, (one.skipped for one in (train, benchmark, development) if one is not None)):
-        console.say(f"{len(skipped)} records are skipped:", style="yellow")
-        console.say("  " + first_few(skipped, "\n  "))
-    frames = frame_cache(study, model_config(study.model.name))
-    with progress_bar("reading training videos", console) as show:
-        trained = content_digest(train, frames, show, keep=keep)
-    with progress_bar("reading benchmark videos", console) as show:
-        content = content_digest(benchmark, frames, show, keep=keep)
-    chosen_by = None
-    if development is not None:
-        with progress_bar("reading development videos", console) as show:
-            chosen_by = development, content_digest(development, frames, show, keep=keep)
-    questions = question_digests(study, benchmark, content, chosen_by)
-    cells = matrix.cells_of(study, model_digest=weights, train_digest=trained, questions=questions)
-    return Plan(cells, train, benchmark, questions, development)
-
-
-def _checked_digest(study: StudyConfig, console: Console) -> str:
-    """What identifies the model, which is checked first."""
-    remarks = [f"{study.model.name}: {remark}" for remark in check_model(study.model)]
-    for note in (*remarks, *conversation_notes(study.model.name)):
-        console.say(note, style="yellow")
-    return model_digest(study.model.name)
 
 
 def compare(
@@ -153,14 +74,19 @@ def compare(
             run_dir, study, plan.cells, train_digest=plan.train.digest, benchmark_digest=plan.benchmark.digest
         )
         rules = describe_study(study, run_dir, plan, console)
-        all_done = _compute(study, run_dir, plan, plan.cells, console)
-        try:
-            score_cells(study, run_dir, plan.cells, rules)
-            write_report(run_dir, console)
-        except UserError as error:
-            if all_done:
-                raise
-            console.say(f"There is no comparison yet: {error}", style="yellow")
+        looks = study.looks
+        for look in looks[looks.index(look_begun(study, run_dir, plan.cells)) :]:
+            cells = cells_until(study, plan.cells, look)
+            all_done = _compute(study, run_dir, plan, cells, console)
+            try:
+                score_cells(study, run_dir, cells, rules)
+                write_report(run_dir, console)
+            except UserError as error:
+                if all_done:
+                    raise
+                console.say(f"There is no comparison yet: {error}", style="yellow")
+            if not all_done or look == study.runs or not load_report().undecided(run_dir):
+                break
     return 0 if all_done else 1
 
 
@@ -267,59 +193,6 @@ def tell_files(paths: Sequence[Path], console: Console) -> None:
         console.say(f"and {len(paths) - len(first)} more files in {paths[0].parent}")
 
 
-def print_dry_run(study: StudyConfig, run_dir: Path, console: Console) -> None:
-    """Print the matrix, the status of each cell, the remaining work and its estimated time; write nothing."""
-    sources = filter(None, (benchmark_source(study.data), study.data.train, study.evaluation.development))
-    absent = [source for source in sources if not is_ready(source, study.runtime.cache)]
-    if absent:
-        # Without the data a cell has no identity, so no folder of the run directory can be its own.
-        plan = None
-        _check_ready(study, console)
-        cells = matrix.cells_of(study, model_digest=_checked_digest(study, console))
-        works = [CellWork(cell, Status(), cell.is_base, False) for cell in cells]
-        console.say(f"Data to be generated first: {', '.join(absent)}")
-    else:
-        plan = make_plan(study, console, keep=False)
-        works = matrix.remaining_work(run_dir, plan.cells)
-    order = [w for w in matrix.launch_order(works) if not w.complete]
-    questions = len(plan.benchmark.records) if plan else None
-    estimates = {w.cell.id: estimate(w, study, run_dir, questions) for w in order}
-    console.print(_plan_table(study, run_dir, works, estimates, named=plan is not None))
-    for work in works:
-        if work.status.state in (State.RUNNING, State.INTERRUPTED):
-            console.say(f"{work.cell.id} {work.status.state.value}: {work.status.reason}")
-    if not order:
-        console.say("All cells are complete; the report would be rebuilt.")
-        return
-    total = makespan(estimates.values(), study.runtime.workers)
-    unknown = sorted({part for one in estimates.values() for part in one.unknown})
-    if unknown:
-        known = f"about {duration(total)} and " if total else ""
-        why = "no finished cell of the same method and model"
-        console.say(f"Time: {known}an unknown time for {' and '.join(unknown)} ({why})")
-    else:
-        console.say(
-            f"Time: about {duration(total)} with {study.runtime.workers} at a time, "
-            "estimated from finished cells of the same method and model",
-        )
-
-
-def _check_ready(study: StudyConfig, console: Console) -> None:
-    """Read and check what is there already of data that is incomplete as yet."""
-    if chosen := study.evaluation.development:
-        check_development(study, DEVELOPMENT_KEY, chosen, console, build=False)
-    if is_ready(benchmark_source(study.data), study.runtime.cache):
-        load_data(study, with_train=False, keep=False)
-    elif is_ready(study.data.train, study.runtime.cache):
-        checked_training(study, None, keep=False)
-    rooms = world_split(study.data.train)
-    if rooms is not None and rooms == world_split(study.data.benchmark) and not study.data.drop_leaking:
-        raise UserError(
-            f"`data.train` = {study.data.train} shows rooms of the benchmark, {study.data.benchmark}; train on other "
-            "rooms, such as world:train"
-        )
-
-
 def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell], console: Console) -> bool:
     """Run the incomplete cells; return whether all are complete."""
     works = matrix.remaining_work(run_dir, cells)
@@ -335,7 +208,7 @@ def _compute(study: StudyConfig, run_dir: Path, plan: Plan, cells: Sequence[Cell
         matrix.write_cell(run_dir, study, cell)
     workers = min(study.runtime.workers, len(todo))
     try:
-        with MatrixDisplay(console, _title(study), works) as display:
+        with MatrixDisplay(console, study_title(study), works) as display:
             states: dict[str, State] = {}
             for cells in training_rounds(todo):
                 for cell in cells:
@@ -363,29 +236,3 @@ def _decode(study: StudyConfig, videos: Sequence[Path], console: Console) -> Non
         decoded = predecode(frames, videos, workers, show)
     if decoded:
         console.say(f"{decoded} videos decoded by {workers} processes")
-
-
-def _title(study: StudyConfig) -> str:
-    budget = f"{study.budget.amount:g} {study.budget.kind}"
-    return f"study {study.name} · model {study.model.name} · {budget} · {study.runtime.workers} at a time"
-
-
-def _plan_table(
-    study: StudyConfig, run_dir: Path, works: Sequence[CellWork], estimates: dict[str, Estimate], *, named: bool
-) -> Table:
-    table = Table(title=f"{_title(study)}\n{run_dir}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("Method", "Seed", "Status", "To do", "About", "Cell"):
-        table.add_column(name, justify="right" if name in ("Seed", "About") else "left", overflow="fold")
-    for work in works:
-        cell, guess = work.cell, estimates.get(work.cell.id)
-        missing = [n for n, there in (("train", work.trained), ("evaluate", work.evaluated)) if not there]
-        about = "" if guess is None else duration(guess.seconds) if not guess.unknown else "unknown"
-        table.add_row(
-            cell.method,
-            "" if cell.is_base else str(cell.seed),
-            Text(work.status.state.value, style=STYLES[work.status.state]),
-            ", ".join(missing) or "nothing",
-            about,
-            Text(cell.id if named else "", style="dim"),
-        )
-    return table

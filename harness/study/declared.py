@@ -233,8 +233,9 @@ def _settings(study: StudyConfig) -> dict[str, Any]:
 
 
 def _cells(quantities: Mapping[str, Any]) -> int:
-    """The base model, and each method with each seed."""
-    return 1 + len(quantities["methods"]) * quantities["seeds"]
+    """The base model, and each method with each seed, up to the last look."""
+    seeds = quantities["seeds"]
+    return 1 + len(quantities["methods"]) * (seeds if isinstance(seeds, int) else max(seeds))
 
 
 def _date(time: datetime) -> str:

@@ -219,7 +219,7 @@ def cells_of(
         apart = (own.prompt.evaluation, own.evaluation) != (study.prompt.evaluation, study.evaluation)
         suffix = f"-{own.prompt.evaluation}{own.evaluation.max_new_tokens}{turns}" if apart else ""
         answers = evaluation_identities(own, questions)
-        for seed in range(study.first_seed, study.first_seed + study.seeds):
+        for seed in range(study.first_seed, study.first_seed + study.runs):
             cell = _cell(study, seed, shared | {"seed": seed}, answers)
             cells.append(replace(cell, method=method, rollouts=algorithm.needs.rollouts, suffix=suffix))
     return cells

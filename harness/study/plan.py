@@ -14,6 +14,7 @@ from harness.memory.footprint import count_parameters, state_bytes
 from harness.models.loading import model_sizes
 from harness.study import matrix
 from harness.study.display import duration
+from harness.study.looks import cells_until
 from harness.study.matrix import Cell, CellWork
 from harness.study.report import load_report
 from harness.study.setup import benchmark_source, load_data
@@ -45,7 +46,10 @@ def print_plan(
     console.print()
     console.say(_work(study, cells, questions))
     console.say(_storage(study, cells))
-    for what, some in (("The whole study takes", cells), ("One more seed per method takes", one_more)):
+    until = [(f"Up to the look at {k} seeds, the study takes", k) for k in study.looks[:-1]]
+    steps = [(what, cells_until(study, cells, k)) for what, k in until]
+    whole = "The whole study takes" if not steps else "Up to the last, the whole study takes"
+    for what, some in (*steps, (whole, cells), ("One more seed per method takes", one_more)):
         console.say(f"{what} {_cost(some, study, pilot or run_dir, questions)}.")
 
 

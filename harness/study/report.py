@@ -50,6 +50,9 @@ class Report(Protocol):
     def files_of(self, sources: Sequence[str]) -> list[Path]:
         """The files that sources such as ``NAME=FILE`` name."""
 
+    def undecided(self, run_dir: Path) -> list[tuple[str, str]]:
+        """The pairs that the results leave open at the look that they allow."""
+
     def settled(self, study: StudyConfig, benchmark: Dataset) -> ReportSection:
         """The study's tests, with the pairs and the margin worked out where it names none."""
 

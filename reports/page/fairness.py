@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from harness.config.study import BASE, BudgetSection
+from harness.study.declared import value_in_words
 from harness.study.description import DescribedMethod
 from harness.study.lookalikes import noted_lookalikes
 from reports.checkpoints import rule_told
@@ -107,9 +108,9 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
     yield "Learning-rate schedule", "warm-up, then constant"
     yield "Reward", ", ".join(f"{name} × {weight:g}" for name, weight in study.reward.weights.items())
     yield "Equivalence margin", f"{count(plan.current['report.margin'], 'point')}, {plan.words('report.margin')}"
-    yield "Level of the tests", f"{study.report.alpha:g}, {plan.words('report.alpha')}"
+    yield "Level of the tests", f"{plan.current['report.alpha']:g}, {plan.words('report.alpha')}"
     yield "Pairs tested", f"{len(study.report.pairs or ())}, {plan.words('report.pairs')}"
-    yield "Seeds", f"{study.seeds}, {plan.words('seeds')}"
+    yield "Seeds", f"{value_in_words('seeds', plan.current['seeds'])}, {plan.words('seeds')}"
     yield "CPU threads per cell", str(environment.threads if environment else "unknown")
 
 

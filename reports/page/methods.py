@@ -17,6 +17,7 @@ from harness.locks import command_of
 from harness.study.setup import Environment
 from reports.collect import CellResult, Collected
 from reports.declared import declared_blocks
+from reports.looks import tests_of
 from reports.page.fairness import budget_in_words, settings_of_methods
 from reports.results import Results
 from reports.samples import Source
@@ -37,7 +38,7 @@ def methods_section(collected: Collected, contrasts: Sequence[Contrast]) -> Docu
         heading("Evaluation"),
         paragraph(*_evaluation(collected)),
         heading("Statistics"),
-        *_statistics(study.report, contrasts, collected.headline.benchmark.cluster),
+        *_statistics(tests_of(collected), contrasts, collected.headline.benchmark.cluster),
         *declared_blocks(collected.declared),
         heading("Settings of each method"),
         text_table(("Method", "Settings"), *settings_of_methods(collected)),
@@ -93,8 +94,8 @@ def _training(collected: Collected) -> Iterator[str]:
     tuning = "all weights" if model.tuning == "full" else f"LoRA (rank {model.lora_rank}, alpha {model.lora_alpha})"
     tower = "frozen" if model.freeze_vision else "trained"
     finished = {m: sum(c.method == m and c.state == "done" for c in collected.cells) for m in study.methods}
-    short = [f"{n} of {study.seeds} for {collected.label(m)}" for m, n in finished.items() if n < study.seeds]
-    seeds = [str(study.first_seed + number) for number in range(study.seeds)]
+    short = [f"{n} of {collected.seeds} for {collected.label(m)}" for m, n in finished.items() if n < collected.seeds]
+    seeds = [str(study.first_seed + number) for number in range(collected.seeds)]
     yield (
         f"We compare {listed([collected.label(m) for m in study.methods])}, each trained from the same base model, "
         f"{model.name} ({tuning}; vision tower {tower}; precision {model.precision}), with "

@@ -195,7 +195,7 @@ def _lead(results: Results, collected: Collected | None) -> str:
     if collected is not None:
         study = collected.study
         parts += [f"model {study.model.name}", f"{study.budget.amount:g} {study.budget.kind} per run"]
-        parts += [f"{count(study.seeds, 'seed')} per method", f"study {study.name}"]
+        parts += [f"{count(collected.seeds, 'seed')} per method", f"study {study.name}"]
     return clean(" · ".join(parts))
 
 

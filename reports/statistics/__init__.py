@@ -14,6 +14,7 @@ from reports.statistics.contrast import (
 )
 from reports.statistics.curves import LEVEL, learning_curves, score_intervals, training_metrics
 from reports.statistics.inference import FEW_CLUSTERS, holm
+from reports.statistics.looks import look_level
 from reports.statistics.paired import compare, default_pairs
 from reports.statistics.pilot import spread_from
 from reports.statistics.power import (
@@ -52,6 +53,7 @@ __all__ = [
     "layout_of",
     "learning_curves",
     "level",
+    "look_level",
     "overall",
     "pareto_front",
     "refuse_repeats",

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.config.sections import SEEDS_FOR_METHODS as SEEDS_FOR_METHODS
 from reports.statistics.inference import holm
 
 OVERALL = "overall"
 """The task name of the headline score."""
-
-SEEDS_FOR_METHODS = 3
-"""Fewest seeds a side that allow a claim about methods instead of checkpoints."""
 
 MARGIN = 1.0
 """Points: two methods that differ by less are equivalent, unless the study declares another margin."""

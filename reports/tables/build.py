@@ -11,10 +11,11 @@ from harness.config.study import BASE
 from harness.study.asked import DEFAULT_RULES
 from harness.study.description import RecordedBenchmark
 from reports.benchmarks import VSIBench
-from reports.declared import amended_notes
+from reports.declared import amended_notes, declared_sentences
 from reports.results import Results
 from reports.statistics import Contrast, compare
 from reports.tables.compute import AgainstCompute
+from reports.tables.looks import look_sentences
 from reports.tables.pairs import pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
 from reports.tables.scores import ScoreRow, score_rows, scores_table
@@ -60,14 +61,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         with_published: Show published rows below ours, which are VSI-Bench's.
     """
     settings, benchmark = results.report, results.benchmark
-    found = compare(
-        results.answers,
-        results.pairs,
-        benchmark=benchmark,
-        alpha=settings.alpha,
-        margin=results.margin,
-        variants=results.variants,
-    )
+    found = compare_results(results)
     rows, footnotes = score_rows(results), results.footnotes
     if (with_published or settings.with_published) and _is_vsi_bench(benchmark):
         rows += published_rows()
@@ -80,7 +74,19 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,
-        common(results, found),
+        (*look_sentences(results, found), *declared_sentences(results), *common(results, found)) if found else (),
+    )
+
+
+def compare_results(results: Results) -> list[Contrast]:
+    """Every difference that a report tests."""
+    return compare(
+        results.answers,
+        results.pairs,
+        benchmark=results.benchmark,
+        alpha=results.report.alpha,
+        margin=results.margin,
+        variants=results.variants,
     )
 
 

@@ -32,7 +32,7 @@ from harness.config.variants import SECTIONS
 from harness.console import Console
 from harness.errors import UserError
 from harness.io import toml_text, write_json
-from harness.study.compare import print_dry_run
+from harness.study.dry_run import print_dry_run
 from harness.study.plan import print_plan
 from reports.collect import collect
 from reports.comparison import Comparison

@@ -19,8 +19,9 @@ from harness.config.study import StudyConfig
 from harness.console import Console
 from harness.io import sha256_file, write_json
 from harness.study.asked import EvaluationManifest
-from harness.study.compare import Plan, describe_study
+from harness.study.compare import describe_study
 from harness.study.evaluation import score_evaluation
+from harness.study.planning import Plan
 from harness.study.setup import read_benchmark, read_training
 from harness.vsibench.published import published_counts
 from harness.vsibench.rooms import published_rooms

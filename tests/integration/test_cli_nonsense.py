@@ -142,6 +142,7 @@ def sensible(key: str, value: str) -> bool:
         default = default[part]
     text = default is None or isinstance(default, (str, Path))
     return {
+        "[1]": key == "seeds",
         "nonsense": text,
         "true": isinstance(default, bool),
         "1e30": isinstance(default, float) or key == "data.stills_rate",

@@ -17,9 +17,10 @@ from harness.io import digest_of, read_json, sha256_file, write_json
 from harness.plugins import registry
 from harness.study import work
 from harness.study.asked import Asked, EvaluationManifest, digest_of_questions
-from harness.study.compare import describe_study, make_plan, score_cells
+from harness.study.compare import describe_study, score_cells
 from harness.study.description import read_description, write_description
 from harness.study.matrix import Cell
+from harness.study.planning import make_plan
 from harness.study.process import cell_command
 
 PLUGIN = '''

@@ -17,8 +17,8 @@ from harness.data.contents import content_digest
 from harness.io import read_json
 from harness.models.loading import model_config
 from harness.study.cell import main as run_cell
-from harness.study.compare import make_plan
 from harness.study.matrix import write_cell
+from harness.study.planning import make_plan
 from harness.study.setup import frame_cache, load_data
 
 Cli = Callable[..., tuple[int, str, str]]

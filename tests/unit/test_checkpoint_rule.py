@@ -15,8 +15,8 @@ from harness.config.study import StudyConfig, load_study
 from harness.errors import UserError
 from harness.io import read_json
 from harness.study import matrix, sources
-from harness.study.compare import make_plan
 from harness.study.matrix import Cell
+from harness.study.planning import make_plan
 from harness.study.tune import tuning_study
 from reports.collect import collect
 from reports.comparison import Comparison

@@ -14,7 +14,7 @@ from harness.data.broken import without_broken_videos
 from harness.data.reader import Dataset, read_dataset
 from harness.data.video.decode import inspect_video
 from harness.errors import UserError
-from harness.study.compare import make_plan
+from harness.study.planning import make_plan
 from harness.study.setup import load_data
 
 

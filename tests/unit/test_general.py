@@ -22,8 +22,8 @@ from harness.errors import UserError
 from harness.study import matrix
 from harness.study.asked import EvaluationManifest
 from harness.study.cell import main
-from harness.study.compare import make_plan
 from harness.study.identity import question_digests
+from harness.study.planning import make_plan
 from reports.benchmarks.general import General, Question, normalised
 from reports.benchmarks.vsibench import VSIBench
 from reports.comparison import Comparison

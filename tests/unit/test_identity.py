@@ -23,7 +23,8 @@ from harness.io import read_json, write_json, write_text
 from harness.models.conversation import conversation_notes, generation_defaults
 from harness.models.loading import check_model, load_model
 from harness.models.presets import TINY
-from harness.study.compare import make_plan, print_dry_run
+from harness.study.dry_run import print_dry_run
+from harness.study.planning import make_plan
 from harness.study.threads import settle_threads
 
 

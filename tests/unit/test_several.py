@@ -22,7 +22,8 @@ from harness.errors import UserError
 from harness.io import read_as
 from harness.models.loading import locate
 from harness.study import matrix
-from harness.study.compare import describe_study, make_plan
+from harness.study.compare import describe_study
+from harness.study.planning import make_plan
 from reports.comparison import Comparison
 from reports.several import pooled, read_studies
 from reports.statistics.combined import Estimate, combine_estimates, covariance
