@@ -37,8 +37,8 @@ def declared_sentences(results: Results) -> tuple[str, ...]:
         before = "" if plan.known else ", and nothing was amended"
         return (f"Methods, seeds, pairs, margin, level, scorer and checkpoint were {plan.written}{before}.",)
     more = [SEEDS_ADDED] if "seeds" in plan.amended_knowingly else []
-    amended = (f"{key} ({value_in_words(key, plan.current[key])}) was {plan.words(key)}" for key in plan.amended)
-    return (f"The plan was {plan.written}.", *(f"{one[0].upper()}{one[1:]}." for one in amended), *more)
+    amended = (f"Its {key} ({value_in_words(key, plan.current[key])}) was {plan.words(key)}" for key in plan.amended)
+    return (f"The plan was {plan.written}.", *(f"{one}." for one in amended), *more)
 
 
 def amended_notes(results: Results, a: str, b: str) -> tuple[str, ...]:
@@ -48,13 +48,19 @@ def amended_notes(results: Results, a: str, b: str) -> tuple[str, ...]:
     found = []
     if plan.known:
         found.append(f"Nothing was declared beforehand: the plan was {plan.written}.")
-    if knowingly := plan.amended_knowingly:
+    if knowingly := [key for key in plan.amended_knowingly if not _is_additional(key, plan)]:
         found.append(
             f"Not as declared: with results known, the study's {listed(knowingly)} {_were(knowingly)} amended."
         )
         if "report.pairs" in knowingly and (a, b) in plan.pairs_added():
             found.append("This pair was added then.")
     return tuple(found)
+
+
+def _is_additional(key: str, plan: Declaration) -> bool:
+    """Whether a quantity is about benchmarks besides the headline, on which nothing is tested."""
+    scorers, of_headline = "digests.scorers.", f"digests.scorers.{plan.current.get('evaluation.benchmark')}"
+    return key.startswith("evaluation.more") or (key.startswith(scorers) and key != of_headline)
 
 
 def declared_blocks(plan: Declaration) -> Iterator[Block]:

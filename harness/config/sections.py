@@ -272,7 +272,8 @@ class ReportSection(StrictConfig):
         gt=0,
         le=100,
         description="Methods that differ by less than this, in points, are equivalent; unset: the smallest margin "
-        "within which the study would find equal methods equivalent with 80% power, worked out before the first cell.",
+        "within which the study would find equal methods equivalent with 80% power, up to 5 points, worked out before "
+        "the first cell.",
     )
     alpha: float = Field(0.05, gt=0, lt=1, description="Two-sided significance level of tests and intervals.")
     pairs: tuple[tuple[str, str], ...] | None = Field(

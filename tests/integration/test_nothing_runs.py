@@ -18,6 +18,7 @@ from harness.plugins import registry
 from harness.study import work
 from harness.study.asked import Asked, EvaluationManifest, digest_of_questions
 from harness.study.compare import describe_study, score_cells
+from harness.study.declared import declare
 from harness.study.description import read_description, write_description
 from harness.study.matrix import Cell
 from harness.study.planning import make_plan
@@ -155,6 +156,7 @@ def test_nothing_is_asked_of_registry_or_sources(run: Run, harness: Cli, monkeyp
     write_json(run.folder / "study.json", study)
     digest = digest_of(StudyConfig(**study).model_dump(mode="json"))
     write_description(run.folder, read_description(run.folder, run.study).model_copy(update={"study": digest}))
+    declare(run.folder, StudyConfig(**study), {"report.pairs": [["base", "mine"]], "report.margin": 1.0}, QUIET)
     for name in ("find", "load", "names"):
         monkeypatch.setattr(registry, name, refuse)
     monkeypatch.setattr(sources, "resolve_source", refuse)

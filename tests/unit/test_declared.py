@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from harness.study.matrix import Cell, check_output, write_matrix
 from harness.study.planning import make_plan
 from reports.collect import collect
 from reports.comparison import Comparison
-from reports.settled import default_margin
+from reports.settled import WIDEST_MARGIN, default_margin
 from reports.statistics import default_spread, vsi_bench_layout
 
 ANSWERS = {str(number): "4" for number in range(9)}
@@ -189,7 +190,10 @@ def test_one_quantity_in_words(plan: Declaration, words: str) -> None:
     assert plan.words("seeds") == words
 
 
-def test_the_margin_follows_from_the_plan_and_never_from_results(root: Path, tmp_path: Path) -> None:
+def test_the_margin_follows_from_the_plan_and_never_from_results(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.settled.WIDEST_MARGIN", 100.0)  # which nine questions exceed
     cells = declared(tmp_path, the_study(root, alpha=0.05))
     least = read_declaration(tmp_path).current["report.margin"]
     again(tmp_path, the_study(root, alpha=0.2))
@@ -214,3 +218,4 @@ def test_the_default_margin_is_where_equal_methods_are_found_equivalent() -> Non
     for width, low, high in ((margin, 0.76, 0.88), (margin / 2, 0.0, 0.05)):
         p = stats.t.sf((width - abs(difference)) / error, df)
         assert low < (p < alpha / pairs).mean() < high, width
+    assert default_margin(replace(layout, rooms=6, effective=9.0), 1, 0.05, 1) == WIDEST_MARGIN

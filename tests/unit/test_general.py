@@ -268,7 +268,10 @@ def test_every_checkpoint_is_evaluated_and_shown_and_not_mixed(tmp_path: Path) -
     assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("vsibench/*/samples.jsonl")} == answers
 
     paths = {p.name: p for p in Comparison().write(run_dir, QUIET)}
+    said = before.pop("pairs.md").decode().splitlines(), paths["pairs.md"].read_text().splitlines()
     assert {name: paths[name].read_bytes() for name in before} == before  # not mixed into any other score
+    verdicts = [[line for line in lines if line.startswith(("- ", "|"))] for lines in said]
+    assert verdicts[0] == verdicts[1] and "evaluation.more.general" in paths["pairs.md"].read_text()
     trained = plan.cells[1].folder(run_dir) / "general"
     assert sorted(p.name for p in trained.iterdir()) == ["step-000001", "step-000002"]
     rows = [json.loads(line) for line in (trained / "step-000002" / "samples.jsonl").read_text().splitlines()]
