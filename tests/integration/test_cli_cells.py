@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from cli_kit import Cli, mistake
 
-from harness.config.study import StudyConfig, load_study
+from harness.config.study import ReportSection, StudyConfig, load_study
 from harness.console import Console
+from harness.data.reader import Dataset
 from harness.errors import UserError
 from harness.io import read_json, write_json
 from harness.locks import hold
@@ -43,6 +44,9 @@ class FakeReport:
 
     def check_output(self, run_dir: Path, study: StudyConfig) -> None:
         pass
+
+    def settled(self, study: StudyConfig, benchmark: Dataset) -> ReportSection:
+        return study.report.model_copy(update={"pairs": (), "margin": 1.0})
 
     def write(self, run_dir: Path, console: Console, **_: object) -> list[Path]:
         cells = read_json(run_dir / "matrix.json")["cells"]
