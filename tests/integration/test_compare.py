@@ -165,18 +165,18 @@ def untimed(content: bytes) -> bytes:
 
 def test_a_method_that_fails_stops_nobody_and_the_table_says_why(place: Place) -> None:
     before = {name: place.files(f"cells/{place.cell(name).name}/vsibench") for name in ("base", "sft")}
-    result = place.compare("--methods", "sft,dpo", "-s", "dpo.train.learning_rate=1e30", "-s", "dpo.rollouts=2")
+    result = place.compare("--methods", "sft,rloo", "-s", "rloo.train.learning_rate=1e30", "-s", "rloo.group_size=2")
     assert result.exit_code == 1
-    status = read_json(place.cell("dpo") / "status.json")
-    assert status["state"] == "failed" and "not finite" in status["reason"]
+    status = read_json(place.cell("rloo") / "status.json")
+    assert status["state"] == "failed" and "TrainingError" in status["reason"] and "step 2" in status["reason"]
     assert status["reason"] in result.output.replace("\n", " ")
     table = (place.run / "report" / "scores.md").read_text()
     assert status["reason"].split(":")[0] in table and "failed" in table
     scores = rows(place.run / "report" / "scores.csv")
-    assert scores["sft"]["overall"] and not scores["dpo"]["overall"]
+    assert scores["sft"]["overall"] and not scores["rloo"]["overall"]
     for name, files in before.items():
         assert place.files(f"cells/{place.cell(name).name}/vsibench") == files
-    assert len(list((place.cell("dpo") / "checkpoints").glob("step-*"))) == 1
+    assert len(list((place.cell("rloo") / "checkpoints").glob("step-*"))) == 1
 
 
 def test_a_run_directory_that_is_held_is_not_touched(place: Place) -> None:
