@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.statistics.inference import Asked, Clusters, Runs, median_unbiased, tested
+from reports.statistics.runs import guarded
 
 Array = NDArray[np.float64]
 Levels = Mapping[int, float]
@@ -81,7 +82,7 @@ def _chunk(study: Study, looks: Sequence[int], n: int, rng: np.random.Generator)
             difference, variance = rooms.mean(1), rooms.var(1, ddof=1) / ROOMS
             several = [one for one in (runs[a], runs[b]) if one.shape[1] > 1]
             own = [(one.var(1, ddof=1) / look, look - 1) for one in several]
-            error = Runs(own, [(pooled * len(several) / look, df)])
+            error = Runs(guarded(own, df), [(pooled * len(several) / look, df)])
             said = tested(difference, Clusters(variance, ROOMS, "room"), error, Asked(0.05, study.margin))[1]
             different.append(said.p)
             alike.append(said.p_equivalence)

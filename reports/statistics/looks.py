@@ -46,12 +46,10 @@ def critical_values(fractions: tuple[float, ...], alpha: float, spending: Spendi
         spending: As in :func:`spent`.
     """
     found: list[float] = []
-    points = mass = np.zeros(0)
+    points, mass = np.zeros(1), np.ones(1)
     before = spent_before = 0.0
     for fraction in fractions:
         step, total = math.sqrt(fraction - before), spent(spending, alpha, fraction)
-        if not found:
-            points, mass = np.zeros(1), np.ones(1)
 
         def excess(end: float, points=points, mass=mass, step=step, part=total - spent_before) -> float:  # type: ignore[no-untyped-def]
             return float(mass @ stats.norm.sf((end - points) / step)) - part
