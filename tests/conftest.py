@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -20,6 +21,7 @@ from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
 from harness.models.presets import TINY
+from harness.plugins import registry
 
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so the processes they start and interrupt.
@@ -72,6 +74,15 @@ def write_small_dataset(root: Path, scenes: int = 3, size: int = 56, seed: int =
             )
     (root / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin_files_of_its_own() -> Iterator[None]:
+    """Each file of tests leaves the registry as it found it, so that the order of the files decides nothing."""
+    before = dict(registry._files)
+    yield
+    registry._files.clear()
+    registry._files.update(before)
 
 
 @pytest.fixture(scope="session")
