@@ -315,6 +315,13 @@ class TuneRange(StrictConfig):
         return self
 
 
+class TunedMethod(StrictConfig):
+    """What `harness tune` chose for a method."""
+
+    trials: int = Field(ge=1, description="Trials that it was chosen from.")
+    chosen: dict[str, float] = Field(min_length=1, description="The values by key, such as train.learning_rate.")
+
+
 class TuneSection(StrictConfig):
     """Fair tuning: the same number of random trials for every method, on records outside the benchmark."""
 
@@ -325,16 +332,7 @@ class TuneSection(StrictConfig):
         default_factory=lambda: {"all": {"train.learning_rate": TuneRange(low=1e-5, high=1e-3, scale="log")}},
         description="Ranges by method and key; those of `all` apply to every method.",
     )
-    done: dict[str, Annotated[int, Field(ge=0)]] = Field(
+    done: dict[str, TunedMethod] = Field(
         default_factory=dict,
-        description="Trials behind each method's settings, `all` for every method; written by `harness tune`.",
+        description="What `harness tune` chose for each method; other values in use are reported as set by hand.",
     )
-
-    @field_validator("done", mode="before")
-    @classmethod
-    def _of_all(cls, done: Any) -> Any:
-        return {"all": done} if isinstance(done, int) and not isinstance(done, bool) else done
-
-    def trials_of(self, *names: str) -> int:
-        """The number of trials behind a method's settings, by the first of its names that has an entry."""
-        return next((self.done[name] for name in (*names, "all") if name in self.done), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,11 +316,12 @@ def _check_names(study: StudyConfig, methods_asked: str) -> None:
         )
     _refuse_the_same_twice(study)
     methods = registry.names("algorithms")
-    for section, names, more in (
+    sections: tuple[tuple[str, Iterable[str], list[str]], ...] = (
         ("method", study.method, []),
         ("tune.ranges", study.tune.ranges, ["all"]),
-        ("tune.done", study.tune.done, ["all"]),
-    ):
+        ("tune.done", study.tune.done, []),
+    )
+    for section, names, more in sections:
         if unknown := [name for name in names if name not in (*more, *methods)]:
             raise unknown_name(f"{section}.{unknown[0]}", unknown[0], [*more, *methods])
     _check_benchmarks(study.evaluation)

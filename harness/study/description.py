@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from harness.api.benchmark import Benchmark, Figures, ScoringRule, Task
 from harness.api.guest import GuestTrainer
 from harness.config.evaluation import DEVELOPMENT
 from harness.config.study import BASE, StudyConfig
-from harness.config.variants import SECTIONS, parse_variant
+from harness.config.variants import SECTIONS, get, parse_variant
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few
 from harness.io import digest_of, read_sealed, sealed_text
@@ -39,7 +40,7 @@ class DescribedMethod(Recorded):
         mode: The prompt mode of its evaluation.
         tokens: The token limit of its answers.
         two_turns: Whether it answers in two turns.
-        trials: Tuning trials behind its settings.
+        tuning: Where the values of its tuned keys are from, in words; empty where nothing is known of it.
         remarks: Of a guest: how its loop differs from the engine's.
     """
 
@@ -48,7 +49,7 @@ class DescribedMethod(Recorded):
     mode: str
     tokens: int
     two_turns: bool
-    trials: int = 0
+    tuning: str = ""
     remarks: tuple[str, ...] = ()
 
 
@@ -266,10 +267,31 @@ def _method(study: StudyConfig, method: str) -> DescribedMethod:
     return DescribedMethod(
         label=study.label(method),
         settings=", ".join(f"{key} = {value}" for key, value in settings.items()) or "none",
-        trials=study.tune.trials_of(parse_variant(method).method, getattr(algorithm, "counterpart", "")),
+        tuning=_tuning(study, method, getattr(algorithm, "counterpart", ""), algorithm.config.model_dump()),
         remarks=tuple(algorithm.remarks) if isinstance(algorithm, GuestTrainer) else (),
         **told,
     )
+
+
+def _tuning(study: StudyConfig, method: str, counterpart: str, options: Mapping[str, Any]) -> str:
+    """Whether a method runs with the values that tuning chose for it, or for the method that it is a guest's twin of.
+
+    Args:
+        study: The study.
+        method: The method or variant.
+        counterpart: A guest's twin among the methods, or empty.
+        options: The method's own hyper-parameters.
+    """
+    own = study.for_method(method)
+    used = {**options, **{section: getattr(own, section).model_dump() for section in SECTIONS}}
+    tuned = next((name for name in (parse_variant(method).method, counterpart) if name in study.tune.done), None)
+    if tuned is None:
+        return ""
+    done = study.tune.done[tuned]
+    if any(get(used, key) != value for key, value in done.chosen.items()):
+        return "set by hand"
+    trials = f"{done.trials} {'trial' if done.trials == 1 else 'trials'}"
+    return trials if method == tuned else f"values chosen for {tuned} in {trials}"
 
 
 def _benchmark(study: StudyConfig, rules: Rules, train: Dataset) -> DescribedBenchmark:

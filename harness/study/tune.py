@@ -16,7 +16,7 @@ from rich.table import Table
 
 from harness.config.sections import TuneRange
 from harness.config.study import BASE, StudyConfig
-from harness.config.variants import merge, parse_variant, put
+from harness.config.variants import get, merge, parse_variant, variants_by_method
 from harness.console import Console
 from harness.errors import UserError
 from harness.io import toml_text
@@ -48,17 +48,31 @@ def trials_of(study: StudyConfig, method: str) -> list[str]:
     Raises:
         UserError: No range is declared for the method.
     """
-    ranges = {**study.tune.ranges.get("all", {}), **study.tune.ranges.get(parse_variant(method).method, {})}
+    ranges = ranges_of(study, parse_variant(method).method).items()
     if not ranges:
         raise UserError(f"`tune.ranges`: no range for {method}; declare [tune.ranges.all] or [tune.ranges.{method}]")
     return [
-        ":".join([method, *(f"{key}={draw(space, study.first_seed, key, trial):g}" for key, space in ranges.items())])
+        ":".join([method, *(f"{key}={draw(space, study.first_seed, key, trial):g}" for key, space in ranges)])
         for trial in range(study.tune.trials)
     ]
 
 
+def ranges_of(study: StudyConfig, method: str) -> dict[str, TuneRange]:
+    """The ranges that a method is tuned over, by key."""
+    return {**study.tune.ranges.get("all", {}), **study.tune.ranges.get(method, {})}
+
+
 def tuning_study(study: StudyConfig) -> StudyConfig:
-    """The study of all trials, with the smaller budget, on the development split."""
+    """The study of all trials, with the smaller budget, on the development split.
+
+    Raises:
+        UserError: Two variants of one method are to be tuned: a study has one set of settings for each method.
+    """
+    if several := variants_by_method(study.methods):
+        raise UserError(
+            f"`harness tune`: {', '.join(several[0])} are variants of one method, and the file of chosen settings has "
+            "one place for each; tune one of them at a time"
+        )
     document = study.model_dump(mode="json")
     document["name"] = f"{study.name[:70]}-tune"
     document["methods"] = [trial for method in study.methods for trial in trials_of(study, method)]
@@ -124,8 +138,8 @@ def tuned_file(study: StudyConfig, trials: pd.DataFrame) -> str:
     document = study.model_dump(mode="json")
     for winner in map(parse_variant, trials["trial"][trials["chosen"]]):
         document["method"][winner.method] = merge(document["method"].get(winner.method, {}), winner.settings)
-    tuned = {parse_variant(one).method: study.tune.trials for one in study.methods}
-    put(document, "tune.done", study.tune.done | tuned)
+        chosen = {key: get(winner.settings, key) for key in ranges_of(study, winner.method)}
+        document["tune"]["done"][winner.method] = {"trials": study.tune.trials, "chosen": chosen}
     text = toml_text(document)
     assert StudyConfig(**tomllib.loads(text))
     table = "".join(

@@ -115,15 +115,16 @@ def _shared(collected: Collected) -> Iterator[tuple[str, str]]:
 
 
 def _tuning(collected: Collected) -> str:
-    """From how many trials each method's settings were chosen; a guest counts its counterpart's."""
-    counts = {one.label: one.trials for one in _trained(collected)}
+    """From how many trials the settings of each method and variant were chosen."""
+    found = {one.label: one.tuning or "none recorded" for one in _trained(collected)}
     development = collected.study.tune.development
-    if not any(counts.values()):
-        return "none recorded"
-    if len(set(counts.values())) == 1:
-        return f"{next(iter(counts.values()))} trials per method on {development}"
-    unequal = ", ".join(f"{label} {trials}" for label, trials in counts.items())
-    return f"unequal, trials on {development}: {unequal}"
+    words = set(found.values())
+    told = (
+        f"{words.pop()} for every method"
+        if len(words) == 1
+        else "unequal: " + "; ".join(f"{label} {one}" for label, one in found.items())
+    )
+    return f"{told}; trials on {development}" if "trial" in told else told
 
 
 def _consumption(collected: Collected) -> Iterator[tuple[str, ...]]:

@@ -146,7 +146,7 @@ def sensible(key: str, value: str) -> bool:
         "nonsense": text,
         "true": isinstance(default, bool),
         "1e30": isinstance(default, float) or key == "data.stills_rate",
-        "9999999999": isinstance(default, float) or key in ("data.stills_rate", "tune.done"),
+        "9999999999": isinstance(default, float) or key == "data.stills_rate",
     }.get(value, False)
 
 
@@ -187,7 +187,7 @@ def test_a_key_refuses_nonsense_and_is_named(key: str) -> None:
         ('[report]\npairs = [["sft", "dpo", "grpo"]]', "report.pairs"),
         ("[tune.ranges.gpro.beta]\nlow = 0.1\nhigh = 1.0", "did you mean grpo"),
         ("[tune.ranges.all.beta]\nlow = 2.0\nhigh = 1.0", "low must be below high"),
-        ("[tune]\ndone = { gpro = 3 }", "did you mean grpo"),
+        ("[tune.done.gpro]\ntrials = 3\nchosen = { beta = 0.1 }", "did you mean grpo"),
         ("[budget]\namount = 10.5", "whole number of examples"),
         ("[reward.weights]\ndistance = true", "reward.weights"),
         ("[data]\nvideos = ''", "data.videos"),

@@ -119,8 +119,9 @@ def test_the_winner_is_the_best_done_trial_and_the_file_is_a_study(study, tmp_pa
         winner = max(trials, key=lambda name: scores[name])
         expected = parse_variant(winner).settings["train"]["learning_rate"]
         assert tuned.for_method(method).train.learning_rate == expected
+        assert tuned.tune.done[method].model_dump() == {"trials": 5, "chosen": {"train.learning_rate": expected}}
     assert tuned.hyper_parameters("grpo") == study.hyper_parameters("grpo")
-    assert {tuned.tune.trials_of(method) for method in study.methods} == {5} and tuned.tune.trials_of("dapo") == 0
+    assert set(tuned.tune.done) == set(study.methods)
     text = (tmp_path / tuning.TUNED_FILE).read_text()
     assert text.count("  chosen\n") == 3 and text.count("# failed") + text.count("#   failed") == 1
     assert all(f"  {trial}" in text for trial in scores)
@@ -139,17 +140,52 @@ def test_a_method_without_a_done_trial_is_named(study, tmp_path, monkeypatch):
         tuning.tune(study, tmp_path, dry_run=False, console=Console(quiet=True))
 
 
+FOUR = {"trials": 4, "chosen": {"train.learning_rate": 2e-5}}
+
+
 @pytest.mark.parametrize(
-    ("methods", "done", "words"),
+    ("rates", "words"),
     [
-        (("sft", "grpo"), {"sft": 4, "grpo": 4}, "4 trials per method on world:dev"),
-        (("grpo", "trl-grpo"), {"grpo": 4}, "4 trials per method on world:dev"),
-        (("grpo", "dapo"), {"grpo": 4}, "unequal, trials on world:dev: GRPO 4, DAPO 0"),
-        (("grpo", "dapo"), 3, "3 trials per method on world:dev"),
-        (("sft",), {"grpo": 4}, "none recorded"),
+        ({"sft": 2e-5, "grpo": 2e-5}, "4 trials for every method; trials on world:dev"),
+        (
+            {"grpo": 2e-5, "trl-grpo": 2e-5, "grpo:beta=0": None},
+            "unequal: GRPO 4 trials; TRL GRPO values chosen for grpo in 4 trials; "
+            "GRPO (beta=0) values chosen for grpo in 4 trials; trials on world:dev",
+        ),
+        (
+            {"grpo": 2e-5, "grpo:train.learning_rate=1e-3": None, "dapo": 2e-5},
+            "unequal: GRPO 4 trials; GRPO (train.learning_rate=1e-3) set by hand; DAPO none recorded; "
+            "trials on world:dev",
+        ),
+        ({"sft": 3e-5}, "set by hand for every method"),
+        ({"dapo": 2e-5}, "none recorded for every method"),
     ],
 )
-def test_the_fairness_card_says_how_much_tuning_each_method_had(methods, done, words):
-    study, data = load_study("tiny", methods=methods, changes={"tune.done": done}), Dataset(Path("data"), "test", ())
+def test_the_fairness_card_says_how_much_tuning_each_method_had(rates, words):
+    study = load_study(
+        "tiny",
+        methods=tuple(rates),
+        changes={"tune.done": {"sft": FOUR, "grpo": FOUR}},
+        overrides=[f"method.{method}.train.learning_rate={rate}" for method, rate in rates.items() if rate],
+    )
+    data = Dataset(Path("data"), "test", ())
     collected = SimpleNamespace(study=study, description=describe(study, data, data, []))
     assert _tuning(collected) == words
+
+
+def test_what_was_chosen_for_a_hyper_parameter_of_the_method_counts_too():
+    chosen = {"trials": 4, "chosen": {"beta": 0.05}}
+    study, data = (
+        load_study("tiny", methods=["dpo", "dpo:beta=0.2"], changes={"tune.done": {"dpo": chosen}}),
+        Dataset(Path("data"), "test", ()),
+    )
+    tuned = load_study("tiny", methods=["dpo"], changes={"tune.done": {"dpo": chosen}, "method.dpo.beta": 0.05})
+    found = describe(study, data, data, []).methods
+    assert (found["dpo"].tuning, found["dpo:beta=0.2"].tuning) == ("set by hand", "set by hand")
+    assert describe(tuned, data, data, []).methods["dpo"].tuning == "4 trials"
+
+
+def test_two_variants_of_a_method_are_not_tuned_into_one_place():
+    study = load_study("tiny", methods=["grpo", "grpo:beta=0"])
+    with pytest.raises(UserError, match=r"harness tune.*grpo, grpo:beta=0"):
+        tuning.tuning_study(study)
