@@ -16,6 +16,7 @@ MAIN = {
     "report.pairs": "Pairs",
     "report.margin": "Equivalence margin",
     "report.alpha": "Level",
+    "report.collapse": "Collapse, below base",
     "evaluation.scorer": "Scorer",
     "evaluation.checkpoint": "Reported checkpoint",
     "digests.train": "Training records",

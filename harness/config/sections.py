@@ -280,6 +280,12 @@ class ReportSection(StrictConfig):
         None,
         description="Confirmatory pairs [A, B], tested as B minus A; default: all pairs, base included.",
     )
+    collapse: float = Field(
+        10.0,
+        gt=0,
+        le=100,
+        description="A run has collapsed that ends more than this many points below the base model.",
+    )
     paired_seeds: bool = Field(
         True,
         description="Compare variants of one method by their runs of equal seeds as pairs: these share starting "
