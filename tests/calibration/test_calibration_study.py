@@ -12,9 +12,11 @@ import pytest
 
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
+from reports.statistics.inference import Asked
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import calibration as study
+import calibration_answers as study
+from calibration import family
 
 DRAWS = 400
 
@@ -49,7 +51,7 @@ def test_its_vectorised_copy_equals_compare(k: int, methods: int, rooms: int, in
             frame, named, benchmark=VSIBench(), resamples=0, margin=2.0, variants=[names[1:]] if variants else ()
         )
         for pair, c in zip(pairs, found[::9], strict=True):
-            expected = of.compare(pair, study.Asked(0.05, 2.0, len(pairs)))
+            expected = of.compare(pair, Asked(0.05, 2.0, len(pairs)))
             ours = (c.p, c.ci_low, c.ci_high, c.joint_low, c.joint_high)
             theirs = [getattr(expected, name)[i] for name in ("p", "ci_low", "ci_high", "joint_low", "joint_high")]
             assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
@@ -62,11 +64,11 @@ def test_families_keep_their_error_with_few_seeds_and_the_pairs_own_variance_doe
     drawn = study.simulate(4, DRAWS, layout, (3,))
     for run_sd in ((5.0,) * 5, (1.0, 1.0, 1.0, 1.0, 5.0)):
         of = study.study(drawn, 3, run_sd)
-        errors = [float((study.family(of, guards=guards).min(-1) * 15 < 0.05).mean()) for guards in (True, False)]
+        errors = [float((family(of, guards=guards).min(-1) * 15 < 0.05).mean()) for guards in (True, False)]
         print(f"family-wise error, 15 pairs, run SD {run_sd}: {errors[0]:.3f}; unguarded {errors[1]:.3f}")
         assert errors[0] <= bound(0.05)
     lone = study.study(drawn, 3, (5.0,) * 5)
-    assert (study.family(lone, guards=False).min(-1) * 15 < 0.05).mean() > 0.08
+    assert (family(lone, guards=False).min(-1) * 15 < 0.05).mean() > 0.08
 
 
 @pytest.mark.slow
@@ -74,7 +76,7 @@ def test_with_half_the_questions_in_one_room_the_sign_flips_keep_the_size_that_t
     layout = study.vsi_bench(np.random.default_rng(5), 20, 0.5, 400)
     drawn = study.simulate(6, DRAWS, layout, (1, 3), methods=3, totals=True)
     assert drawn.effective < 6
-    asked = study.Asked(0.05, 1.0)
+    asked = Asked(0.05, 1.0)
     for k in (1, 3):
         of = study.study(drawn, k, (0.0, 0.0))
         found, naive = of.compare((1, 2), asked), of.compare((1, 2), asked, guards=False)
