@@ -57,7 +57,7 @@ class Comparison:
     """
 
     summary: ClassVar[str] = (
-        "scores, pairs, score against compute, scorer sensitivity and fairness card as Markdown, LaTeX, CSV and JSON"
+        "scores, runs, pairs, score against compute, scorers and fairness card as Markdown, LaTeX, CSV and JSON"
     )
 
     def write(
@@ -128,7 +128,11 @@ class Comparison:
             UserError: As :meth:`harness.outputs.Outputs.check`.
         """
         more = [f"additional-{name}" for name in study.evaluation.more]
-        names = [f"{name}.{kind}" for name in ("scores", "pairs", "sensitivity", "compute", *more) for kind in FORMATS]
+        names = [
+            f"{name}.{kind}"
+            for name in ("scores", "runs", "pairs", "sensitivity", "compute", *more)
+            for kind in FORMATS
+        ]
         more += [DEVELOPMENT] if DEVELOPMENT in study.evaluation.asked else []
         names += [f"{name}.csv" for name in ("checkpoints", *(f"{one}-checkpoints" for one in more))]
         Outputs(_report_folder(run_dir), REPORT_LIST).check([*names, *possible_files(study)])
@@ -259,8 +263,8 @@ def tables_of(collected: Collected, results: Results, *, with_published: bool = 
 
 
 def table_files(tables: Tables) -> dict[str, bytes]:
-    """Scores, pairs, score against compute and scorer sensitivity in every format, by the names of their files."""
-    files = _formats("scores", [tables.scores])
+    """Scores, runs, pairs, score against compute and sensitivity to the scorer in every format, by name of file."""
+    files = _formats("scores", [tables.scores]) | (_formats("runs", tables.runs.tables) if tables.runs else {})
     if tables.pairs is not None:
         said = [f"- {escape_markdown(' '.join((v.sentence, *v.notes)))}\n" for v in tables.verdicts]
         said += [f"\n{escape_markdown(sentence)}\n" for sentence in tables.common]

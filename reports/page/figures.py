@@ -31,9 +31,9 @@ WIDTH, WIDE = 3.5, 7.2
 LEGEND_LINE = 0.213
 """Inches; a line of a legend."""
 
-_STYLE = mpl.rc_params_from_file(Path(__file__).parent / "assets" / "figures.mplstyle", use_default_template=False)
+STYLE = mpl.rc_params_from_file(Path(__file__).parent / "assets" / "figures.mplstyle", use_default_template=False)
 
-INK, MUTED, GRID = (_STYLE[key] for key in ("text.color", "axes.labelcolor", "axes.edgecolor"))
+INK, MUTED, GRID = (STYLE[key] for key in ("text.color", "axes.labelcolor", "axes.edgecolor"))
 PAPER = "#ffffff"
 METHOD_COLOURS = ("#0b6cb0", "#c9540a", "#0c8a63", "#a8478a", "#8a6d00", "#3b4cc0", "#b02a37", "#4d7a1f")
 BASE_COLOUR = "#7b8794"
@@ -117,7 +117,7 @@ def add_legend(figure: Figure) -> None:
 def drawn(figure: Figure, name: str, caption: str) -> Drawing:
     """A figure as SVG and PDF, whose bytes depend only on what is drawn, and as SVG for a page."""
     files = {}
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
             content = io.BytesIO()
             figure.savefig(content, format=kind, metadata=metadata)
@@ -141,7 +141,7 @@ def _inline(svg: str) -> str:
     return re.sub(r"#[0-9a-f]{6}", lambda found: f"var({names[found[0]]})" if found[0] in names else found[0], body)
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
     """The overall difference of every pair with its interval; filled where there is a verdict."""
     rows = overall(contrasts)
@@ -149,7 +149,7 @@ def forest(contrasts: Sequence[Contrast], labels: Mapping[str, str]) -> Figure:
     return _forest(rows, [f"{labels[c.b]}{between}\N{MINUS SIGN} {labels[c.a]}" for c in rows], INK)
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def task_forest(contrasts: Sequence[Contrast], a: str, b: str, colour: str, titles: Mapping[str, str]) -> Figure:
     """The differences of one pair, overall and by task; tasks are exploratory and lighter."""
     rows = [c for c in contrasts if (c.a, c.b) == (a, b)]
@@ -184,7 +184,7 @@ def _forest(rows: Sequence[Contrast], names: Sequence[str], colour: str, limit: 
     return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def task_bars(
     scores: Mapping[str, pd.DataFrame],
     baselines: Mapping[str, Mapping[str, float]],
@@ -236,7 +236,7 @@ def task_bars(
     return figure
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def learning_curve(
     lines: pd.DataFrame,
     bands: pd.DataFrame,
@@ -282,7 +282,7 @@ def learning_curve(
     return _labelled(figure, "training examples" if x == "examples" else f"{COSTS[x]} of training", "score in points")
 
 
-@mpl.rc_context(_STYLE)
+@mpl.rc_context(STYLE)
 def training_curve(metrics: pd.DataFrame, key: str, palette: Palette, labels: Mapping[str, str]) -> Figure:
     """One logged metric against examples: thin lines for seeds, a thick one for the running mean over them."""
     figure, axes = new_axes(2.1)

@@ -34,6 +34,7 @@ from reports.page.figures import (
     training_curve,
 )
 from reports.page.methods import questions_asked
+from reports.page.run_figures import run_dots
 from reports.results import Results
 from reports.statistics import COSTS, LEVEL, OVERALL, learning_curves, level, score_intervals, training_metrics
 from reports.tables import AgainstCompute, Tables, Verdict, tally
@@ -109,7 +110,7 @@ def page_files(
 def possible_files(study: StudyConfig) -> list[str]:
     """The files that :func:`page_files` may make of a study's results."""
     methods = [BASE, *study.methods]
-    names = ["tasks", "tasks-narrow", "forest", "learning-examples", *(f"compute-{cost}" for cost in COSTS)]
+    names = ["tasks", "tasks-narrow", "runs", "forest", "learning-examples", *(f"compute-{cost}" for cost in COSTS)]
     names += [f"training-{key}" for key in TRAINING]
     names += [_forest_name(a, b) for a in methods for b in methods if a != b]
     return [PAGE, FAIRNESS, *METHODS, *(f"figures/{name}.{kind}" for name in names for kind in ("svg", "pdf"))]
@@ -123,7 +124,7 @@ def _draw(
     collected: Collected | None,
 ) -> Drawings:
     """Draw every figure that the results allow."""
-    drawings: Drawings = {"scores": [], "differences": [], "learning": [], "compute": [], "training": []}
+    drawings: Drawings = {"scores": [], "runs": [], "differences": [], "learning": [], "compute": [], "training": []}
 
     def add(section: str, name: str, caption: str, figure: Figure) -> None:
         drawings[section].append(drawn(figure, name, caption))
@@ -143,6 +144,9 @@ def _draw(
     for name, wide in (("tasks", True), ("tasks-narrow", False)):
         bars = task_bars(scores, baselines, palette, labels, titles, wide=wide)
         add("scores", name, caption, bars)
+    if tables.runs and any(method != BASE for method in tables.runs.scores):
+        caption = "Overall score of every run, and its mean by method. Hollow: collapsed runs."
+        add("runs", "runs", caption, run_dots(tables.runs, palette, labels))
     contrasts = tables.contrasts
     if contrasts:
         add("differences", "forest", "Difference in overall score of every pair.", forest(contrasts, labels))
@@ -236,6 +240,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "verdict": True,
         "differences": drawings["differences"],
         "scores": True,
+        "runs": drawings["runs"],
         "additional": context["tables"].additional,
         "learning": drawings["learning"],
         "compute": context["tables"].compute,

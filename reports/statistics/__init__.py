@@ -1,5 +1,6 @@
 """Paired comparisons, intervals, curves and power. Other rooms import from here."""
 
+from reports.statistics.collapse import Collapses, collapses
 from reports.statistics.combined import Combined, combine_estimates, estimate_of
 from reports.statistics.compute import COSTS, EqualCost, equal_costs, pareto_front, training_costs
 from reports.statistics.contrast import (
@@ -36,11 +37,13 @@ __all__ = [
     "MARGIN",
     "OVERALL",
     "SEEDS_FOR_METHODS",
+    "Collapses",
     "Combined",
     "Contrast",
     "EqualCost",
     "Layout",
     "Spread",
+    "collapses",
     "combine_estimates",
     "compare",
     "default_pairs",

@@ -4,6 +4,7 @@ from reports.tables.build import Tables, additional_table, build_tables, compare
 from reports.tables.compute import AgainstCompute, against_compute
 from reports.tables.pairs import difference_text, p_text
 from reports.tables.power import advice, power_table
+from reports.tables.runs import Runs
 from reports.tables.scores import BASELINES
 from reports.tables.table import MISSING, Cell, Column, Row, Table, Value, csv_text, latex_document, superscript
 from reports.tables.verdicts import Verdict, number, tally
@@ -15,6 +16,7 @@ __all__ = [
     "Cell",
     "Column",
     "Row",
+    "Runs",
     "Table",
     "Tables",
     "Value",

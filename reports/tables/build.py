@@ -18,6 +18,7 @@ from reports.tables.compute import AgainstCompute
 from reports.tables.looks import look_sentences
 from reports.tables.pairs import pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
+from reports.tables.runs import Runs, collapse_notes, collapse_sentences, runs_of, runs_tables
 from reports.tables.scores import ScoreRow, score_rows, scores_table
 from reports.tables.sensitivity import sensitivity_table
 from reports.tables.table import Table
@@ -39,6 +40,7 @@ class Tables:
         common: What a reader must know to judge the verdicts and what is not about one pair alone, a sentence each.
         additional: The scores on each additional benchmark, by its name.
         compute: Score against compute; None where it is not known.
+        runs: Every run's score, which collapsed, and what differences are without those; with their tables.
     """
 
     scores: Table
@@ -51,6 +53,7 @@ class Tables:
     common: tuple[str, ...] = ()
     additional: Mapping[str, Table] = field(default_factory=dict)
     compute: AgainstCompute | None = None
+    runs: Runs | None = None
 
 
 def build_tables(results: Results, *, with_published: bool = False) -> Tables:
@@ -61,7 +64,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         with_published: Show published rows below ours, which are VSI-Bench's.
     """
     settings, benchmark = results.report, results.benchmark
-    found = compare_results(results)
+    found, runs = compare_results(results), runs_of(results)
     rows, footnotes = score_rows(results), results.footnotes
     if (with_published or settings.with_published) and _is_vsi_bench(benchmark):
         rows += published_rows()
@@ -70,11 +73,22 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         scores_table(results, rows, found, footnotes=footnotes),
         rows,
         found,
-        [replace(v, notes=(*v.notes, *amended_notes(results, v.a, v.b))) for v in verdicts(results, found)],
+        [
+            replace(v, notes=(*v.notes, *collapse_notes(results, runs, v.a, v.b), *amended_notes(results, v.a, v.b)))
+            for v in verdicts(results, found)
+        ],
         sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,
-        (*look_sentences(results, found), *declared_sentences(results), *common(results, found)) if found else (),
+        (
+            *look_sentences(results, found),
+            *declared_sentences(results),
+            *common(results, found),
+            *collapse_sentences(results, runs, found),
+        )
+        if found
+        else (),
+        runs=replace(runs, tables=runs_tables(results, runs)),
     )
 
 

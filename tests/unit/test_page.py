@@ -195,7 +195,7 @@ def test_every_figure_is_in_the_page_and_in_files(whole: tuple[Path, str, Struct
     run, _, page, collected = whole
     names = {path.stem for path in (run / "report" / "figures").iterdir()}
     assert names == {
-        *("forest", "forest-sft-base", "forest-grpo-base", "forest-grpo-sft", "tasks", "tasks-narrow"),
+        *("forest", "forest-sft-base", "forest-grpo-base", "forest-grpo-sft", "tasks", "tasks-narrow", "runs"),
         *("learning-examples", "compute-seconds", "compute-forward_passes", "compute-tokens"),
         *(f"training-{key}" for key in ("reward", "kl", "length", "zero_variance", "truncated", "loss")),
     }
