@@ -86,6 +86,14 @@ class CellResult:
     misses: Misses | None = None
 
 
+SCORED_BY = "score by "
+
+
+def scored_by(scorer: str) -> str:
+    """The column of the scores by a scorer that is not the headline's."""
+    return f"{SCORED_BY}{scorer}"
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """What a study's checkpoints answered to one benchmark.
@@ -95,7 +103,8 @@ class Evaluated:
         scorer: The scorer behind ``score``.
         answers: One row an answer: method, model, seed, step, question, type, cluster, score, parsed, truncated,
             prompt (its id), answer (raw text), read (the part that is scored: in a tag mode, the answer tag's content);
-            ``reported`` marks the reported checkpoints.
+            ``reported`` marks the reported checkpoints; the other scorers' scores are in columns by
+            :func:`scored_by`.
         points: The figures by every scorer, by (method, seed, step).
     """
 
@@ -114,6 +123,7 @@ class Evaluated:
         if len(means) == len(shown):
             return shown
         keys, averaged = ["method", "seed", "question"], ["score", "parsed", "truncated"]
+        averaged += [name for name in map(str, means) if name.startswith(SCORED_BY)]
         found = means.astype({"parsed": float, "truncated": float}).groupby(keys, observed=True)[averaged].mean()
         return shown.drop(columns=averaged).join(found, on=keys)[list(shown)]
 
@@ -243,6 +253,8 @@ def _evaluated(
             scored = _scores(step, told)
             by = scored.by[told.scorer]
             frame = questions.assign(score=np.array(by.scores, dtype=float), parsed=[one == "1" for one in by.parsed])
+            others = {scored_by(name): np.array(one.scores, dtype=float) for name, one in scored.by.items()}
+            frame = frame.assign(**{name: of for name, of in others.items() if name != scored_by(told.scorer)})
             frame = frame.join(samples[["truncated", "prompt", "answer", "read"]], on="question")
             number = step_number(step.name)
             frame = frame.assign(method=entry.method, model=entry.model, seed=entry.seed, step=number)

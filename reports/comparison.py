@@ -23,7 +23,7 @@ from harness.study.setup import benchmark_source
 from harness.visible import clean
 from reports.collect import CellResult, Collected, Evaluated, collect
 from reports.page import PAGE, methods_section, page_files, possible_files, samples_section
-from reports.results import Results, results_of
+from reports.results import Results, compare_results, results_of
 from reports.samples import parse_sources, results_from, score_file
 from reports.settled import settled
 from reports.several import pooled, pooled_sentence, read_studies, several_page, several_tables
@@ -35,7 +35,6 @@ from reports.tables import (
     advice,
     against_compute,
     build_tables,
-    compare_results,
     csv_text,
     latex_document,
     power_table,
@@ -272,7 +271,7 @@ def table_files(tables: Tables) -> dict[str, bytes]:
         files |= _records("pairs", pd.DataFrame(tables.contrasts))
     if tables.compute is not None:
         files |= _formats("compute", tables.compute.tables) | _records("compute", tables.compute.frame)
-    return files | (_formats("sensitivity", [tables.sensitivity]) if tables.sensitivity else {})
+    return files | (_formats("sensitivity", tables.sensitivity) if tables.sensitivity else {})
 
 
 def show(console: Console, tables: Tables) -> None:

@@ -16,7 +16,7 @@ from harness.vsibench.prompts import MODES
 from harness.vsibench.records import Record
 from reports.collect import CellResult, Collected, Evaluated
 from reports.looks import Look, look_of, tests_of
-from reports.statistics import MARGIN, default_pairs
+from reports.statistics import MARGIN, Contrast, compare, default_pairs
 
 MOST_COLUMNS = 8
 """Question types that get a column each where the benchmark declares no tasks; with more there is none."""
@@ -122,6 +122,33 @@ def results_of(collected: Collected, evaluated: Evaluated | None = None) -> Resu
         cells=collected.cells,
         declared=collected.declared,
         rule="" if study.evaluation.checkpoint == "last" else study.evaluation.rule,
+    )
+
+
+def compare_results(
+    results: Results,
+    answers: pd.DataFrame | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    *,
+    checks: bool = True,
+) -> list[Contrast]:
+    """Every difference that a report tests.
+
+    Args:
+        results: What was answered.
+        answers: Others in place of the reported ones: some runs, or scores by another scorer.
+        pairs: Others than the declared ones.
+        checks: Whether to check the tests by resampling.
+    """
+    more = {} if checks else {"resamples": 0}
+    return compare(
+        results.answers if answers is None else answers,
+        results.pairs if pairs is None else pairs,
+        benchmark=results.benchmark,
+        alpha=results.report.alpha,
+        margin=results.margin,
+        variants=results.variants,
+        **more,
     )
 
 

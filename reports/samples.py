@@ -20,6 +20,7 @@ from harness.study.description import points_by_scorer
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
+from reports.collect import scored_by
 from reports.results import Results
 from reports.settled import settled
 from reports.statistics import layout_of, refuse_repeats
@@ -242,5 +243,8 @@ def _scored(file: AnswerFile, asked: Sequence[Record], benchmark: Benchmark, sco
     given = [file.answers[record.key] for record in asked]
     read = [file.read[record.key] for record in asked]
     frame = pd.DataFrame(scored).assign(model="external", answer=[one.text for one in given], read=read)
+    for other in benchmark.scorers:
+        if other != scorer:
+            frame[scored_by(other)] = [one.score for one in benchmark.question_scores(asked, file.read, other)]
     known = all(answer.truncated is not None for answer in file.answers.values())
     return frame.assign(truncated=[bool(one.truncated) for one in given]) if known else frame

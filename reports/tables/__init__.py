@@ -1,6 +1,6 @@
 """The tables of a report and its verdicts. Other rooms import from here."""
 
-from reports.tables.build import Tables, additional_table, build_tables, compare_results
+from reports.tables.build import Tables, additional_table, build_tables
 from reports.tables.compute import AgainstCompute, against_compute
 from reports.tables.pairs import difference_text, p_text
 from reports.tables.power import advice, power_table
@@ -25,7 +25,6 @@ __all__ = [
     "advice",
     "against_compute",
     "build_tables",
-    "compare_results",
     "csv_text",
     "difference_text",
     "latex_document",

@@ -12,7 +12,7 @@ from harness.study.asked import DEFAULT_RULES
 from harness.study.description import RecordedBenchmark
 from reports.benchmarks import VSIBench
 from reports.declared import amended_notes, declared_sentences
-from reports.results import Results
+from reports.results import Results, compare_results
 from reports.statistics import Contrast, compare
 from reports.tables.compute import AgainstCompute
 from reports.tables.looks import look_sentences
@@ -20,7 +20,7 @@ from reports.tables.pairs import pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
 from reports.tables.runs import Runs, collapse_notes, collapse_sentences, runs_of, runs_tables
 from reports.tables.scores import ScoreRow, score_rows, scores_table
-from reports.tables.sensitivity import sensitivity_table
+from reports.tables.sensitivity import sensitivity_tables
 from reports.tables.table import Table
 from reports.tables.verdicts import Verdict, common, verdicts
 
@@ -34,7 +34,7 @@ class Tables:
         rows: What it shows.
         contrasts: Every difference that was tested.
         verdicts: What the differences in the overall score say.
-        sensitivity: The same answers by every scorer; None where the benchmark has one scorer only.
+        sensitivity: Scores and differences by every scorer; none where the benchmark has one scorer only.
         pairs: Differences in the overall score; None without two methods.
         tasks: Differences by task; None without two methods or without tasks.
         common: What a reader must know to judge the verdicts and what is not about one pair alone, a sentence each.
@@ -47,7 +47,7 @@ class Tables:
     rows: Sequence[ScoreRow]
     contrasts: Sequence[Contrast]
     verdicts: Sequence[Verdict]
-    sensitivity: Table | None
+    sensitivity: Sequence[Table]
     pairs: Table | None
     tasks: Table | None
     common: tuple[str, ...] = ()
@@ -69,6 +69,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
     if (with_published or settings.with_published) and _is_vsi_bench(benchmark):
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
+    sensitivity, scorers_say = sensitivity_tables(results, found)
     return Tables(
         scores_table(results, rows, found, footnotes=footnotes),
         rows,
@@ -77,7 +78,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
             replace(v, notes=(*v.notes, *collapse_notes(results, runs, v.a, v.b), *amended_notes(results, v.a, v.b)))
             for v in verdicts(results, found)
         ],
-        sensitivity_table(results) if len(benchmark.scorers) > 1 else None,
+        sensitivity,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,
         (
@@ -85,22 +86,11 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
             *declared_sentences(results),
             *common(results, found),
             *collapse_sentences(results, runs, found),
+            *scorers_say,
         )
         if found
         else (),
         runs=replace(runs, tables=runs_tables(results, runs)),
-    )
-
-
-def compare_results(results: Results) -> list[Contrast]:
-    """Every difference that a report tests."""
-    return compare(
-        results.answers,
-        results.pairs,
-        benchmark=results.benchmark,
-        alpha=results.report.alpha,
-        margin=results.margin,
-        variants=results.variants,
     )
 
 

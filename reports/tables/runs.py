@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.config.study import BASE
-from reports.results import Results
-from reports.statistics import SEEDS_FOR_METHODS, Collapses, Contrast, collapses, compare, level, overall
+from reports.results import Results, compare_results
+from reports.statistics import SEEDS_FOR_METHODS, Collapses, Contrast, collapses, level, overall
 from reports.tables.pairs import COMPARISON, difference_text
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import count, listed, sentences
@@ -58,17 +58,7 @@ def _without(results: Results, found: Mapping[str, Collapses]) -> list[Contrast]
     left = set(kept["method"].unique())
     concerned = {method for method, _ in gone}
     pairs = [(a, b) for a, b in results.pairs if {a, b} & concerned and {a, b} <= left]
-    return overall(
-        compare(
-            kept,
-            pairs,
-            benchmark=results.benchmark,
-            alpha=results.report.alpha,
-            margin=results.margin,
-            variants=results.variants,
-            resamples=0,
-        )
-    )
+    return overall(compare_results(results, kept, pairs, checks=False))
 
 
 def runs_tables(results: Results, runs: Runs) -> list[Table]:

@@ -1,18 +1,118 @@
-"""How much scores depend on the scorer: the same raw answers scored by every rule."""
+"""How much scores and verdicts depend on the scorer: the same raw answers scored by every rule."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from harness.config.study import BASE
-from reports.results import Results
-from reports.statistics import OVERALL
+from reports.collect import scored_by
+from reports.results import Results, compare_results
+from reports.statistics import OVERALL, Contrast, level, overall, verdict_words
+from reports.tables.pairs import COMPARISON, difference_text, p_text
 from reports.tables.scores import score_of
 from reports.tables.table import Cell, Column, Row, Table
-from reports.text import sentences
+from reports.text import listed, sentences
+
+ByScorer = Mapping[str, Sequence[Contrast]]
+"""By scorer, the declared pairs' differences in the overall score."""
+
+
+def sensitivity_tables(results: Results, contrasts: Sequence[Contrast]) -> tuple[list[Table], list[str]]:
+    """Scores by every scorer and, with two methods, differences; and which verdicts change, in a sentence.
+
+    Args:
+        results: What was answered.
+        contrasts: What was tested by the headline's scorer.
+    """
+    if len(results.benchmark.scorers) < 2:
+        return [], []
+    scores = sensitivity_table(results)
+    if not contrasts:
+        return [scores], []
+    found = by_scorer(results, contrasts)
+    return [scores, differences_table(results, found)], list(scorer_sentences(results, found))
+
+
+def by_scorer(results: Results, contrasts: Sequence[Contrast]) -> ByScorer:
+    """The declared pairs tested by every scorer, each with its own correction; the headline's first.
+
+    Args:
+        results: What was answered.
+        contrasts: By the headline's scorer.
+    """
+    found: dict[str, Sequence[Contrast]] = {results.scorer: overall(contrasts)}
+    for scorer in results.benchmark.scorers:
+        if scorer != results.scorer:
+            answers = results.answers.assign(score=results.answers[scored_by(scorer)])
+            found[scorer] = overall(compare_results(results, answers, checks=False))
+    return found
+
+
+def differences_table(results: Results, found: ByScorer) -> Table:
+    """Every pair's difference, interval, corrected p and verdict by each scorer."""
+    labels, alpha = results.short_labels, results.report.alpha
+    columns = (
+        COMPARISON,
+        Column("Scorer", ("scorer",), align="left"),
+        Column(f"Difference\n[{level(alpha)} CI]", ("difference", "ci_low", "ci_high")),
+        Column("p", ("p",)),
+        Column("Holm\np", ("p_holm",)),
+        Column("Verdict", ("verdict",), align="left"),
+    )
+    rows: list[Row] = []
+    for of_pair in zip(*found.values(), strict=True):
+        for scorer, c in zip(found, of_pair, strict=True):
+            name = "" if rows and rows[-1].cells[0].values == (c.b, c.a) else f"{labels[c.b]} − {labels[c.a]}"
+            cells = (
+                Cell((c.b, c.a), name),
+                Cell((scorer,)),
+                Cell((c.difference, c.ci_low, c.ci_high), difference_text(c)),
+                Cell((c.p,), p_text(c.p)),
+                Cell((c.p_holm,), p_text(c.p_holm)),
+                Cell((c.verdict,), verdict_words(c, labels), bold=c.verdict != of_pair[0].verdict),
+            )
+            rows.append(Row(cells))
+    caption = sentences(
+        "Differences in the overall score by each rule, tested as the headline's: intervals are not corrected for "
+        "multiple comparisons, Holm's correction is over the pairs by one scorer.",
+        *scorer_sentences(results, found),
+        "Bold: another verdict than the headline's." if _changed(found) else "",
+    )
+    return Table(f"Differences on {results.title} by scorer", columns, tuple(rows), caption)
+
+
+def scorer_sentences(results: Results, found: ByScorer) -> Iterator[str]:
+    """Which verdicts another scorer would change, in one sentence."""
+    labels = results.short_labels
+    changed = [
+        f"by “{scorer}” {labels[c.b]} against {labels[c.a]} is {verdict_words(c, labels)} "
+        f"({difference_text(c)}, {_corrected(c)}) instead of {verdict_words(ours, labels)}"
+        for scorer, c, ours in _changed(found)
+    ]
+    if changed:
+        yield f"Other scorers change {len(changed)} verdict{'' if len(changed) == 1 else 's'}: {'; '.join(changed)}."
+    elif len(found) > 1:
+        others = [f"“{scorer}”" for scorer in found if scorer != results.scorer]
+        yield f"No verdict changes by the other scorer{'' if len(others) == 1 else 's'}, {listed(others)}."
+
+
+def _changed(found: ByScorer) -> list[tuple[str, Contrast, Contrast]]:
+    """Scorer, difference by it and by the headline's, where the verdicts differ."""
+    ours, *_ = found.values()
+    return [
+        (scorer, c, first)
+        for scorer, of in found.items()
+        for c, first in zip(of, ours, strict=True)
+        if c.verdict != first.verdict
+    ]
+
+
+def _corrected(c: Contrast) -> str:
+    p = p_text(c.p_holm)
+    return f"corrected p {p.replace('<', '< ') if p.startswith('<') else f'= {p}'}"
 
 
 def sensitivity_table(results: Results) -> Table:

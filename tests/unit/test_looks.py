@@ -16,9 +16,8 @@ from harness.study.compare import compare
 from harness.study.matrix import Cell, remaining_work, write_cell
 from harness.study.planning import Plan
 from reports.collect import collect
-from reports.results import results_of
+from reports.results import compare_results, results_of
 from reports.statistics import look_level
-from reports.tables import compare_results
 from reports.tables.looks import look_sentences
 
 ALIKE = {str(number): "4" for number in range(9)}

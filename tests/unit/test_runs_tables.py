@@ -15,9 +15,9 @@ from harness.console import Console
 from harness.vsibench.records import Record
 from reports.collect import collect
 from reports.comparison import Comparison
-from reports.results import Results, results_of
+from reports.results import Results, compare_results, results_of
 from reports.statistics import collapses
-from reports.tables.build import build_tables, compare_results
+from reports.tables import build_tables
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -274,7 +275,7 @@ def test_hostile_names_and_answers_stay_text(tmp_path: Path) -> None:
     found = results([f"{name[1:]}={paths[0]}", f"ok={paths[1]}"])
     tables = build_tables(found)
     assert tables.pairs is not None
-    for table in (tables.scores, tables.pairs, tables.sensitivity):
+    for table in (tables.scores, tables.pairs, *tables.sensitivity):
         assert table is not None
         assert "<b>" not in table.to_markdown() and "\\evil{}" not in table.to_latex()
     assert found.answers.set_index("question").loc["100", "answer"].iloc[0] == HOSTILE
@@ -325,12 +326,38 @@ def test_scorers_stand_side_by_side(tmp_path: Path) -> None:
     other = tmp_path / "worded.jsonl"
     other.write_text("".join(json.dumps(line) + "\n" for line in worded))
     tables = build_tables(results([str(good), str(other)]))
-    rows = tables.sensitivity.to_frame().set_index("method")
+    rows = tables.sensitivity[0].to_frame().set_index("method")
     # By hand: words before a number cost the official rule everything, lmms-eval the letters, tolerant nothing.
     assert rows.loc["good", ["overall_official", "overall_lmms-eval", "overall_tolerant"]].tolist() == [100, 100, 100]
     assert rows.loc["worded", ["overall_official", "overall_lmms-eval", "overall_tolerant"]].tolist() == [0, 50, 100]
     assert rows.loc["worded", "gap"] == 100 and rows.loc["worded", "unparsable_official"] == 100
-    assert "All rules rank the methods in the same order" in tables.sensitivity.caption
+    assert "All rules rank the methods in the same order" in tables.sensitivity[0].caption
+    differences = tables.sensitivity[1].to_frame().set_index("scorer")
+    assert differences["difference"].to_dict() == {"official": -100, "lmms-eval": -50, "tolerant": 0}
+    assert differences["verdict"].to_dict() == {"official": "worse", "lmms-eval": "worse", "tolerant": "undecided"}
+    said = "Other scorers change 1 verdict: by “tolerant” worded against good is undecided"
+    assert said in tables.sensitivity[1].caption and said in " ".join(tables.common)
+
+
+def test_differences_by_scorer_are_those_of_a_report_with_that_scorer(tmp_path: Path) -> None:
+    """Intervals and p-values by each rule equal those of the headline in a report whose headline is that rule."""
+    paths = []
+    for name, share in (("a", 0.3), ("b", 0.6), ("c", 0.8)):
+        rng = np.random.default_rng(len(paths))
+        lines = [json.loads(line) for line in own(tmp_path / f"{name}.jsonl", None).read_text().splitlines()]
+        for line in lines:
+            if rng.random() > share:
+                line["answer"] = f"The answer is {line['answer']}" if rng.random() < 0.5 else "none"
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        paths.append(str(tmp_path / f"{name}.jsonl"))
+    table = build_tables(results(paths)).sensitivity[1].to_frame()
+    shown = ["b", "a", "difference", "ci_low", "ci_high", "p", "p_holm"]
+    for scorer in ("official", "lmms-eval", "tolerant"):
+        headline = [c for c in build_tables(results(paths, scorer=scorer)).contrasts if c.task == "overall"]
+        mine = table.loc[table["scorer"] == scorer, shown]
+        expected = pd.DataFrame(headline)[shown]
+        pd.testing.assert_frame_equal(mine.reset_index(drop=True), expected, check_dtype=False, rtol=1e-12)
+    assert table["difference"].nunique() > 6
 
 
 def test_tables_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
