@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.api.config import Plugin
+from harness.benchmarks.description import QuestionType
 from harness.errors import UserError, first_few, unknown_name
 from harness.vsibench.letters import normalise
+from harness.vsibench.prompts import OFFICIAL, Wording
 from harness.vsibench.records import Record
 from harness.vsibench.scorers import SCORERS, ItemScore
 from harness.vsibench.scoring import mean
@@ -125,6 +127,10 @@ class Benchmark(Plugin, ABC):
         average: What the headline score is, in words.
         means_caption: What the further means are, in words.
         cluster: What questions of one cluster share, in one word such as "room".
+        types: The question types that its records may have, and what their truths must be; None: VSI-Bench's.
+        own_questions: Whether it always brings questions of its own, so that it cannot be the headline.
+        published: Whether the published results of VSI-Bench are scores on such questions.
+        corrects: The benchmark whose labels it corrects; empty for others.
     """
 
     plugin_group: ClassVar[str] = "benchmarks"
@@ -134,6 +140,10 @@ class Benchmark(Plugin, ABC):
     average: ClassVar[str] = "the plain mean over the questions"
     means_caption: ClassVar[str] = ""
     cluster: ClassVar[str] = "cluster"
+    types: ClassVar[Mapping[str, QuestionType] | None] = None
+    own_questions: ClassVar[bool] = False
+    published: ClassVar[bool] = False
+    corrects: ClassVar[str] = ""
 
     # ------------------------------------------------------------------ what is asked, and how
 
@@ -148,6 +158,10 @@ class Benchmark(Plugin, ABC):
     def words(self, record: Record) -> str | None:
         """The words after the image or video, the same for every method; None for those of the study's prompt mode."""
         return None
+
+    def wording(self, record: Record) -> Wording:
+        """Its own words around a question, in the prompt modes official and cot; VSI-Bench's by default."""
+        return OFFICIAL
 
     def pixels(self) -> tuple[int, int] | None:
         """Least and most pixels (height x width) if the media are still images; None for the study's videos."""

@@ -59,10 +59,12 @@ def _read(source: str, study: StudyConfig, default: str, console: Console) -> Da
     from harness.data.reader import read_dataset
     from harness.data.sources import resolve_source
     from harness.study.display import progress_bar
+    from harness.study.setup import headline_types
 
     with progress_bar(source, console) as show:
         root, split = resolve_source(source, study.runtime.cache, progress=show, default=default)
     train: dict[str, Any] = {"fields": study.data.fields, "videos": study.data.videos} if default == "train" else {}
+    train |= {} if default == "train" else {"types": headline_types(study)}
     return read_dataset(root, split, skip_bad=True, check_videos=False, **train)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.description import SUFFIXES
 from harness.cli.options import StudyOptions
 from harness.config.layers import (
     LARGE_PRESET,
@@ -172,11 +173,20 @@ def _preset(model: str) -> tuple[str, dict[str, Any]]:
     return preset, {} if preset == model else {"name": re.sub(r"[^\w.+-]+", "_", Path(locate(model)).name)}
 
 
+def _described(path: str) -> str:
+    """Register the benchmark of a description's file; return its name."""
+    file = registry.add_file(path)
+    return next(name for name in registry.names("benchmarks") if registry.file_of("benchmarks", name) == file)
+
+
 def _benchmarks(text: str | None) -> dict[str, Any]:
     """The study keys that ``--benchmarks`` sets: the headline, then the others with their files."""
     if text is None:
         return {}
     headline, *others = [[part.strip() for part in one.partition("=")] for one in text.split(",")]
+    for one in (headline, *others):
+        if one[0].endswith(SUFFIXES):
+            one[0] = _described(one[0])
     if headline[1] or not all(name for name, _, _ in (headline, *others)):
         raise UserError(
             f"`--benchmarks {text}`: write names separated by commas, for example vsibench,general=FILE.jsonl"

@@ -333,7 +333,7 @@ def _check_names(study: StudyConfig, methods_asked: str) -> None:
 
 def _check_benchmarks(section: EvaluationSection) -> None:
     headline: Benchmark = registry.create("benchmarks", section.benchmark, asked=f"--benchmarks {section.benchmark}")
-    if type(headline).questions is not Benchmark.questions:
+    if headline.own_questions:
         raise UserError(
             f"`evaluation.benchmark` = {section.benchmark}: it has questions of its own, so it cannot be the headline: "
             f"--benchmarks vsibench,{section.benchmark}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.data.video.clock import NO_TIMES
 from harness.data.video.frames import ProcessedVideo, VideoSettings
 from harness.errors import UserError
-from harness.vsibench.prompts import PROMPTS_VERSION, SYSTEM, prompt_text, second_turn_text
+from harness.vsibench.prompts import OFFICIAL, PROMPTS_VERSION, SYSTEM, Wording, prompt_text, second_turn_text
 from harness.vsibench.records import Record
 
 VIDEO_TOKEN_TYPE = 2
@@ -75,7 +75,15 @@ class PromptEncoder:
         self._merged = merge_size**2
         self._stamped = stamped
 
-    def encode(self, record: Record, mode: str, video_path: Path, *, words: str | None = None) -> EncodedPrompt:
+    def encode(
+        self,
+        record: Record,
+        mode: str,
+        video_path: Path,
+        *,
+        words: str | None = None,
+        wording: Wording = OFFICIAL,
+    ) -> EncodedPrompt:
         """The prompt of a record in a mode.
 
         Args:
@@ -83,28 +91,29 @@ class PromptEncoder:
             mode: The prompt mode, which determines the text.
             video_path: The video shown before the text.
             words: A text to use instead of the mode's.
+            wording: The benchmark's own words, which the modes official and cot use.
 
         Raises:
             UserError: The video cannot be read, the mode is unknown, the record's text or answer contains a
                 special token, or the chat template does not place exactly one video.
         """
-        words = prompt_text(record, mode) if words is None else words
+        words = prompt_text(record, mode, wording) if words is None else words
         self._refuse_special_tokens(record, words)
         said = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": words}]}
         return self._encoded(record, mode, [said], self._frames.load(video_path))
 
-    def second_turn(self, prompt: EncodedPrompt, answer: str) -> EncodedPrompt:
+    def second_turn(self, prompt: EncodedPrompt, answer: str, wording: Wording = OFFICIAL) -> EncodedPrompt:
         """The follow-up prompt that asks for the answer alone, after the model's response to the first prompt.
 
         Special tokens that the model wrote out as text are removed from its response.
         """
         for token in self._special:
             answer = answer.replace(token, "")
-        first = prompt_text(prompt.record, prompt.mode)
+        first = prompt_text(prompt.record, prompt.mode, wording)
         said: list[Mapping[str, Any]] = [
             {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": first}]},
             {"role": "assistant", "content": answer},
-            {"role": "user", "content": second_turn_text(prompt.record)},
+            {"role": "user", "content": second_turn_text(prompt.record, wording)},
         ]
         return self._encoded(prompt.record, prompt.mode, said, prompt.video)
 

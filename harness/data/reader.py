@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from harness.data import vsi100k
 from harness.data.layout import PRUNED_IDS, SUFFIXES, SplitFiles, find_split, find_video, split_of
 from harness.data.rows import RowReader, tell
+from harness.data.truths import Types
 from harness.errors import UserError, first_few
 from harness.io import parse_json, read_json, read_lines, refuse_endless
 from harness.vsibench.records import BadRecordError, Record
@@ -87,6 +88,7 @@ def read_dataset(
     check_videos: bool = True,
     fields: Mapping[str, str] | None = None,
     videos: Path | None = None,
+    types: Types | None = None,
 ) -> Dataset:
     """Read a split; :func:`harness.data.layout.find_split` determines its files.
 
@@ -97,6 +99,7 @@ def read_dataset(
         check_videos: Whether a record whose video file is missing is bad.
         fields: Maps the record's field names to the file's, where they differ.
         videos: Another folder to find the videos in.
+        types: The question types that records may have; VSI-Bench's unless given.
 
     Raises:
         UserError: The file is missing or unreadable; no record is left; or, unless ``skip_bad``, a
@@ -107,9 +110,9 @@ def read_dataset(
         split, files, root = split_of(root), SplitFiles([root]), root.parent
     else:
         files = find_split(root, split)
-    reader, released = RowReader(fields), files.files[0].suffix == ".json"
+    reader, released = RowReader(fields, types), files.files[0].suffix == ".json"
     if released:  # its rows come with our names
-        reader = RowReader(None)
+        reader = RowReader(None, types)
     data = Dataset(root, split, (), videos=videos)
     records: list[Record] = []
     problems: list[str] = []

@@ -6,7 +6,6 @@ What is read otherwise than it stands there is counted and said; what may mean t
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.benchmarks.built_in import VSI_BENCH
+from harness.data.truths import Types, truth_of, type_named
 from harness.errors import UserError, closest, first_few, unknown_name
-from harness.vsibench.options import lone_letter, no_options, option_texts, plain_text, right_letter
+from harness.vsibench.options import lone_letter, no_options, plain_text
 from harness.vsibench.records import BadRecordError, Record
-from harness.vsibench.types import LETTERS, NUMERIC_TYPES, QUESTION_TYPES
+from harness.vsibench.types import LETTERS
 
 VIDEO = "video"
 """A field that may stand for dataset and scene_name: the video's path below the data set's folder."""
@@ -56,7 +57,6 @@ _SPECIAL = re.compile(
     rf"{_MARK}|</(?:video|image|frame|img)s?>|</?s>|\[/?INST\]|<<SYS>>|<\|[^\s|<>]+\|>|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]",
     re.IGNORECASE,
 )
-_IN_TAGS = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _OPTION_COLUMN = re.compile(
     r"(?:option|opt|choice|candidate|answer_choice)s?[ _-]?[A-H0-9]|a[ _-]?[0-9]|[ab]", re.IGNORECASE
 )
@@ -64,21 +64,21 @@ _OPTION_WORD = re.compile(r"(?:^|[\W_])(?:opts?|options?|choices?|candidates?|al
 _LONGEST_NAME = 250
 """Bytes of a file's name that file systems take, without its suffix."""
 
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?|\.[0-9]+")
-
 
 class RowReader:
     """Turns the rows of a data set into records and keeps count of what it read otherwise, or not at all.
 
     Args:
         fields: Maps our field names, or ``video``, to the file's; None where names cannot be mapped.
+        types: The types that records may have; VSI-Bench's unless given.
     """
 
-    def __init__(self, fields: Mapping[str, str] | None) -> None:
+    def __init__(self, fields: Mapping[str, str] | None, types: Types | None = None) -> None:
         for name in fields or ():
             if name not in FIELDS:
                 raise unknown_name(f"data.fields.{name}", name, FIELDS)
         self._fields = fields
+        self._types = VSI_BENCH.types if types is None else types
         self._said: Counter[str] = Counter()
         self._unread: Counter[str] = Counter()
         self._found: set[str] = set()
@@ -90,14 +90,19 @@ class RowReader:
             BadRecordError: The row is no question that can be asked and scored.
         """
         given = self._named(row)
-        kind = self._question_type(given["question_type"])
+        kind = type_named(given["question_type"], self._types)
+        if kind != given["question_type"]:
+            self._said["`question_type` is spelled otherwise"] += 1
+        truth = truth_of(kind, self._types[kind], given.get("options"), spoken("ground_truth", given["ground_truth"]))
+        self._said.update(truth.remarks)
         values = {
             "id": record_id(given["id"]),
             "dataset": given["dataset"],
             "scene_name": given["scene_name"],
             "question_type": kind,
             "question": self._question(given["question"]),
-            **self._answer(kind, given.get("options"), spoken("ground_truth", given["ground_truth"])),
+            "options": truth.options,
+            "ground_truth": truth.ground_truth,
         }
         for field in ("question", "ground_truth"):
             refuse_special(field, values[field])
@@ -184,15 +189,6 @@ class RowReader:
             fix = "give a list of all in `options`" if is_column else self._rename({"options": key})
             raise BadRecordError(f"it has `{key}` and no `options`; {fix}")
 
-    def _question_type(self, value: Any) -> str:
-        kind = plain_text("question_type", value)
-        plain = re.sub(r"[\s_-]+", "_", kind.strip().casefold())
-        if plain not in QUESTION_TYPES:
-            raise BadRecordError(str(unknown_name(f"question_type: {kind}", kind, QUESTION_TYPES)))
-        if plain != kind:
-            self._said["`question_type` is spelled otherwise"] += 1
-        return plain
-
     def _question(self, value: Any) -> str:
         text = spoken("question", value)
         if not isinstance(text, str):
@@ -201,31 +197,6 @@ class RowReader:
         if plain != text:
             self._said["placeholders such as <video> were removed around `question`"] += 1
         return plain
-
-    def _answer(self, kind: str, options: Any, truth: Any) -> dict[str, Any]:
-        """Options with their letters, and the ground truth."""
-        if isinstance(truth, str) and len(tagged := _IN_TAGS.findall(truth)) == 1:
-            truth = tagged[0]
-            self._said["`ground_truth` was taken out of its <answer> tags"] += 1
-        said = plain_text("ground_truth", truth).strip()
-        if kind in NUMERIC_TYPES:
-            if not no_options(options):
-                raise BadRecordError(f"{kind} is answered by a number, but the record has options; make them null")
-            return {"options": None, "ground_truth": _number(kind, said)}
-        texts = option_texts(options)
-        if texts is None:
-            if lone_letter(said) or _NUMBER.fullmatch(said):
-                raise BadRecordError(
-                    f"ground_truth {said!r} stands for an option, but the record has no options; add them as a list"
-                )
-            return {"options": None, "ground_truth": said}
-        letter = right_letter(truth, texts)
-        lettered = tuple(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
-        if not isinstance(options, list | tuple) or lettered != tuple(options):
-            self._said['`options` were written as "A. ...", "B. ...", in their order'] += 1
-        if letter != truth:
-            self._said["`ground_truth` was read as its option's letter"] += 1
-        return {"options": lettered, "ground_truth": letter}
 
 
 def record_id(value: Any) -> int | str:
@@ -314,18 +285,6 @@ def refuse_special(field: str, text: str) -> None:
     """
     if found := _SPECIAL.search(text):
         raise BadRecordError(f"{field} contains {found[0]!r}, which a model takes for more than text; remove it")
-
-
-def _number(kind: str, text: str) -> str:
-    """A positive plain number; of a count, a whole one."""
-    if not _NUMBER.fullmatch(text) or not 0 < float(text) < math.inf:
-        raise BadRecordError(
-            f"ground_truth {text!r} of {kind} is not a positive number in plain digits, which relative accuracy needs; "
-            "fix it"
-        )
-    if kind == "object_counting" and not float(text).is_integer():
-        raise BadRecordError(f"ground_truth {text!r} of {kind} is not a whole number; fix it")
-    return text.partition(".")[0] if kind == "object_counting" else text
 
 
 def alias_of(field: str, row: Mapping[str, Any], taken: set[str]) -> str | None:

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.benchmarks.description import SUFFIXES
 from harness.errors import UserError, closest, unknown_name
 
 GROUPS: tuple[str, ...] = ("algorithms", "rewards", "benchmarks", "samplers", "models")
@@ -34,6 +36,8 @@ _OPTIONS = {"rewards": "reward.options.{}", "benchmarks": "evaluation.more.{}", 
 _MOST_PROBLEMS = 20
 
 _FILE_MODULE = "harness_plugin_"
+_DESCRIPTIONS = "harness.descriptions"
+"""The entry point of what makes a benchmark of a description."""
 _files: dict[Path, list[EntryPoint]] = {}
 """Plugin files and the entries of each."""
 
@@ -88,10 +92,10 @@ def find(group: str, name: str, *, asked: str | None = None) -> EntryPoint:
 
 
 def add_file(path: str | Path) -> Path:
-    """Register the plugins of one Python file, as ``--plugin FILE`` does.
+    """Register the plugins of one Python file, or the benchmark of a description, as ``--plugin FILE`` does.
 
     A class is registered under its attribute ``name``, or, if it is the only one of its kind in the file, under the
-    file's name. Registering a file again has no effect.
+    file's name. A description (TOML or JSON) is read and runs nothing. Registering a file again has no effect.
 
     Returns:
         The file's absolute path.
@@ -101,15 +105,28 @@ def add_file(path: str | Path) -> Path:
     """
     file = Path(path).expanduser().resolve()
     if file not in _files:
-        if file.suffix != ".py" or not file.is_file():
-            raise UserError(f"`{path}`: no such plugin file; name a Python file, for example my_method.py")
-        module = _import_file(file)
+        if file.suffix not in (".py", *SUFFIXES) or not file.is_file():
+            raise UserError(
+                f"`{path}`: no such plugin file; name a Python file, for example my_method.py, or the description of a "
+                "benchmark, my_benchmark.toml"
+            )
+        module = _described(file) if file.suffix in SUFFIXES else _import_file(file)
         try:
             _files[file] = _entries_in(module, file)
         except UserError:
             del sys.modules[module.__name__]
             raise
     return file
+
+
+def file_of(group: str, name: str) -> Path | None:
+    """The registered file that a plugin comes from; None for one of a package.
+
+    Raises:
+        UserError: As :func:`find`.
+    """
+    entry = find(group, name)
+    return next((file for file, entries in _files.items() if entry in entries), None)
 
 
 def added_files() -> tuple[Path, ...]:
@@ -234,7 +251,7 @@ def _import_hint(error: Exception, entry: EntryPoint) -> str:
 
 
 def _import_file(file: Path) -> ModuleType:
-    name = f"{_FILE_MODULE}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    name = _module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None  # it ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -251,6 +268,24 @@ def _import_file(file: Path) -> ModuleType:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) else "".join(lines[-1:])
         raise UserError(f"`{file}`{where}: fails to import: {type(error).__name__}: {error}") from error
     return module
+
+
+def _described(file: Path) -> ModuleType:
+    """A module that holds the benchmark of a description; its source is the description."""
+    (reader,) = entry_points(group=_DESCRIPTIONS)
+    made = reader.load()(file)
+    module = ModuleType(_module_name(file))
+    spec = ModuleSpec(module.__name__, None, origin=str(file))
+    spec.has_location = True
+    module.__spec__ = spec
+    made.__module__ = module.__name__
+    setattr(module, made.__name__, made)
+    sys.modules[module.__name__] = module
+    return module
+
+
+def _module_name(file: Path) -> str:
+    return f"{_FILE_MODULE}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
 
 
 def _entries_in(module: ModuleType, file: Path) -> list[EntryPoint]:

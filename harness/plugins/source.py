@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from harness.errors import UserError
 from harness.io import sha256_file
 
-SHARED = ("algorithms", "rewards", "reports.benchmarks", "harness.api", "harness.vsibench")
+SHARED = ("algorithms", "rewards", "reports.benchmarks", "harness.api", "harness.benchmarks", "harness.vsibench")
 """Packages of this project that are followed: what plugins import from them decides weights or answers."""
 
 DOOR = "harness.api"

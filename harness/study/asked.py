@@ -166,8 +166,11 @@ def rules_and_questions(
         if names and head != name:
             raise UserError(f"`--benchmark {wanted}`: {names[name]} has answers to {name}, not to {head}")
         name = head
-    if source and (wanted or first is None) and "file" in registry.load("benchmarks", name).Config.model_fields:
+    if source and (wanted or first is None) and registry.load("benchmarks", name).own_questions:
         options = {**options, "file": source}
+    if wanted is not None and not registry.load("benchmarks", name).own_questions:
+        options = {}
+    _refuse_to_fetch(wanted, str(options.get("file") or ""), next(iter(told), None), cache or Path("cache"))
     rules: Benchmark = registry.create("benchmarks", name, options)
     if (own := rules.questions()) is not None:
         return rules, Dataset(Path(own.source), name, own.records)
@@ -176,11 +179,20 @@ def rules_and_questions(
     if split and ("#" in source or source.startswith("world:")):
         raise UserError(f"`--split {split}`: `{source}` names its split itself; leave one out")
     named, cache = source if split is None else f"{source}#{split}", cache or Path("cache")
-    if wanted is None and not is_ready(named, cache):
-        raise UserError(
-            f"`{next(iter(told))}`: it answers {named}, which is not here, and is neither generated nor downloaded "
-            f"because a file says so; ask for it with --benchmark {named}"
-        )
+    _refuse_to_fetch(wanted, named, next(iter(told), None), cache)
     root, found = resolve_source(named, cache)
     # Which questions count is known where an evaluation wrote the files, so a bad record was not among them.
-    return rules, read_dataset(root, found, check_videos=False, skip_bad=bool(told))
+    return rules, read_dataset(root, found, check_videos=False, skip_bad=bool(told), types=rules.types)
+
+
+def _refuse_to_fetch(wanted: str | None, named: str, file: Path | None, cache: Path) -> None:
+    """Refuse questions that only a file of answers names, and that would be generated or downloaded.
+
+    Raises:
+        UserError: They would be.
+    """
+    if wanted is None and named and not is_ready(named, cache):
+        raise UserError(
+            f"`{file}`: it answers {named}, which is not here, and is neither generated nor downloaded "
+            f"because a file says so; ask for it with --benchmark {named}"
+        )

@@ -92,6 +92,8 @@ class DescribedBenchmark(Recorded):
         rules: What answers are scored by, :attr:`harness.study.scored.Rules.digest`.
         asked: Digest of its questions, :func:`harness.study.asked.digest_of_questions`.
         own_words: Whether its questions have words of their own.
+        published: As the benchmark has it.
+        corrects: Likewise.
         scorer: The scorer behind every table.
         questions: Their ids, in order.
         types: The type of each.
@@ -113,6 +115,8 @@ class DescribedBenchmark(Recorded):
     average: str
     means_caption: str
     cluster: str
+    published: bool = False
+    corrects: str = ""
     questions: tuple[str, ...] = Field(min_length=1)
     types: tuple[str, ...]
     clusters: tuple[str, ...]
@@ -165,7 +169,7 @@ class RecordedBenchmark(Benchmark):
     def __init__(self, name: str, described: DescribedBenchmark) -> None:
         super().__init__()
         self.name, self.described = name, described
-        copied = ("scorers", "tasks", "means", "average", "means_caption", "cluster")
+        copied = ("scorers", "tasks", "means", "average", "means_caption", "cluster", "published", "corrects")
         vars(self).update({key: getattr(described, key) for key in copied})
 
     def title(self, records: Sequence[Record], source: str = "") -> str:
@@ -314,6 +318,8 @@ def _benchmark(study: StudyConfig, rules: Rules, train: Dataset) -> DescribedBen
         average=benchmark.average,
         means_caption=benchmark.means_caption,
         cluster=benchmark.cluster,
+        published=benchmark.published,
+        corrects=benchmark.corrects,
         questions=tuple(one.question for one in asked),
         types=tuple(types),
         clusters=tuple(one.cluster for one in asked),

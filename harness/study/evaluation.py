@@ -28,7 +28,7 @@ from harness.models.families import video_defaults
 from harness.study.asked import DEFAULT_RULES, MANIFEST, SAMPLES, Asked, EvaluationManifest, digest_of_questions
 from harness.study.scored import OWN_WORDS, SCORES, Rules, Scored, read_scores, scorer_of, write_scores
 from harness.study.setup import Setup
-from harness.vsibench.prompts import answer_in
+from harness.vsibench.prompts import OFFICIAL, Wording, answer_in
 from harness.vsibench.records import Record
 
 SECOND_TURN_TOKENS = 16
@@ -61,6 +61,7 @@ class EvaluationJob:
         folder: Where ``samples.jsonl`` and ``manifest.json`` go.
         progress: Called with (questions done, questions in all).
         words: A question's own words; None for those of the prompt mode.
+        wording: The benchmark's own words around a question.
         benchmark: The registered name of the benchmark, for the manifest.
         options: Its options, likewise.
         source: Where the questions come from, likewise.
@@ -75,6 +76,7 @@ class EvaluationJob:
     folder: Path
     progress: Callable[[int, int], None]
     words: Callable[[Record], str | None] = lambda record: None
+    wording: Callable[[Record], Wording] = lambda record: OFFICIAL
     benchmark: str = DEFAULT_RULES
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
@@ -138,6 +140,7 @@ def evaluate(
         folder,
         progress,
         benchmark.words,
+        benchmark.wording,
         benchmark=settings.benchmark if name == DEVELOPMENT else name,
         options=options,
         source=source,
@@ -261,7 +264,8 @@ def _answer(job: EvaluationJob, records: Sequence[Record]) -> Iterator[dict[str,
         for record, prompt, answer in zip(records, prompts, answers, strict=True)
     ]
     if job.settings.two_turns:
-        asked = [job.encoder.second_turn(*pair) for pair in zip(prompts, (one.text for one in answers), strict=True)]
+        said = zip(prompts, (one.text for one in answers), map(job.wording, records), strict=True)
+        asked = [job.encoder.second_turn(*one) for one in said]
         for line, final in zip(lines, _greedy(job, asked, SECOND_TURN_TOKENS), strict=True):
             line |= {"reasoning": line["answer"], "reasoning_truncated": line["truncated"]}
             line |= {"answer": final.text, "truncated": final.truncated}
@@ -275,7 +279,8 @@ def _greedy(job: EvaluationJob, prompts: Sequence[EncodedPrompt], limit: int) ->
 
 def _prompt(job: EvaluationJob, record: Record) -> EncodedPrompt:
     try:
-        return job.encoder.encode(record, job.mode, job.dataset.video_path(record), words=job.words(record))
+        video, words = job.dataset.video_path(record), job.words(record)
+        return job.encoder.encode(record, job.mode, video, words=words, wording=job.wording(record))
     except UserError as error:
         raise UserError(f"benchmark record {record.key} of {job.dataset.source}: {error}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +32,7 @@ from harness.seeds import seed_for
 from harness.study.scored import benchmark_of
 from harness.train.optimizer import set_learning_rate
 from harness.train.reduction import reduce_loss
-from harness.vsibench.prompts import answer_in, answer_text, prompts_digest
+from harness.vsibench.prompts import OFFICIAL, answer_in, answer_text, prompts_digest
 
 TRAINING_RULES = (answer_text, corrupted_answer, shuffled_prompt, reduce_loss, set_learning_rate, seed_for)
 """Rules of the engine that decide the weights of every method; the code of their modules is part of the identity.
@@ -86,7 +87,8 @@ def question_digests(
         records, asked = development if development and name == DEVELOPMENT else (dataset, content)
         benchmark = benchmark_of(study, name)
         questions = benchmark.questions()
-        own = [benchmark.pixels(), *map(benchmark.words, (questions or records).records)]
+        own: list[Any] = [benchmark.pixels(), *map(benchmark.words, (questions or records).records)]
+        own += [asdict(words) for words in map(benchmark.wording, (questions or records).records) if words != OFFICIAL]
         digest = questions.digest if questions else asked
         found[name] = digest_of([digest, own]) if any(own) else digest
     return found

@@ -24,6 +24,7 @@ from harness.data.leakage import check_leakage, count_rooms, shared_rooms
 from harness.data.reader import Dataset, read_dataset
 from harness.data.sources import is_ready, resolve_source, source_commit
 from harness.data.subset import stratified_subset
+from harness.data.truths import Types
 from harness.data.video.cache import FrameCache
 from harness.data.video.frames import VideoSettings
 from harness.engine.policy import Policy
@@ -113,8 +114,14 @@ def read_benchmark(study: StudyConfig, *, keep: bool = True) -> Dataset:
 
 
 def read_questions(source: str, study: StudyConfig, *, keep: bool = True) -> Dataset:
-    """All records of a source that is asked and not trained on."""
-    return _read(source, study, "test", keep)
+    """All records of a source that is asked and not trained on, of the types of the headline benchmark."""
+    return _read(source, study, "test", keep, types=headline_types(study))
+
+
+def headline_types(study: StudyConfig) -> Types | None:
+    """The question types of the headline benchmark; None for VSI-Bench's."""
+    found: Benchmark = registry.load("benchmarks", study.evaluation.benchmark)
+    return found.types
 
 
 def read_development(study: StudyConfig, *, keep: bool = True) -> Dataset | None:

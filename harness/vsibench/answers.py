@@ -144,15 +144,20 @@ def parse_words(text: str) -> str:
     return normalise(_stated(text)[0])
 
 
-def parse_answer(text: str, record: Record) -> float | str | None:
+def parse_answer(text: str, record: Record, unit: str | None = None) -> float | str | None:
     """The answer that a completion gives to a record, or None when none can be parsed.
+
+    Args:
+        text: The completion.
+        record: The question.
+        unit: The unit that a number is asked for in; VSI-Bench's for its types unless given.
 
     Returns:
         A number in the unit the question asks for, an option letter, or (for a question in free
         form) normalised words.
     """
     if record.is_numeric:
-        return parse_number(text, TARGET_UNITS.get(record.question_type))
+        return parse_number(text, unit or TARGET_UNITS.get(record.question_type))
     if record.options is not None:
         return parse_letter(text, record.options)
     return parse_words(text) or None

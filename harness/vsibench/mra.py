@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,33 +20,48 @@ its score. It reaches .90 by a sum and gets the double above; with 0.9 itself an
 """
 
 
-def mean_relative_accuracy(predicted: float, truth: float) -> float:
-    """The share of the ten thresholds t for which ``|predicted - truth| / truth <= 1 - t``.
+def mean_relative_accuracy(
+    predicted: float, truth: float, thresholds: Sequence[float] = MRA_THRESHOLDS, zero: float | None = None
+) -> float:
+    """The share of the thresholds t for which ``|predicted - truth| / truth <= 1 - t``.
 
     VSI-Bench (arXiv 2412.14171), equation 1, with ``<=`` as in the official code (the paper prints
-    ``<``). A NaN or infinite prediction scores 0. A truth of zero, where the relative error is not
-    defined, is met by zero alone.
+    ``<``). A NaN or infinite prediction scores 0.
+
+    Args:
+        predicted: The answer.
+        truth: The right number. Of zero, relative error is not defined.
+        thresholds: VSI-Bench's ten unless given.
+        zero: What counts as zero where the truth is zero: an answer below is right, and another is judged as if this
+            were the truth (OSI-Bench, arXiv 2512.19683, as lmms-eval and VLMEvalKit have it). None: only 0 is right.
 
     Returns:
-        A number in [0, 1], a multiple of one tenth.
+        A number in [0, 1], a multiple of one over the number of thresholds.
     """
-    return int(thresholds_met(predicted, truth)) / len(MRA_THRESHOLDS)
+    if truth == 0 and zero is not None:
+        if predicted < zero:
+            return 1.0
+        truth = zero
+    return int(thresholds_met(predicted, truth, thresholds)) / len(thresholds)
 
 
-def thresholds_met(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.int64]:
-    """How many of the ten thresholds each prediction meets; :func:`mean_relative_accuracy` of arrays, times ten.
+def thresholds_met(
+    predicted: ArrayLike, truth: ArrayLike, thresholds: Sequence[float] = MRA_THRESHOLDS
+) -> NDArray[np.int64]:
+    """How many of the thresholds each prediction meets; :func:`mean_relative_accuracy` of arrays, times ten.
 
     Args:
         predicted: Numbers of any shape.
         truth: Numbers of a shape that broadcasts with it.
+        thresholds: Confidence thresholds, VSI-Bench's ten unless given.
 
     Returns:
-        Integers from 0 to 10, of the broadcast shape.
+        Integers from 0 to their number, of the broadcast shape.
     """
     predicted, truth = np.asarray(predicted, dtype=float), np.asarray(truth, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where(truth == 0, np.where(predicted == 0, 0.0, np.inf), abs(predicted - truth) / abs(truth))
-    met: NDArray[np.int64] = (error[..., None] <= 1 - np.array(MRA_THRESHOLDS)).sum(axis=-1)
+    met: NDArray[np.int64] = (error[..., None] <= 1 - np.array(thresholds)).sum(axis=-1)
     return met
 
 

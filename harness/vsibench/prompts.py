@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.errors import unknown_name
+from harness.vsibench.letters import option_words
 from harness.vsibench.records import Record
+from harness.vsibench.types import LETTERS
 
 PROMPTS_VERSION = "1"
 """Part of every prompt's id, so that answers to different wordings are never mixed."""
@@ -21,14 +24,51 @@ PROMPTS_VERSION = "1"
 SYSTEM = "You are a helpful assistant."
 """Qwen2-VL's system message."""
 
-_PREFIX = "These are frames of a video.\n"
-_OPTIONS = "Options:\n"
-_OFFICIAL_CHOICE = "Answer with the option's letter from the given choices directly."
-_OFFICIAL_WORDS = "Please answer the question using a single word or phrase."
 _COT = "Let's think step by step."
 _SECOND_TURN = "Give the final answer to the question from what you wrote above.\n"
 _TAGGED_ANSWER = "<answer>{}</answer>"
 _IN_TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A benchmark's own words around a question, in the modes official and cot.
+
+    Attributes:
+        prefix: Before the question.
+        options: Before the list of options.
+        option: An option in the list, of its ``letter`` and ``text``.
+        choice: After the options.
+        number: After a question whose answer is a number.
+        words: After one whose answer is words.
+    """
+
+    prefix: str = "These are frames of a video.\n"
+    options: str = "Options:\n"
+    option: str = "{letter}. {text}"
+    choice: str = "Answer with the option's letter from the given choices directly."
+    number: str = "Please answer the question using a single word or phrase."
+    words: str = "Please answer the question using a single word or phrase."
+
+    def listed(self, record: Record) -> str:
+        """The options of a question, a line each; empty without any."""
+        if record.options is None:
+            return ""
+        shown: Iterable[str] = record.options  # as records have them
+        if self.option != OFFICIAL.option:
+            texts = zip(LETTERS, map(option_words, record.options), strict=False)
+            shown = (self.option.replace("{letter}", letter).replace("{text}", text) for letter, text in texts)
+        return self.options + "\n".join(shown) + "\n"
+
+    def ask(self, record: Record) -> str:
+        """What asks for the answer alone."""
+        if record.options is not None:
+            return self.choice
+        return self.number if record.is_numeric else self.words
+
+
+OFFICIAL = Wording()
+"""VSI-Bench's own wording."""
 
 
 @dataclass(frozen=True)
@@ -95,26 +135,27 @@ def mode_named(name: str) -> PromptMode:
     return MODES[name]
 
 
-def prompt_text(record: Record, mode: str) -> str:
+def prompt_text(record: Record, mode: str, wording: Wording = OFFICIAL) -> str:
     """The user's text after the video.
+
+    Args:
+        record: The question.
+        mode: The prompt mode.
+        wording: The benchmark's own words, which the modes official and cot use.
 
     Raises:
         UserError: The mode is unknown.
     """
     asked = mode_named(mode)
-    options = "" if record.options is None else _OPTIONS + "\n".join(record.options) + "\n"
     if asked.instruction is not None:
-        return f"{record.question}\n{options}{asked.instruction}"
-    return f"{_PREFIX}{record.question}\n{options}{_COT if asked.reasons else _official_ask(record)}"
+        return f"{record.question}\n{OFFICIAL.listed(record)}{asked.instruction}"
+    last = _COT if asked.reasons else wording.ask(record)
+    return f"{wording.prefix}{record.question}\n{wording.listed(record)}{last}"
 
 
-def second_turn_text(record: Record) -> str:
+def second_turn_text(record: Record, wording: Wording = OFFICIAL) -> str:
     """The user's text after a chain of thought: it asks for the answer alone, in the benchmark's form."""
-    return _SECOND_TURN + _official_ask(record)
-
-
-def _official_ask(record: Record) -> str:
-    return _OFFICIAL_WORDS if record.options is None else _OFFICIAL_CHOICE
+    return _SECOND_TURN + wording.ask(record)
 
 
 def answer_text(words: str, mode: str) -> str:
@@ -146,10 +187,10 @@ def prompts_digest() -> str:
     wordings = [
         PROMPTS_VERSION,
         SYSTEM,
-        _PREFIX,
-        _OPTIONS,
-        _OFFICIAL_CHOICE,
-        _OFFICIAL_WORDS,
+        OFFICIAL.prefix,
+        OFFICIAL.options,
+        OFFICIAL.choice,
+        OFFICIAL.words,
         _COT,
         _SECOND_TURN,
         {mode.name: mode.instruction for mode in MODES.values() if mode.instruction is not None},

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.vsibench.letters import option_words
 from harness.vsibench.rooms import room_of
-from harness.vsibench.types import LETTERS, NUMERIC_TYPES, task_of
+from harness.vsibench.types import LETTERS, NUMERIC_TYPES, QUESTION_TYPES, task_of
+
+NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+"""A number in plain digits."""
 
 
 class BadRecordError(Exception):
@@ -42,8 +47,10 @@ class Record(BaseModel):
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the answer is a number."""
-        return self.question_type in NUMERIC_TYPES
+        """Whether the answer is a number: by VSI-Bench's types, of another by a truth in digits and no options."""
+        if self.question_type in QUESTION_TYPES:
+            return self.question_type in NUMERIC_TYPES
+        return self.options is None and NUMBER.fullmatch(self.ground_truth) is not None
 
     @property
     def task(self) -> str:

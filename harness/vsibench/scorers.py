@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 from harness.vsibench.answers import matches, parse_answer
@@ -47,6 +48,14 @@ class Scorer:
     summary: str
     parse: Parser
     words: Parser | None = None
+
+    def in_unit(self, unit: str | None) -> Scorer:
+        """The rule for answers that are asked for in a unit; the same unless it understands units."""
+        return (
+            self
+            if unit is None or self.parse is not parse_answer
+            else replace(self, parse=partial(parse_answer, unit=unit))
+        )
 
     def read(self, answer: str, record: Record) -> float | str | None:
         """What the rule takes for the answer, None where it takes nothing: what rewards go by.

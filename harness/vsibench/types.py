@@ -41,6 +41,11 @@ TASKS: tuple[str, ...] = (
 
 LETTERS = "ABCDEFGH"
 
+TASK_TYPES: dict[str, tuple[str, ...]] = {
+    task: DIRECTION_TYPES if task == "object_rel_direction" else (task,) for task in TASKS
+}
+"""The raw question types of each task."""
+
 
 def task_of(question_type: str) -> str:
     """The task a raw question type belongs to (the three direction levels share one)."""

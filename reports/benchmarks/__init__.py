@@ -1,5 +1,6 @@
 """The built-in benchmarks. Other rooms import VSI-Bench from here, and all others by the registry."""
 
-from reports.benchmarks.vsibench import VSIBench, figures_of
+from reports.benchmarks.described import Described
+from reports.benchmarks.vsibench import VSIBench
 
-__all__ = ["VSIBench", "figures_of"]
+__all__ = ["Described", "VSIBench"]

@@ -162,6 +162,7 @@ class General(Benchmark):
     }
     average: ClassVar[str] = "the share of right answers"
     cluster: ClassVar[str] = "image"
+    own_questions: ClassVar[bool] = True
 
     @cached_property
     def by_id(self) -> dict[str, Question]:

@@ -6,11 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.api.benchmark import Benchmark
 from harness.config.study import BASE
-from harness.study.asked import DEFAULT_RULES
-from harness.study.description import RecordedBenchmark
-from reports.benchmarks import VSIBench
 from reports.declared import amended_notes, declared_sentences
 from reports.results import Results, compare_results
 from reports.statistics import Contrast, compare
@@ -66,7 +62,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
     settings, benchmark = results.report, results.benchmark
     found, runs = compare_results(results), runs_of(results)
     rows, footnotes = score_rows(results), results.footnotes
-    if (with_published or settings.with_published) and _is_vsi_bench(benchmark):
+    if (with_published or settings.with_published) and benchmark.published:
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
     sensitivity, scorers_say = sensitivity_tables(results, found)
@@ -91,12 +87,6 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         if found
         else (),
         runs=replace(runs, tables=runs_tables(results, runs)),
-    )
-
-
-def _is_vsi_bench(benchmark: Benchmark) -> bool:
-    return (
-        benchmark.name == DEFAULT_RULES if isinstance(benchmark, RecordedBenchmark) else isinstance(benchmark, VSIBench)
     )
 
 

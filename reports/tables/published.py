@@ -15,7 +15,7 @@ from harness.vsibench.published import published_counts
 from harness.vsibench.questions import part_of_vsi_bench
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
-from reports.benchmarks import figures_of
+from reports.benchmarks import VSIBench
 from reports.tables.scores import ScoreRow, run_score
 
 _ROUNDING = 0.11
@@ -53,7 +53,7 @@ def published_footnote(records: Sequence[Record]) -> str:
 
 
 def _row(entry: dict[str, str], scores: dict[str, float]) -> ScoreRow:
-    figures, printed = figures_of({task: scores[task] for task in TASKS}), scores["avg"]
+    figures, printed = VSIBench().figures_of({task: scores[task] for task in TASKS}), scores["avg"]
     notes = [entry["source"]]
     if abs(figures.overall - printed) > _ROUNDING:
         notes.append(f"the printed average, {printed}, is not the mean of the eight tasks, {figures.overall:.1f}")

@@ -62,4 +62,5 @@ def test_all_that_the_package_declares_can_be_imported() -> None:
     for group in (project["scripts"], *project["entry-points"].values()):
         for name, value in group.items():
             assert EntryPoint(name, value, "").load() is not None, name
-    assert set(project["entry-points"]) == {f"harness.{group}" for group in registry.GROUPS}
+    groups = {f"harness.{group}" for group in (*registry.GROUPS, "descriptions")}
+    assert set(project["entry-points"]) == groups

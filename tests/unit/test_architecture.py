@@ -50,6 +50,7 @@ LAYERS = (
     "config",
     "plugins",
     "api",
+    "benchmarks",
     "vsibench",
     "hub",
     "outputs",

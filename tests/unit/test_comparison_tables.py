@@ -18,7 +18,7 @@ from harness.config.study import ReportSection
 from harness.vsibench import questions
 from harness.vsibench.records import Record
 from harness.vsibench.types import TASKS
-from reports.benchmarks.vsibench import VSIBench, figures_of
+from reports.benchmarks.vsibench import VSIBench
 from reports.results import Results
 from reports.statistics.contrast import Contrast
 from reports.tables import Table, pairs, scores
@@ -35,7 +35,7 @@ PAPER = {
 
 def run(values: list[float], shift: float = 0.0) -> dict[str, float]:
     tasks = {t: v + shift for t, v in zip(TASKS, values, strict=True)}
-    return run_score(figures_of(tasks), unparsable=3.0, truncated=0.25)
+    return run_score(VSIBench().figures_of(tasks), unparsable=3.0, truncated=0.25)
 
 
 FOREIGN = {**whole_vsi_bench()[0], "scene_name": "kitchen"}
@@ -122,7 +122,7 @@ def test_three_seeds_are_said_to_compare_methods() -> None:
 
 
 def test_missing_seeds_tasks_and_tests_are_shown_not_hidden() -> None:
-    two = [run_score(figures_of({"object_counting": v})) for v in (50.0, 52.0)]
+    two = [run_score(VSIBench().figures_of({"object_counting": v})) for v in (50.0, 52.0)]
     lost = ScoreRow("dpo", "+ DPO", "method", two, "vanilla", 3, note="seed 2 failed: non-finite loss")
     none = ScoreRow("sft", "+ SFT", "method", (), "vanilla", 3)
     missing = dict.fromkeys(("ci_low", "ci_high", "p_holm"), math.nan)
