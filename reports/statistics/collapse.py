@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
+from statsmodels.stats.proportion import proportion_confint
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,6 @@ def collapses(scores: Mapping[int, float], base: float, below: float, alpha: flo
         alpha: 1 minus the level of the interval and of the limit.
     """
     seeds = tuple(seed for seed, score in sorted(scores.items()) if score < base - below)
-    both = binomtest(len(seeds), len(scores)).proportion_ci(1 - alpha, method="exact")
-    upper = binomtest(len(seeds), len(scores), alternative="less").proportion_ci(1 - alpha, method="exact")
-    return Collapses(len(scores), seeds, float(both.low), float(both.high), float(upper.high))
+    low, high = proportion_confint(len(seeds), len(scores), alpha, method="beta")
+    _, most = proportion_confint(len(seeds), len(scores), 2 * alpha, method="beta")
+    return Collapses(len(scores), seeds, float(low), float(high), float(most))

@@ -62,6 +62,8 @@ class Contrast:
         effective_rooms: Kish's effective number of clusters, by their shares of the questions' squared weights.
         p_b_beats_a: Share of run pairs in which B scores higher (a tie counts half); NaN with one run each.
         run_pairs: Number of those pairs.
+        p_b_beats_a_low: Lower end of an interval for the probability that it estimates, at level 1 - alpha.
+        p_b_beats_a_high: Upper end.
         seed_correlation: Correlation of A's and B's runs of the same seed; the test takes it as zero unless
             ``paired_seeds``.
         p_rooms: ``p`` with clusters as the only source of chance, which the next three check; ``overall`` only.
@@ -105,6 +107,8 @@ class Contrast:
     effective_rooms: float = math.nan
     p_b_beats_a: float = math.nan
     run_pairs: int = 0
+    p_b_beats_a_low: float = math.nan
+    p_b_beats_a_high: float = math.nan
     seed_correlation: float = math.nan
     p_rooms: float = math.nan
     p_permutation: float = math.nan

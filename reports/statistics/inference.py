@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
+from statsmodels.stats.proportion import proportion_confint
 
 Array = NDArray[np.float64]
 
@@ -333,3 +334,22 @@ def probability_better(a: ArrayLike, b: ArrayLike) -> float:
     """
     wins = np.sign(np.subtract.outer(np.asarray(b), np.asarray(a)))
     return float((wins.mean() + 1) / 2)
+
+
+def better_interval(share: float, runs_a: int, runs_b: int, alpha: float) -> tuple[float, float]:
+    """An interval for the probability that a run of B scores higher than one of A.
+
+    Clopper and Pearson's, as if the lesser number of runs had been that many independent comparisons: the variance of
+    the share is at most that of so many, whatever the distributions (van Dantzig 1951). So it is wide, and it holds
+    where runs collapse or one method varies much more than the other, where normal and score intervals do not
+    (``tests/benchmarks/calibration.py``). A side that is one run of an untrained model does not vary.
+
+    Args:
+        share: As :func:`probability_better` gives it.
+        runs_a: Runs of A; 0 for an untrained model.
+        runs_b: Runs of B, likewise.
+        alpha: 1 minus its level.
+    """
+    runs = min(number for number in (runs_a, runs_b) if number)
+    low, high = proportion_confint(share * runs, runs, alpha, method="beta")
+    return float(low), float(high)

@@ -31,6 +31,7 @@ from reports.statistics.inference import (
     Clusters,
     Inference,
     Runs,
+    better_interval,
     infer,
     probability_better,
     student,
@@ -168,7 +169,7 @@ def _contrasts(
             effective_rooms=sums.effective,
             share_of_rooms=_share(clusters.variance, runs),
             **asdict(_tested(pair, i, float(difference[i]), clusters, runs, asked)),
-            **_run_pairs(pair.per_run[a][i], pair.per_run[b][i], pair.same_seeds),
+            **_run_pairs(pair, i, confirmatory.alpha),
         )
         contrast = _alike(contrast, bool(pair.per_question[used].any()), pair.same_answers)
         if task == OVERALL and resamples and not math.isnan(contrast.p):
@@ -201,15 +202,22 @@ def _share(variance: float, runs: Runs) -> float:
     return variance / total if runs.own and total else math.nan
 
 
-def _run_pairs(scores_a: Array, scores_b: Array, same_seeds: bool) -> dict[str, Any]:
-    """P(B beats A) over the pairs of runs, and how the runs of equal seeds go together."""
+def _run_pairs(pair: _Sides, i: int, alpha: float) -> dict[str, Any]:
+    """P(B beats A) over the pairs of runs, and how the runs of equal seeds go together; ``i`` is the task's place."""
+    scores_a, scores_b = pair.per_run[pair.a][i], pair.per_run[pair.b][i]
     if len(scores_a) == len(scores_b) == 1:
         return {}
+    share = probability_better(scores_a, scores_b)
+    untrained = pair.a == BASE and len(scores_a) == 1, pair.b == BASE and len(scores_b) == 1
+    runs_a, runs_b = (0 if alone else len(of) for alone, of in zip(untrained, (scores_a, scores_b), strict=True))
+    low, high = better_interval(share, runs_a, runs_b, alpha)
     found: dict[str, Any] = {
-        "p_b_beats_a": probability_better(scores_a, scores_b),
+        "p_b_beats_a": share,
         "run_pairs": len(scores_a) * len(scores_b),
+        "p_b_beats_a_low": low,
+        "p_b_beats_a_high": high,
     }
-    if same_seeds and len(scores_a) >= SEEDS_FOR_METHODS and scores_a.std() > 0 and scores_b.std() > 0:
+    if pair.same_seeds and len(scores_a) >= SEEDS_FOR_METHODS and scores_a.std() > 0 and scores_b.std() > 0:
         found["seed_correlation"] = float(np.corrcoef(scores_a, scores_b)[0, 1])
     return found
 

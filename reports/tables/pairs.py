@@ -32,6 +32,8 @@ EQUIVALENT_MARK = "="
 """Follows a difference shown to lie within the margin, in either family."""
 
 
+_RUN_PAIRS = ("p_b_beats_a", "run_pairs", "p_b_beats_a_low", "p_b_beats_a_high")
+
 COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
 
 
@@ -46,7 +48,7 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
         (Column("Holm\np", ("p_holm",)), lambda c: Cell((c.p_holm,), p_text(c.p_holm))),
         (Column("Verdict", ("verdict",), align="left"), lambda c: Cell((c.verdict,), verdict_words(c, labels))),
         (Column("Detectable\neffect", ("mde",)), lambda c: Cell((c.mde,), f"{c.mde:.1f}" if _detectable(c) else "")),
-        (Column("B beats A\nin runs", ("p_b_beats_a", "run_pairs")), _run_pairs_cell),
+        (Column(f"B beats A in runs\n[{level(alpha)} CI]", _RUN_PAIRS), _run_pairs_cell),
         (Column("Seed\ncorr.", ("seed_correlation",), "{:.2f}"), lambda c: Cell((c.seed_correlation,))),
         (Column("Compares", ("claim",), align="left"), lambda c: Cell((c.claim,))),
         (Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"), lambda c: Cell((c.seeds_b, c.seeds_a))),
@@ -57,7 +59,10 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
         test_caption(results, found),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
         "would find with 80% power, after correction.",
-        "“B beats A in runs”: share of the pairs of one run each." if any(c.run_pairs for c in found) else "",
+        "“B beats A in runs”: share of the pairs of one run each, with an interval for the probability that a new run "
+        "of B scores higher than one of A (exact, for the worst case of the runs' distributions)."
+        if any(c.run_pairs for c in found)
+        else "",
         "“Seed corr.”: correlation of the two methods' scores across runs with the same seed, which the test assumes "
         f"to be 0{' where they are not pairs' if any(c.paired_seeds for c in found) else ''}."
         if any(not math.isnan(c.seed_correlation) for c in found)
@@ -158,8 +163,10 @@ def _pair_row(c: Contrast, labels: Mapping[str, str], *cells: Cell) -> Row:
 
 def _run_pairs_cell(c: Contrast) -> Cell:
     if not c.run_pairs:
-        return Cell((None, None))
-    return Cell((c.p_b_beats_a, c.run_pairs), f"{100 * c.p_b_beats_a:.0f}% of {c.run_pairs}")
+        return Cell((None,) * 4)
+    interval = f" [{c.p_b_beats_a_low:.0%}, {c.p_b_beats_a_high:.0%}]" if not math.isnan(c.p_b_beats_a_low) else ""
+    values = c.p_b_beats_a, c.run_pairs, c.p_b_beats_a_low, c.p_b_beats_a_high
+    return Cell(values, f"{c.p_b_beats_a:.0%} of {c.run_pairs}{interval}")
 
 
 def _task_cell(c: Contrast | None) -> Cell:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from reports.benchmarks import VSIBench
-from reports.statistics.inference import Array, Asked
+from reports.statistics.inference import Array, Asked, better_interval
 from reports.statistics.power import Spread, detectable, layout_of, smallest_margin
 
 ALPHA = 0.05
@@ -155,6 +155,39 @@ def collapses(drawn: Drawn) -> Iterator[Row]:
         yield Row(design, "covers the typical run, if no run collapsed", float(covers[1][none].mean()), int(none.sum()))
 
 
+def run_pairs(draws: int) -> Iterator[Row]:
+    """The interval for the probability that a run of B beats one of A."""
+    rng = np.random.default_rng(10)
+    for k in (3, 5, 10):
+        for name, alike, gain in (
+            *((f"normal, B ahead by {gain:g} SD", 1.0, gain) for gain in (0.0, 0.7, 1.5, 3.0)),
+            *((f"normal, SD .3 / 2.3, B ahead by {gain:g}", 0.3, gain) for gain in (0.7, 3.0, 5.0)),
+            *((f"t(2), B ahead by {gain:g}", -1.0, gain) for gain in (0.0, 3.0)),
+            *((f"20% of B's runs collapse, B ahead by {gain:g} SD", 0.0, gain) for gain in (0.7, 5.0)),
+        ):
+            covers, wins = _covered(rng, draws, k, alike, gain)
+            yield Row(f"B beats A, k={k}, {name} ({wins:.2f})", "coverage", covers, draws, least=1 - ALPHA)
+
+
+def _covered(rng: np.random.Generator, draws: int, k: int, kind: float, gain: float) -> tuple[float, float]:
+    """How often the interval covers the probability that a run of B beats one of A, and that probability."""
+
+    def runs(n: int) -> tuple[Array, Array]:
+        if kind < 0:
+            return rng.standard_t(2, (draws, n)), gain + rng.standard_t(2, (draws, n))
+        spread_a, spread_b = (kind, 2.3) if 0 < kind < 1 else (1.0, 1.0)
+        a, b = spread_a * rng.standard_normal((draws, n)), gain + spread_b * rng.standard_normal((draws, n))
+        return a, b - 25 * (rng.random((draws, n)) < 0.2) if kind == 0 else b
+
+    a, b = runs(1000)
+    true = float((b > a).mean())
+    a, b = runs(k)
+    shares = (b[:, :, None] > a[:, None, :]).mean((1, 2))
+    ends = {share: better_interval(share, k, k, ALPHA) for share in np.unique(shares).tolist()}
+    covered = [ends[share][0] <= true <= ends[share][1] for share in shares.tolist()]
+    return float(np.mean(covered)), true
+
+
 def equivalence(drawn: Drawn, spread: Spread) -> Iterator[Row]:
     """False equivalence at the margin, and how often equal methods are found equivalent within the planned one."""
     n = drawn.runs.shape[1]
@@ -240,6 +273,7 @@ def main(draws: int) -> None:
         *equivalence(drawn, spread),
         *planned_power(drawn, spread),
         *collapses(drawn),
+        *run_pairs(draws),
         *tasks(drawn),
         *unequal_rooms(draws),
         *subsets(draws),

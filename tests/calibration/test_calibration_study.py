@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportion_confint
 
 from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
-from reports.statistics.inference import Asked
+from reports.statistics.inference import Asked, better_interval, probability_better
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import calibration_answers as study
@@ -84,3 +86,21 @@ def test_with_half_the_questions_in_one_room_the_sign_flips_keep_the_size_that_t
         print(f"size, k={k}: {(found.p < 0.05).mean():.3f}; t alone {(naive.p < 0.05).mean():.3f}")
         assert (found.p < 0.05).mean() <= bound(0.05)
         assert k > 1 or (naive.p < 0.05).mean() > 0.12
+
+
+def test_the_interval_for_b_beats_a_holds_where_runs_collapse_and_pairs_of_runs_are_no_sample() -> None:
+    """25 pairs of 5 by 5 runs taken as 25 independent ones cover far too little."""
+    rng, found, naive = np.random.default_rng(2), 0, 0
+    true = 0.8 * norm.cdf(2 / 2**0.5)
+    for _ in range(1000):
+        a, b = rng.standard_normal(5), 2 + rng.standard_normal(5) - 25 * (rng.random(5) < 0.2)
+        share = probability_better(a, b)
+        low, high = better_interval(share, 5, 5, 0.05)
+        found += low <= true <= high
+        low, high = proportion_confint(share * 25, 25, 0.05, method="beta")
+        naive += low <= true <= high
+    assert found >= 1000 * bound_below(0.95, 1000) and naive < 900
+
+
+def bound_below(rate: float, draws: int) -> float:
+    return rate - 3 * (rate * (1 - rate) / draws) ** 0.5

@@ -19,6 +19,7 @@ from reports.benchmarks.vsibench import VSIBench
 from reports.statistics import paired
 from reports.statistics.inference import (
     Asked,
+    better_interval,
     combine,
     equivalence_p,
     holm,
@@ -101,6 +102,13 @@ def test_variances_add_with_satterthwaite_degrees_of_freedom() -> None:
 @pytest.mark.parametrize("p", [[0.01, 0.02, 0.021], [0.04, 0.001, 0.03, 0.9], [0.2], [0.5, 0.5]])
 def test_the_correction_is_holms_of_statsmodels(p: list[float]) -> None:
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist(), rel=1e-12)
+
+
+def test_the_interval_for_b_beats_a_is_that_of_as_few_comparisons_as_there_are_runs() -> None:
+    """Clopper and Pearson's, from published tables: 5 of 5: .4782 to 1; 1 of 5: .0051 to .7164; 3 of 3: .2924."""
+    assert better_interval(1.0, 5, 9, 0.05) == pytest.approx((0.4782, 1.0), abs=1e-4)
+    assert better_interval(0.2, 7, 5, 0.05) == pytest.approx((0.0051, 0.7164), abs=1e-4)
+    assert better_interval(1.0, 0, 3, 0.05) == pytest.approx((0.2924, 1.0), abs=1e-4)  # the base model does not vary
 
 
 def test_run_pairs_are_counted() -> None:
