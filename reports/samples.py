@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from harness.api.benchmark import Benchmark, check_ids
+from harness.api.benchmark import Benchmark, QuestionScore, check_ids
 from harness.config.study import BASE, ReportSection
 from harness.data.reader import Dataset
 from harness.errors import UserError, first_few, unknown_name
 from harness.study.asked import EvaluationManifest, read_asked
 from harness.study.description import points_by_scorer
+from harness.study.scored import Points
 from harness.vsibench.prompts import answer_in
 from harness.vsibench.records import Record
 from reports.answerfiles import RawAnswer, read_answers
@@ -180,9 +181,13 @@ def results_from(
     chosen = benchmark.scorer_named(scorer)
     baselines = benchmark.baselines(asked, None)
     runs = Counter(internal[source.name] for source in sources)
+    scored = {
+        source: {name: benchmark.question_scores(asked, file.read, name) for name in benchmark.scorers}
+        for source, file in found.items()
+    }
     answers = pd.concat(
         [
-            _scored(file, asked, benchmark, chosen).assign(method=internal[source.name], seed=source.seed)
+            _rows(file, asked, scored[source], chosen).assign(method=internal[source.name], seed=source.seed)
             for source, file in found.items()
         ],
         ignore_index=True,
@@ -200,8 +205,8 @@ def results_from(
         scorer=chosen,
         report=settled(settings, [internal[name] for name in order], seeds, layout),
         points={
-            (internal[source.name], source.seed): points_by_scorer(benchmark, asked, file.read)
-            for source, file in found.items()
+            (internal[source.name], source.seed): {name: Points.of(benchmark, of) for name, of in by.items()}
+            for source, by in scored.items()
         },
         baselines=[(name, label, points_by_scorer(benchmark, asked, given)) for name, label, given in baselines],
         planned=runs,
@@ -238,13 +243,14 @@ def _differences(files: Iterable[AnswerFile]) -> tuple[str, ...]:
     return (f"The evaluations behind these rows were not alike: they differ in {listed(differing)}.",)
 
 
-def _scored(file: AnswerFile, asked: Sequence[Record], benchmark: Benchmark, scorer: str) -> pd.DataFrame:
-    scored = benchmark.question_scores(asked, file.read, scorer)
+def _rows(
+    file: AnswerFile, asked: Sequence[Record], scored: Mapping[str, Sequence[QuestionScore]], scorer: str
+) -> pd.DataFrame:
+    """The answers of a file with their scores, by the scorer and, in columns of their own, by the others."""
     given = [file.answers[record.key] for record in asked]
     read = [file.read[record.key] for record in asked]
-    frame = pd.DataFrame(scored).assign(model="external", answer=[one.text for one in given], read=read)
-    for other in benchmark.scorers:
-        if other != scorer:
-            frame[scored_by(other)] = [one.score for one in benchmark.question_scores(asked, file.read, other)]
+    frame = pd.DataFrame(scored[scorer]).assign(model="external", answer=[one.text for one in given], read=read)
+    others = {scored_by(name): [one.score for one in of] for name, of in scored.items() if name != scorer}
+    frame = frame.assign(**others)
     known = all(answer.truncated is not None for answer in file.answers.values())
     return frame.assign(truncated=[bool(one.truncated) for one in given]) if known else frame

@@ -9,7 +9,7 @@ from dataclasses import replace
 from harness.config.study import BASE
 from reports.several.studies import OneStudy, Pooled, differing_terms
 from reports.statistics import Combined, level
-from reports.tables import BASELINES, Cell, Column, Row, Table, Value, number, p_text
+from reports.tables import BASELINES, UNCORRECTED, Cell, Column, Row, Table, Value, number, p_text
 from reports.text import count, listed, sentences
 
 OWN_REPORT = (
@@ -62,7 +62,7 @@ def joint_pairs(studies: Sequence[OneStudy]) -> Table | None:
     tables = [one.tables.pairs for one in having if one.tables.pairs is not None]
     caption = sentences(
         f"{OWN_REPORT}.",
-        "Differences are B minus A in points, within one model; intervals are not corrected for multiple comparisons.",
+        f"Differences are B minus A in points, within one model; their intervals are {UNCORRECTED}.",
         MARKED,
     )
     found = _joined("Paired comparisons within each study", having, tables, caption)
@@ -108,8 +108,8 @@ def combined_table(found: Sequence[Pooled], alpha: float) -> Table | None:
         "them that is not error; Q: test that they are equal.",
         "“Errors' corr.”: what studies share, questions about the same rooms or the same training runs, estimated and "
         "part of every column.",
-        f"p Holm-corrected over {count(tests, 'combined pair')}. No study's plan declares these estimates: they are "
-        "exploratory."
+        f"Intervals are {UNCORRECTED}, p Holm-corrected over {count(tests, 'combined pair')}. No study's plan declares "
+        "these estimates: they are exploratory."
         if tests
         else "",
         "With two studies there is one degree of freedom: a 95% interval reaches 12.7 standard errors to each side, "

@@ -2,7 +2,7 @@
 
 from reports.tables.build import Tables, additional_table, build_tables
 from reports.tables.compute import AgainstCompute, against_compute
-from reports.tables.pairs import difference_text, p_text
+from reports.tables.pairs import UNCORRECTED, difference_text, p_text
 from reports.tables.power import advice, power_table
 from reports.tables.runs import Runs
 from reports.tables.scores import BASELINES
@@ -12,6 +12,7 @@ from reports.tables.verdicts import Verdict, number, tally
 __all__ = [
     "BASELINES",
     "MISSING",
+    "UNCORRECTED",
     "AgainstCompute",
     "Cell",
     "Column",

@@ -18,7 +18,7 @@ from reports.tables.runs import Runs, collapse_notes, collapse_sentences, runs_o
 from reports.tables.scores import ScoreRow, score_rows, scores_table
 from reports.tables.sensitivity import sensitivity_tables
 from reports.tables.table import Table
-from reports.tables.verdicts import Verdict, common, verdicts
+from reports.tables.verdicts import Verdict, common, said_once, verdicts
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,17 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
         rows += published_rows()
         footnotes = (*footnotes, published_footnote(results.records))
     sensitivity, scorers_say = sensitivity_tables(results, found)
+    judged, alike = said_once(
+        [
+            replace(v, notes=(*v.notes, *collapse_notes(results, runs, v.a, v.b), *amended_notes(results, v.a, v.b)))
+            for v in verdicts(results, found)
+        ]
+    )
     return Tables(
         scores_table(results, rows, found, footnotes=footnotes),
         rows,
         found,
-        [
-            replace(v, notes=(*v.notes, *collapse_notes(results, runs, v.a, v.b), *amended_notes(results, v.a, v.b)))
-            for v in verdicts(results, found)
-        ],
+        judged,
         sensitivity,
         pairs_table(results, found) if found else None,
         tasks_table(results, found) if found and results.tasks else None,
@@ -81,6 +84,7 @@ def build_tables(results: Results, *, with_published: bool = False) -> Tables:
             *look_sentences(results, found),
             *declared_sentences(results),
             *common(results, found),
+            *alike,
             *collapse_sentences(results, runs, found),
             *scorers_say,
         )

@@ -13,7 +13,7 @@ from harness.config.study import BASE
 from reports.collect import Collected
 from reports.results import Results
 from reports.statistics import COSTS, OVERALL, Contrast, EqualCost, equal_costs, level, overall, pareto_front
-from reports.tables.pairs import COMPARISON, difference_text
+from reports.tables.pairs import COMPARISON, UNCORRECTED, difference_text
 from reports.tables.scores import ScoreRow
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import amount, listed, sentences
@@ -184,7 +184,7 @@ def _intervals(compared: Sequence[Contrast]) -> str:
         runs = " and, where there are enough runs, over training runs"
     else:
         runs = " alone, so that they are about these checkpoints, not about the methods"
-    return f"Intervals are over {compared[0].cluster}s{runs}, and not corrected for multiple comparisons."
+    return f"Intervals are over {compared[0].cluster}s{runs}, and {UNCORRECTED}."
 
 
 def _left_out(results: Results, found: Sequence[EqualCost]) -> list[str]:

@@ -32,6 +32,9 @@ EQUIVALENT_MARK = "="
 """Follows a difference shown to lie within the margin, in either family."""
 
 
+UNCORRECTED = "not corrected for multiple comparisons"
+"""What captions say of intervals that hold for one comparison each."""
+
 _RUN_PAIRS = ("p_b_beats_a", "run_pairs", "p_b_beats_a_low", "p_b_beats_a_high")
 
 COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
@@ -40,8 +43,13 @@ COMPARISON = Column("Comparison\n(B − A)", ("b", "a"), align="left")
 def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
     """Every pair's overall difference with its test and verdict."""
     found, labels, alpha = overall(contrasts), results.short_labels, results.report.alpha
+    several = len(found) > 1
     columns: list[tuple[Column, Callable[[Contrast], Cell]]] = [
         (Column(f"Difference\n[{level(alpha)} CI]", ("difference", "ci_low", "ci_high")), difference_cell),
+        *(
+            [(Column(f"Simultaneous\n[{level(alpha)} CI]", ("joint_low", "joint_high")), _joint_cell)]
+            * (len(found) > 1)
+        ),
         (Column("SE", ("standard_error",), "{:.2f}"), lambda c: Cell((c.standard_error,))),
         (Column("df", ("df",), "{:.0f}"), lambda c: Cell((c.df,))),
         (Column("p", ("p",)), lambda c: Cell((c.p,), p_text(c.p))),
@@ -54,7 +62,10 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
         (Column("Seeds\nB, A", ("seeds_b", "seeds_a"), "{}, {}"), lambda c: Cell((c.seeds_b, c.seeds_a))),
     ]
     caption = sentences(
-        "Differences are B minus A in points; intervals are not corrected for multiple comparisons.",
+        f"Differences are B minus A in points; their intervals are {UNCORRECTED}, and the simultaneous ones hold for "
+        f"all {count(len(found), 'pair')} together (Bonferroni)."
+        if several
+        else "Differences are B minus A in points.",
         f"Equivalence margin: {found[0].margin:g}{results.told('report.margin')}." if found else "",
         test_caption(results, found),
         "“Undecided” does not mean “no difference”: the detectable effect is the true difference that this design "
@@ -75,7 +86,7 @@ def pairs_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
         (COMPARISON, *(column for column, _ in columns)),
         tuple(rows),
         caption,
-    ).without_empty("p_b_beats_a", "seed_correlation")
+    ).without_empty("joint_low", "p_b_beats_a", "seed_correlation")
 
 
 def tasks_table(results: Results, contrasts: Sequence[Contrast]) -> Table:
@@ -159,6 +170,11 @@ def p_text(p: float) -> str:
 def _pair_row(c: Contrast, labels: Mapping[str, str], *cells: Cell) -> Row:
     name = Cell((c.b, c.a), f"{labels[c.b]} − {labels[c.a]}")
     return Row((name, *cells), "Against the base model" if c.a == BASE else "Between methods")
+
+
+def _joint_cell(c: Contrast) -> Cell:
+    known = not math.isnan(c.joint_low)
+    return Cell((c.joint_low, c.joint_high), f"[{c.joint_low:z.1f}, {c.joint_high:z.1f}]" if known else MISSING)
 
 
 def _run_pairs_cell(c: Contrast) -> Cell:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.config.study import BASE
 from reports.results import Results, compare_results
 from reports.statistics import SEEDS_FOR_METHODS, Collapses, Contrast, collapses, level, overall
-from reports.tables.pairs import COMPARISON, difference_text
+from reports.tables.pairs import COMPARISON, UNCORRECTED, difference_text
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import count, listed, sentences
 
@@ -195,6 +195,6 @@ def _differences(results: Results, runs: Runs) -> Table:
     ]
     caption = (
         "Exploratory: leaving out runs by their outcome is no test of the methods, and the verdicts stand on all runs. "
-        "Intervals are not corrected for multiple comparisons."
+        f"Intervals are {UNCORRECTED}."
     )
     return Table(f"Differences without collapsed runs on {results.title}", columns, tuple(rows), caption)

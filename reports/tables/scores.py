@@ -19,7 +19,7 @@ from harness.config.study import BASE
 from harness.study.scored import Points
 from reports.results import Results, missing_seeds
 from reports.statistics import OVERALL, Contrast, level, overall
-from reports.tables.pairs import difference_cell, p_text, test_caption
+from reports.tables.pairs import UNCORRECTED, difference_cell, p_text, test_caption
 from reports.tables.table import Cell, Column, Part, Row, Table
 from reports.text import count, sentences
 
@@ -121,6 +121,7 @@ def scores_table(
         "With several seeds: mean ± standard deviation over seeds." if any(len(row.runs) > 1 for row in rows) else "",
         "Bold: the highest of base and methods in each column (not a test)." if best else "",
         test_caption(results, compared, pairs=len(found)) if tested else _description(compared, benchmark),
+        f"Intervals are {UNCORRECTED}." if len(compared) > 1 else "",
     )
     return Table(
         f"Scores on {results.title}",

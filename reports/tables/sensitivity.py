@@ -11,7 +11,7 @@ from harness.config.study import BASE
 from reports.collect import scored_by
 from reports.results import Results, compare_results
 from reports.statistics import OVERALL, Contrast, level, overall, verdict_words
-from reports.tables.pairs import COMPARISON, difference_text, p_text
+from reports.tables.pairs import COMPARISON, UNCORRECTED, difference_text, p_text
 from reports.tables.scores import score_of
 from reports.tables.table import Cell, Column, Row, Table
 from reports.text import listed, sentences
@@ -76,8 +76,8 @@ def differences_table(results: Results, found: ByScorer) -> Table:
             )
             rows.append(Row(cells))
     caption = sentences(
-        "Differences in the overall score by each rule, tested as the headline's: intervals are not corrected for "
-        "multiple comparisons, Holm's correction is over the pairs by one scorer.",
+        f"Differences in the overall score by each rule, tested as the headline's: intervals are {UNCORRECTED}, Holm's "
+        "correction is over the pairs by one scorer.",
         *scorer_sentences(results, found),
         "Bold: another verdict than the headline's." if _changed(found) else "",
     )

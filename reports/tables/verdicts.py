@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -40,6 +40,7 @@ class Verdict:
         loser: The other one, else empty.
         sentence: The verdict in one sentence.
         notes: What a reader must know to judge it and what is about this pair alone, one sentence each.
+        margin: Points within which two methods are equivalent.
     """
 
     a: str
@@ -49,6 +50,7 @@ class Verdict:
     loser: str
     sentence: str
     notes: tuple[str, ...]
+    margin: float
 
 
 def verdicts(results: Results, contrasts: Sequence[Contrast]) -> list[Verdict]:
@@ -58,7 +60,7 @@ def verdicts(results: Results, contrasts: Sequence[Contrast]) -> list[Verdict]:
         words = _Words(c, labels[c.a], labels[c.b], level(results.report.alpha))
         notes = (*words.notes(), *_cost(costs, c.a, c.b, labels))
         winner, loser = {"better": (c.b, c.a), "worse": (c.a, c.b)}.get(c.verdict, ("", ""))
-        found.append(Verdict(c.a, c.b, words.kind, winner, loser, words.sentence(), notes))
+        found.append(Verdict(c.a, c.b, words.kind, winner, loser, words.sentence(), notes, c.margin))
     return found
 
 
@@ -77,6 +79,14 @@ def common(results: Results, contrasts: Sequence[Contrast]) -> tuple[str, ...]:
     )
 
 
+def said_once(found: Sequence[Verdict]) -> tuple[list[Verdict], tuple[str, ...]]:
+    """The verdicts without the notes that all of several have, and those notes."""
+    if len(found) < 2:
+        return list(found), ()
+    alike = [note for note in found[0].notes if all(note in verdict.notes for verdict in found)]
+    return [replace(v, notes=tuple(note for note in v.notes if note not in alike)) for v in found], tuple(alike)
+
+
 def tally(found: Sequence[Verdict]) -> str:
     """How many pairs were decided which way, in one sentence; empty for a single pair."""
     if len(found) < 2:
@@ -84,7 +94,7 @@ def tally(found: Sequence[Verdict]) -> str:
     kinds = Counter(verdict.kind for verdict in found)
     words: dict[Kind, str] = {
         "better": "decided",
-        "equivalent": "equivalent",
+        "equivalent": f"equivalent within {points(found[0].margin, 'g')}",
         "undecided": "undecided",
         "untested": "not tested",
     }
@@ -139,9 +149,8 @@ class _Words:
 
     def notes(self) -> tuple[str, ...]:
         """The contrast's own note, and what would narrow the interval of an undecided one."""
-        note = self.c.note
-        own = (f"{note[0].upper()}{note[1:]}.",) if note and self.kind != "untested" else ()
-        return (*own, *self._limit())
+        notes = self.c.note.split("; ") if self.c.note and self.kind != "untested" else []
+        return (*(f"{note[0].upper()}{note[1:]}." for note in notes), *self._limit())
 
     def _limit(self) -> Iterator[str]:
         """Whether clusters or training runs make the error what it is."""

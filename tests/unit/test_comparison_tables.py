@@ -215,3 +215,15 @@ def test_a_constant_beats_every_published_model_on_counting() -> None:
     counting = {row.label: row.runs[0]["object_counting"] for row in published_rows()}
     constant = counting.pop("Frequency baseline")
     assert constant == 62.1 and max(counting.values()) < constant
+
+
+def test_captions_say_which_intervals_are_corrected() -> None:
+    two = contrast("base", "sft", joint_low=3.1, joint_high=9.5), contrast("base", "grpo", joint_low=-0.5, joint_high=8)
+    table = pairs_table(*two)
+    assert "[3.1, 9.5]" in table.to_markdown() and "[-0.5, 8.0]" in table.to_markdown()
+    assert "not corrected for multiple comparisons, and the simultaneous ones hold for all 2 pairs" in table.caption
+    assert pd.read_csv(io.StringIO(table.to_csv()))["joint_low"].tolist() == [3.1, -0.5]
+    assert (
+        "Simultaneous" not in pairs_table(two[0]).to_markdown() and "not corrected" not in pairs_table(two[0]).caption
+    )
+    assert "Intervals are not corrected for multiple comparisons" in scores_table(rows(), *two).caption

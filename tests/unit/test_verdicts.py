@@ -26,7 +26,7 @@ from reports.statistics.contrast import Contrast
 from reports.tables import Tables, Verdict, tally
 from reports.tables import verdicts as module
 from reports.tables.table import Cell, Column, Row, Table
-from reports.tables.verdicts import Kind
+from reports.tables.verdicts import Kind, said_once
 
 compare = partial(paired.compare, benchmark=VSIBench())
 
@@ -257,11 +257,26 @@ def test_a_single_room_of_real_statistics_is_not_tested() -> None:
 
 def test_pairs_are_counted_by_how_they_ended() -> None:
     def ended(kind: Kind) -> Verdict:
-        return Verdict("a", "b", kind, "", "", "", ())
+        return Verdict("a", "b", kind, "", "", "", (), 3.75)
 
     assert tally([ended("undecided")]) == ""
+    assert tally([ended("equivalent"), ended("equivalent")]) == "2 pairs: 2 equivalent within 3.75 points."
     found = [ended("undecided"), ended("better"), ended("undecided"), ended("untested")]
     assert tally(found) == "4 pairs: 1 decided, 2 undecided, 1 not tested."
+
+
+def test_what_every_pair_has_a_note_of_is_said_once() -> None:
+    found = [
+        replace(FOUND, note="there are only 6 rooms: flips count; cross-check: B disagrees"),
+        replace(FOUND, a="dpo"),
+    ]
+    first, second = verdicts(found)
+    assert first.notes == ("There are only 6 rooms: flips count.", "Cross-check: B disagrees.") and not second.notes
+    alike = [first, replace(second, notes=("There are only 6 rooms: flips count.",))]
+    rest, once = said_once(alike)
+    assert once == ("There are only 6 rooms: flips count.",)
+    assert [verdict.notes for verdict in rest] == [("Cross-check: B disagrees.",), ()]
+    assert said_once([first]) == ([first], ())
 
 
 def test_runs_that_the_scorer_could_not_parse_are_named_once() -> None:
