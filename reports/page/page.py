@@ -145,7 +145,8 @@ def _draw(
         bars = task_bars(scores, baselines, palette, labels, titles, wide=wide)
         add("scores", name, caption, bars)
     if tables.runs and any(method != BASE for method in tables.runs.scores):
-        caption = "Overall score of every run, and its mean by method. Hollow: collapsed runs."
+        hollow = " Hollow: collapsed runs." if any(one.seeds for one in tables.runs.collapsed.values()) else ""
+        caption = f"Overall score of every run, and its mean by method.{hollow}"
         add("runs", "runs", caption, run_dots(tables.runs, palette, labels))
     contrasts = tables.contrasts
     if contrasts:
