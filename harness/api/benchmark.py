@@ -6,6 +6,7 @@ them any number of times (:mod:`harness.study.evaluation`, :mod:`reports`).
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,6 +132,8 @@ class Benchmark(Plugin, ABC):
         own_questions: Whether it always brings questions of its own, so that it cannot be the headline.
         published: Whether the published results of VSI-Bench are scores on such questions.
         corrects: The benchmark whose labels it corrects; empty for others.
+        budget: The name of the data set whose truths hold for a number of frames, with ``{frames}`` for that number or
+            ``all``; empty where truths do not depend on it.
     """
 
     plugin_group: ClassVar[str] = "benchmarks"
@@ -144,6 +147,7 @@ class Benchmark(Plugin, ABC):
     own_questions: ClassVar[bool] = False
     published: ClassVar[bool] = False
     corrects: ClassVar[str] = ""
+    budget: ClassVar[str] = ""
 
     # ------------------------------------------------------------------ what is asked, and how
 
@@ -243,6 +247,29 @@ class Benchmark(Plugin, ABC):
         return ()
 
     # ------------------------------------------------------------------ derived
+
+    def check_budget(self, records: Sequence[Record], frames: int) -> None:
+        """Refuse questions whose truths hold for another number of frames than is shown.
+
+        Raises:
+            UserError: They do; the message names the numbers.
+        """
+        if not self.budget:
+            return
+        form = re.compile(re.escape(self.budget).replace(re.escape("{frames}"), r"(\w+)"))
+        named = {record.dataset: form.fullmatch(record.dataset) for record in records}
+        if strange := [dataset for dataset, found in named.items() if found is None]:
+            raise UserError(
+                f"{self.title(records)}: its questions are about {first_few(strange)}, which does not say for how many "
+                f"frames their truths hold; prepare it again, or name the data set {self.budget}"
+            )
+        told = {found[1] for found in named.values() if found}
+        if wrong := sorted(told - {str(frames), "all"}):
+            raise UserError(
+                f"{self.title(records)}: its truths hold for {' and '.join(wrong)} frames, and {frames} are shown "
+                f"(data.frames); name the split for {frames} frames or the one for all (FOLDER#all_frame), or show as "
+                "many frames"
+            )
 
     @property
     def default_scorer(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,14 @@ app = typer.Typer(
 prepare = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Check a copy and make it ready for use.")
 app.add_typer(prepare, name="prepare")
 command(app, only=("study", "data", "benchmark_data", "split", "settings", "decoders", "cache"))(diagnose)
+
+PUBLISHED = {
+    "revsi": "ReVSI",
+    "mmsi-video-bench": "MMSI-Video-Bench",
+    "osi-bench": "OSI-Bench",
+    "sti-bench": "STI-Bench",
+}
+"""Benchmarks that are prepared by their description, and their titles."""
 
 Source = Annotated[
     str, typer.Option("--from", metavar="DIR|ID", help="A local copy of the data set, or its id on the hub.")
@@ -74,6 +83,39 @@ def vsi_100k(
 
     more = {"scannet": scannet, "fields": _fields(field or []), "skip_bad": options.skip_bad}
     _prepare(prepare_vsi_100k, _folder(source), out or Path("data/vsi-100k"), options.decoders, **more)
+
+
+def _published(name: str) -> None:
+    """Add the command that prepares a published benchmark by its description."""
+
+    def prepare_one(
+        source: Source,
+        options: StudyOptions,
+        out: Annotated[Path | None, out_option("data/NAME")] = None,
+        part: Annotated[
+            bool, typer.Option("--part", metavar="", help="Accept a part of the data set, whose counts differ.")
+        ] = False,
+    ) -> None:
+        from harness.data.prepare_described import prepare_described
+        from harness.plugins import registry
+
+        work = partial(prepare_described, registry.load("benchmarks", name).description)
+        more = {"part": part, "skip_bad": options.skip_bad}
+        _prepare(work, _folder(source), out or Path(f"data/{name}"), options.decoders, **more)
+
+    prepare_one.__doc__ = f"""{PUBLISHED[name]}: check the questions, bring the videos together, decode each one.
+
+    Questions that show several videos or further images are left out and counted.
+
+    [bold]Example[/bold]
+
+    harness data prepare {name} --from download
+    """
+    command(prepare, name=name, only=("decoders", "skip_bad"))(prepare_one)
+
+
+for _name in PUBLISHED:
+    _published(_name)
 
 
 def _folder(source: str) -> Path:

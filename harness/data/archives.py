@@ -28,14 +28,14 @@ _SPARE_BYTES = 2**28
 
 
 def extract_members(archive: Path, targets: Mapping[str, Path]) -> Iterator[Path]:
-    """Extract the members with the wanted file names and ignore the others.
+    """Extract the members whose paths end as wanted and ignore the others.
 
     A target that exists with the member's size is skipped: files are renamed into place only after their checksum
     was verified.
 
     Args:
         archive: A zip file.
-        targets: By file name (``scene0011_00.mp4``), the target path of the member.
+        targets: By file name or the end of a path (``scene0011_00.mp4``, ``16_frame/a.mp4``), the member's target.
 
     Yields:
         Each target once it exists.
@@ -79,8 +79,8 @@ def _wanted(archive: Path, opened: zipfile.ZipFile, targets: Mapping[str, Path])
                 f"{archive}: its member {member.orig_filename!r} {why}; nothing was extracted. Download the archive "
                 "from its publisher"
             )
-        name = PurePosixPath(member.filename).name
-        if member.is_dir() or name not in targets or member.filename.startswith("__MACOSX/"):
+        name = _wanted_name(member.filename, targets)
+        if name is None or member.is_dir() or member.filename.startswith("__MACOSX/"):
             continue
         if member.flag_bits & 1:
             raise UserError(f"{archive}: its member {member.filename!r} is encrypted; decrypt the archive first")
@@ -90,6 +90,13 @@ def _wanted(archive: Path, opened: zipfile.ZipFile, targets: Mapping[str, Path])
             raise UserError(f"{archive}: holds {name} twice ({found[name].filename}, {member.filename}); remove one")
         found[name] = member
     return found
+
+
+def _wanted_name(member: str, targets: Mapping[str, Path]) -> str | None:
+    """The longest end of a member's path that is wanted."""
+    parts = PurePosixPath(member).parts
+    ends = ("/".join(parts[at:]) for at in range(len(parts)))
+    return next((end for end in ends if end in targets), None)
 
 
 def _hostile(member: zipfile.ZipInfo) -> str:

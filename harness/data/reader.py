@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 from pydantic import BaseModel, ValidationError
 
 from harness.data import vsi100k
 from harness.data.layout import PRUNED_IDS, SUFFIXES, SplitFiles, find_split, find_video, split_of
+from harness.data.rowfiles import fields_of, rows_in
 from harness.data.rows import RowReader, tell
 from harness.data.truths import Types
 from harness.errors import UserError, first_few
-from harness.io import parse_json, read_json, read_lines, refuse_endless
+from harness.io import read_json
 from harness.vsibench.records import BadRecordError, Record
 
 MANIFEST = "manifest.json"
 """The file in which ``harness data prepare`` describes a folder."""
-
-Row = tuple[str, str | dict[str, Any] | BadRecordError]
-"""The place of a record ("FILE, line 3"), and its JSON text, its fields or why it cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +114,10 @@ def read_dataset(
     seen: dict[str, str] = {}
     others: set[str] = set()
     present: dict[str, Path | None] = {}
-    for place, content in (row for file in files.files for row in _rows(file, fields or {})):
+    rows = partial(vsi100k.rows, fields=fields or {}) if released else rows_in
+    for place, content in (row for file in files.files for row in rows(file)):
         try:
-            record = reader.record(_parsed(content))
+            record = reader.record(fields_of(content))
             if not files.has(record.key):
                 others.add(record.key)
                 continue
@@ -174,36 +170,6 @@ def read_manifest(root: Path) -> Manifest | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(f"`{path}`: {where}: {first['msg']}; prepare the folder again with `harness data`") from error
-
-
-def _rows(file: Path, fields: Mapping[str, str]) -> Iterator[Row]:
-    if file.suffix == ".json":
-        yield from vsi100k.rows(file, fields)
-        return
-    try:
-        if file.suffix == ".parquet":
-            refuse_endless(file)
-            table = pyarrow.parquet.read_table(file)
-            for number, row in enumerate(table.to_pylist(), start=1):
-                yield f"{file}, row {number}", row
-        else:
-            for number, line in enumerate(read_lines(file), start=1):
-                if line.strip():
-                    yield f"{file}, line {number}", line
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from error
-
-
-def _parsed(content: str | dict[str, Any] | BadRecordError) -> dict[str, Any]:
-    if isinstance(content, BadRecordError):
-        raise content
-    try:
-        row = parse_json(content) if isinstance(content, str) else content
-    except ValueError as error:
-        raise BadRecordError(f"not a JSON record ({error}); fix the line") from error
-    if not isinstance(row, dict):
-        raise BadRecordError(f"a JSON object is expected, not {type(row).__name__}; fix the line")
-    return row
 
 
 def _require_video(data: Dataset, record: Record, present: dict[str, Path | None]) -> None:

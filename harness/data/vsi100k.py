@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.data.rowfiles import json_records
 from harness.data.rows import ALIASES, VIDEO, spoken
 from harness.errors import UserError
-from harness.io import parse_json, read_text
 from harness.vsibench.records import BadRecordError
 
 DATASET = "scannet"
@@ -83,7 +83,7 @@ def rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str,
     Raises:
         UserError: The file is not JSON, or its layout is unknown; the message shows the keys and how to map them.
     """
-    records = _records(file)
+    records = json_records(file)
     names = _layout(file, records[0], fields)
     for number, record in enumerate(records, start=1):
         place = f"{file}, record {number}"
@@ -91,29 +91,6 @@ def rows(file: Path, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str,
             yield place, _row(record, names, file.stem, number)
         except BadRecordError as error:
             yield place, error
-
-
-def _records(file: Path) -> list[dict[str, Any]]:
-    text = read_text(file)
-    try:
-        try:
-            content = parse_json(text)
-        except ValueError:
-            content = [parse_json(line) for line in text.split("\n") if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{file}: cannot be read as JSON: {error}; download it again") from error
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else [{"id": key, **_object(file, one)} for key, one in content.items()]
-    if not isinstance(content, list) or not content:
-        raise UserError(f"{file}: contains no records; a JSON array of questions is expected")
-    return [_object(file, record) for record in content]
-
-
-def _object(file: Path, record: Any) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise UserError(f"{file}: a question is expected to be a JSON object, not {type(record).__name__} ({record!r})")
-    return record
 
 
 def _layout(file: Path, record: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, str]:

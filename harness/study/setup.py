@@ -109,8 +109,14 @@ def load_data(study: StudyConfig, *, with_train: bool = True, keep: bool = True)
 
 
 def read_benchmark(study: StudyConfig, *, keep: bool = True) -> Dataset:
-    """All records of the benchmark, whatever ``data.benchmark_limit``."""
-    return read_questions(benchmark_source(study.data), study, keep=keep)
+    """All records of the benchmark, whatever ``data.benchmark_limit``.
+
+    Raises:
+        UserError: They cannot be read, or their truths hold for another number of frames.
+    """
+    found = read_questions(benchmark_source(study.data), study, keep=keep)
+    registry.create("benchmarks", study.evaluation.benchmark).check_budget(found.records, study.data.frames)
+    return found
 
 
 def read_questions(source: str, study: StudyConfig, *, keep: bool = True) -> Dataset:
@@ -157,10 +163,15 @@ def checked_training(study: StudyConfig, benchmark: Dataset | None, *, keep: boo
 
 
 def other_questions(study: StudyConfig) -> Iterator[Record]:
-    """The questions that additional benchmarks bring along."""
+    """The questions that additional benchmarks bring along.
+
+    Raises:
+        UserError: They cannot be read, or their truths hold for another number of frames.
+    """
     for name, options in study.evaluation.more.items():
         benchmark: Benchmark = registry.create("benchmarks", name, options)
         if own := benchmark.questions():
+            benchmark.check_budget(own.records, study.data.frames)
             yield from own.records
 
 

@@ -24,6 +24,15 @@ _WITHIN = {
 """The scene within a name. ARKitScenes' and ScanNet++'s look like other numbers, so the name of the data set or the
 list of VSI-Bench's own decides."""
 
+_BUDGET = re.compile(r"(?:[0-9]+|all)_frame")
+_BY_FORM = {
+    "arkitscenes": re.compile(r"[0-9]{8}"),
+    "scannetpp": re.compile(r"[0-9a-f]{10}"),
+    "3rscan": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+    "multiscan": re.compile(r"scene_[0-9]{5}_[0-9]{2}"),
+}
+"""The ids of ReVSI's sources; its folders are named by the number of frames, and the form of an id says whose it is."""
+
 
 @lru_cache(maxsize=100_000)
 def room_of(dataset: str, scene: str) -> str:
@@ -34,6 +43,8 @@ def room_of(dataset: str, scene: str) -> str:
     """
     if named := rooms_named(scene) or rooms_named(dataset):
         return named[0]
+    if _BUDGET.fullmatch(dataset):
+        dataset = next((name for name, form in _BY_FORM.items() if form.fullmatch(scene)), dataset)
     plain = re.sub(r"[\W_]+", "", dataset.casefold().replace("+", "p")) or dataset
     known = next((name for part, name in _DATASETS.items() if part in plain), plain)
     found = _WITHIN[known].search(scene.casefold()) if known in _WITHIN else None

@@ -69,6 +69,7 @@ class Described(Benchmark):
         cls.cluster = told.cluster
         cls.types = told.types
         cls.corrects = told.corrects
+        cls.budget = told.budget
 
     def questions(self) -> Questions | None:
         """Those of the option ``file``; the digest covers the videos."""
