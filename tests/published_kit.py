@@ -28,7 +28,7 @@ def film(folder: Path, frames: int = 16) -> Path:
 
 def write_revsi(root: Path) -> Path:
     """ReVSI: a configuration for each number of frames, `video.zip` with a folder for each."""
-    scenes = ("scene0084_01", "0cac75b1", "41069021")
+    scenes = ("scene0084_01", "0cac75b1d6", "41069021")
     with zipfile.ZipFile(_made(root) / "video.zip", "w") as archive:
         for budget in ("16", "32", "64", "all"):
             rows = revsi_rows(scenes, budget)

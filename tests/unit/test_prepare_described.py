@@ -35,7 +35,7 @@ def test_revsi_has_a_split_for_each_number_of_frames(tmp_path: Path) -> None:
     assert manifest["splits"] == {"16_frame": 18, "32_frame": 18, "64_frame": 18, "all_frame": 18}
     sixteen, every = (read("revsi", tmp_path, split) for split in ("16_frame", "all_frame"))
     assert (sixteen.records[0].ground_truth, every.records[0].ground_truth) == ("3", "4")
-    rooms = {"scannet/scene0084", "16frame/0cac75b1", "arkitscenes/41069021"}
+    rooms = {"scannet/scene0084", "scannetpp/0cac75b1d6", "arkitscenes/41069025"}
     assert {record.room for record in sixteen.records} == rooms
     assert all(sixteen.video_path(record).is_file() for record in sixteen.records)
     ReVSI().check_budget(sixteen.records, 16)
