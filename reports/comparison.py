@@ -36,6 +36,7 @@ from reports.tables import (
     against_compute,
     build_tables,
     csv_text,
+    holds_on,
     latex_document,
     power_table,
     superscript,
@@ -127,6 +128,7 @@ class Comparison:
             UserError: As :meth:`harness.outputs.Outputs.check`.
         """
         more = [f"additional-{name}" for name in study.evaluation.more]
+        more += ["holds"] if more else []
         names = [
             f"{name}.{kind}"
             for name in ("scores", "runs", "pairs", "sensitivity", "compute", *more)
@@ -254,9 +256,11 @@ def tables_of(collected: Collected, results: Results, *, with_published: bool = 
         with_published: Show published results next to ours even if the study does not.
     """
     tables = build_tables(results, with_published=with_published)
+    others = {name: results_of(collected, one) for name, one in collected.additional.items()}
     return replace(
         tables,
-        additional={k: additional_table(results_of(collected, one)) for k, one in collected.additional.items()},
+        additional={name: additional_table(one) for name, one in others.items()},
+        holds=holds_on(results, tables.contrasts, others),
         compute=against_compute(collected, results, tables.rows, tables.contrasts),
     )
 
@@ -271,6 +275,9 @@ def table_files(tables: Tables) -> dict[str, bytes]:
         files |= _records("pairs", pd.DataFrame(tables.contrasts))
     if tables.compute is not None:
         files |= _formats("compute", tables.compute.tables) | _records("compute", tables.compute.frame)
+    if tables.holds is not None:
+        said = [f"- {escape_markdown(sentence)}\n" for sentence in tables.holds.sentences]
+        files |= _formats("holds", [tables.holds.table], head="".join(said))
     return files | (_formats("sensitivity", tables.sensitivity) if tables.sensitivity else {})
 
 
@@ -288,7 +295,7 @@ def show(console: Console, tables: Tables) -> None:
     if tables.verdicts:
         console.print()
     numbered = (f"{superscript(number)} {note}" for number, note in enumerate(notes, 1))
-    for text in (*numbered, *tables.common):
+    for text in (*numbered, *tables.common, *(tables.holds.sentences if tables.holds else ())):
         console.print(Text(clean(text), style="dim"))
 
 

@@ -243,6 +243,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "scores": True,
         "runs": drawings["runs"],
         "additional": context["tables"].additional,
+        "holds": context["tables"].holds,
         "learning": drawings["learning"],
         "compute": context["tables"].compute,
         "training": drawings["training"],

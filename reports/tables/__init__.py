@@ -2,6 +2,7 @@
 
 from reports.tables.build import Tables, additional_table, build_tables
 from reports.tables.compute import AgainstCompute, against_compute
+from reports.tables.holds import Holds, holds_on
 from reports.tables.pairs import UNCORRECTED, difference_text, p_text
 from reports.tables.power import advice, power_table
 from reports.tables.runs import Runs
@@ -16,6 +17,7 @@ __all__ = [
     "AgainstCompute",
     "Cell",
     "Column",
+    "Holds",
     "Row",
     "Runs",
     "Table",
@@ -28,6 +30,7 @@ __all__ = [
     "build_tables",
     "csv_text",
     "difference_text",
+    "holds_on",
     "latex_document",
     "number",
     "p_text",

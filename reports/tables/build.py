@@ -11,6 +11,7 @@ from reports.declared import amended_notes, declared_sentences
 from reports.results import Results, compare_results
 from reports.statistics import Contrast, compare
 from reports.tables.compute import AgainstCompute
+from reports.tables.holds import Holds
 from reports.tables.looks import look_sentences
 from reports.tables.pairs import pairs_table, tasks_table
 from reports.tables.published import published_footnote, published_rows
@@ -36,6 +37,7 @@ class Tables:
         common: What a reader must know to judge the verdicts and what is not about one pair alone, a sentence each.
         additional: The scores on each additional benchmark, by its name.
         compute: Score against compute; None where it is not known.
+        holds: Whether the verdicts hold on the additional benchmarks; None without any.
         runs: Every run's score, which collapsed, and what differences are without those; with their tables.
     """
 
@@ -50,6 +52,7 @@ class Tables:
     additional: Mapping[str, Table] = field(default_factory=dict)
     compute: AgainstCompute | None = None
     runs: Runs | None = None
+    holds: Holds | None = None
 
 
 def build_tables(results: Results, *, with_published: bool = False) -> Tables:
