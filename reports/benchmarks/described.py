@@ -84,7 +84,8 @@ class Described(Benchmark):
         root, split = resolve_source(self.config.file, _CACHE)
         data = read_dataset(root, split, types=self.types)
         media = {record.key: data.video_path(record) for record in data.records}
-        digest = content_digest(data, FrameCache(_CACHE / "frames", VideoSettings(min_pixels=1, max_pixels=1)))
+        cache = FrameCache(_CACHE / "frames", VideoSettings(min_pixels=28 * 28, max_pixels=28 * 28))
+        digest = content_digest(data, cache)
         return Questions(data.records, media, digest, self.config.file)
 
     def wording(self, record: Record) -> Wording:

@@ -1,6 +1,6 @@
 """What the verdicts on the headline are worth elsewhere: on other benchmarks, on corrected labels.
 
-Each other benchmark tests the same pairs by the same rules, in a family of its own. An undecided test there does not show
+Each other benchmark tests the same pairs by the same rules, in a family of its own. An undecided test there is no sign
 that a verdict fails to hold: there may be few questions.
 """
 
