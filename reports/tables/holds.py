@@ -60,7 +60,8 @@ def holds_on(results: Results, found: Sequence[Contrast], others: Mapping[str, R
         Column(f"{results.title}\nverdict", ("verdict",), align="left"),
         *(Column(_head(others[name]), (name, f"{name}_low", f"{name}_high", f"{name}_holds")) for name in places),
     ]
-    rows, said = [], []
+    rows: list[Row] = []
+    said: list[str] = []
     for c in decided:
         there = {name: place.get((c.a, c.b)) for name, place in places.items()}
         cells = [_cell(c, one) for one in there.values()]

@@ -64,6 +64,10 @@ def is_commands(code: str) -> bool:
     return bool(re.match(r"(make|harness|pip|python|git|hf) ", code))
 
 
+def is_description(language: str, code: str) -> bool:
+    return language == "toml" and "[types." in code
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the documents name."""
@@ -75,6 +79,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     answers = "".join(json.dumps({"id": number, "answer": "4"}) + "\n" for number in range(9))
     for name in ("answers.jsonl", "a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text(answers)
+    far = {"id": 0, "question_type": "far", "question": "How far is it?", "ground_truth": 4, "video": "room"}
+    (tmp_path / "my_rooms.jsonl").write_text("".join(json.dumps({**far, "id": number}) + "\n" for number in range(9)))
     (tmp_path / "my_study.toml").write_text('extends = "tiny"\n')
     for folder in ("images", "runs/tiny", "CHECKPOINT", "download"):
         (tmp_path / folder).mkdir(parents=True)
@@ -133,9 +139,11 @@ def test_every_block_of_a_document_runs(
     for language, code in found:
         if language == "json":
             (place / "questions.jsonl").write_text("".join(json.dumps(json.loads(line)) + "\n" for line in [code]))
+        if is_description(language, code):
+            (place / "mine.toml").write_text(code)
     ran = 0
     for language, code in found:
-        if language == "toml":
+        if language == "toml" and not is_description(language, code):
             (place / "block.toml").write_text(code)
             load_study(place / "block.toml")
         elif not language and is_commands(code):
