@@ -10,7 +10,7 @@ import pytest
 
 from reports.statistics.combined import Estimate, combine_estimates
 
-ROOMS, DRAWS, ALPHA = 60, 400, 0.05
+ROOMS, DRAWS, ALPHA = 60, 250, 0.05
 NAMES = [f"room {i}" for i in range(ROOMS)]
 
 

@@ -17,7 +17,7 @@ from reports.statistics.power import Spread, detectable, layout_of
 
 compare = partial(paired.compare, benchmark=VSIBench())
 
-ROOMS, PER_ROOM, DRAWS = 40, 10, 200
+ROOMS, PER_ROOM, DRAWS = 40, 10, 80
 TYPE = np.tile(QUESTION_TYPES, ROOMS)
 ROOM = np.repeat(np.arange(ROOMS), PER_ROOM)
 ROOM_SD, QUESTION_SD, RUN_SD = 0.05, 0.10, 0.02

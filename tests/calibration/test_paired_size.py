@@ -15,7 +15,7 @@ from reports.statistics import paired
 
 compare = partial(paired.compare, benchmark=VSIBench())
 
-ROOMS, PER_ROOM, DRAWS = 40, 10, 400
+ROOMS, PER_ROOM, DRAWS = 40, 10, 200
 BAND = (0.02, 0.08)
 TYPE = np.tile(QUESTION_TYPES, ROOMS)
 ROOM = np.repeat(np.arange(ROOMS), PER_ROOM)

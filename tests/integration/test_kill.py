@@ -16,7 +16,7 @@ from kill_kit import differences, left_after, leftovers, log_of, progress, start
 
 pytestmark = pytest.mark.slow
 
-STEPS, KILLS, SEED = 8, 3, 2024
+STEPS, KILLS, SEED = 8, 2, 2024
 
 
 def finish(study: Path, run_dir: Path) -> None:
