@@ -45,7 +45,7 @@ def by_scorer(results: Results, contrasts: Sequence[Contrast]) -> ByScorer:
     """
     found: dict[str, Sequence[Contrast]] = {results.scorer: overall(contrasts)}
     for scorer in results.benchmark.scorers:
-        if scorer != results.scorer:
+        if scorer != results.scorer and scored_by(scorer) in results.answers:
             answers = results.answers.assign(score=results.answers[scored_by(scorer)])
             found[scorer] = overall(compare_results(results, answers, checks=False))
     return found
